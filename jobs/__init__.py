@@ -1,0 +1,1 @@
+"""Thin entry points, one module per command; `flowpairs couple` and `python -m jobs.couple` reach the same code."""

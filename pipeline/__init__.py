@@ -1,0 +1,1 @@
+"""Coupling: from data to pair shards."""

@@ -1,0 +1,204 @@
+"""Configuration: YAML and `key=value` overrides in, one frozen and validated model per command out.
+
+Every command owns one model; this module holds what they share (`Strict`, `load`, `digest`) and the model of
+`flowpairs couple`. Unknown keys, wrong types and values that contradict each other raise `InputError` with the key,
+the value and the remedy, before anything heavy is imported.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from yaml import YAMLError
+
+from pipeline.errors import InputError
+
+
+class Strict(BaseModel):
+    """A part of a configuration: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Config = TypeVar("Config", bound=Strict)
+
+
+class DataConfig(Strict):
+    """Where the target data set is read from."""
+
+    path: str  # "digits", a file, a directory or an fsspec URL
+    column: str = "image"  # npz key, parquet column, WebDataset extension; a numeric parquet column may be a comma list
+    label: str | None = None  # the same for labels; `label: label` with an image folder takes the class folders
+    flips: bool = False  # every image also mirrored left-right, under the id (id + N)
+
+
+class SourceConfig(Strict):
+    """Where x0 comes from."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class FeaturesConfig(Strict):
+    """What the cost sees: flattened and centred data, projected on `pca` principal directions where given."""
+
+    pca: PositiveInt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_none(cls, value: Any) -> Any:
+        return {} if value in (None, "none") else value
+
+
+class CouplingConfig(Strict):
+    """One coupling problem per block of `n` source rows."""
+
+    method: Literal["independent", "exact", "sinkhorn"] = "sinkhorn"
+    n: int = Field(ge=1)
+    rel_eps: PositiveFloat | None = None  # eps / std(C)
+    eps: PositiveFloat | None = None  # absolute, in the units of the dot-product cost
+    tol: PositiveFloat = 1e-3  # L1 error of the marginals
+    max_passes: PositiveInt = 20_000  # half-passes over the n x m entries before giving up
+    resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
+    on_unconverged: Literal["fail", "record"] = "fail"
+
+    @model_validator(mode="after")
+    def _one_epsilon(self) -> Self:
+        if self.method != "sinkhorn" and (self.eps is not None or self.rel_eps is not None):
+            raise ValueError(f"eps and rel_eps belong to method sinkhorn, not to {self.method}; remove them")
+        if self.eps is not None and self.rel_eps is not None:
+            raise ValueError("give either eps (absolute) or rel_eps (relative to std(C)), not both")
+        return self
+
+
+class SamplingConfig(Strict):
+    """How one partner per source row is drawn from the coupling."""
+
+    draw: Literal["categorical", "balanced"] = "categorical"
+
+
+class OutputConfig(Strict):
+    """The pair store."""
+
+    dir: str
+    pairs: PositiveInt
+    payload: Literal["full"] = "full"
+    pairs_per_shard: PositiveInt = 16_384
+
+
+class ClusterConfig(Strict):
+    """What the job asks of Ray. It never changes the pairs."""
+
+    actors: PositiveInt | Literal["auto"] = "auto"
+    actors_per_block: Literal[1] = 1
+    gpus_per_actor: float | Literal["auto"] = Field(default="auto")
+    cpus_per_actor: PositiveInt | Literal["auto"] = "auto"
+
+
+class CoupleConfig(Strict):
+    """All of `flowpairs couple CONFIG`."""
+
+    data: DataConfig
+    source: SourceConfig = SourceConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    coupling: CouplingConfig
+    sampling: SamplingConfig = SamplingConfig()
+    output: OutputConfig
+    cluster: ClusterConfig = ClusterConfig()
+
+    def determining(self) -> dict[str, Any]:
+        """The part that determines the pairs: not where they go, nor how many actors make them, nor where the data lie.
+
+        The data themselves enter by the fingerprint that the index records.
+        """
+        config = self.model_dump(exclude={"cluster": True, "output": {"dir"}, "data": {"path"}})
+        config["coupling"].pop("on_unconverged")
+        return config
+
+
+def digest(determining: dict[str, Any]) -> str:
+    """A 16-digit hash of a configuration's determining part, independent of key order."""
+    canonical = json.dumps(determining, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys whose values differ between two nested configurations, each with both values."""
+    out = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += differing(a, b, f"{prefix}{key}.")
+        elif a != b:
+            out.append(f"{prefix}{key} ({b!r} there, {a!r} here)")
+    return out
+
+
+def load(model: type[Config], path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file, apply `key.sub=value` overrides and validate.
+
+    Raises:
+        InputError: file missing, no YAML mapping, malformed override, unknown key, wrong type or value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"config {str(path)!r}: no such file; give the path of a YAML file")
+    try:
+        tree = OmegaConf.load(path)
+        if not OmegaConf.is_dict(tree):
+            raise InputError(f"config {str(path)!r}: not a YAML mapping; start from one of configs/")
+        for item in overrides or []:
+            key, equals, _ = item.partition("=")
+            if not equals or not key or key.startswith("-"):
+                raise InputError(f"override {item!r}: not of the form key.sub=value, as in coupling.n=4096")
+        tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides or [])))
+        plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        first = " ".join(str(error).split())
+        raise InputError(f"config {str(path)!r}: cannot be read as YAML ({first}); mend the file") from error
+    assert isinstance(plain, dict)
+    return validate(model, plain)  # type: ignore[arg-type]
+
+
+def validate(model: type[Config], plain: dict[str, Any]) -> Config:
+    """Validate a plain nested mapping; `InputError` names the first offending key, its value and what is allowed."""
+    try:
+        return model.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"] if not _is_type_tag(part))
+        raise InputError(_sentence(key, first, model)) from error
+
+
+def _is_type_tag(part: Any) -> bool:
+    """Pydantic appends the tried member of a union to the location; users never wrote it."""
+    return isinstance(part, str) and ("[" in part or part in {"int", "float", "str", "bool"})
+
+
+def _sentence(key: str, error: Any, model: type[Strict]) -> str:
+    """One sentence out of one pydantic error."""
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        known = sorted(_fields_beside(key, model))
+        return f"{key}={value!r}: unknown key; known here: {', '.join(known)}"
+    if kind == "missing":
+        return f"{key}: missing; add it to the config or give {key}=VALUE"
+    if kind == "value_error":
+        return f"{key or 'config'}: {error['ctx']['error']}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{key}={value!r}: {message}; change it in the config or give {key}=VALUE"
+
+
+def _fields_beside(key: str, model: type[Strict]) -> list[str]:
+    """The names of the fields of the sub-model that `key` was looked up in."""
+    for part in key.split(".")[:-1]:
+        annotation = model.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, Strict):
+            model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,163 @@
+"""The pair store's format: names, the index and the sidecars, without any tar bytes.
+
+    DIR/config.yaml              resolved config
+    DIR/features.npz             mean and principal directions that the cost saw (absent without PCA)
+    DIR/shards/pairs-000000.tar  WebDataset; records of k pairs, each field [k, ...]
+    DIR/shards/pairs-000000.json sidecar: what the shard holds and the report of its block
+    DIR/potentials/b000000.npy   g of each block's target rows, float32
+    DIR/blocks.parquet           a row per block, written with the index
+    DIR/index.json               written last, atomically: only then is the store complete
+
+A shard counts only when its sidecar exists, since the sidecar is renamed into place after the tar is on disk.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+
+FORMAT_VERSION = 1
+RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of pairs, as the index lists it."""
+
+    name: str  # "pairs-000012.tar"
+    block: int
+    pairs: int
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """`pairs-000012.json`: the shard, where its noise starts, the data ids' range and its block's report."""
+
+    shard: Shard
+    first_noise_counter: int  # global source row of the shard's first pair
+    data_ids: tuple[int, int]  # smallest and largest
+    report: dict[str, Any]  # pipeline.ot's BlockReport, with seconds
+
+
+@dataclass(frozen=True)
+class Index:
+    """`index.json`: everything a reader needs to know before it opens a shard."""
+
+    config_hash: str
+    data_fingerprint: str
+    pairs: int
+    shape: tuple[int, ...]  # of one x0 and one x1, channels first for images
+    num_classes: int  # 0: no labels
+    payload: str
+    method: str
+    convention: str  # which cost, which eps and which potentials, in words
+    shards: tuple[Shard, ...]
+    format_version: int = FORMAT_VERSION
+
+
+def shard_name(number: int) -> str:
+    """`pairs-000012.tar`."""
+    return f"pairs-{number:06d}.tar"
+
+
+def record_key(block: int, row: int) -> str:
+    """Zero-padded and without dots, since WebDataset takes what follows a dot for the field's name."""
+    return f"b{block:06d}-r{row:09d}"
+
+
+def pairs_per_record(shape: tuple[int, ...]) -> int:
+    """How many (x0, x1) float32 pairs make a record of about 1 MiB."""
+    return max(1, RECORD_BYTES // (2 * 4 * max(1, math.prod(shape))))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to a temporary name in the same directory, fsync, rename, and fsync the directory."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    commit(temporary, path)
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Rename a file that is already on disk to its final name and make the rename durable."""
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def write_index(directory: Path, index: Index) -> None:
+    """Write `index.json`; call it when every shard is in place."""
+    write_atomically(directory / "index.json", _to_json(index))
+
+
+def write_sidecar(directory: Path, sidecar: Sidecar) -> None:
+    """Write a shard's sidecar beside it; call it when the tar has its final name."""
+    name = Path(sidecar.shard.name).with_suffix(".json").name
+    write_atomically(directory / "shards" / name, _to_json(sidecar))
+
+
+def read_index(directory: str | Path) -> Index:
+    """Read `index.json`.
+
+    Raises:
+        InputError: no such directory, a store that is not complete, or one of another format version.
+    """
+    path = Path(directory) / "index.json"
+    if not Path(directory).is_dir():
+        raise InputError(f"pair store {str(directory)!r}: no such directory; make it with `flowpairs couple CONFIG`")
+    if not path.is_file():
+        raise InputError(
+            f"pair store {str(directory)!r}: no index.json, so its coupling job has not finished; "
+            "run the same `flowpairs couple` again to complete it"
+        )
+    tree = _read_json(path)
+    if tree.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format_version={tree.get('format_version')!r}, but this program reads {FORMAT_VERSION}; "
+            "make the store again or install the matching version"
+        )
+    try:
+        tree["shape"] = tuple(tree["shape"])
+        tree["shards"] = tuple(Shard(**shard) for shard in tree["shards"])
+        return Index(**tree)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not an index of a pair store ({error}); make the store again") from error
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """Read one sidecar; `InputError` when it is not one."""
+    tree = _read_json(path)
+    try:
+        first, last = tree["data_ids"]
+        return Sidecar(Shard(**tree["shard"]), tree["first_noise_counter"], (first, last), tree["report"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a shard's sidecar ({error}); remove it and its tar, then couple again"
+        ) from error
+
+
+def _to_json(value: Any) -> bytes:
+    return (json.dumps(dataclasses.asdict(value), indent=1, sort_keys=True) + "\n").encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); remove it and run the job again") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: not a JSON object; remove it and run the job again")
+    return tree

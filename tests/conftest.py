@@ -1,0 +1,31 @@
+"""Shared fixtures: the real data sets, where they are at hand, and one local Ray for the tests that need it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Ray's own workers must not run under coverage of the parent's warnings filter, nor phone home.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The directory of real data sets beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data, which is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One local Ray of two CPUs for the whole session."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
