@@ -10,12 +10,13 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
-from yaml import YAMLError
 
 from pipeline.errors import InputError
+from pipeline.files import write_atomically
 
 
 class Strict(BaseModel):
@@ -34,6 +35,7 @@ class DataConfig(Strict):
     column: str = "image"  # npz key, parquet column, WebDataset extension; a numeric parquet column may be a comma list
     label: str | None = None  # the same for labels; `label: label` with an image folder takes the class folders
     flips: bool = False  # every image also mirrored left-right, under the id (id + N)
+    fingerprint: str | None = None  # sha256 that the data must have; the resolved config holds what was read
 
 
 class SourceConfig(Strict):
@@ -113,7 +115,7 @@ class CoupleConfig(Strict):
     def determining(self) -> dict[str, Any]:
         """The part that determines the pairs: not where they go, nor how many actors make them, nor where the data lie.
 
-        The data themselves enter by the fingerprint that the index records.
+        The data themselves enter by their fingerprint, which the resolved config holds.
         """
         config = self.model_dump(exclude={"cluster": True, "output": {"dir"}, "data": {"path"}})
         config["coupling"].pop("on_unconverged")
@@ -148,7 +150,7 @@ def load(model: type[Config], path: str | Path, overrides: list[str] | None = No
     if not path.is_file():
         raise InputError(f"config {str(path)!r}: no such file; give the path of a YAML file")
     try:
-        tree = OmegaConf.load(path)
+        tree: Any = OmegaConf.load(path)
         if not OmegaConf.is_dict(tree):
             raise InputError(f"config {str(path)!r}: not a YAML mapping; start from one of configs/")
         for item in overrides or []:
@@ -157,13 +159,18 @@ def load(model: type[Config], path: str | Path, overrides: list[str] | None = No
                 raise InputError(f"override {item!r}: not of the form key.sub=value, as in coupling.n=4096")
         tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides or [])))
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         first = " ".join(str(error).split())
         raise InputError(f"config {str(path)!r}: cannot be read as YAML ({first}); mend the file") from error
-    assert isinstance(plain, dict)
-    return validate(model, plain)  # type: ignore[arg-type]
+    return validate(model, plain)
+
+
+def save(config: Strict, path: Path, remark: str) -> None:
+    """Write a resolved config as YAML that the same command accepts again, below a one-line remark."""
+    body = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_atomically(path, f"# {remark}\n{body}".encode())
 
 
 def validate(model: type[Config], plain: dict[str, Any]) -> Config:

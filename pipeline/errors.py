@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""The two ways in which a job ends early and says so in a sentence."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The commands print it without a traceback and exit with status 2.
     """
+
+
+class JobError(RuntimeError):
+    """The job failed for a reason that the user can act on; printed without a traceback, exit status 1."""

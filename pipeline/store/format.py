@@ -14,12 +14,12 @@ A shard counts only when its sidecar exists, since the sidecar is renamed into p
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.files import write_atomically
 
 FORMAT_VERSION = 1
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
@@ -76,26 +76,6 @@ def record_key(block: int, row: int) -> str:
 def pairs_per_record(shape: tuple[int, ...]) -> int:
     """How many (x0, x1) float32 pairs make a record of about 1 MiB."""
     return max(1, RECORD_BYTES // (2 * 4 * max(1, math.prod(shape))))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a temporary name in the same directory, fsync, rename, and fsync the directory."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    commit(temporary, path)
-
-
-def commit(temporary: Path, path: Path) -> None:
-    """Rename a file that is already on disk to its final name and make the rename durable."""
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def write_index(directory: Path, index: Index) -> None:

@@ -1,0 +1,60 @@
+"""The `flowpairs` command: one subcommand per module of this package, and one way for all of them to fail.
+
+Exit status 0: done. 2: bad input, told in one sentence without a traceback. 1: failure.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from jobs.couple import couple
+from jobs.demo import demo
+from jobs.evaluate import evaluate
+from jobs.report import report
+from jobs.status import status
+from jobs.train import train
+from jobs.verify import verify
+from pipeline.errors import InputError, JobError
+
+COMMANDS: tuple[Callable[..., None], ...] = (demo, couple, status, verify, train, evaluate, report)
+
+_SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": "markdown"}
+
+
+def main() -> None:
+    """Entry point of `flowpairs`."""
+    app = typer.Typer(
+        help="Optimal-transport pairs for flow matching: couple as a batch job on Ray, then train on the pairs.",
+        no_args_is_help=True,
+        **_SETTINGS,
+    )
+    for command in COMMANDS:
+        app.command()(command)
+    _guarded(app)
+
+
+def run(command: Callable[..., None]) -> None:
+    """Entry point of `python -m jobs.NAME`: the same command under the same rules."""
+    app = typer.Typer(**_SETTINGS)
+    app.command()(command)
+    _guarded(app)
+
+
+def _guarded(app: typer.Typer) -> None:
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except JobError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Joining or starting Ray, and what one actor may ask of it."""
+
+import math
+import os
+from dataclasses import dataclass
+
+import ray
+
+from pipeline.config import ClusterConfig
+from pipeline.errors import InputError
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS where set, else start Ray on this machine. A second call changes nothing."""
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    options = {"include_dashboard": False} if address == "local" else {}
+    ray.init(address=address, log_to_driver=False, logging_level="warning", **options)
+
+
+def in_submitted_job() -> bool:
+    """Whether this process is the driver of a `ray job submit`, whose working directory is temporary."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+@dataclass(frozen=True)
+class ActorShape:
+    """How many actors of which size."""
+
+    actors: int
+    cpus: int
+    gpus: float
+
+
+def actor_shape(config: ClusterConfig, blocks: int) -> ActorShape:
+    """Decide on actors from the live nodes: one a GPU where there are GPUs, else one a CPU core.
+
+    Never more actors than blocks; fewer actors than cores share the cores evenly, as far as each fits on one node.
+
+    Raises:
+        InputError: the cluster cannot hold the actors that the configuration asks for.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    gpus = [node.get("GPU", 0.0) for node in nodes]
+    per_actor = config.gpus_per_actor if config.gpus_per_actor != "auto" else (1.0 if max(gpus) >= 1 else 0.0)
+
+    def fit(cpus_each: int) -> int:
+        """How many actors of `cpus_each` cores find room."""
+        per_gpu = [math.floor(g / per_actor) if per_actor else math.inf for g in gpus]
+        return sum(int(min(c // cpus_each, g)) for c, g in zip(cpus, per_gpu, strict=True))
+
+    least = 1 if config.cpus_per_actor == "auto" else config.cpus_per_actor
+    room = fit(least)
+    have = f"the cluster has nodes of {cpus} CPUs and {gpus} GPUs"
+    if room < 1:
+        wanted = f"cluster.cpus_per_actor={config.cpus_per_actor}, cluster.gpus_per_actor={config.gpus_per_actor}"
+        raise InputError(f"{wanted}: not one such actor fits, {have}; lower them or give auto")
+    if config.actors != "auto" and config.actors > room:
+        raise InputError(f"cluster.actors={config.actors}: only {room} fit, {have}; lower it or give auto")
+    actors = min(room if config.actors == "auto" else config.actors, max(1, blocks))
+    if config.cpus_per_actor != "auto":
+        return ActorShape(actors, least, per_actor)
+    return ActorShape(actors, max(c for c in range(1, max(cpus) + 1) if fit(c) >= actors), per_actor)

@@ -1,0 +1,126 @@
+"""Random numbers by counter: the same bits on every machine, batch size and number of processes.
+
+Every random number of a coupling job is a pure function of (seed, stream, counter). The generator is Philox4x64-10
+(Salmon et al., SC 2011) as numpy ships it, whose raw output is fixed by its definition. Gaussians are made from the
+raw words by the Box-Muller transform out of IEEE-754 additions, multiplications, divisions and square roots alone, each
+of which has one correctly rounded result; no libm, no fused multiply-add, no rejection. So `seeded` stores can leave
+the noise out and get it back bit by bit, years later.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, UInt32, UInt64
+
+WORDS_PER_COUNTER = 4  # Philox4x64 yields four 64-bit words, hence eight Gaussians, a counter
+_CHUNK = 2**16  # Gaussians in flight: the temporaries of a chunk stay in the L2 cache
+
+
+class Stream(IntEnum):
+    """Independent sequences of one seed: the second word of Philox's key."""
+
+    NOISE = 0  # x0, counted by global source row
+    EPOCH = 1  # the order in which an epoch walks through the data ids
+    DRAW = 2  # the uniforms behind the drawn partners, counted by global source row
+    BALANCE = 3  # who takes the odd one out in a balanced draw
+
+
+def words(seed: int, stream: Stream, first: int, counters: int, *, high: int = 0) -> UInt64[np.ndarray, " w"]:
+    """The raw words of `counters` consecutive Philox counters, four a counter.
+
+    Args:
+        seed: the job's seed, in [0, 2^63).
+        stream: which of the seed's sequences.
+        first: the first counter's lowest 64-bit word.
+        counters: how many counters.
+        high: the counter's highest 64-bit word, to address many sequences of one stream.
+    """
+    return np.random.Philox(key=[seed, int(stream)], counter=[first, 0, 0, high]).random_raw(
+        counters * WORDS_PER_COUNTER
+    )
+
+
+def uniforms(seed: int, stream: Stream, first: int, count: int) -> Float64[np.ndarray, " count"]:
+    """Uniforms in [0, 1) with 53 bits: number `first + i` depends on (seed, stream, first + i) alone."""
+    raw = words(seed, stream, first, count)[::WORDS_PER_COUNTER]
+    return (raw >> np.uint64(11)) * 2.0**-53
+
+
+def permutation(seed: int, stream: Stream, size: int, *, high: int = 0) -> Int64[np.ndarray, " size"]:
+    """A uniformly random order of range(size), one for every `high`."""
+    raw = words(seed, stream, 0, -(-size // WORDS_PER_COUNTER), high=high)[:size]
+    return np.argsort(raw, kind="stable")
+
+
+def gaussian(seed: int, first: int, rows: int, dim: int) -> Float32[np.ndarray, "rows dim"]:
+    """Source rows `first` to `first + rows` of standard Gaussian noise.
+
+    Row r owns the counters [r w, (r + 1) w) with w = ceil(dim / 8), so any run of rows can be made alone.
+
+    Args:
+        seed: the job's seed.
+        first: global number of the first row.
+        rows: how many.
+        dim: numbers per row.
+    """
+    width = -(-dim // (2 * WORDS_PER_COUNTER))
+    out = np.empty((rows, dim), np.float32)
+    step = max(1, _CHUNK // (8 * width))
+    for start in range(0, rows, step):
+        count = min(step, rows - start)
+        raw = words(seed, Stream.NOISE, (first + start) * width, count * width)
+        pair = raw.astype("<u8", copy=False).view("<u4").reshape(count, 2, 4 * width)
+        cosine, sine = _box_muller(pair[:, 0], pair[:, 1])
+        half = min(dim, 4 * width)
+        out[start : start + count, :half] = cosine[:, :half]
+        out[start : start + count, half:] = sine[:, : dim - half]
+    return out
+
+
+def _box_muller(
+    radial: UInt32[np.ndarray, "r h"], angular: UInt32[np.ndarray, "r h"]
+) -> tuple[Float32[np.ndarray, "r h"], Float32[np.ndarray, "r h"]]:
+    """Two independent standard Gaussians out of two 32-bit words: sqrt(-2 ln u) times a point of the unit circle."""
+    u = radial.astype(np.float32)
+    u += np.float32(0.5)
+    u *= np.float32(2.0**-32)  # in [2^-33, 1]: radii up to 6.8
+    radius = np.sqrt(_minus_two_log(u))
+    radius.view(np.uint32)[...] ^= angular & np.uint32(0x80000000)  # the top bit picks the half-circle
+    cosine, sine = _eighth_turns((angular << np.uint32(2)).view(np.int32))
+    swap = (angular & np.uint32(0x40000000)) != 0  # the next one mirrors at the diagonal
+    return np.where(swap, sine, cosine) * radius, np.where(swap, cosine, sine) * radius
+
+
+def _minus_two_log(u: Float32[np.ndarray, "r h"]) -> Float32[np.ndarray, "r h"]:
+    """-2 ln u within 2e-7 relative: u = 2^e m with m in [sqrt(1/2), sqrt(2)), ln m = 2 atanh((m - 1)/(m + 1))."""
+    offset = np.int32(0x3F3504F3)  # the bits of sqrt(1/2)
+    bits = u.view(np.int32) - offset
+    exponent = (bits >> np.int32(23)).astype(np.float32)
+    m = ((bits & np.int32(0x7FFFFF)) + offset).view(np.float32)
+    s = (m - np.float32(1)) / (m + np.float32(1))
+    series = _polynomial(s * s, (1.0, 1 / 3, 1 / 5, 1 / 7, 1 / 9))
+    series *= s
+    series *= np.float32(-4)
+    exponent *= np.float32(-2 * 0.6931471805599453)
+    exponent += series
+    return exponent
+
+
+def _eighth_turns(k: np.ndarray) -> tuple[Float32[np.ndarray, "r h"], Float32[np.ndarray, "r h"]]:
+    """cos and sin of y = k 2^-31 pi/4, |y| <= pi/4, within 1e-7."""
+    y = k.astype(np.float32)
+    y *= np.float32(np.pi / 4 * 2.0**-31)
+    z = y * y
+    cosine = _polynomial(z, (1.0, -1 / 2, 1 / 24, -1 / 720, 1 / 40320))
+    sine = _polynomial(z, (1.0, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880))
+    sine *= y
+    return cosine, sine
+
+
+def _polynomial(z: Float32[np.ndarray, "r h"], coefficients: tuple[float, ...]) -> Float32[np.ndarray, "r h"]:
+    """Horner's rule in float32, lowest coefficient first, every operation rounded by itself."""
+    out = np.full_like(z, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        out *= z
+        out += np.float32(c)
+    return out

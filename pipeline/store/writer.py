@@ -1,0 +1,137 @@
+"""Writing one shard: a tar that is either complete under its final name or not there at all.
+
+The tar is written under a temporary name, hashed on the way, synced, renamed; its sidecar follows in the same manner.
+webdataset's own `ShardWriter` would leave a valid but short tar under the final name when the process dies.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from pipeline import files
+from pipeline.store import format
+
+
+@dataclass(frozen=True)
+class Record:
+    """k pairs that are stored together."""
+
+    first_row: int  # row of the block
+    x0: Float32[np.ndarray, "k ..."]
+    x1: Float32[np.ndarray, "k ..."]
+    data_ids: Int64[np.ndarray, " k"]
+    labels: Int64[np.ndarray, " k"] | None
+    meta: dict[str, Any]  # seed and noise counters; the writer adds block and data ids
+
+
+class _HashingFile:
+    """A file that counts and hashes what passes through."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256, self.bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.bytes += len(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+class ShardWriter:
+    """Writes one shard as a context manager; leaving it by an exception removes the temporary file.
+
+    Args:
+        directory: the pair store.
+        number: the shard's number.
+        block: the block that its pairs come from.
+    """
+
+    def __init__(self, directory: Path, number: int, block: int) -> None:
+        self.directory, self.block = directory, block
+        self.path = directory / "shards" / format.shard_name(number)
+        self.temporary = files.temporary_name(self.path)
+        self.records = self.pairs = 0
+        self.id_range: tuple[int, int] | None = None
+
+    def __enter__(self) -> Self:
+        from webdataset import TarWriter
+
+        self.file = self.temporary.open("wb")
+        self.hashing = _HashingFile(self.file)
+        # A fixed time and no compression: the same pairs are the same bytes.
+        self.tar = TarWriter(self.hashing, user="flowpairs", group="flowpairs", encoder=False, mtime=0, compress=False)
+        return self
+
+    def write(self, record: Record) -> None:
+        """Append one record."""
+        meta = {**record.meta, "block": self.block, "data_ids": record.data_ids.tolist()}
+        fields = {"x0.npy": _npy(record.x0), "x1.npy": _npy(record.x1)}
+        if record.labels is not None:
+            fields["label.npy"] = _npy(record.labels)
+        fields["meta.json"] = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
+        self.tar.write({"__key__": format.record_key(self.block, record.first_row), **fields})
+        low, high = int(record.data_ids.min()), int(record.data_ids.max())
+        self.id_range = (min(low, self.id_range[0]), max(high, self.id_range[1])) if self.id_range else (low, high)
+        self.records += 1
+        self.pairs += len(record.data_ids)
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        try:
+            self.tar.close()
+            if kind is None:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+        finally:
+            self.file.close()
+            if kind is not None:
+                self.temporary.unlink(missing_ok=True)
+        if kind is None:
+            files.commit(self.temporary, self.path)
+
+    def sidecar(self, first_noise_counter: int, report: dict[str, Any]) -> format.Sidecar:
+        """What the closed shard holds."""
+        assert self.file.closed
+        assert self.id_range is not None, "a shard is never empty"
+        shard = format.Shard(
+            name=self.path.name,
+            block=self.block,
+            pairs=self.pairs,
+            records=self.records,
+            bytes=self.hashing.bytes,
+            sha256=self.hashing.sha256.hexdigest(),
+        )
+        return format.Sidecar(shard, first_noise_counter, self.id_range, report)
+
+
+def write_shard(
+    directory: Path,
+    number: int,
+    block: int,
+    records: Iterable[Record],
+    first_noise_counter: int,
+    report: dict[str, Any],
+) -> format.Sidecar:
+    """Write one shard and its sidecar; both are on disk when this returns."""
+    with ShardWriter(directory, number, block) as writer:
+        for record in records:
+            writer.write(record)
+    sidecar = writer.sidecar(first_noise_counter, report)
+    format.write_sidecar(directory, sidecar)
+    return sidecar
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
