@@ -1,8 +1,9 @@
 """Blocks: which source rows, which data ids and which shards belong to each coupling problem.
 
-Block b couples the global source rows [b n, (b + 1) n) with m data. Where n is at most the number of data, an epoch is a
-random order of all ids cut into blocks of n; the few left over are in another place of the next epoch's order. Where n is
-larger (`resample: repeat`), every block holds all ids, each with weight 1/m. All of it is a pure function of the config.
+Block b couples the global source rows [b n, (b + 1) n) with m data. Where n is at most the number of data, an epoch
+is a random order of all ids cut into blocks of n; the few left over are elsewhere in the next epoch's order. Where n is
+larger (`resample: repeat`), every block holds all ids, each with weight 1/m. All of it is a pure function of the
+config.
 """
 
 from dataclasses import dataclass

@@ -61,12 +61,20 @@ class CouplingConfig(Strict):
 
     method: Literal["independent", "exact", "sinkhorn"] = "sinkhorn"
     n: int = Field(ge=1)
-    rel_eps: PositiveFloat | None = None  # eps / std(C)
+    rel_eps: PositiveFloat | None = None  # eps / std(C); 0.1 where neither is given
     eps: PositiveFloat | None = None  # absolute, in the units of the dot-product cost
     tol: PositiveFloat = 1e-3  # L1 error of the marginals
     max_passes: PositiveInt = 20_000  # half-passes over the n x m entries before giving up
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
     on_unconverged: Literal["fail", "record"] = "fail"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_epsilon(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("method", "sinkhorn") == "sinkhorn":
+            epsilons = (value.get("eps"), value.get("rel_eps"))
+            return value | ({"rel_eps": 0.1} if epsilons == (None, None) else {})
+        return value
 
     @model_validator(mode="after")
     def _one_epsilon(self) -> Self:

@@ -1,7 +1,7 @@
 """Features: what the cost sees. Flattened and centred data, on the leading principal directions where asked for.
 
-With the dot-product cost, noise projected on the same orthonormal directions stays standard Gaussian (arXiv 2506.05526),
-and centring the data changes no coupling, since it shifts the cost of every source row by a constant.
+With the dot-product cost, noise projected on the same orthonormal directions stays standard Gaussian (arXiv
+2506.05526), and centring the data changes no coupling, since it shifts the cost of every source row by a constant.
 """
 
 from dataclasses import dataclass
@@ -89,4 +89,4 @@ def save(features: Features, path: Path) -> None:
 def load(path: Path) -> Features:
     """Read features.npz."""
     with np.load(path, allow_pickle=False) as arrays:
-        return Features(arrays["mean"], arrays["basis"] if "basis" in arrays else None)
+        return Features(arrays["mean"], arrays.get("basis"))

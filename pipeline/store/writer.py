@@ -76,9 +76,9 @@ class ShardWriter:
     def write(self, record: Record) -> None:
         """Append one record."""
         meta = {**record.meta, "block": self.block, "data_ids": record.data_ids.tolist()}
-        fields = {"x0.npy": _npy(record.x0), "x1.npy": _npy(record.x1)}
+        fields = {"x0.npy": npy(record.x0), "x1.npy": npy(record.x1)}
         if record.labels is not None:
-            fields["label.npy"] = _npy(record.labels)
+            fields["label.npy"] = npy(record.labels)
         fields["meta.json"] = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
         self.tar.write({"__key__": format.record_key(self.block, record.first_row), **fields})
         low, high = int(record.data_ids.min()), int(record.data_ids.max())
@@ -131,7 +131,8 @@ def write_shard(
     return sidecar
 
 
-def _npy(array: np.ndarray) -> bytes:
+def npy(array: np.ndarray) -> bytes:
+    """The bytes of a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

@@ -1,0 +1,30 @@
+"""`flowpairs couple CONFIG`: compute couplings on Ray and write a pair store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def couple(
+    config: Annotated[Path, typer.Argument(help="YAML config, such as configs/digits/couple.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in coupling.n=4096")] = None,
+) -> None:
+    """Couple noise with data and write the pairs as WebDataset shards; run it again to resume.
+
+    Example: `flowpairs couple configs/digits/couple.yaml coupling.rel_eps=0.03 output.dir=out/sharp`
+    """
+    from pipeline.config import CoupleConfig, load
+
+    settings = load(CoupleConfig, config, overrides)
+    from pipeline.couple import couple as run_job
+    from pipeline.store.summary import print_summary
+
+    run_job(settings)
+    print_summary(Path(settings.output.dir))
+
+
+if __name__ == "__main__":
+    from jobs.cli import run
+
+    run(couple)

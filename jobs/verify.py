@@ -1,0 +1,26 @@
+"""`flowpairs verify DIR`: read every byte of a pair store and hold it against its index."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(help="a complete pair store")],
+    json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
+) -> None:
+    """Check counts, hashes, record keys, shapes and data ids; exit 1 and name each fault where there is one.
+
+    Example: `flowpairs verify out/digits`
+    """
+    from pipeline.store.verify import print_verdict
+
+    if not print_verdict(directory, as_json=json):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    from jobs.cli import run
+
+    run(verify)

@@ -1,0 +1,135 @@
+"""The coupling job: check the input, read the data, run the blocks on actors, write the index last.
+
+Run again, it goes on where it stopped: a block whose shards all have their sidecars is not computed again, and what it
+recomputes comes out in the same bits.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline import config as configs
+from pipeline import resume
+from pipeline.blocks import Blocks, divide
+from pipeline.config import CoupleConfig
+from pipeline.errors import InputError, JobError
+from pipeline.progress import progress, remaining
+from pipeline.store import format, tables
+
+CONVENTION = (
+    "cost C = -<x0, x1> on the features; eps in units of C; potentials f, g without the marginals: "
+    "P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps)"
+)
+
+
+def couple(config: CoupleConfig) -> format.Index:
+    """Make the pair store that `config` describes, or complete it.
+
+    Raises:
+        InputError: anything wrong with the config, the data or the output directory, found before Ray starts.
+        JobError: a block did not converge or died too often.
+    """
+    from pipeline import data
+
+    directory = Path(config.output.dir)
+    finished = resume.check(config, directory)
+    if finished:
+        return finished
+    spec = data.check(config.data)
+    if spec.rows is not None:
+        _check_sizes(config, spec.rows)
+    from pipeline.cluster import connect
+
+    connect()
+    target = data.read(config.data, spec)
+    config = resume.pin_data(config, directory, target.fingerprint)
+    blocks = _check_sizes(config, len(target.x))
+    directory = directory.resolve()
+    resume.prepare(config, directory)
+    todo = [block for block in range(blocks.count) if not resume.block_done(directory, blocks, block)]
+    if todo:
+        _run(config, directory, blocks, target, todo)
+    return _finish(config, directory, blocks, target)
+
+
+def _check_sizes(config: CoupleConfig, rows: int) -> Blocks:
+    """Divide the job, and refuse an exact coupling that memory cannot hold."""
+    blocks = divide(config, rows)
+    if config.features.pca is not None and config.coupling.method == "independent":
+        raise InputError("features.pca: independent pairs have no cost to see features; remove it")
+    if config.coupling.method == "exact":
+        from pipeline.ot import check_exact_memory
+
+        check_exact_memory(blocks.n, blocks.m)
+    return blocks
+
+
+def _run(config: CoupleConfig, directory: Path, blocks: Blocks, target: Any, todo: list[int]) -> None:
+    """Couple the blocks that are left on as many actors as fit."""
+    import ray
+    from ray.util import ActorPool
+
+    from pipeline.cluster import actor_shape
+    from pipeline.coupler import Coupler
+
+    features = resume.features(config, directory, target.x)
+    shape = actor_shape(config.cluster, len(todo))
+    # The arrays go into the object store once; every actor on a node maps the same memory.
+    shared = [ray.put(features), ray.put(target.x), ray.put(target.labels)]
+    data_features = ray.put(features.of_data(target.x, flips=config.data.flips))
+    actor = ray.remote(Coupler).options(num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=-1, max_task_retries=3)
+    actors = [actor.remote(config, directory, blocks, *shared, data_features, shape.cpus) for _ in range(shape.actors)]
+    done_before = sum(blocks.pairs_of(b) for b in range(blocks.count)) - sum(blocks.pairs_of(b) for b in todo)
+    start, pairs, worst = time.monotonic(), 0, 0.0
+    with progress(f"coupling on {shape.actors} actors", blocks.pairs) as show:
+        try:
+            for number, row in enumerate(ActorPool(actors).map_unordered(lambda a, b: a.couple.remote(b), todo), 1):
+                if not row["converged"] and config.coupling.on_unconverged == "fail":
+                    raise JobError(_unconverged(row))
+                pairs += blocks.pairs_of(row["block"])
+                worst = max(worst, row["source_error"], row["target_error"])
+                seconds = time.monotonic() - start
+                left = remaining(pairs, blocks.pairs - done_before, seconds)
+                text = (
+                    f"{blocks.count - len(todo) + number}/{blocks.count} blocks  {pairs / seconds:,.0f} pairs/s  "
+                    f"{left} left  worst marginal error {worst:.1e}"
+                )
+                show(done_before + pairs, text)
+        except ray.exceptions.RayActorError as error:
+            raise JobError(
+                f"an actor died four times on its block ({error}); what is finished is kept: lower coupling.n or give "
+                "the actors more memory, then run the same command again"
+            ) from error
+        finally:
+            for handle in actors:
+                ray.kill(handle)
+
+
+def _unconverged(row: dict[str, Any]) -> str:
+    return (
+        f"block {row['block']} stopped after {row['passes']} passes at a marginal error of {row['target_error']:.1e}; "
+        "raise coupling.max_passes, coupling.tol or the epsilon, or accept it with coupling.on_unconverged=record"
+    )
+
+
+def _finish(config: CoupleConfig, directory: Path, blocks: Blocks, target: Any) -> format.Index:
+    """Write blocks.parquet and, last, the index, from the sidecars alone."""
+    sidecars = [
+        format.read_sidecar(directory / "shards" / Path(format.shard_name(number)).with_suffix(".json"))
+        for block in range(blocks.count)
+        for number in blocks.shards(block)
+    ]
+    tables.write_blocks(directory, {s.shard.block: s.report for s in sidecars}.values())
+    index = format.Index(
+        config_hash=configs.digest(config.determining()),
+        data_fingerprint=target.fingerprint,
+        pairs=sum(s.shard.pairs for s in sidecars),
+        shape=tuple(target.x.shape[1:]),
+        num_classes=target.num_classes,
+        payload=config.output.payload,
+        method=config.coupling.method,
+        convention=CONVENTION,
+        shards=tuple(s.shard for s in sidecars),
+    )
+    format.write_index(directory, index)
+    return index

@@ -1,0 +1,122 @@
+"""One block from start to end: features of its rows, coupling, partners, shards. The driver runs it on many actors.
+
+A block's shards are a pure function of (config, data, block); the actor that happens to compute it adds nothing.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from pipeline import noise
+from pipeline.blocks import Blocks
+from pipeline.config import CoupleConfig
+from pipeline.features import Features, gather
+from pipeline.files import write_atomically
+from pipeline.store.format import pairs_per_record
+from pipeline.store.writer import Record, npy, write_shard
+
+
+class Coupler:
+    """Computes blocks; built once per actor, after Ray has decided which devices it sees.
+
+    Args:
+        config: the job.
+        directory: the pair store.
+        blocks: the division of the job.
+        features: the map into the space of the cost.
+        x: all data, without mirror images.
+        labels: one per datum, or None.
+        data_features: features of every data id.
+        threads: CPU cores that this process was given.
+    """
+
+    def __init__(
+        self,
+        config: CoupleConfig,
+        directory: Path,
+        blocks: Blocks,
+        features: Features,
+        x: Float32[np.ndarray, "N ..."],
+        labels: Int64[np.ndarray, " N"] | None,
+        data_features: Float32[np.ndarray, "ids k"],
+        threads: int,
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.config, self.directory, self.blocks, self.features = config, directory, blocks, features
+        self.x, self.labels, self.data_features = x, labels, data_features
+
+    def devices(self) -> str:
+        """Which devices this actor computes on, as Ray assigned them."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return f"gpu:{visible}" if visible else "cpu"
+
+    def couple(self, block: int) -> dict[str, Any]:
+        """Solve a block, draw its pairs and write its shards; returns the block's report.
+
+        Nothing is written when the coupling did not converge and the config does not accept that.
+        """
+        ids = self.blocks.data_ids(block)
+        report, partners, g = self._solve(block, ids)
+        row = {"block": block, **report, "devices": self.devices()}
+        if row["converged"] or self.config.coupling.on_unconverged == "record":
+            if g is not None:
+                write_atomically(self.directory / "potentials" / f"b{block:06d}.npy", npy(g))
+            for number, rows in self.blocks.shards(block).items():
+                first = self.blocks.first_row(block) + rows.start
+                write_shard(self.directory, number, block, self._records(block, ids[partners], rows), first, row)
+        return row
+
+    def _solve(
+        self, block: int, ids: Int64[np.ndarray, " m"]
+    ) -> tuple[dict[str, Any], Int64[np.ndarray, " n"], Float32[np.ndarray, " m"] | None]:
+        """The coupling's report, one partner per source row (a place in `ids`), and the target potential."""
+        import torch
+
+        from pipeline import ot
+
+        seed, n, first = self.config.source.seed, self.blocks.n, self.blocks.first_row(block)
+        options = self.config.coupling
+        x0 = torch.from_numpy(self.features.of_noise(seed, first, n)).to(self.device)
+        x1 = torch.from_numpy(self.data_features[ids]).to(self.device)
+        if options.method == "sinkhorn":
+            eps = options.eps if options.rel_eps is None else options.rel_eps * ot.cost_std(x0, x1)
+            assert eps is not None, "the config fills in one of the two"
+            problem = ot.Problem(x0, x1, eps)
+            coupling = ot.solve_sinkhorn(problem, tol=options.tol, max_passes=options.max_passes)
+        else:
+            problem = ot.Problem(x0, x1, 0.0)
+            coupling = ot.solve_exact(problem) if options.method == "exact" else ot.independent(problem)
+        u = torch.from_numpy(noise.uniforms(seed, noise.Stream.DRAW, first, n)).to(self.device)
+        if self.config.sampling.draw == "balanced":
+            order = noise.permutation(seed, noise.Stream.BALANCE, len(ids), high=block)
+            partners = coupling.draw_balanced(u, torch.from_numpy(order).to(self.device))
+        else:
+            partners = coupling.draw(u)
+        g = None if coupling.g is None else coupling.g.float().cpu().numpy()
+        return dataclasses.asdict(coupling.report), partners.cpu().numpy(), g
+
+    def _records(self, block: int, ids: Int64[np.ndarray, " n"], rows: range) -> Iterator[Record]:
+        """The pairs of some of the block's rows, a record at a time: noise is made again rather than kept."""
+        shape = self.x.shape[1:]
+        dim = int(np.prod(shape))
+        step = pairs_per_record(shape)
+        for start in range(rows.start, rows.stop, step):
+            count = min(step, rows.stop - start)
+            counter = self.blocks.first_row(block) + start
+            chosen = ids[start : start + count]
+            yield Record(
+                first_row=start,
+                x0=noise.gaussian(self.config.source.seed, counter, count, dim).reshape(count, *shape),
+                x1=gather(self.x, chosen),
+                data_ids=chosen,
+                labels=None if self.labels is None else self.labels[chosen % len(self.x)],
+                meta={"seed": self.config.source.seed, "first_noise_counter": counter},
+            )

@@ -1,0 +1,60 @@
+"""Progress of long work: one line that renews itself in a terminal, a plain line every few seconds in a log."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+LOG_EVERY = 5.0  # seconds between plain lines
+
+
+class Show(Protocol):
+    """Tells how far the work is."""
+
+    def __call__(self, done: float, text: str) -> None:
+        """Show `done` of the total, and `text` beside it."""
+
+
+def remaining(done: float, total: float, seconds: float) -> str:
+    """Time left at the pace so far, as m:ss."""
+    if done <= 0:
+        return "?:??"
+    left = int(max(0.0, total - done) / done * seconds)
+    hours, minutes = divmod(left // 60, 60)
+    return f"{hours}:{minutes:02d}:{left % 60:02d}" if hours else f"{minutes}:{left % 60:02d}"
+
+
+@contextmanager
+def progress(title: str, total: float) -> Iterator[Show]:
+    """Open a progress line for `total` units of work.
+
+    Args:
+        title: what is being done, in a word or two.
+        total: units of work, in whatever unit `done` is told.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total, text="")
+            yield lambda done, text: bar.update(task, completed=done, text=text)
+        return
+
+    last = -LOG_EVERY
+
+    def show(done: float, text: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LOG_EVERY or done >= total:
+            last = now
+            print(f"{title}: {100 * done / total:3.0f} %  {text}", file=sys.stderr, flush=True)
+
+    yield show

@@ -1,0 +1,109 @@
+"""What a coupling job finds in its output directory, and whether it may go on there."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from pipeline import config as configs
+from pipeline import features as feature_maps
+from pipeline.blocks import Blocks
+from pipeline.config import CoupleConfig
+from pipeline.errors import InputError
+from pipeline.features import Features
+from pipeline.store import format
+
+
+def check(config: CoupleConfig, directory: Path) -> format.Index | None:
+    """Look at the output directory before anything is started; the index when the store is already complete.
+
+    Raises:
+        InputError: a relative path inside a submitted job, a directory with other things in it, or a store made with
+            another config.
+    """
+    from pipeline.cluster import in_submitted_job
+
+    if in_submitted_job() and not directory.is_absolute():
+        raise InputError(
+            f"output.dir={str(directory)!r}: relative, and a submitted job's working directory is thrown away; "
+            "give an absolute path on storage that all nodes share"
+        )
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"output.dir={str(directory)!r}: a file is in the way; give another directory")
+    if not directory.is_dir() or not any(directory.iterdir()):
+        return None
+    earlier = _earlier(directory)
+    if earlier is None:
+        raise InputError(
+            f"output.dir={str(directory)!r}: not empty and not a pair store; give an empty or a new directory"
+        )
+    _refuse_difference(config, earlier, directory)
+    return format.read_index(directory) if (directory / "index.json").is_file() else None
+
+
+def pin_data(config: CoupleConfig, directory: Path, fingerprint: str) -> CoupleConfig:
+    """The config with the fingerprint of the data that were read.
+
+    Raises:
+        InputError: the config or the store expects other data.
+    """
+    wanted = config.data.fingerprint
+    if wanted not in (None, fingerprint):
+        raise InputError(
+            f"data.fingerprint={wanted!r}: the data read have {fingerprint!r}; mend data.path or remove it"
+        )
+    pinned = config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": fingerprint})})
+    earlier = _earlier(directory)
+    if earlier is not None:
+        _refuse_difference(pinned, earlier, directory)
+    return pinned
+
+
+def prepare(config: CoupleConfig, directory: Path) -> None:
+    """Make the directories, write the resolved config and sweep out what a dead run left half-written."""
+    for part in ("shards", "potentials"):
+        (directory / part).mkdir(parents=True, exist_ok=True)
+        for temporary in (directory / part).glob(".*.tmp"):
+            temporary.unlink(missing_ok=True)
+    if _earlier(directory) is None:
+        remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
+        configs.save(config, directory / "config.yaml", remark)
+
+
+def features(config: CoupleConfig, directory: Path, x: Float32[np.ndarray, "N ..."]) -> Features:
+    """The feature map: the one that the store recorded, or a new one that is recorded now."""
+    path = directory / "features.npz"
+    if path.is_file():
+        return feature_maps.load(path)
+    fitted = feature_maps.fit(x, config.features.pca, flips=config.data.flips)
+    feature_maps.save(fitted, path)
+    return fitted
+
+
+def block_done(directory: Path, blocks: Blocks, block: int) -> bool:
+    """Whether every shard of the block is there with its sidecar and its recorded size."""
+    for number in blocks.shards(block):
+        tar = directory / "shards" / format.shard_name(number)
+        if not tar.is_file() or not tar.with_suffix(".json").is_file():
+            return False
+        if format.read_sidecar(tar.with_suffix(".json")).shard.bytes != tar.stat().st_size:
+            return False
+    return True
+
+
+def _earlier(directory: Path) -> CoupleConfig | None:
+    path = directory / "config.yaml"
+    return configs.load(CoupleConfig, path) if path.is_file() else None
+
+
+def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: Path) -> None:
+    ours, theirs = config.determining(), earlier.determining()
+    if config.data.fingerprint is None:  # not read yet
+        ours["data"].pop("fingerprint")
+        theirs["data"].pop("fingerprint")
+    differences = configs.differing(ours, theirs)
+    if differences:
+        raise InputError(
+            f"output.dir={str(directory)!r}: holds pairs of another config; {', '.join(differences)}; "
+            "give another output.dir or the same values"
+        )

@@ -1,0 +1,100 @@
+"""How far a coupling job is, from its config and its sidecars alone: it may be running, dead or finished."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.config import CoupleConfig, load
+from pipeline.errors import InputError
+from pipeline.progress import remaining
+from pipeline.store import format
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the files of a pair store tell.
+
+    Attributes:
+        blocks_total, blocks: to do in all, and with every shard written so far.
+        pairs_total, pairs, bytes: likewise, of finished shards.
+        pairs_per_second: from the first shard's sidecar to the last one's; None with fewer than two.
+        seconds_left: at that pace; None when unknown, 0 when complete.
+        worst_marginal_error: L1, over the blocks so far.
+        seconds_since_last_shard: a job that runs keeps this below the time of a block.
+    """
+
+    complete: bool
+    blocks_total: int
+    blocks: int
+    pairs_total: int
+    pairs: int
+    bytes: int
+    pairs_per_second: float | None
+    seconds_left: float | None
+    worst_marginal_error: float | None
+    seconds_since_last_shard: float | None
+
+
+def read_status(directory: Path) -> Status:
+    """Read the status of a pair store.
+
+    Raises:
+        InputError: the directory holds no coupling job.
+    """
+    path = directory / "config.yaml"
+    if not path.is_file():
+        raise InputError(
+            f"{str(directory)!r}: no config.yaml, so no coupling job ran here; give a pair store's directory"
+        )
+    config = load(CoupleConfig, path)
+    found = sorted((directory / "shards").glob("pairs-*.json"))
+    sidecars = [format.read_sidecar(path) for path in found]
+    times = sorted(path.stat().st_mtime for path in found)
+    n, total = config.coupling.n, config.output.pairs
+    pairs = sum(s.shard.pairs for s in sidecars)
+    per_block: dict[int, int] = {}
+    for s in sidecars:
+        per_block[s.shard.block] = per_block.get(s.shard.block, 0) + s.shard.pairs
+    finished = sum(count == min(n, total - block * n) for block, count in per_block.items())
+    pace = None
+    if len(times) > 1 and times[-1] > times[0]:
+        pace = (pairs - sidecars[0].shard.pairs) / (times[-1] - times[0])
+    complete = (directory / "index.json").is_file()
+    left = 0.0 if complete else (total - pairs) / pace if pace else None
+    errors = [max(s.report["source_error"], s.report["target_error"]) for s in sidecars]
+    return Status(
+        complete=complete,
+        blocks_total=-(-total // n),
+        blocks=finished,
+        pairs_total=total,
+        pairs=pairs,
+        bytes=sum(s.shard.bytes for s in sidecars),
+        pairs_per_second=pace,
+        seconds_left=left,
+        worst_marginal_error=max(errors, default=None),
+        seconds_since_last_shard=time.time() - times[-1] if times else None,
+    )
+
+
+def print_status(directory: Path, *, as_json: bool) -> None:
+    """Print the status, for a person or as one JSON object."""
+    status = read_status(directory)
+    if as_json:
+        print(json.dumps({"directory": str(directory), **asdict(status)}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{directory}: {'complete' if status.complete else 'not complete'}", show_header=False)
+    table.add_row("blocks", f"{status.blocks:,} of {status.blocks_total:,}")
+    table.add_row("pairs", f"{status.pairs:,} of {status.pairs_total:,}")
+    table.add_row("bytes", f"{status.bytes:,}")
+    table.add_row("pairs/s", "unknown yet" if status.pairs_per_second is None else f"{status.pairs_per_second:,.0f}")
+    if status.seconds_left is not None:
+        table.add_row("time left", remaining(1, 1 + status.seconds_left, 1))
+    if status.worst_marginal_error is not None:
+        table.add_row("worst marginal error (L1)", f"{status.worst_marginal_error:.2e}")
+    if status.seconds_since_last_shard is not None and not status.complete:
+        table.add_row("last shard", f"{status.seconds_since_last_shard:.0f} s ago")
+    Console().print(table)

@@ -1,0 +1,26 @@
+"""blocks.parquet: a row per block, made from the sidecars' reports."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+
+
+def write_blocks(directory: Path, reports: Iterable[dict[str, Any]]) -> None:
+    """Write one row per block, in block order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = sorted(reports, key=lambda row: row["block"])
+    path = directory / "blocks.parquet"
+    temporary = files.temporary_name(path)
+    pq.write_table(pa.Table.from_pylist(rows), temporary)
+    files.commit(temporary, path)
+
+
+def read_blocks(directory: Path) -> list[dict[str, Any]]:
+    """The rows of blocks.parquet."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(directory / "blocks.parquet").to_pylist()
