@@ -1,5 +1,6 @@
 """Joining or starting Ray, and what one actor may ask of it."""
 
+import logging
 import math
 import os
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
-    options = {"include_dashboard": False} if address == "local" else {}
-    ray.init(address=address, log_to_driver=False, logging_level="warning", **options)
+    dashboard = False if address == "local" else None
+    ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
 
 
 def in_submitted_job() -> bool:

@@ -8,7 +8,7 @@ the value and the remedy, before anything heavy is imported.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -172,7 +172,7 @@ def load(model: type[Config], path: str | Path, overrides: list[str] | None = No
             raise
         first = " ".join(str(error).split())
         raise InputError(f"config {str(path)!r}: cannot be read as YAML ({first}); mend the file") from error
-    return validate(model, plain)
+    return validate(model, cast("dict[str, Any]", plain))
 
 
 def save(config: Strict, path: Path, remark: str) -> None:

@@ -77,7 +77,9 @@ def _run(config: CoupleConfig, directory: Path, blocks: Blocks, target: Any, tod
     # The arrays go into the object store once; every actor on a node maps the same memory.
     shared = [ray.put(features), ray.put(target.x), ray.put(target.labels)]
     data_features = ray.put(features.of_data(target.x, flips=config.data.flips))
-    actor = ray.remote(Coupler).options(num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=-1, max_task_retries=3)
+    actor: Any = ray.remote(Coupler).options(
+        num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=-1, max_task_retries=3
+    )
     actors = [actor.remote(config, directory, blocks, *shared, data_features, shape.cpus) for _ in range(shape.actors)]
     done_before = sum(blocks.pairs_of(b) for b in range(blocks.count)) - sum(blocks.pairs_of(b) for b in todo)
     start, pairs, worst = time.monotonic(), 0, 0.0

@@ -1,5 +1,6 @@
 """What a coupling job finds in its output directory, and whether it may go on there."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def check(config: CoupleConfig, directory: Path) -> format.Index | None:
             f"output.dir={str(directory)!r}: not empty and not a pair store; give an empty or a new directory"
         )
     _refuse_difference(config, earlier, directory)
-    return format.read_index(directory) if (directory / "index.json").is_file() else None
+    return _finished(directory)
 
 
 def pin_data(config: CoupleConfig, directory: Path, fingerprint: str) -> CoupleConfig:
@@ -83,12 +84,30 @@ def features(config: CoupleConfig, directory: Path, x: Float32[np.ndarray, "N ..
 def block_done(directory: Path, blocks: Blocks, block: int) -> bool:
     """Whether every shard of the block is there with its sidecar and its recorded size."""
     for number in blocks.shards(block):
-        tar = directory / "shards" / format.shard_name(number)
-        if not tar.is_file() or not tar.with_suffix(".json").is_file():
-            return False
-        if format.read_sidecar(tar.with_suffix(".json")).shard.bytes != tar.stat().st_size:
+        sidecar = (directory / "shards" / format.shard_name(number)).with_suffix(".json")
+        if not sidecar.is_file() or not _in_place(directory, format.read_sidecar(sidecar).shard):
             return False
     return True
+
+
+def _finished(directory: Path) -> format.Index | None:
+    """The index, where every shard that it lists is there in its size; an index that promises more is taken away."""
+    path = directory / "index.json"
+    if not path.is_file():
+        return None
+    index = format.read_index(directory)
+    lost = [shard.name for shard in index.shards if not _in_place(directory, shard)]
+    if not lost:
+        return index
+    print(f"{directory}: {', '.join(lost)} missing or cut short; computing these again", file=sys.stderr)
+    path.unlink()
+    return None
+
+
+def _in_place(directory: Path, shard: format.Shard) -> bool:
+    """Whether the shard and its sidecar are there, the tar in its recorded size."""
+    tar = directory / "shards" / shard.name
+    return tar.is_file() and tar.with_suffix(".json").is_file() and tar.stat().st_size == shard.bytes
 
 
 def _earlier(directory: Path) -> CoupleConfig | None:

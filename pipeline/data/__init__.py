@@ -1,1 +1,15 @@
-"""Reading data sets through Ray Data into one array in the object store."""
+"""Data sets enter here: `check` looks at them without Ray, `read` gathers them through Ray Data into one array.
+
+spec.py      what is known of a data set before (`DataSpec`) and after (`Target`) it is read
+location.py  data.path -> a filesystem, sorted files and one format
+schema.py    the rules every format ends in: ranks, channels first, finite numbers, class ids
+images.py    encoded images, as folders, tars and parquet columns hold them
+arrays.py    scikit-learn's digits and .npz
+parquet.py, folder.py, tars.py
+ingest.py    `check` and `read`
+"""
+
+from pipeline.data.ingest import check, read
+from pipeline.data.spec import DataSpec, Target
+
+__all__ = ["DataSpec", "Target", "check", "read"]

@@ -46,7 +46,7 @@ def verify(directory: Path) -> Verdict:
 
 def _check_shard(path: Path, shard: format.Shard, index: format.Index, keys: set[str], verdict: Verdict) -> None:
     """Check one shard; a wrong hash is told once and its content is not looked at."""
-    remedy = "remove index.json, this tar and its .json, then couple again with the same config"
+    remedy = "remove it, then run the same `flowpairs couple` again"
     if not path.is_file():
         verdict.faults.append(f"{shard.name}: missing; {remedy}")
         return
