@@ -1,0 +1,48 @@
+"""Directories in, stores and runs out.
+
+A pair store is a directory with index.json, a training run one with train.json. Whatever else they may hold is
+optional, since a report is most wanted while something is still missing: absent parts are None, and the page says so.
+"""
+
+from pathlib import Path
+
+from pipeline.errors import InputError
+from training.report.runs import Run, read_run
+from training.report.stores import Store, read_store
+
+
+def collect(directories: list[Path]) -> tuple[list[Store], list[Run]]:
+    """Read every directory as a pair store, a training run, or both.
+
+    Args:
+        directories: in the order in which the page shows them; one given twice is read once.
+
+    Raises:
+        InputError: no directory given, one that is neither store nor run, or a file in it that cannot be read.
+    """
+    if not directories:
+        raise InputError("report: no directory given; name at least one pair store or training run")
+    paths = list(dict.fromkeys(Path(directory).resolve() for directory in directories))
+    stores, runs = [], []
+    for path, name in zip(paths, short_names(paths), strict=True):
+        is_store, is_run = (path / "index.json").is_file(), (path / "train.json").is_file()
+        if not path.is_dir():
+            raise InputError(f"report directory {str(path)!r}: no such directory; check the spelling")
+        if not (is_store or is_run):
+            raise InputError(
+                f"report directory {str(path)!r}: neither index.json (a finished pair store) nor train.json "
+                "(a training run) in it; name the directory that `flowpairs couple` or `flowpairs train` wrote"
+            )
+        if is_store:
+            stores.append(read_store(path, name))
+        if is_run:
+            runs.append(read_run(path, name))
+    return stores, runs
+
+
+def short_names(paths: list[Path]) -> list[str]:
+    """The shortest path endings, of equal depth, that tell distinct paths apart."""
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]

@@ -1,0 +1,69 @@
+"""Samples and pairs as PNG data URIs: tiles of images, or strips of coordinates for vectors that are none."""
+
+import base64
+import io
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib import colormaps
+from PIL import Image
+
+Kind = Literal["image", "plane", "vector"]
+TILE = 32  # pixels that the longer side of a tile has at least
+STRIP = 12  # pixels of a strip's cell
+
+
+def kind(shape: tuple[int, ...]) -> Kind:
+    """How a datum of that shape is shown: [1, h, w] and [3, h, w] as images, [2] as a point, others as coordinates."""
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return "image"
+    return "plane" if shape == (2,) else "vector"
+
+
+def grey_reach(images: Float[np.ndarray, "..."]) -> float:
+    """What is drawn white: 1 for images, which lie in [-1, 1], three standard deviations for Gaussian noise."""
+    return 1.0 if np.abs(images).max() <= 1 else 3.0
+
+
+def strip_reach(vectors: Float[np.ndarray, "..."]) -> float:
+    """What saturates a strip: the 98th percentile of the absolute coordinates."""
+    return float(np.quantile(np.abs(vectors), 0.98)) or 1.0
+
+
+def tiles(images: Float[np.ndarray, "k c h w"], columns: int, reach: float) -> str:
+    """A PNG of image tiles row by row, transparent between them.
+
+    Args:
+        images: one or three channels.
+        columns: tiles in a row.
+        reach: -reach is black, +reach white, and what lies beyond is clipped.
+    """
+    k, _, h, w = images.shape
+    grey = ((np.clip(images, -reach, reach) / reach + 1) * 127.5).round().astype(np.uint8)
+    rows = -(-k // columns)
+    canvas = np.zeros((rows * (h + 1) - 1, columns * (w + 1) - 1, 4), np.uint8)
+    for place, image in enumerate(grey):
+        top, left = place // columns * (h + 1), place % columns * (w + 1)
+        canvas[top : top + h, left : left + w, :3] = image.transpose(1, 2, 0)
+        canvas[top : top + h, left : left + w, 3] = 255
+    return data_uri(_enlarged(canvas, max(1, TILE // max(h, w))))
+
+
+def strips(vectors: Float[np.ndarray, "k ..."], reach: float) -> str:
+    """A PNG with a row per vector and a cell per coordinate, blue at -reach, white at zero, red at +reach."""
+    flat = vectors.reshape(len(vectors), -1)
+    unit = np.clip(flat / reach, -1, 1) / 2 + 0.5
+    return data_uri(_enlarged((colormaps["RdBu_r"](unit) * 255).round().astype(np.uint8), STRIP))
+
+
+def _enlarged(rgba: UInt8[np.ndarray, "h w 4"], factor: int) -> UInt8[np.ndarray, "..."]:
+    """Whole pixels repeated here, since a browser would blur them."""
+    return rgba.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def data_uri(rgba: UInt8[np.ndarray, "h w 4"]) -> str:
+    """`data:image/png;base64,...`."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgba).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

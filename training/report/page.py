@@ -1,0 +1,165 @@
+"""The page: what was read and drawn, put in order for the template."""
+
+import statistics
+from itertools import starmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.errors import InputError
+from pipeline.store.format import write_atomically
+from training.report import configs, figures, images, theme, verdict
+from training.report.collect import collect
+from training.report.runs import SAMPLERS, Run
+from training.report.stores import Store
+
+BLOCKS_IN_FULL = 12  # more are summarised
+BLOCKS_DRAWN = 4  # fewer are read off the table
+SAMPLER_NAMES = {"euler4": "Euler 4", "euler8": "Euler 8", "euler16": "Euler 16", "dopri5": "dopri5"}
+
+
+def write_report(directories: list[Path], output: Path | None = None) -> Path:
+    """Write the report of pair stores and training runs as one HTML file that needs nothing else.
+
+    Args:
+        directories: pair stores and training runs, in the order in which they are shown.
+        output: the file; report.html in the first directory by default.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: a directory that is neither store nor run, an unreadable file in one, an output that is no file's.
+    """
+    page = render(*collect(directories))
+    output = output or directories[0] / "report.html"
+    if output.is_dir() or not output.parent.is_dir():
+        raise InputError(f"--output {str(output)!r}: not a file in an existing directory; give one, as in report.html")
+    write_atomically(output, page.encode())
+    return output
+
+
+def render(stores: list[Store], runs: list[Run]) -> str:
+    """The page's HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = verdict.number
+    table = verdict.scores(runs)
+    return environment.get_template("report.html.j2").render(
+        light=theme.variables(dark=False),
+        dark=theme.variables(dark=True),
+        swatches=[Markup(theme.swatch(place)) for place in range(len(runs))],
+        headline=verdict.headline(runs, table),
+        sentences=verdict.sentences(runs, table),
+        caveats=verdict.caveats(runs),
+        scores=table,
+        runs=runs,
+        stores=list(starmap(_store, enumerate(stores))),
+        curves=_curves(runs),
+        samples=list(starmap(_samples, enumerate(runs))),
+        differences=configs.differing({run.name: run.config for run in runs}),
+    )
+
+
+def _store(place: int, store: Store) -> dict[str, Any]:
+    """One pair store: its totals, its blocks and its first pairs."""
+    blocks = store.blocks
+    view: dict[str, Any] = {"store": store, "blocks": None, "figure": None}
+    if blocks:
+        coupled = statistics.fmean(block.cost_coupled for block in blocks)
+        independent = statistics.fmean(block.cost_independent for block in blocks)
+        view |= {
+            "blocks": blocks if len(blocks) <= BLOCKS_IN_FULL else None,
+            "summary": _summary(store) if len(blocks) > BLOCKS_IN_FULL else None,
+            "unconverged": [block.block for block in blocks if not block.converged],
+            "entropy": statistics.median(block.entropy for block in blocks),
+            "partners": statistics.median(block.partners for block in blocks),
+            "worst_error": max(max(block.source_error, block.target_error) for block in blocks),
+            "cost": (independent, coupled, 1 - coupled / independent if independent else 0.0),
+            "seconds": sum(block.seconds for block in blocks),
+        }
+        if len(blocks) >= BLOCKS_DRAWN:
+            view["figure"] = Markup(figures.block_figures(blocks, _tolerance(store), f"blocks-{place}"))
+    return view | {"kind": images.kind(store.index.shape), "pairs": _pairs(place, store)}
+
+
+def _summary(store: Store) -> list[tuple[str, float, float, float]]:
+    """(figure, smallest, median, largest) over the blocks."""
+    assert store.blocks
+    rows = []
+    for label, field in {
+        "sharpness E": "entropy", "partners n^E": "partners", "source marginal error (L1)": "source_error",
+        "target marginal error (L1)": "target_error", "cost, independent": "cost_independent",
+        "cost, coupled": "cost_coupled", "passes": "passes", "seconds": "seconds",
+    }.items():  # fmt: skip
+        values = [float(getattr(block, field)) for block in store.blocks]
+        rows.append((label, min(values), statistics.median(values), max(values)))
+    return rows
+
+
+def _tolerance(store: Store) -> float | None:
+    config = yaml.safe_load(store.config) if store.config else None
+    return config["coupling"].get("tol") if config and store.index.method == "sinkhorn" else None
+
+
+def _pairs(place: int, store: Store) -> Any:
+    """What the template shows of a store's first pairs: an SVG, image tiles with captions, or strips."""
+    pairs = store.pairs
+    match images.kind(store.index.shape):
+        case "plane":
+            return Markup(figures.plane_pairs(pairs.x0, pairs.x1, f"pairs-{place}"))
+        case "image":
+            reach0, reach1 = images.grey_reach(pairs.x0), images.grey_reach(pairs.x1)
+            labels = pairs.labels or [None] * len(pairs.data_ids)
+            return [
+                (images.tiles(x0[None], 1, reach0), images.tiles(x1[None], 1, reach1), data_id, label)
+                for x0, x1, data_id, label in zip(pairs.x0, pairs.x1, pairs.data_ids, labels, strict=True)
+            ]
+        case _:
+            return [
+                (side, images.strips(x, images.strip_reach(x)), images.strip_reach(x))
+                for side, x in (("x0", pairs.x0), ("x1", pairs.x1))
+            ]
+
+
+def _curves(runs: list[Run]) -> dict[str, Markup | None]:
+    """The overlaid figures of all runs; None where no run has what a figure needs."""
+    placed = list(enumerate(runs))
+    logged = [(place, run) for place, run in placed if run.metrics]
+    evaluated = [(place, run) for place, run in placed if run.evaluation]
+    along_t = [(place, run) for place, run in evaluated if run.evaluation and run.evaluation.curvature_by_t]
+    return {
+        "loss": Markup(figures.loss_curves(logged)) if logged else None,
+        "frechet": Markup(figures.frechet_against_nfe(evaluated)) if evaluated else None,
+        "curvature": Markup(figures.curvature_along_t(along_t)) if along_t else None,
+    }
+
+
+def _samples(place: int, run: Run) -> dict[str, Any] | None:
+    """One run's samples at every solver beside real data, all in the same form, and its trajectories."""
+    if run.samples is None:
+        return None
+    real = run.samples["real"]
+    kind = images.kind(real.shape[1:])
+    grids: list[tuple[str, Any]] = []
+    for key in (*SAMPLERS, "real"):
+        shown = run.samples[key]
+        if kind == "plane":
+            drawn: Any = Markup(figures.plane_samples(shown, real, place, f"samples-{place}-{key}"))
+        elif kind == "image":
+            drawn = images.tiles(shown, 8, reach=1.0)
+        else:
+            drawn = images.strips(shown, images.strip_reach(real))
+        grids.append((SAMPLER_NAMES.get(key, "real data"), drawn))
+    paths = run.samples.get("trajectories")
+    drawn = Markup(figures.trajectories(np.asarray(paths), place, f"paths-{place}")) if paths is not None else None
+    return {"run": run, "place": place, "kind": kind, "grids": grids, "trajectories": drawn}

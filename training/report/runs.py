@@ -1,0 +1,139 @@
+"""A training run as the report sees it: train.json, and whatever else of it is there already."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import InputError
+
+SAMPLERS = ("euler4", "euler8", "euler16", "dopri5")  # the samples' keys, coarse to accurate
+
+
+class _Json(BaseModel):
+    """A JSON file of another part of the project: the keys that the report needs, any others let through."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Train(_Json):
+    """train.json: how a run was trained and how fast."""
+
+    pairs_dir: str
+    method: str
+    steps: int
+    batch: int
+    workers: int
+    loss: float
+    seconds: float
+    samples_per_s: float
+    data_wait: float  # share of the time spent waiting for data
+    checkpoint: str
+
+
+class Curve(_Json):
+    """A quantity along the path."""
+
+    t: list[float]
+    value: list[float]
+
+
+class Frechet(_Json):
+    """One Frechet distance, and the number of function evaluations that its samples took."""
+
+    solver: str
+    nfe: int
+    fd: float
+
+
+class Evaluation(_Json):
+    """evaluation.json: how straight the flow is and how close its samples come to the data."""
+
+    samples: int
+    seed: int
+    features: str
+    curvature: float
+    curvature_by_t: Curve | None = None
+    frechet: list[Frechet]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """metrics.jsonl: the training loss as it was logged."""
+
+    step: Int[np.ndarray, " s"]
+    loss: Float[np.ndarray, " s"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run."""
+
+    name: str
+    path: Path
+    train: Train
+    metrics: Metrics | None
+    evaluation: Evaluation | None
+    samples: dict[str, np.ndarray] | None
+    config: str | None
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Read what a training run and its evaluation left."""
+    train = _read_json(Train, path / "train.json")
+    evaluation, config = path / "evaluation.json", path / "config.yaml"
+    return Run(
+        name,
+        path,
+        train,
+        _read_metrics(path / "metrics.jsonl"),
+        _read_json(Evaluation, evaluation) if evaluation.is_file() else None,
+        _read_samples(path / "samples.npz"),
+        config.read_text() if config.is_file() else None,
+    )
+
+
+Model = TypeVar("Model", bound=_Json)
+
+
+def _read_json(model: type[Model], path: Path) -> Model:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "file"
+        raise InputError(f"{path}: {key}: {first['msg']}; remove the file and run the job again") from error
+
+
+def _read_metrics(path: Path) -> Metrics | None:
+    if not path.is_file():
+        return None
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()  # still being written
+    try:
+        # A resumed run logs the steps since its checkpoint again: the later line counts.
+        losses = {int(record["step"]): float(record["loss"]) for record in map(json.loads, lines)}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not lines of JSON with step and loss ({error!r}); train again") from error
+    if not losses:
+        return None
+    steps = sorted(losses)
+    return Metrics(np.array(steps), np.array([losses[step] for step in steps]))
+
+
+def _read_samples(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as file:
+            samples = {key: file[key] for key in ("real", *SAMPLERS)}
+            if "trajectories" in file:
+                samples["trajectories"] = file["trajectories"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{path}: not the samples of an evaluation ({error}); evaluate again") from error
+    return samples
