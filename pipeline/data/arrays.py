@@ -1,0 +1,98 @@
+"""Data sets that are one array: scikit-learn's digits and .npz."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+from pipeline.config import DataConfig
+from pipeline.data.location import Location, locate
+from pipeline.data.schema import Tally, class_ids, layout, to_uniform
+from pipeline.data.spec import DataSpec
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    import ray.data
+
+BATCH_BYTES = 32 * 2**20  # of one block that travels through the object store
+
+
+def survey(place: Location, config: DataConfig) -> DataSpec:
+    """Load the arrays and check every number; see `pipeline.data.check`."""
+    stored, labels = _load(place, config)
+    shape, kind = layout(stored.shape[1:], stored.dtype, _where(config))
+    for rows in _slices(stored):
+        to_uniform(stored[rows], _where(config))
+    tally = Tally()
+    tally.add(shape, kind, _where(config), rows=len(stored))
+    if labels is not None:
+        tally.add_labels(labels)
+    return tally.spec(len(place.files), _where(config))
+
+
+def dataset(place: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
+    """One task opens the file and yields uniform blocks: an array in an archive cannot be read in parts."""
+    import ray.data
+
+    return ray.data.range(1).map_batches(partial(_blocks, config=config))
+
+
+def _blocks(_: dict[str, np.ndarray], config: DataConfig) -> Iterator[dict[str, np.ndarray]]:
+    """Uniform blocks of the whole data set."""
+    stored, labels = _load(locate(config.path), config)
+    for rows in _slices(stored):
+        block = {"x": to_uniform(stored[rows], _where(config))}
+        yield block if labels is None else block | {"label": labels[rows]}
+
+
+def _load(place: Location, config: DataConfig) -> tuple[Shaped[np.ndarray, "n ..."], Int64[np.ndarray, " n"] | None]:
+    """The stored array and its labels; nothing is ever unpickled."""
+    if place.format == "digits":
+        return _digits()
+    where = f"data.path={place.path!r}"
+    try:
+        with place.filesystem.open(place.files[0], "rb") as file, np.load(file, allow_pickle=False) as archive:
+            stored = _member(archive, "column", config.column)
+            labels = None if config.label is None else _member(archive, "label", config.label)
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{where}: not a .npz of plain arrays ({error}); write it with numpy.savez") from error
+    if stored.ndim == 0 or len(stored) == 0:
+        raise InputError(f"{_where(config)}: no rows; give data with at least one")
+    if labels is None:
+        return stored, None
+    return stored, class_ids(labels, len(stored), f"data.label={config.label!r}")
+
+
+def _digits() -> tuple[Shaped[np.ndarray, "n 1 8 8"], Int64[np.ndarray, " n"]]:
+    """The 1,797 digits that scikit-learn embeds, their values 0 to 16 brought to [-1, 1]; they always have labels."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return (images / 8 - 1).astype(np.float32).reshape(-1, 1, 8, 8), labels.astype(np.int64)
+
+
+def _member(archive: np.lib.npyio.NpzFile, key: str, name: str) -> Shaped[np.ndarray, "..."]:
+    """One array of an archive by its name."""
+    if name not in archive.files:
+        raise InputError(f"data.{key}={name!r}: no such array; the file has {', '.join(archive.files) or 'none'}")
+    try:
+        return archive[name]
+    except ValueError as error:  # numpy's refusal to unpickle
+        raise InputError(f"data.{key}={name!r}: not a plain array of numbers ({error}); save it as one") from error
+
+
+def _slices(stored: Shaped[np.ndarray, "n ..."]) -> Iterator[slice]:
+    """Consecutive row ranges of at most about `BATCH_BYTES` in float32."""
+    step = max(1, BATCH_BYTES // (4 * max(1, stored[0].size)))
+    for first in range(0, len(stored), step):
+        yield slice(first, first + step)
+
+
+def _where(config: DataConfig) -> str:
+    return f"data.path={config.path!r}" if config.path == "digits" else f"data.column={config.column!r}"

@@ -1,0 +1,130 @@
+"""`check`: everything that can be wrong with a data set, found before Ray starts. `read`: the data set, by Ray Data."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from pipeline.config import DataConfig
+from pipeline.data import arrays, folder, parquet, tars
+from pipeline.data.location import locate
+from pipeline.data.schema import class_ids, scale_into
+from pipeline.data.spec import DataSpec, Target, fingerprint
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    import ray.data
+
+READERS = {"digits": arrays, "npz": arrays, "parquet": parquet, "folder": folder, "tars": tars}
+
+
+def check(config: DataConfig) -> DataSpec:
+    """Look at a data set without Ray: local files in full (of images the headers), remote ones by their first rows.
+
+    Args:
+        config: `data:` of a configuration. How its path chooses a format: `pipeline.data.location`; how an array's
+            rank is read: `pipeline.data.schema`.
+
+    Raises:
+        InputError: nothing at the path, unknown format, a missing column or field (with those there are), rows of
+            different shape, NaN or Inf, dtypes that are no numbers, labels of the wrong length or type, no rows,
+            flips of vectors.
+    """
+    place = locate(config.path)
+    spec = READERS[place.format].survey(place, config)
+    if config.flips and spec.kind == "vector":
+        raise InputError(f"data.flips=true: rows of shape {list(spec.shape)} are no images; leave data.flips out")
+    return spec
+
+
+def read(config: DataConfig, spec: DataSpec) -> Target:
+    """Read a data set through Ray Data into one array, always in the same order; `ray.init` is the caller's.
+
+    Rows are ordered by file path, then as they lie in the file. Flips are not applied: they are ids of their own.
+
+    Args:
+        config: `data:` of a configuration.
+        spec: what `check` said of it.
+
+    Raises:
+        InputError: what `check` refuses but could not see (pixels, remote rows), or data that changed since, or that
+            a node of the cluster cannot reach.
+    """
+    from ray.data import DataContext
+
+    place = locate(config.path)
+    context = DataContext.get_current().copy()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    with DataContext.current(context), _quiet():
+        dataset = READERS[place.format].dataset(place, config, spec)
+        try:
+            x, labels = _gather(dataset, spec, f"data.path={config.path!r}")
+        except Exception as error:
+            if (refusal := _refusal(error, config)) is None:
+                raise
+            raise refusal from None
+    num_classes = spec.num_classes if labels is None else max(spec.num_classes, int(labels.max()) + 1)
+    return Target(x, labels, num_classes, fingerprint(x, labels))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray Data's plans and worker tracebacks off the console; its log file has them, and failures are raised."""
+    consoles = [(h, h.level) for h in logging.getLogger("ray.data").handlers if isinstance(h, logging.StreamHandler)]
+    for handler, _ in consoles:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in consoles:
+            handler.setLevel(level)
+
+
+def _gather(
+    dataset: "ray.data.Dataset", spec: DataSpec, where: str
+) -> tuple[Float32[np.ndarray, "n *shape"], Int64[np.ndarray, " n"] | None]:
+    """Uniform blocks, in order and scaled, in one array that is allocated once."""
+    rows = spec.rows
+    if rows is None:
+        dataset = dataset.materialize()
+        rows = dataset.count()
+    x = np.empty((rows, *spec.shape), np.float32)
+    labels = np.empty(rows, np.int64)
+    filled, labelled = 0, False
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
+        block = batch["x"]
+        end = filled + len(block)
+        if block.shape[1:] != spec.shape or end > rows:
+            raise InputError(f"{where}: changed while it was read; run again when nothing writes to it")
+        scale_into(x[filled:end], block)
+        if "label" in batch:
+            labels[filled:end] = class_ids(batch["label"], len(block), where)
+            labelled = True
+        filled = end
+    if filled != rows or rows == 0:
+        raise InputError(f"{where}: {filled} rows instead of {rows}; run again when nothing writes to it")
+    return x, labels if labelled else None
+
+
+def _refusal(error: BaseException, config: DataConfig) -> InputError | None:
+    """The user's mistake inside an exception that Ray carried here from a worker, if it is one."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        cause = queue.pop()
+        if cause is None or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        if type(cause) is InputError:
+            return cause
+        if isinstance(cause, FileNotFoundError):
+            return InputError(
+                f"data.path={config.path!r}: a node of the cluster cannot see it ({cause}); "
+                "put the data on storage that every node mounts, or give a URL"
+            )
+        queue += [cause.__cause__, cause.__context__, getattr(cause, "cause", None)]
+    return None

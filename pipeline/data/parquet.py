@@ -1,0 +1,101 @@
+"""Parquet: the files' schema, and numeric columns or encoded images out of their batches."""
+
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import DataConfig
+from pipeline.data.columns import image_bytes, labels, numbers
+from pipeline.data.images import decode, header_shape
+from pipeline.data.location import Location
+from pipeline.data.schema import Tally, layout, stack, to_uniform
+from pipeline.data.spec import DataSpec
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    import ray.data
+
+BATCH_ROWS = 256  # a batch of decoded images of 3 x 256 x 256 is then 50 MB
+
+
+def survey(place: Location, config: DataConfig) -> DataSpec:
+    """Check every file's schema, then stream the named columns; see `pipeline.data.check`.
+
+    Of remote files the schemas and row counts are read, and the first batch of each.
+    """
+    tally, rows, schema = Tally(), 0, None
+    for path in place.files:
+        with place.filesystem.open(path, "rb") as raw:
+            try:
+                file = pq.ParquetFile(raw)
+                schema = _agreeing(file.schema_arrow, schema, path, config)
+                rows += file.metadata.num_rows
+                batches = file.iter_batches(BATCH_ROWS, columns=_wanted(config))
+                for batch in islice(batches, None if place.local else 1):
+                    _survey_batch(pa.Table.from_batches([batch]), config, path, tally)
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(
+                    f"data.path={place.path!r}: {path} cannot be read as parquet ({error}); replace it"
+                ) from error
+    return tally.spec(len(place.files), f"data.path={place.path!r}", rows)
+
+
+def dataset(place: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
+    """Ray Data's parquet reader, brought to uniform rows."""
+    import ray.data
+
+    tables = ray.data.read_parquet(**place.ray_paths(), partitioning=None).select_columns(_wanted(config))
+    uniform = partial(_uniform, config=config, shape=spec.shape)
+    return tables.map_batches(uniform, batch_format="pyarrow", batch_size=BATCH_ROWS)
+
+
+def _survey_batch(table: pa.Table, config: DataConfig, path: str, tally: Tally) -> None:
+    where = f"data.column={config.column!r} of {path}"
+    images = image_bytes(table, _named(config), where)
+    if images is not None:
+        for data in images:
+            tally.add(header_shape(data, where), "image", where)
+    else:
+        stored = numbers(table, _named(config), where)
+        to_uniform(stored, where)
+        tally.add(*layout(stored.shape[1:], stored.dtype, where), where, rows=len(stored))
+    if config.label is not None:
+        tally.add_labels(labels(table, config.label))
+
+
+def _uniform(table: pa.Table, config: DataConfig, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Uniform rows of one batch that Ray Data read."""
+    where = f"data.column={config.column!r}"
+    images = image_bytes(table, _named(config), where)
+    if images is not None:
+        x = stack([decode(data, where) for data in images], shape, [where] * len(images))
+    else:
+        x = to_uniform(numbers(table, _named(config), where), where)
+    return {"x": x} if config.label is None else {"x": x, "label": labels(table, config.label)}
+
+
+def _named(config: DataConfig) -> list[str]:
+    """The data's columns: `data.column` may list several scalar ones, separated by commas."""
+    return [name.strip() for name in config.column.split(",")]
+
+
+def _wanted(config: DataConfig) -> list[str]:
+    return _named(config) if config.label is None else [*_named(config), config.label]
+
+
+def _agreeing(schema: pa.Schema, earlier: pa.Schema | None, path: str, config: DataConfig) -> pa.Schema:
+    """The schema, if it has the named columns with the types that they have in the files before it."""
+    for name in _wanted(config):
+        if name not in schema.names:
+            key = "label" if name == config.label else "column"
+            raise InputError(f"data.{key}={name!r}: no such column in {path}; it has {', '.join(schema.names)}")
+        if earlier is not None and schema.field(name).type != earlier.field(name).type:
+            raise InputError(
+                f"data.path={config.path!r}: column {name!r} is {schema.field(name).type} in {path}, "
+                f"but {earlier.field(name).type} before; give all files one schema"
+            )
+    return schema

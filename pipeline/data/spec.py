@@ -1,0 +1,46 @@
+"""What is known of a data set before it is read, and the data set itself."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+Kind = Literal["image", "vector"]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What `check` found, without reading more than it had to."""
+
+    rows: int | None  # None: a remote format that does not say before it is read
+    shape: tuple[int, ...]  # of one datum as the model sees it, channels first for images
+    num_classes: int  # 0: no labels; a lower bound where the data are remote
+    kind: Kind
+    files: int  # 0 for the embedded digits
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of the whole array in float32, None where the rows are not known."""
+        return None if self.rows is None else 4 * self.rows * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A data set in model space: uint8 images scaled to [-1, 1], floats as they were."""
+
+    x: Float32[np.ndarray, "n *shape"]  # C-contiguous
+    labels: Int64[np.ndarray, " n"] | None  # class ids in [0, num_classes)
+    num_classes: int
+    fingerprint: str  # sha256 of shape, x and labels
+
+
+def fingerprint(x: Float32[np.ndarray, "n *shape"], labels: Int64[np.ndarray, " n"] | None) -> str:
+    """The sha256, in hex, of a data set's shape, its little-endian bytes in C order and its labels."""
+    digest = hashlib.sha256(repr(x.shape).encode())
+    digest.update(np.ascontiguousarray(x, "<f4").data)
+    if labels is not None:
+        digest.update(np.ascontiguousarray(labels, "<i8").data)
+    return digest.hexdigest()

@@ -1,0 +1,159 @@
+"""WebDataset tars: one encoded image or .npy array a sample, with a class id as text beside it.
+
+Only the two named fields are decoded, and only as images, `.npy` without pickles, and ASCII integers.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from jaxtyping import Shaped
+
+from pipeline.config import DataConfig
+from pipeline.data.images import decode, header_shape
+from pipeline.data.location import FORMATS, Location
+from pipeline.data.schema import Tally, class_ids, stack, to_uniform
+from pipeline.data.spec import DataSpec
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import ray.data
+
+BATCH_ROWS = 256
+END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
+
+
+def survey(place: Location, config: DataConfig) -> DataSpec:
+    """Read every sample's named fields, of a remote data set the first one's; see `pipeline.data.check`."""
+    image = _is_image(config)
+    tally = Tally()
+    for path in place.files if place.local else place.files[:1]:
+        with place.filesystem.open(path, "rb") as file:
+            for key, fields in _samples(file, path, config):
+                where = f"data.column={config.column!r} of {key} in {path}"
+                if image:
+                    tally.add(header_shape(fields[config.column], where), "image", where)
+                else:
+                    row = _uniform_array(fields[config.column], where)
+                    tally.add(row.shape, "vector" if row.ndim == 1 else "image", where)
+                if config.label is not None:
+                    tally.add_labels(_class_ids([fields[config.label]], f"data.label={config.label!r} of {key}"))
+                if not place.local:
+                    break
+    where = f"data.path={place.path!r}"
+    return tally.spec(len(place.files), where, rows=tally.rows if place.local else None)
+
+
+def dataset(place: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
+    """Ray Data's WebDataset reader without its decoder, brought to uniform rows."""
+    import ray.data
+
+    named = [config.column] if config.label is None else [config.column, config.label]
+    samples = ray.data.read_webdataset(**place.ray_paths(), decoder=None, suffixes=named)
+    uniform = partial(_uniform, config=config, shape=spec.shape)
+    return samples.map_batches(uniform, batch_format="pandas", batch_size=BATCH_ROWS)
+
+
+def _uniform(batch: "pd.DataFrame", config: DataConfig, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Uniform rows of one batch of samples."""
+    names = [f"data.column={config.column!r} of {key}" for key in batch["__key__"]]
+    encoded = _bytes_of(batch, "column", config.column)
+    decoder = decode if _is_image(config) else _uniform_array
+    x = stack([decoder(data, name) for data, name in zip(encoded, names, strict=True)], shape, names)
+    if config.label is None:
+        return {"x": x}
+    labels = _bytes_of(batch, "label", config.label)
+    return {"x": x, "label": _class_ids(labels, f"data.label={config.label!r}")}
+
+
+def _is_image(config: DataConfig) -> bool:
+    """Whether `data.column` names encoded images, not `.npy` arrays; fields of any other kind are not decoded."""
+    extension = PurePosixPath(f"x.{config.column}").suffix.lower()
+    if extension == ".npy":
+        return False
+    if FORMATS.get(extension) != "folder":
+        images = ", ".join(known[1:] for known, format in FORMATS.items() if format == "folder")
+        raise InputError(f"data.column={config.column!r}: not a field that is decoded; give npy or one of {images}")
+    return True
+
+
+def _samples(file: BinaryIO, path: str, config: DataConfig) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and named fields of each sample, grouped as the WebDataset convention has it.
+
+    Raises:
+        InputError: not a tar, cut short, a sample's members not adjacent, or a named field missing or twice.
+    """
+    named = {"column": config.column} | ({} if config.label is None else {"label": config.label})
+    keys: set[str] = set()
+    try:
+        for key, members in groupby(_members(file, set(named.values())), key=itemgetter(0)):
+            fields: dict[str, bytes] = {}
+            for _, field, content in members:
+                if key in keys or field in fields:
+                    raise InputError(
+                        f"data.path={config.path!r}: sample {key} of {path} is not in one piece, or has {field!r} "
+                        "twice; write the tar with its members sorted by name"
+                    )
+                fields[field] = content
+            for option, field in named.items():
+                if field not in fields:
+                    raise InputError(
+                        f"data.{option}={field!r}: no such field in sample {key} of {path}; it has {', '.join(fields)}"
+                    )
+            keys.add(key)
+            yield key, fields
+        # tarfile takes a file that ends between two members, or inside a header, for complete.
+        file.seek(-len(END_OF_ARCHIVE), os.SEEK_END)
+        if file.read() != END_OF_ARCHIVE:
+            raise InputError(f"data.path={config.path!r}: {path} is cut short, its end mark is missing; copy it again")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(f"data.path={config.path!r}: {path} cannot be read as tar ({error}); replace it") from error
+
+
+def _members(file: BinaryIO, named: set[str]) -> Iterator[tuple[str, str, bytes]]:
+    """Key, field and content of each file in a tar; what is not in `named` is listed but not read."""
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            directory, _, base = member.name.rpartition("/")
+            stem, _, field = base.partition(".")
+            if not (member.isreg() and stem and field):
+                continue
+            content = tar.extractfile(member) if field in named else None
+            yield f"{directory}/{stem}", field, b"" if content is None else content.read()
+
+
+def _bytes_of(batch: "pd.DataFrame", option: str, field: str) -> list[bytes]:
+    """One field of each sample of a batch."""
+    if field not in batch:
+        raise InputError(f"data.{option}={field!r}: no sample has such a field; name one that every sample has")
+    for key, value in zip(batch["__key__"], batch[field], strict=True):
+        if not isinstance(value, bytes):  # pandas fills what a sample lacks with NaN
+            raise InputError(f"data.{option}={field!r}: no such field in sample {key}; name one that every sample has")
+    return list(batch[field])
+
+
+def _uniform_array(data: bytes, where: str) -> Shaped[np.ndarray, "..."]:
+    """One uniform row out of a `.npy` field."""
+    try:
+        stored = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{where}: not a plain .npy array ({error}); write it with numpy.save") from error
+    return to_uniform(stored[None], where)[0]
+
+
+def _class_ids(texts: list[bytes], where: str) -> Shaped[np.ndarray, " n"]:
+    try:
+        labels = np.array([int(text) for text in texts], np.int64)
+    except (ValueError, OverflowError) as error:
+        raise InputError(
+            f"{where}: a label that is not an integer as text ({error}); store class ids 0, 1, ..."
+        ) from error
+    return class_ids(labels, len(texts), where)
