@@ -1,0 +1,86 @@
+"""Balanced draws: one target row per source row, and every target row used as often as its weight says."""
+
+import numpy as np
+import ot
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from pipeline.ot import draws
+from pipeline.ot.kernel import Bound
+from pipeline.ot.problem import Problem
+
+RESIDUAL = 1024  # rows left over that are assigned at once, at the least cost
+
+
+def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+    """n b rounded to integers that sum to n, by largest remainder; ties go to the first in `order`."""
+    share = b.double() * n
+    # A share that is whole up to rounding must not lose one to the floor.
+    share = torch.where((share - share.round()).abs() < 1e-9 * n, share.round(), share)
+    room = share.floor().long()
+    remainder = (share - room)[order]
+    # Equal remainders differ by rounding where the weights do not.
+    odd = n - int(room.sum())
+    rank = remainder.mul(2**30).round().argsort(descending=True, stable=True)
+    room[order[rank[:odd]]] += 1
+    assert int(room.sum()) == n
+    return room
+
+
+def fill(kernel: Bound, room: Int[Tensor, " m"], u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Rounds of categorical draws among the columns with room left; the last rows are assigned at the least cost.
+
+    In a round every open row draws; a column drawn by more rows than it has room keeps some of them at random, and the
+    others stay open. Later rounds need fresh uniforms, which come from a generator seeded by `u`.
+
+    Args:
+        kernel: logits with gamma in place.
+        room: how often each column is to be used [m]; sums to n.
+        u: uniforms in [0, 1), float64 [n].
+    """
+    fresh = np.random.default_rng(u.cpu().numpy().view(np.uint64))
+    room = room.clone()
+    partners = torch.empty_like(u, dtype=torch.int64)
+    rows = torch.arange(len(u), device=u.device)
+    while len(rows) > RESIDUAL:
+        columns = room.nonzero()[:, 0]
+        drawn = columns[draws.categorical(kernel.restrict(rows, columns), u)]
+        shuffled = torch.from_numpy(fresh.permutation(len(rows))).to(u.device)
+        kept = shuffled[_rank_within(drawn[shuffled]) < room[drawn[shuffled]]]
+        partners[rows[kept]] = drawn[kept]
+        room -= torch.bincount(drawn[kept], minlength=len(room))
+        left = torch.ones(len(rows), dtype=torch.bool, device=u.device)
+        left[kept] = False
+        rows = rows[left]
+        u = torch.from_numpy(fresh.random(len(rows))).to(u.device)
+    if len(rows):
+        slots = torch.arange(len(room), device=room.device).repeat_interleave(room)
+        rest = kernel.restrict(rows, slots)
+        logits = rest.logits(slice(0, len(rows)), rest.empty(len(rows), len(slots)))
+        matched = linear_sum_assignment(logits.double().cpu().numpy(), maximize=True)[1]
+        partners[rows] = slots[torch.from_numpy(matched).to(slots.device)]
+    return partners
+
+
+def _rank_within(values: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
+    """How many earlier elements have the same value."""
+    by_value = values.argsort(stable=True)
+    grouped = values[by_value]
+    first = torch.searchsorted(grouped, grouped)
+    rank = torch.empty_like(values)
+    rank[by_value] = torch.arange(len(values), device=values.device) - first
+    return rank
+
+
+def cheapest(problem: Problem, room: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
+    """The assignment of least total cost that uses column j `room[j]` times.
+
+    With one unit per row and whole capacities every vertex of the transport polytope is an assignment, and the network
+    simplex ends in a vertex.
+    """
+    used = room.nonzero()[:, 0]
+    cost = -(problem.x0.double() @ problem.x1[used].double().T).cpu().numpy()
+    plan = ot.emd(np.ones(problem.n), room[used].double().cpu().numpy(), cost, numItermax=10**9)
+    return used[torch.from_numpy(plan.argmax(1)).to(used.device)]

@@ -1,0 +1,139 @@
+"""Couplings: potentials or a sparse plan, a report, and partners drawn from P(. | i); never an n x m matrix."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.ot import balance, draws
+from pipeline.ot.kernel import DotKernel
+from pipeline.ot.problem import Problem
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """What a coupling is and how it was reached.
+
+    Errors are L1 distances between a marginal of P and its target, measured over all entries. Costs are E|x0 - x1|^2
+    in feature space, per pair: under the product of the marginals and under the coupling. Entropy is the sharpness
+    E = 2 H(P) / (H(a) + H(b)) - 1: 0 a permutation, 1 independent. `partners` is the geometric mean number of partners,
+    exp(H(P) - (H(a) + H(b)) / 2), which is n^E for n = m and uniform weights.
+    """
+
+    method: str  # "sinkhorn", "exact" or "independent"
+    n: int
+    m: int
+    eps: float | None  # of the dot-product cost; None where the method has none
+    rel_eps: float | None  # eps / std(C)
+    entropy: float
+    partners: float
+    source_error: float
+    target_error: float
+    cost_independent: float
+    cost_coupled: float
+    passes: int  # over n x m entries
+    converged: bool
+    seconds: float
+
+
+class Coupling(ABC):
+    """A coupling P of a block's source and target rows."""
+
+    report: BlockReport
+    g: Float[Tensor, " m"] | None
+
+    @abstractmethod
+    def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """One partner per source row, by the inverse distribution function of P(. | i).
+
+        Args:
+            u: uniforms in [0, 1), float64 [n], one a source row.
+
+        Returns: target row numbers [n].
+        """
+
+    @abstractmethod
+    def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
+        """One partner per source row, every target row used n b_j times, rounded by largest remainder.
+
+        Args:
+            u: uniforms in [0, 1), float64 [n], one a source row.
+            order: a random permutation of the target rows; of equal remainders the first in it is rounded up.
+
+        Returns: target row numbers [n].
+        """
+
+
+class EntropicCoupling(Coupling):
+    """P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps), C = -x0 x1^T, in potentials without the marginals inside.
+
+    f is the soft-min of g, so the source marginal holds by construction. Both are float64, in units of the cost.
+    """
+
+    g: Float[Tensor, " m"]
+
+    def __init__(self, problem: Problem, f: Float[Tensor, " n"], g: Float[Tensor, " m"], report: BlockReport) -> None:
+        self.problem, self.f, self.g, self.report = problem, f, g, report
+
+    def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """See `Coupling.draw`."""
+        kernel = DotKernel(self.problem)
+        return draws.categorical(kernel.bound(kernel.gamma(self.g)), u)
+
+    def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
+        """See `Coupling.draw_balanced`; rounds of draws among the target rows that still have room."""
+        kernel = DotKernel(self.problem)
+        room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
+        return balance.fill(kernel.bound(kernel.gamma(self.g)), room, u)
+
+
+class SparseCoupling(Coupling):
+    """An exact plan, a vertex of the transport polytope: at most n + m - 1 entries, stored by rows.
+
+    g is the dual of the constraints on the target; a source row of zero weight takes the partner that the dual prefers.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        starts: Int[Tensor, " n+1"],
+        partners: Int[Tensor, " k"],
+        mass: Float[Tensor, " k"],
+        g: Float[Tensor, " m"],
+        report: BlockReport,
+    ) -> None:
+        self.problem, self.g, self.report = problem, g, report
+        self.starts, self.partners, self.mass = starts, partners, mass
+
+    def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """See `Coupling.draw`."""
+        return draws.from_rows(self.starts, self.partners, self.mass, u)
+
+    def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
+        """See `Coupling.draw_balanced`; the cheapest such assignment, whatever `u`."""
+        room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
+        return balance.cheapest(self.problem, room)
+
+
+class IndependentCoupling(Coupling):
+    """P = a b^T."""
+
+    g = None
+
+    def __init__(self, problem: Problem, report: BlockReport) -> None:
+        self.problem, self.report = problem, report
+
+    def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """See `Coupling.draw`."""
+        b = self.problem.weights()[1]
+        starts = torch.tensor([0, len(b)], device=b.device)
+        return draws.from_rows(starts, torch.arange(len(b), device=b.device), b, u)
+
+    def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
+        """See `Coupling.draw_balanced`; a random arrangement, by the ranks of `u`."""
+        room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
+        partners = torch.empty_like(u, dtype=torch.int64)
+        partners[u.argsort(stable=True)] = torch.arange(len(room), device=room.device).repeat_interleave(room)
+        return partners

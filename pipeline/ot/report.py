@@ -1,0 +1,37 @@
+"""The figures of a report that do not depend on how a coupling was found."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.ot.problem import Problem, centred, entropy
+
+
+def sharpness(plan_entropy: float, a: Float[Tensor, " n"], b: Float[Tensor, " m"]) -> tuple[float, float]:
+    """E = 2 H(P) / (H(a) + H(b)) - 1 and the geometric mean number of partners, from H(P) in nats.
+
+    E is 0 where both marginals sit on a point and every coupling is one pair.
+    """
+    mean_entropy = (entropy(a) + entropy(b)) / 2
+    level = plan_entropy / mean_entropy - 1 if mean_entropy > 0 else 0.0
+    return level, math.exp(plan_entropy - mean_entropy)
+
+
+def squared_distances(problem: Problem, target: Float[Tensor, " m"], coupled_cost: float) -> tuple[float, float]:
+    """E|x0 - x1|^2 under the product of the marginals and under a coupling P.
+
+    Args:
+        problem: the block.
+        target: the target marginal that P really has [m].
+        coupled_cost: <P, C> of the centred points, C = -x0 x1^T.
+    """
+    a, b = problem.weights()
+    (centre0, rows), (centre1, columns) = centred(problem.x0, a), centred(problem.x1, b)
+    apart = centre0 - centre1
+    source_spread = (a @ rows.square().sum(1)).item()
+    square = columns.square().sum(1)
+    independent = source_spread + (b @ square).item() + (apart @ apart).item()
+    drift = 2 * (apart @ (columns.T @ target)).item()
+    coupled = source_spread + (target @ square).item() + (apart @ apart).item() + 2 * coupled_cost - drift
+    return independent, coupled

@@ -1,0 +1,134 @@
+"""The entropic coupling: from a problem to potentials whose full-pass error is below the tolerance."""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.ot.coupling import BlockReport, EntropicCoupling
+from pipeline.ot.kernel import LOG2E, DotKernel
+from pipeline.ot.problem import Problem, cost_std, entropy
+from pipeline.ot.report import sharpness, squared_distances
+from pipeline.ot.sweep import Sweep, sweep
+
+Progress = Callable[[int, float], None]
+
+
+def solve_sinkhorn(
+    problem: Problem,
+    *,
+    tol: float = 1e-3,
+    max_passes: int = 20_000,
+    g0: Float[Tensor, " m"] | None = None,
+    progress: Progress | None = None,
+) -> EntropicCoupling:
+    """Find potentials whose plan has marginals within `tol` in L1 (Cuturi 2013; arXiv 2506.05526).
+
+    A solve that does not get there within `max_passes` returns `report.converged = False` and the errors it reached.
+
+    Args:
+        problem: the block; its eps is absolute.
+        tol: L1 error of the target marginal, in (0, 2); the source marginal holds by construction.
+        max_passes: passes over the n x m entries before giving up.
+        g0: a potential to start from, in units of the cost [m], such as `Coupling.g` of an earlier block.
+        progress: called after every pass with the passes so far and the error.
+
+    Raises:
+        InputError: eps, tol or max_passes out of range, or a g0 that does not match.
+    """
+    if not (problem.eps > 0 and math.isfinite(problem.eps)):
+        raise InputError(f"eps={problem.eps!r}: the regularisation must be positive and finite; give a larger eps")
+    if not 0 < tol < 2:
+        raise InputError(f"tol={tol!r}: an L1 error lies between 0 and 2; give one such as 1e-3")
+    if max_passes < 1:
+        raise InputError(f"max_passes={max_passes!r}: at least one pass is needed; give a larger number")
+    if g0 is not None and (g0.shape != (problem.m,) or not bool(torch.isfinite(g0).all())):
+        raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
+    started = time.perf_counter()
+    a, b = problem.weights()
+    source, target = a.nonzero()[:, 0], b.nonzero()[:, 0]
+    if len(source) == problem.n and len(target) == problem.m:
+        kernel = DotKernel(problem)
+        last, passes = _iterate(kernel, a, b, g0, tol, max_passes, progress)
+        f, g = kernel.f(last.phi), kernel.g(last.gamma)
+        reported = problem
+    else:
+        reported = Problem(problem.x0[source], problem.x1[target], problem.eps, a[source], b[target])
+        kernel = DotKernel(reported)
+        g0 = None if g0 is None else g0[target]
+        last, passes = _iterate(kernel, a[source], b[target], g0, tol, max_passes, progress)
+        f, g = _extend(problem, reported, target, kernel.f(last.phi), kernel.g(last.gamma))
+    report = _report(problem, reported, kernel, last, tol, passes, time.perf_counter() - started)
+    return EntropicCoupling(problem, f, g, report)
+
+
+def _iterate(
+    kernel: DotKernel,
+    a: Float[Tensor, " n"],
+    b: Float[Tensor, " m"],
+    g0: Float[Tensor, " m"] | None,
+    tol: float,
+    max_passes: int,
+    progress: Progress | None,
+) -> tuple[Sweep, int]:
+    gamma = kernel.log_b.clone() if g0 is None else kernel.gamma(g0)
+    for passes in range(1, max_passes + 1):
+        current = sweep(kernel.bound(gamma), gamma, a)
+        error = (current.columns - b).abs().sum().item()
+        if progress is not None:
+            progress(passes, error)
+        if error < tol:
+            break
+        gamma = gamma + torch.log2(b / current.columns.clamp(min=torch.finfo(kernel.dtype).tiny))
+    return current, passes
+
+
+def _extend(
+    problem: Problem,
+    supported: Problem,
+    target: Tensor,
+    f: Float[Tensor, " n_support"],
+    g: Float[Tensor, " m_support"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+    """Potentials of the rows of zero weight: the soft-min of the other side's, which all other rows satisfy already."""
+    columns_only = Problem(problem.x1, supported.x0, problem.eps, None, supported.a)
+    swapped = DotKernel(columns_only)
+    gamma = swapped.gamma(f)
+    full_g = swapped.f(sweep(swapped.bound(gamma), gamma, columns_only.weights()[0]).phi)
+    full_g[target] = g
+    rows_only = Problem(problem.x0, supported.x1, problem.eps, None, supported.b)
+    forward = DotKernel(rows_only)
+    gamma = forward.gamma(g)
+    return forward.f(sweep(forward.bound(gamma), gamma, rows_only.weights()[0]).phi), full_g
+
+
+def _report(
+    problem: Problem, supported: Problem, kernel: DotKernel, last: Sweep, tol: float, passes: int, seconds: float
+) -> BlockReport:
+    a, b = supported.weights()
+    # <P, C>: the rows' mean logits are phi - H(P(. | i)), and they are s x0 . x1 + gamma.
+    mean_logit = (a @ (last.phi - last.bits) - last.columns @ last.gamma).item()
+    independent, coupled = squared_distances(supported, last.columns, -mean_logit / kernel.scale)
+    level, partners = sharpness(entropy(a) + (a @ last.bits).item() / LOG2E, a, b)
+    std = cost_std(problem.x0, problem.x1, problem.a, problem.b)
+    error = (last.columns - b).abs().sum().item()
+    return BlockReport(
+        method="sinkhorn",
+        n=problem.n,
+        m=problem.m,
+        eps=problem.eps,
+        rel_eps=problem.eps / std if std > 0 else math.inf,
+        entropy=level,
+        partners=partners,
+        source_error=0.0,
+        target_error=error,
+        cost_independent=independent,
+        cost_coupled=coupled,
+        passes=passes,
+        converged=error < tol,
+        seconds=seconds,
+    )
