@@ -1,0 +1,138 @@
+"""The directory of a training run: what it holds, and whether a run may start, go on or is done already.
+
+RUN/config.yaml      resolved config, with the fingerprint of the pairs
+RUN/metrics.jsonl    a line per log interval
+RUN/tensorboard/     the same for TensorBoard
+RUN/checkpoints/     Ray Train's storage: step-000001000/state.pt, the newest two, and Ray's own notes
+RUN/train.json       written last: the run is finished
+RUN/evaluation.json, RUN/samples.npz   left by `flowpairs evaluate`
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cluster import in_submitted_job
+from pipeline.config import differing, digest, load, save
+from pipeline.errors import InputError
+from pipeline.files import write_atomically
+from pipeline.store.format import Index, read_index
+from training import models
+from training.config import TrainConfig
+
+LANES = 8  # see training/order.py; runs with up to so many workers see the same batches
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The names in the directory of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """The log."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Ray Train's storage."""
+        return self.path / "checkpoints"
+
+    def summary(self) -> dict[str, Any] | None:
+        """train.json, once the run is finished."""
+        path = self.path / "train.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write train.json, which marks the run as finished."""
+        write_json(self.path / "train.json", summary)
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Write a JSON file for people and machines."""
+    write_atomically(path, (json.dumps(tree, indent=1) + "\n").encode())
+
+
+def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
+    """All that can be refused before Ray is started: the pairs, the model, the numbers, the output directory.
+
+    Returns:
+        The config with the fingerprint of the pairs, and the pairs' index.
+
+    Raises:
+        InputError: the pair store is missing or not complete, the model does not fit the data, steps and batch make no
+            sense, or the directory holds another run.
+    """
+    index = read_index(config.pairs.dir)
+    fingerprint = digest({"shards": [shard.sha256 for shard in index.shards]})
+    if config.pairs.fingerprint not in (None, fingerprint):
+        raise InputError(
+            f"pairs.fingerprint={config.pairs.fingerprint!r}: the pairs in {config.pairs.dir!r} have {fingerprint!r}; "
+            "mend pairs.dir or remove the fingerprint"
+        )
+    config = config.model_copy(update={"pairs": config.pairs.model_copy(update={"fingerprint": fingerprint})})
+    models.check(config.model, index.shape, index.num_classes)
+    train = config.train
+    if train.batch > index.pairs:
+        raise InputError(f"train.batch={train.batch}: more than the {index.pairs} pairs of the store; lower it")
+    if train.warmup > train.steps:
+        raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
+    if config.cluster.workers != "auto":
+        check_workers(train.batch, config.cluster.workers)
+    check_directory(config)
+    return config, index
+
+
+def check_workers(batch: int, workers: int) -> None:
+    """Refuse a global batch that cannot be shared out evenly."""
+    if batch % workers:
+        raise InputError(
+            f"train.batch={batch}: not divisible by {workers} workers; use {max(1, batch // workers) * workers}"
+        )
+
+
+def lanes(batch: int, workers: int) -> int:
+    """Lanes that the pairs are read in: a divisor of the batch; more than LANES only where there are more workers."""
+    return workers if workers > LANES else math.gcd(batch, LANES)
+
+
+def check_directory(config: TrainConfig) -> None:
+    """Refuse a directory that holds something else."""
+    run = RunDirectory(Path(config.output.dir))
+    where = f"output.dir={config.output.dir!r}"
+    if in_submitted_job() and not run.path.is_absolute():
+        raise InputError(
+            f"{where}: relative, and a submitted job's working directory is thrown away; "
+            "give an absolute path on storage that all nodes share"
+        )
+    if run.path.exists() and not run.path.is_dir():
+        raise InputError(f"{where}: a file is in the way; give another directory")
+    if not run.path.is_dir() or not any(run.path.iterdir()):
+        return
+    if not run.config.is_file():
+        raise InputError(f"{where}: not empty and not a training run; give an empty or a new directory")
+    differences = differing(config.determining(), load(TrainConfig, run.config).determining())
+    if differences:
+        raise InputError(
+            f"{where}: holds a run of another config; {', '.join(differences)}; "
+            "give another output.dir or the same values"
+        )
+
+
+def prepare(config: TrainConfig) -> RunDirectory:
+    """Make the directory of a checked run and write its resolved config, unless it is there from an earlier start."""
+    run = RunDirectory(Path(config.output.dir).absolute())
+    run.path.mkdir(parents=True, exist_ok=True)
+    if not run.config.is_file():
+        save(
+            config, run.config, f"flowpairs train; hash of what determines the weights: {digest(config.determining())}"
+        )
+    return run

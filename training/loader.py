@@ -1,0 +1,236 @@
+"""Batches of pairs for one worker, read ahead by one thread, resumable to the batch.
+
+Lanes (see training/order.py) are read in windows. A window is a stretch of the lane whose pairs are put in random order;
+while it is handed out, the next one is read at the same pace, so that there is no pause between them. The state is two
+numbers: the epoch, and how far every lane has come in it.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from pipeline.store.format import Index
+from training.order import Order
+from training.shards import Fields, ShardReader
+
+WINDOW_BYTES = 2**27  # of one window, over all lanes of the worker; two are in memory at a time
+READ_AHEAD = 8  # batches
+
+State = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some pairs; `label` where the loader was asked for labels."""
+
+    x0: Float32[Tensor, "b *shape"]
+    x1: Float32[Tensor, "b *shape"]
+    label: Int64[Tensor, " b"] | None
+
+    def to(self, device: torch.device) -> "Batch":
+        """On another device; asynchronous from pinned memory."""
+        label = None if self.label is None else self.label.to(device, non_blocking=True)
+        return Batch(self.x0.to(device, non_blocking=True), self.x1.to(device, non_blocking=True), label)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One worker's part of every global batch: rows rank * batch / world on, for batch / world rows.
+
+    Args:
+        batch: global; a multiple of `lanes` and of `world`.
+        rank: of this worker.
+        world: number of workers.
+        lanes: that the global batch is laid out from, batch / lanes rows of each, lane after lane.
+    """
+
+    batch: int
+    rank: int
+    world: int
+    lanes: int
+
+    def __post_init__(self) -> None:
+        assert self.batch % self.world == 0 and self.batch % self.lanes == 0 and 0 <= self.rank < self.world
+
+    @property
+    def per_lane(self) -> int:
+        """Rows that every lane gives to a global batch."""
+        return self.batch // self.lanes
+
+    def slices(self) -> dict[int, slice]:
+        """Lane -> which of its `per_lane` rows are this worker's."""
+        first = self.rank * self.batch // self.world
+        last = first + self.batch // self.world
+        out = {}
+        for lane in range(first // self.per_lane, -(-last // self.per_lane)):
+            left = lane * self.per_lane
+            out[lane] = slice(max(first - left, 0), min(last - left, self.per_lane))
+        return out
+
+
+class PairLoader:
+    """An endless iterator over this worker's batches; a context manager that stops the reading thread.
+
+    Args:
+        directory: of the pair store.
+        index: what `read_index` returned for it.
+        part: of the global batch.
+        seed: of the order.
+        labels: whether to read labels.
+        state: of an earlier loader over the same store, batch, lanes and seed.
+        pin: put batches in pinned memory, for CUDA.
+
+    Raises:
+        InputError: from `next`, where a shard is missing or damaged.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        index: Index,
+        part: Part,
+        seed: int,
+        labels: bool = False,
+        state: State | None = None,
+        pin: bool = False,
+    ) -> None:
+        self.order = Order([shard.pairs for shard in index.shards], part.lanes, seed)
+        assert self.order.per_lane > 0
+        self.waited = 0.0  # seconds that `next` has waited for the reading thread
+        self._part, self._pin = part, pin
+        self._consumed = 0 if state is None else state["epoch"] * self.order.per_lane + state["position"]
+        self._reader = ShardReader(directory, index, ("x0", "x1", "label") if labels else ("x0", "x1"))
+        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(READ_AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read_ahead, name="pair-loader", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        item = self._queue.get()
+        self.waited += time.perf_counter() - start
+        if isinstance(item, BaseException):
+            self._queue.put(item)  # so that asking again raises again rather than waits for ever
+            raise item
+        self._consumed += self._part.per_lane
+        return item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def state(self) -> State:
+        """Where the next batch starts: the same for every worker, and good for any number of them over the same lanes."""
+        epoch, position = divmod(self._consumed, self.order.per_lane)
+        return {"lanes": self._part.lanes, "epoch": epoch, "position": position}
+
+    def _read_ahead(self) -> None:
+        try:
+            for batch in self._batches():
+                if not self._put(batch):
+                    return
+        except BaseException as error:  # handed to the consumer
+            self._put(error)
+
+    def _put(self, item: Batch | BaseException) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _batches(self) -> Iterator[Batch]:
+        slices = self._part.slices()
+        lanes = [_Lane(self._reader, self.order, lane, self._consumed, len(slices)) for lane in slices]
+        while True:
+            taken = [lane.take(self._part.per_lane) for lane in lanes]
+            rows = {
+                name: torch.from_numpy(
+                    np.concatenate([fields[name][part] for fields, part in zip(taken, slices.values(), strict=True)])
+                )
+                for name in self._reader.fields
+            }
+            if self._pin:
+                rows = {name: tensor.pin_memory() for name, tensor in rows.items()}
+            yield Batch(rows["x0"], rows["x1"], rows.get("label"))
+
+
+class _Lane:
+    """One lane from some pair of some epoch on, for ever."""
+
+    def __init__(self, reader: ShardReader, order: Order, lane: int, consumed: int, lanes_here: int) -> None:
+        pair_bytes = 2 * 4 * int(np.prod(reader.index.shape, dtype=np.int64)) + 8
+        self.size = max(1, min(order.per_lane, WINDOW_BYTES // (pair_bytes * lanes_here)))
+        self.reader, self.order, self.lane = reader, order, lane
+        epoch, position = divmod(consumed, order.per_lane)
+        skip = position % self.size
+        self.window = self._window(epoch, position - skip)
+        self.window.fill(len(self.window.shuffle))
+        self.window.drained = skip
+        self.following = self._after(self.window)
+
+    def take(self, rows: int) -> Fields:
+        """The next rows, over the edges of windows and epochs."""
+        parts = []
+        while rows:
+            part = self.window.drain(rows)
+            rows -= len(part[self.reader.fields[0]])
+            parts.append(part)
+            share = self.window.drained / len(self.window.shuffle)
+            self.following.fill(round(share * len(self.following.shuffle)))
+            if share == 1:
+                self.window, self.following = self.following, self._after(self.following)
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.reader.fields}
+
+    def _window(self, epoch: int, start: int) -> "_Window":
+        stop = min(start + self.size, self.order.per_lane)
+        pieces = self.reader.read(self.order.stretches(epoch, self.lane, start, stop))
+        return _Window(epoch, start, self.order.shuffle(epoch, self.lane, start, stop - start), pieces)
+
+    def _after(self, window: "_Window") -> "_Window":
+        start = window.start + len(window.shuffle)
+        return self._window(window.epoch, start) if start < self.order.per_lane else self._window(window.epoch + 1, 0)
+
+
+class _Window:
+    """A stretch of a lane in random order: each pair is put at its shuffled place as it is read."""
+
+    def __init__(self, epoch: int, start: int, shuffle: np.ndarray, pieces: Iterator[Fields]) -> None:
+        self.epoch, self.start, self.shuffle, self.pieces = epoch, start, shuffle, pieces
+        self.filled = self.drained = 0
+        self.rows: Fields = {}
+
+    def fill(self, upto: int) -> None:
+        """Read until at least `upto` pairs are in place."""
+        while self.filled < upto:
+            piece = next(self.pieces)
+            for name, array in piece.items():
+                if name not in self.rows:
+                    self.rows[name] = np.empty((len(self.shuffle), *array.shape[1:]), array.dtype)
+                places = self.shuffle[self.filled : self.filled + len(array)]
+                self.rows[name][places] = array
+            self.filled += len(places)
+
+    def drain(self, rows: int) -> Fields:
+        """Up to `rows` of the pairs not yet handed out; the window must be full."""
+        assert self.filled == len(self.shuffle)
+        part = {name: array[self.drained : self.drained + rows] for name, array in self.rows.items()}
+        self.drained = min(self.drained + rows, len(self.shuffle))
+        return part

@@ -1,0 +1,73 @@
+"""Velocity models, all called as `model(t, x, label)`.
+
+t [b] in [0, 1], x [b, *shape], label [b] int64 or None -> velocity [b, *shape].
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from pipeline.errors import InputError
+from training.config import DiTConfig, MLPConfig, ModelConfig, UNetConfig
+
+
+def check(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> None:
+    """Refuse a model that does not fit the data.
+
+    Args:
+        config: the model's part of the configuration.
+        shape: of one datum; [C, H, W] for images.
+        num_classes: 0 where the pairs carry no labels.
+
+    Raises:
+        InputError: an image model on data that are no images or do not divide, labels asked for but absent.
+    """
+    if config.conditional and num_classes == 0:
+        raise InputError("model.conditional=True: the pairs carry no labels; couple with data.label or set it to False")
+    if isinstance(config, MLPConfig):
+        return
+    if len(shape) != 3:
+        raise InputError(
+            f"model.kind={config.kind!r}: needs images [C, H, W], but a datum here has shape {list(shape)}; use mlp"
+        )
+    if isinstance(config, UNetConfig):
+        factor, remedy = 2 ** (len(config.channels) - 1), "fewer entries in model.channels"
+    else:
+        factor, remedy = config.patch, "another model.patch"
+        if config.width % config.heads:
+            raise InputError(
+                f"model.heads={config.heads}: does not divide model.width={config.width}; choose a divisor"
+            )
+    if any(size % factor for size in shape[1:]):
+        raise InputError(
+            f"model.kind={config.kind!r}: height and width must be multiples of {factor}, "
+            f"but images here are {shape[1]}x{shape[2]}; use {remedy}"
+        )
+
+
+def build(config: ModelConfig, shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
+    """The untrained model, initialised from `seed` alone.
+
+    Args:
+        config: the model's part of the configuration.
+        shape: of one datum; [C, H, W] for images.
+        num_classes: 0 where the pairs carry no labels.
+        seed: of the weights; the global generator is left as it was.
+    """
+    check(config, shape, num_classes)
+    classes = num_classes if config.conditional else 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(config, MLPConfig):
+            from training.models.mlp import MLP
+
+            return MLP(math.prod(shape), config.width, config.depth, classes)
+        if isinstance(config, UNetConfig):
+            from training.models.unet import UNet
+
+            return UNet(shape, config.channels, config.layers, classes)
+        assert isinstance(config, DiTConfig)
+        from training.models.dit import DiT
+
+        return DiT(shape, config.patch, config.width, config.depth, config.heads, classes)

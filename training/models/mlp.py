@@ -1,0 +1,50 @@
+"""A residual MLP for vectors and small flattened images."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from training.models.conditioning import Conditioning
+
+
+class Block(nn.Module):
+    """x + W2 silu(W1 [x, c]): one residual step that sees the conditioning."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.condition = nn.Linear(width, width)
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, h: Float[Tensor, "b w"], condition: Float[Tensor, "b w"]) -> Float[Tensor, "b w"]:
+        """One residual step."""
+        return h + self.outer(nn.functional.silu(self.inner(self.norm(h)) + self.condition(condition)))
+
+
+class MLP(nn.Module):
+    """Velocity field on flattened data.
+
+    Args:
+        dim: number of coordinates of one datum.
+        width: of the hidden layers.
+        depth: residual blocks.
+        num_classes: 0 for an unconditional model.
+    """
+
+    def __init__(self, dim: int, width: int, depth: int, num_classes: int) -> None:
+        super().__init__()
+        self.conditioning = Conditioning(width, num_classes)
+        self.enter = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.leave = nn.Linear(width, dim)
+
+    def forward(
+        self, t: Float[Tensor, " b"], x: Float[Tensor, "b *shape"], label: Int64[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b *shape"]:
+        """Velocity at (t, x)."""
+        condition = nn.functional.silu(self.conditioning(t, label))
+        h = self.enter(torch.flatten(x, 1))
+        for block in self.blocks:
+            h = block(h, condition)
+        return self.leave(h).view_as(x)

@@ -1,0 +1,113 @@
+"""Reads pairs from the shards of a store: webdataset walks the tar, numpy decodes the named fields, nothing is unpickled.
+
+A shard is checked against the index (bytes, SHA-256) before it is first read, and against its count whenever it is read
+to the end: a tar cut between two members would otherwise just read short.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from pipeline.errors import InputError
+from pipeline.store.format import Index, Shard
+from training.order import Stretch
+
+Record = dict[str, Any]  # webdataset's sample: "__key__" and the bytes of each member
+Fields = dict[str, np.ndarray]  # "x0" and "x1" [k, *shape] float32, "label" [k] int64
+
+
+class ShardReader:
+    """The pairs of a store by shard and row.
+
+    Args:
+        directory: of the pair store.
+        index: what `read_index` returned for it.
+        fields: names of the fields to decode, of x0, x1 and label.
+    """
+
+    def __init__(self, directory: str | Path, index: Index, fields: Sequence[str]) -> None:
+        if index.payload != "full":
+            raise InputError(f"pair store {str(directory)!r}: payload={index.payload!r} cannot be trained on; use full")
+        self.shards = Path(directory) / "shards"
+        self.index = index
+        self.fields = tuple(fields)
+        self._checked: set[int] = set()
+
+    def read(self, stretches: Sequence[Stretch]) -> Iterator[Fields]:
+        """Stretch after stretch, in pieces as large as the records.
+
+        Raises:
+            InputError: a shard that is missing, damaged or not what the index says.
+        """
+        for stretch in stretches:
+            shard = self.index.shards[stretch.shard]
+            self._check(stretch.shard)
+            left = 0
+            for record in self._records(shard, tuple(f"{field}.npy" for field in self.fields)):
+                fields = {field: self.decode(shard, record, field) for field in self.fields}
+                k = len(fields[self.fields[0]])
+                a, b = max(stretch.start - left, 0), min(stretch.stop - left, k)
+                if a < b:
+                    yield {field: array[a:b] for field, array in fields.items()}
+                left += k
+                if left >= stretch.stop:
+                    break
+            if left < stretch.stop:
+                raise InputError(self._damaged(shard, f"holds {left} pairs, the index says {shard.pairs}"))
+
+    def records(self, extensions: Sequence[str]) -> Iterator[tuple[Shard, Record]]:
+        """All records of the store in order, each with its shard and the raw bytes of the named members."""
+        for number, shard in enumerate(self.index.shards):
+            self._check(number)
+            for record in self._records(shard, extensions):
+                yield shard, record
+
+    def _records(self, shard: Shard, extensions: Sequence[str]) -> Iterator[Record]:
+        """webdataset's samples of one tar, members of other names skipped."""
+        endings = tuple(f".{extension}" for extension in extensions)
+        path = self.shards / shard.name
+        with path.open("rb") as stream:
+            source = iter([{"url": str(path), "stream": stream}])
+            members = tar_file_expander(source, select_files=lambda name: name.endswith(endings))
+            yield from group_by_keys(members)
+
+    def decode(self, shard: Shard, record: Record, field: str) -> np.ndarray:
+        """One array of a record, of the shape and type that the index promises.
+
+        Raises:
+            InputError: no such field, no npy bytes, or another shape or type.
+        """
+        name = f"record {record['__key__']!r}: {field}.npy"
+        if f"{field}.npy" not in record:
+            raise InputError(self._damaged(shard, f"{name} is missing"))
+        try:
+            array = np.load(io.BytesIO(record[f"{field}.npy"]), allow_pickle=False)
+        except ValueError as error:
+            raise InputError(self._damaged(shard, f"{name} is no plain array ({error})")) from error
+        dtype, shape = (np.int64, ()) if field == "label" else (np.float32, self.index.shape)
+        if array.dtype != dtype or array.ndim == 0 or array.shape[1:] != shape:
+            raise InputError(self._damaged(shard, f"{name} is {array.dtype}{list(array.shape)}, not {shape} a pair"))
+        return array
+
+    def _check(self, number: int) -> None:
+        """Bytes and SHA-256 of a shard, once a process."""
+        if number in self._checked:
+            return
+        shard = self.index.shards[number]
+        path = self.shards / shard.name
+        if not path.is_file():
+            raise InputError(self._damaged(shard, "is missing"))
+        if path.stat().st_size != shard.bytes:
+            raise InputError(self._damaged(shard, f"has {path.stat().st_size} bytes, the index says {shard.bytes}"))
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                raise InputError(self._damaged(shard, "has another SHA-256 than the index says"))
+        self._checked.add(number)
+
+    def _damaged(self, shard: Shard, what: str) -> str:
+        return f"shard {str(self.shards / shard.name)!r}: {what}; remove it with its sidecar and couple again"

@@ -1,0 +1,207 @@
+"""Training as a Ray Train job: starts it, resumes it, and shows how far it is.
+
+A run resumes from its newest checkpoint whenever the same command is started again: Ray Train finds its own notes under
+the same storage path. A worker that dies is replaced, and all workers go on from the newest checkpoint.
+"""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+
+from pipeline.cluster import connect
+from pipeline.errors import InputError, JobError
+from pipeline.progress import progress, remaining
+from pipeline.store.format import read_index
+from training import directory, loop, models
+from training.config import TrainClusterConfig, TrainConfig
+from training.directory import RunDirectory
+from training.loader import PairLoader, Part
+from training.logbook import Logbook, read_metrics
+from training.paths import StraightPath
+from training.state import TrainState
+
+MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again has three more
+TAIL_EVERY = 0.5  # seconds
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train to the end, from where an earlier start came to; the summary of train.json.
+
+    Raises:
+        InputError: what `training.directory.check` refuses, a cluster too small, damaged shards, a diverging loss.
+        JobError: workers died more often than is tolerated.
+    """
+    config, index = directory.check(config)
+    run = RunDirectory(Path(config.output.dir).absolute())
+    if (done := run.summary()) is not None:
+        return done
+    connect()
+    shape = worker_shape(config.cluster)
+    directory.check_workers(config.train.batch, shape.workers)
+    run = directory.prepare(config)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "pairs": str(Path(config.pairs.dir).absolute()),
+            "run": str(run.path),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=shape.workers,
+            use_gpu=shape.gpus > 0,
+            resources_per_worker={"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=run.checkpoints.name,
+            storage_path=str(run.path),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with show_progress(run, config.train.steps):
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise explained(error, run) from error
+    lines, checkpoint = read_metrics(run.metrics), result.checkpoint
+    assert checkpoint is not None
+    last = lines[-1]
+    seconds = np.diff([line["seconds"] for line in lines], prepend=0.0)
+    summary = {
+        "pairs_dir": config.pairs.dir,
+        "method": index.method,
+        "steps": last["step"],
+        "loss": last["loss"],
+        "seconds": last["seconds"],
+        "samples_per_s": last["step"] * config.train.batch / last["seconds"],
+        "data_wait": float(np.average([line["data_wait"] for line in lines], weights=seconds)),
+        "checkpoint": str(Path(checkpoint.path).relative_to(run.path)),
+        "workers": shape.workers,
+        "batch": config.train.batch,
+    }
+    run.finish(summary)
+    return summary
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """What every worker runs."""
+    config = TrainConfig.model_validate(settings["config"])
+    context = ray.train.get_context()
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    index, device, seed = read_index(settings["pairs"]), get_device(), config.train.seed
+    model = models.build(config.model, index.shape, index.num_classes, seed).to(device)
+    state = TrainState.start(model, config.train)
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as path:
+            state.load(Path(path), device)
+    rank, world = context.get_world_rank(), context.get_world_size()
+    lanes = directory.lanes(config.train.batch, world) if state.loader is None else state.loader["lanes"]
+    part = Part(config.train.batch, rank, world, lanes)
+    log = Logbook(Path(settings["run"]), state.step) if rank == 0 else None
+
+    def save(metrics: dict[str, float]) -> None:
+        """Rank 0 hands in the weights, the others just come to the barrier."""
+        if rank:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            state.save(Path(temporary))
+            name = f"step-{state.step:09d}"
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(temporary), checkpoint_dir_name=name)
+
+    labels, pin = config.model.conditional, device.type == "cuda"
+    with PairLoader(settings["pairs"], index, part, seed, labels, state.loader, pin) as loader:
+        writer = log.write if log else lambda line: None
+        loop.run(state, prepare_model(model), loader, StraightPath(), config.train, part, writer, save)
+    if log:
+        log.close()
+
+
+@dataclass(frozen=True)
+class WorkerShape:
+    """How many workers of which size."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+def worker_shape(config: TrainClusterConfig) -> WorkerShape:
+    """Decide on workers from the live nodes; the cores of a node are shared out among the workers that it can hold.
+
+    Raises:
+        InputError: the cluster cannot hold the workers that the configuration asks for.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = (1 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0) if config.gpus == "auto" else config.gpus
+    able = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes if node.get("CPU", 0) >= 1]
+    room = sum(min(cpu, gpu) if gpus else cpu for cpu, gpu in able)
+    auto = room if gpus else len(able)
+    workers = auto if config.workers == "auto" else config.workers
+    if not 1 <= workers <= room:
+        raise InputError(
+            f"cluster.workers={config.workers}, cluster.gpus={config.gpus}: only {room} such workers fit on nodes of "
+            f"(CPUs, GPUs) {able}; lower them or give auto"
+        )
+
+    def fit(cpus_each: int) -> int:
+        return sum(min(cpu // cpus_each, gpu) if gpus else cpu // cpus_each for cpu, gpu in able)
+
+    cpus = max(each for each in range(1, max(cpu for cpu, _ in able) + 1) if fit(each) >= workers)
+    return WorkerShape(workers, cpus, gpus)
+
+
+def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Exception:
+    """The sentence behind Ray Train's error: the worker's own, where it was the input's fault."""
+    causes = list(getattr(error, "worker_failures", {}).values()) or [error]
+    for cause in causes:
+        if isinstance(cause, InputError):
+            return InputError(str(cause))
+    last = str(causes[0]).strip().splitlines()[-1]
+    return JobError(f"training in {str(run.path)!r} failed: {last}; run the same command to resume, logs are in Ray's")
+
+
+@contextmanager
+def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
+    """Show the newest line of the log while the job runs."""
+    stop = threading.Event()
+    with progress("training", steps) as show:
+
+        def tail() -> None:
+            shown = None
+            while not stop.wait(TAIL_EVERY):
+                shown = tell(shown)
+            tell(shown)
+
+        def tell(shown: int | None) -> int | None:
+            lines = read_metrics(run.metrics)
+            if not lines or lines[-1]["step"] == shown:
+                return shown
+            line = lines[-1]
+            left = remaining(line["step"], steps, line["seconds"])
+            show(
+                line["step"],
+                f"step {line['step']}/{steps}  loss {line['loss']:.4f}  grad {line['grad_norm']:.3f}  "
+                f"{line['samples_per_s']:,.0f} pairs/s  data wait {100 * line['data_wait']:.1f} %  left {left}",
+            )
+            return line["step"]
+
+        thread = threading.Thread(target=tail, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
