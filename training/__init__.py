@@ -1,1 +1,1 @@
-"""Regression on pairs: paths, models, loader, loop, ODE sampling, metrics. Knows the pair store's format, not how pairs were made."""
+"""Regression on pairs: paths, models, loader, loop, ODE sampling, metrics; knows the store, not how pairs were made."""

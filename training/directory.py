@@ -71,14 +71,9 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
         InputError: the pair store is missing or not complete, the model does not fit the data, steps and batch make no
             sense, or the directory holds another run.
     """
-    index = read_index(config.pairs.dir)
-    fingerprint = digest({"shards": [shard.sha256 for shard in index.shards]})
-    if config.pairs.fingerprint not in (None, fingerprint):
-        raise InputError(
-            f"pairs.fingerprint={config.pairs.fingerprint!r}: the pairs in {config.pairs.dir!r} have {fingerprint!r}; "
-            "mend pairs.dir or remove the fingerprint"
-        )
-    config = config.model_copy(update={"pairs": config.pairs.model_copy(update={"fingerprint": fingerprint})})
+    index = check_pairs(config.pairs.dir, config.pairs.fingerprint)
+    pairs = config.pairs.model_copy(update={"fingerprint": fingerprint(index)})
+    config = config.model_copy(update={"pairs": pairs})
     models.check(config.model, index.shape, index.num_classes)
     train = config.train
     if train.batch > index.pairs:
@@ -89,6 +84,22 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
         check_workers(train.batch, config.cluster.workers)
     check_directory(config)
     return config, index
+
+
+def fingerprint(index: Index) -> str:
+    """A hash of all the pairs of a store."""
+    return digest({"shards": [shard.sha256 for shard in index.shards]})
+
+
+def check_pairs(directory: str, expected: str | None) -> Index:
+    """The index of a complete store, of the fingerprint expected where one is."""
+    index = read_index(directory)
+    if expected not in (None, fingerprint(index)):
+        raise InputError(
+            f"pairs.fingerprint={expected!r}: the pairs in {directory!r} have {fingerprint(index)!r}; "
+            "give the directory of the right pairs or remove the fingerprint"
+        )
+    return index
 
 
 def check_workers(batch: int, workers: int) -> None:

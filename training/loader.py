@@ -1,8 +1,8 @@
 """Batches of pairs for one worker, read ahead by one thread, resumable to the batch.
 
-Lanes (see training/order.py) are read in windows. A window is a stretch of the lane whose pairs are put in random order;
-while it is handed out, the next one is read at the same pace, so that there is no pause between them. The state is two
-numbers: the epoch, and how far every lane has come in it.
+Lanes (see training/order.py) are read in windows: stretches of the lane whose pairs are put in random order. While one
+window is handed out the next one is read at the same pace, so that there is no pause between them. The state is three
+numbers: how many lanes there are, the epoch, and how far every lane has come in it.
 """
 
 import queue
@@ -59,7 +59,9 @@ class Part:
     lanes: int
 
     def __post_init__(self) -> None:
-        assert self.batch % self.world == 0 and self.batch % self.lanes == 0 and 0 <= self.rank < self.world
+        assert self.batch % self.world == 0
+        assert self.batch % self.lanes == 0
+        assert 0 <= self.rank < self.world
 
     @property
     def per_lane(self) -> int:
@@ -135,7 +137,7 @@ class PairLoader:
         self._thread.join()
 
     def state(self) -> State:
-        """Where the next batch starts: the same for every worker, and good for any number of them over the same lanes."""
+        """Where the next batch starts: the same for every worker, and good for any number of them."""
         epoch, position = divmod(self._consumed, self.order.per_lane)
         return {"lanes": self._part.lanes, "epoch": epoch, "position": position}
 

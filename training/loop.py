@@ -1,7 +1,7 @@
 """The training loop of one worker: flow matching as plain regression on pairs.
 
-It knows neither Ray nor files: the model may be wrapped for data parallelism, batches come from an iterator, and lines of
-the log and checkpoints go to the two functions it is given.
+It knows neither Ray nor files: the model may be wrapped for data parallelism, batches come from an iterator, and the
+lines of the log and the checkpoints go to the two functions it is given.
 """
 
 import time
@@ -54,7 +54,7 @@ def run(
         config: of the optimisation.
         part: this worker's part of every global batch.
         log: gets a line every `log_every` steps and at the end.
-        save: gets the last line as numbers, every `checkpoint_every` steps and at the end, equally often on every worker.
+        save: gets the last line as numbers, every `checkpoint_every` steps and at the end, the same on every worker.
 
     Raises:
         InputError: the loss is not finite.
@@ -105,7 +105,7 @@ def run(
 
 
 def draw_times(seed: int, step: int, part: Part) -> Float32[Tensor, " b"]:
-    """This worker's rows of the global batch's times, uniform on [0, 1]: a function of (seed, step), whatever the workers."""
+    """This worker's rows of the global batch's times, uniform on [0, 1); the whole depends on (seed, step) alone."""
     state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
     times = torch.rand(part.batch, generator=torch.Generator().manual_seed(int(state)))
     return times.chunk(part.world)[part.rank]

@@ -46,8 +46,8 @@ class Gaussian:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """Squared 2-Wasserstein distance of two Gaussians, |mu_a - mu_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2).
 
-    Source: Dowson and Landau (1982), eq. 4. Computed in float64 with symmetric eigendecompositions, which stay real where
-    a covariance is singular.
+    Source: Dowson and Landau (1982), eq. 4. Computed in float64 with symmetric eigendecompositions, which stay real
+    where a covariance is singular.
     """
     values, vectors = torch.linalg.eigh(a.covariance)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T

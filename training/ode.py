@@ -3,6 +3,7 @@
 A velocity is any function of (t [b], x [b, *shape]) -> [b, *shape].
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def solve_fixed(v: Velocity, x0: Float[Tensor, "b *shape"], solver: str, steps: 
     count = _Counted(v)
     times = torch.linspace(0, 1, steps + 1, dtype=x0.dtype, device=x0.device)
     states = [x0]
-    for t, following in zip(times[:-1], times[1:], strict=True):
+    for t, following in itertools.pairwise(times):
         states.append(STEPPERS[solver](count, t, following - t, states[-1]))
     return Solution(torch.stack(states), count.nfe)
 

@@ -1,4 +1,4 @@
-"""Reads pairs from the shards of a store: webdataset walks the tar, numpy decodes the named fields, nothing is unpickled.
+"""Reads pairs from the shards of a store: webdataset walks the tar, numpy decodes named fields, nothing is unpickled.
 
 A shard is checked against the index (bytes, SHA-256) before it is first read, and against its count whenever it is read
 to the end: a tar cut between two members would otherwise just read short.

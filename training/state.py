@@ -1,7 +1,7 @@
 """What a run carries from step to step, and how it is saved: tensors and numbers only, loaded with weights_only=True.
 
-No state of a random generator is among it. All randomness of a step is a function of (seed, step), so a resumed run draws
-what an undisturbed one would have drawn.
+No state of a random generator is among it. All randomness of a step is a function of (seed, step), so a resumed run
+draws what an undisturbed one would have drawn.
 """
 
 from dataclasses import dataclass

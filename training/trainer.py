@@ -49,12 +49,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     connect()
     shape = worker_shape(config.cluster)
     directory.check_workers(config.train.batch, shape.workers)
-    run = directory.prepare(config)
+    run, pairs = directory.prepare(config), str(Path(config.pairs.dir).absolute())
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
-            "pairs": str(Path(config.pairs.dir).absolute()),
+            "pairs": pairs,
             "run": str(run.path),
         },
         scaling_config=ScalingConfig(
@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             use_gpu=shape.gpus > 0,
             resources_per_worker={"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {}),
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # ray.train shows mypy the RunConfig of its first version
             name=run.checkpoints.name,
             storage_path=str(run.path),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
@@ -80,7 +80,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     last = lines[-1]
     seconds = np.diff([line["seconds"] for line in lines], prepend=0.0)
     summary = {
-        "pairs_dir": config.pairs.dir,
+        "pairs_dir": pairs,
         "method": index.method,
         "steps": last["step"],
         "loss": last["loss"],

@@ -37,4 +37,4 @@ class UNet(nn.Module):
         self, t: Float[Tensor, " b"], x: Float[Tensor, "b c h w"], label: Int64[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b c h w"]:
         """Velocity at (t, x)."""
-        return self.unet(x, TIME_SCALE * t, class_labels=label, return_dict=False)[0]
+        return self.unet(x, TIME_SCALE * t, class_labels=label, return_dict=False)[0]  # type: ignore[operator]

@@ -1,0 +1,37 @@
+"""`flowpairs evaluate RUN`: curvature and Frechet distances of a finished run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="output.dir of a finished `flowpairs train`")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as in samples=10000")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print evaluation.json for machines")] = False,
+) -> None:
+    """Sample with few and with many steps, compare with the data, and leave evaluation.json and samples.npz in RUN.
+
+    Example: `flowpairs evaluate runs/digits euler=[1,2,4]`
+    """
+    from training.config import evaluate_config
+
+    settings = evaluate_config(overrides)
+    from training.evaluate import evaluate as run_job
+
+    report = run_job(run_dir, settings)
+    if json:
+        from json import dumps
+
+        print(dumps(report, indent=1))
+    else:
+        from training.table import print_table
+
+        print_table(report)
+
+
+if __name__ == "__main__":
+    from jobs.cli import run
+
+    run(evaluate)

@@ -1,0 +1,34 @@
+"""`flowpairs train CONFIG`: regress on the pairs of a store with Ray Train."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML config, such as configs/digits/train.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in train.steps=4000")] = None,
+) -> None:
+    """Train a flow on precomputed pairs; run it again to resume from the newest checkpoint.
+
+    Example: `flowpairs train configs/digits/train.yaml pairs.dir=out/digits output.dir=runs/digits`
+    """
+    from pipeline.config import load
+    from training.config import TrainConfig
+    from training.directory import check
+
+    settings, _ = check(load(TrainConfig, config, overrides))  # before Ray is even imported
+    from training.trainer import train as run_job
+
+    summary = run_job(settings)
+    run = Path(settings.output.dir)
+    print(f"steps {summary['steps']:,}  loss {summary['loss']:.4f}  {summary['seconds']:.0f} s of training")
+    print(f"checkpoint  {run / summary['checkpoint']}")
+    print(f"curves      {run / 'tensorboard'}")
+
+
+if __name__ == "__main__":
+    from jobs.cli import run
+
+    run(train)
