@@ -3,23 +3,23 @@
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from training.report.runs import Metrics, Run
 from training.report.stores import Block
-from training.report.theme import INK, MARKERS, MUTED, PAGE, RULE, axes, run_color, run_style, to_svg
+from training.report.theme import INK, MARKERS, MUTED, PAGE, axes, run_color, run_style, to_svg
 
 Place = int  # of a run among the directories, which decides its colour
 
 
 def loss_curves(runs: list[tuple[Place, Run]]) -> str:
     """Training loss against steps, raw and smoothed, on axes that fit the smoothed curves."""
-    with axes() as (figure, (ax,)):
+    with axes() as (figure, ax):
         extremes = []
         for place, run in runs:
             assert run.metrics is not None
             smooth = smoothed(run.metrics)
-            ax.plot(run.metrics.step, run.metrics.loss, color=run_color(place), alpha=0.22, linewidth=0.8)
+            ax.plot(run.metrics.step, run.metrics.loss, color=run_color(place), alpha=0.35, linewidth=0.8)
             ax.plot(smooth.step, smooth.loss, linewidth=1.8, **run_style(place))
             finite = smooth.loss[np.isfinite(smooth.loss)]
             extremes += [finite.min(), finite.max()] if finite.size else []
@@ -41,7 +41,7 @@ def smoothed(metrics: Metrics) -> Metrics:
 
 def frechet_against_nfe(runs: list[tuple[Place, Run]]) -> str:
     """Frechet distance against function evaluations: Euler joined by a line, adaptive solvers as open marks."""
-    with axes() as (figure, (ax,)):
+    with axes() as (figure, ax):
         ticks = set()
         for place, run in runs:
             assert run.evaluation is not None
@@ -77,7 +77,7 @@ def _apart(ticks: list[int]) -> list[int]:
 
 def curvature_along_t(runs: list[tuple[Place, Run]]) -> str:
     """Where along the path the velocity departs from the straight line."""
-    with axes() as (figure, (ax,)):
+    with axes() as (figure, ax):
         for place, run in runs:
             assert run.evaluation is not None
             assert run.evaluation.curvature_by_t is not None
@@ -86,67 +86,78 @@ def curvature_along_t(runs: list[tuple[Place, Run]]) -> str:
         ax.set_xlim(0, 1)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("t (0: noise, 1: data)")
-        ax.set_ylabel("E|v(t, x_t) − (x1 − x0)|²")
+        ax.set_ylabel("E|v − (x1 − x0)|²")
     return to_svg(figure, "curvature", "Curvature along t, per run")
 
 
-def block_figures(blocks: list[Block], tolerance: float | None, name: str) -> str:
-    """Sharpness and both marginal errors of every block, the tolerance as a line where there is one."""
+def sharpness_by_block(blocks: list[Block], name: str) -> str:
+    """E of every block."""
+    with axes() as (figure, ax):
+        number, entropy = [block.block for block in blocks], [block.entropy for block in blocks]
+        ax.plot(number, entropy, "o", color=INK, markersize=3, clip_on=False)
+        ax.set_ylim(0, max(0.1, 1.15 * max(entropy)))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlabel("block")
+        ax.set_ylabel("sharpness E")
+    return to_svg(figure, name, f"Sharpness of {len(blocks)} blocks")
+
+
+def errors_by_block(blocks: list[Block], tolerance: float | None, name: str) -> str:
+    """Both marginal errors of every block, the tolerance as a line where there is one."""
     number = [block.block for block in blocks]
-    with axes(width=8.0, height=2.8, columns=2) as (figure, (sharpness, errors)):
-        sharpness.plot(number, [block.entropy for block in blocks], "o", color=run_color(0), markersize=3)
-        sharpness.set_ylim(-0.02, max(0.1, *(1.15 * block.entropy for block in blocks)))
-        sharpness.set_ylabel("sharpness E")
-        errors.plot(number, [block.source_error for block in blocks], "o", color=run_color(0), markersize=3)
-        errors.plot(number, [block.target_error for block in blocks], "s", color=run_color(1), markersize=3)
+    with axes() as (figure, ax):
+        ax.plot(number, [block.source_error for block in blocks], "o", color=MUTED, markersize=4, markerfacecolor=PAGE)
+        ax.plot(number, [block.target_error for block in blocks], "o", color=INK, markersize=3)
         if any(block.source_error > 0 or block.target_error > 0 for block in blocks):
-            errors.set_yscale("log")
-            errors.minorticks_off()
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+            ax.minorticks_off()
         if tolerance is not None:
-            errors.axhline(tolerance, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
-        errors.set_ylabel("marginal error (L1)")
-        for ax in (sharpness, errors):
-            ax.set_xlabel("block")
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return to_svg(figure, name, f"Sharpness and marginal errors of {len(blocks)} blocks")
+            ax.axhline(tolerance, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlabel("block")
+        ax.set_ylabel("marginal error (L1)")
+    return to_svg(figure, name, f"Marginal errors of {len(blocks)} blocks")
 
 
 def plane_pairs(x0: Float[np.ndarray, "k 2"], x1: Float[np.ndarray, "k 2"], name: str) -> str:
     """Pairs in the plane: a line from each x0 to its x1."""
-    with axes(width=4.6, height=4.4) as (figure, (ax,)):
+    with axes(width=4.6, height=4.4) as (figure, ax):
         for start, end in zip(x0, x1, strict=True):
             ax.plot([start[0], end[0]], [start[1], end[1]], color=MUTED, linewidth=0.8, alpha=0.7)
-        ax.plot(*x0.T, "o", color=run_color(1), markersize=5, markerfacecolor=PAGE)
-        ax.plot(*x1.T, "o", color=run_color(0), markersize=5)
-        _square(ax)
+        ax.plot(*x0.T, "o", color=MUTED, markersize=5, markerfacecolor=PAGE)
+        ax.plot(*x1.T, "o", color=INK, markersize=5)
+        _square(ax, np.concatenate([x0, x1]))
     return to_svg(figure, name, f"{len(x0)} pairs, a line from each x0 to its x1")
 
 
 def plane_samples(samples: Float[np.ndarray, "k 2"], real: Float[np.ndarray, "r 2"], place: Place, name: str) -> str:
     """Samples in the plane over the real data."""
-    with axes(width=2.9, height=2.8) as (figure, (ax,)):
-        ax.plot(*real.T, "o", color=RULE, markersize=4)
+    with axes(width=2.9, height=2.8) as (figure, ax):
+        ax.plot(*real.T, "o", color=MUTED, alpha=0.4, markersize=4, markeredgewidth=0)
         ax.plot(*samples.T, MARKERS[place % len(MARKERS)], color=run_color(place), markersize=3)
-        _square(ax)
-        reach = 1.1 * float(np.abs(real).max())
-        ax.set_xlim(-reach, reach)
-        ax.set_ylim(-reach, reach)
+        _square(ax, real)
     return to_svg(figure, name, f"{len(samples)} samples over {len(real)} real points")
 
 
 def trajectories(paths: Float[np.ndarray, "k times 2"], place: Place, name: str) -> str:
     """The flow's paths in the plane, from open circles at t = 0 to filled ones at t = 1."""
-    with axes(width=4.6, height=4.4) as (figure, (ax,)):
+    with axes(width=4.6, height=4.4) as (figure, ax):
         for path in paths:
             ax.plot(*path.T, color=run_color(place), linewidth=0.7, alpha=0.55)
         ax.plot(*paths[:, 0].T, "o", color=MUTED, markersize=3, markerfacecolor=PAGE)
         ax.plot(*paths[:, -1].T, "o", color=INK, markersize=3)
-        _square(ax)
+        _square(ax, paths.reshape(-1, 2))
     return to_svg(figure, name, f"{len(paths)} trajectories of the flow")
 
 
-def _square(ax: Axes) -> None:
-    ax.set_aspect("equal", adjustable="datalim")
+def _square(ax: Axes, shown: Float[np.ndarray, "k 2"]) -> None:
+    """Equal scales on both axes, around the points that matter."""
+    low, high = shown.min(0), shown.max(0)
+    centre, reach = (low + high) / 2, 0.56 * float((high - low).max()) or 1.0
+    ax.set_xlim(centre[0] - reach, centre[0] + reach)
+    ax.set_ylim(centre[1] - reach, centre[1] + reach)
+    ax.set_aspect("equal", adjustable="box")
     ax.grid(visible=False)
     ax.set_xlabel("coordinate 1")
     ax.set_ylabel("coordinate 2")

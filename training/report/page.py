@@ -5,7 +5,6 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,12 +13,11 @@ from pipeline.errors import InputError
 from pipeline.store.format import write_atomically
 from training.report import configs, figures, images, theme, verdict
 from training.report.collect import collect
-from training.report.runs import SAMPLERS, Run
+from training.report.runs import Run
 from training.report.stores import Store
 
 BLOCKS_IN_FULL = 12  # more are summarised
 BLOCKS_DRAWN = 4  # fewer are read off the table
-SAMPLER_NAMES = {"euler4": "Euler 4", "euler8": "Euler 8", "euler16": "Euler 16", "dopri5": "dopri5"}
 
 
 def write_report(directories: list[Path], output: Path | None = None) -> Path:
@@ -73,7 +71,7 @@ def render(stores: list[Store], runs: list[Run]) -> str:
 def _store(place: int, store: Store) -> dict[str, Any]:
     """One pair store: its totals, its blocks and its first pairs."""
     blocks = store.blocks
-    view: dict[str, Any] = {"store": store, "blocks": None, "figure": None}
+    view: dict[str, Any] = {"store": store, "blocks": None, "figures": None}
     if blocks:
         coupled = statistics.fmean(block.cost_coupled for block in blocks)
         independent = statistics.fmean(block.cost_independent for block in blocks)
@@ -84,11 +82,15 @@ def _store(place: int, store: Store) -> dict[str, Any]:
             "entropy": statistics.median(block.entropy for block in blocks),
             "partners": statistics.median(block.partners for block in blocks),
             "worst_error": max(max(block.source_error, block.target_error) for block in blocks),
-            "cost": (independent, coupled, 1 - coupled / independent if independent else 0.0),
+            "cost": (independent, coupled, round(100 * (1 - coupled / independent)) if independent else 0),
             "seconds": sum(block.seconds for block in blocks),
         }
         if len(blocks) >= BLOCKS_DRAWN:
-            view["figure"] = Markup(figures.block_figures(blocks, _tolerance(store), f"blocks-{place}"))
+            view["tolerance"] = _tolerance(store)
+            view["figures"] = (
+                Markup(figures.sharpness_by_block(blocks, f"sharpness-{place}")),
+                Markup(figures.errors_by_block(blocks, view["tolerance"], f"errors-{place}")),
+            )
     return view | {"kind": images.kind(store.index.shape), "pairs": _pairs(place, store)}
 
 
@@ -97,9 +99,9 @@ def _summary(store: Store) -> list[tuple[str, float, float, float]]:
     assert store.blocks
     rows = []
     for label, field in {
-        "sharpness E": "entropy", "partners n^E": "partners", "source marginal error (L1)": "source_error",
-        "target marginal error (L1)": "target_error", "cost, independent": "cost_independent",
-        "cost, coupled": "cost_coupled", "passes": "passes", "seconds": "seconds",
+        "Sharpness E": "entropy", "Partners a row": "partners", "Source marginal error (L1)": "source_error",
+        "Target marginal error (L1)": "target_error", "Cost, independent": "cost_independent",
+        "Cost, coupled": "cost_coupled", "Passes": "passes", "Seconds": "seconds",
     }.items():  # fmt: skip
         values = [float(getattr(block, field)) for block in store.blocks]
         rows.append((label, min(values), statistics.median(values), max(values)))
@@ -148,18 +150,23 @@ def _samples(place: int, run: Run) -> dict[str, Any] | None:
     """One run's samples at every solver beside real data, all in the same form, and its trajectories."""
     if run.samples is None:
         return None
-    real = run.samples["real"]
+    real, paths = run.samples.real, run.samples.trajectories
     kind = images.kind(real.shape[1:])
     grids: list[tuple[str, Any]] = []
-    for key in (*SAMPLERS, "real"):
-        shown = run.samples[key]
+    for solver, shown in [*run.samples.by_solver.items(), ("real data", real)]:
         if kind == "plane":
-            drawn: Any = Markup(figures.plane_samples(shown, real, place, f"samples-{place}-{key}"))
+            if shown is real:
+                continue  # it lies under the samples of every solver
+            drawn: Any = Markup(figures.plane_samples(shown, real, place, f"samples-{place}-{solver}"))
         elif kind == "image":
             drawn = images.tiles(shown, 8, reach=1.0)
         else:
             drawn = images.strips(shown, images.strip_reach(real))
-        grids.append((SAMPLER_NAMES.get(key, "real data"), drawn))
-    paths = run.samples.get("trajectories")
-    drawn = Markup(figures.trajectories(np.asarray(paths), place, f"paths-{place}")) if paths is not None else None
-    return {"run": run, "place": place, "kind": kind, "grids": grids, "trajectories": drawn}
+        grids.append((solver.replace("euler", "Euler "), drawn))
+    return {
+        "run": run,
+        "place": place,
+        "kind": kind,
+        "grids": grids,
+        "trajectories": None if paths is None else Markup(figures.trajectories(paths, place, f"paths-{place}")),
+    }

@@ -4,14 +4,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError
-
-SAMPLERS = ("euler4", "euler8", "euler16", "dopri5")  # the samples' keys, coarse to accurate
 
 
 class _Json(BaseModel):
@@ -70,6 +69,15 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """samples.npz: real data, what every solver made of the same noises, and paths where the data are planar."""
+
+    real: Float[np.ndarray, "r ..."]
+    by_solver: dict[str, np.ndarray]  # "euler4", ..., "dopri5", each [k, *shape], few steps first as in the file
+    trajectories: Float[np.ndarray, "k times 2"] | None
+
+
+@dataclass(frozen=True)
 class Run:
     """One training run."""
 
@@ -78,7 +86,7 @@ class Run:
     train: Train
     metrics: Metrics | None
     evaluation: Evaluation | None
-    samples: dict[str, np.ndarray] | None
+    samples: Samples | None
     config: str | None
 
 
@@ -126,14 +134,12 @@ def _read_metrics(path: Path) -> Metrics | None:
     return Metrics(np.array(steps), np.array([losses[step] for step in steps]))
 
 
-def _read_samples(path: Path) -> dict[str, np.ndarray] | None:
+def _read_samples(path: Path) -> Samples | None:
     if not path.is_file():
         return None
     try:
         with np.load(path) as file:
-            samples = {key: file[key] for key in ("real", *SAMPLERS)}
-            if "trajectories" in file:
-                samples["trajectories"] = file["trajectories"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+            arrays = {key: file[key] for key in file.files}
+        return Samples(arrays.pop("real"), trajectories=arrays.pop("trajectories", None), by_solver=arrays)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: not the samples of an evaluation ({error}); evaluate again") from error
-    return samples

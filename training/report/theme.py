@@ -72,25 +72,24 @@ def variables(dark: bool) -> dict[str, str]:
 
 
 @contextmanager
-def axes(width: float = 5.0, height: float = 3.1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of `columns` quiet axes side by side, sizes in inches, to be filled inside the `with`."""
+def axes(width: float = 5.0, height: float = 3.1) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with quiet axes, sizes in inches, to be filled inside the `with`."""
     with mpl.rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.patch.set_visible(False)
-        panels = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]
-        for ax in panels:
-            ax.patch.set_visible(False)
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.spines[["left", "bottom"]].set_color(RULE)
-            ax.tick_params(color=RULE, labelcolor=MUTED, labelsize=9.5)
-            ax.xaxis.label.set_color(INK)
-            ax.yaxis.label.set_color(INK)
-            ax.grid(axis="y", color=RULE, linewidth=0.6)
-            ax.set_axisbelow(True)
-            plain = FuncFormatter(lambda value, _: f"{value:g}")
-            ax.xaxis.set_major_formatter(plain)
-            ax.yaxis.set_major_formatter(plain)
-        yield figure, panels
+        ax = figure.add_subplot()
+        ax.patch.set_visible(False)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.spines[["left", "bottom"]].set_color(RULE)
+        ax.tick_params(color=RULE, labelcolor=MUTED, labelsize=9.5)
+        ax.xaxis.label.set_color(INK)
+        ax.yaxis.label.set_color(INK)
+        ax.grid(axis="y", color=RULE, linewidth=0.6)
+        ax.set_axisbelow(True)
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_major_formatter(plain)
+        ax.yaxis.set_major_formatter(plain)
+        yield figure, ax
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:

@@ -1,6 +1,7 @@
 """Which run won which figure, in numbers and in words, whether or not optimal transport came out ahead."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from training.report.runs import Evaluation, Run
@@ -13,7 +14,6 @@ class Score:
     """One figure of every run, lower is better; None where a run has no such figure."""
 
     label: str  # as a column's head: "Euler 4"
-    phrase: str  # within a sentence: "Fréchet distance at Euler 4"
     values: list[float | None]
     nfe: list[int | None]
 
@@ -34,7 +34,7 @@ def scores(runs: list[Run]) -> list[Score]:
     evaluations = [run.evaluation for run in runs]
     if not any(evaluations):
         return []
-    curvature = Score("Curvature", "curvature", [e and e.curvature for e in evaluations], [None] * len(runs))
+    curvature = Score("Curvature", [e.curvature if e else None for e in evaluations], [None] * len(runs))
     # Euler's step count is part of the method; dopri5 chooses its own, so its column holds whatever it took.
     solvers = {(f.solver, f.nfe if f.solver == "euler" else None) for e in evaluations if e for f in e.frechet}
     return [curvature, *(_frechet(evaluations, *solver) for solver in sorted(solvers, key=_few_steps_first))]
@@ -49,12 +49,13 @@ def _frechet(evaluations: list[Evaluation | None], solver: str, nfe: int | None)
         next((f for f in e.frechet if f.solver == solver and nfe in (None, f.nfe)), None) if e else None
         for e in evaluations
     ]
-    name = f"Euler {nfe}" if solver == "euler" else solver
-    return Score(name, f"Fréchet distance at {name}", [f and f.fd for f in found], [f and f.nfe for f in found])
+    name = f"Euler\N{NO-BREAK SPACE}{nfe}" if solver == "euler" else solver
+    values, counts = [f.fd if f else None for f in found], [f.nfe if f else None for f in found]
+    return Score(name, values, counts)
 
 
 def headline(runs: list[Run], table: list[Score]) -> str:
-    """The page's title: how many figures optimal transport won, where the runs allow that question."""
+    """The page's title: on how many measures optimal transport won, where the runs allow that question."""
     decided = [score for score in table if score.best]
     if not decided:
         return "One run, nothing to compare it with yet" if runs else "Pairs, ready to train on"
@@ -63,46 +64,47 @@ def headline(runs: list[Run], table: list[Score]) -> str:
         return "Training runs compared"
     won = sum(set(score.best) <= ot for score in decided)
     if won == 0:
-        return "Optimal-transport pairs won none of the figures"
+        return "Optimal-transport pairs won on none of the measures"
     if won == len(decided):
-        return f"Optimal-transport pairs won all {won} figures"
-    return f"Optimal-transport pairs won {won} of {len(decided)} figures"
+        return f"Optimal-transport pairs won on all {won} measures"
+    return f"Optimal-transport pairs won on {won} of {len(decided)} measures"
 
 
 def sentences(runs: list[Run], table: list[Score]) -> list[str]:
-    """A plain sentence for each run, on what it won or that it won nothing, and one for each tie."""
+    """A plain sentence for each run, on where it won or that it did not, and one for each tie."""
     decided = [score for score in table if score.best]
     out = []
     for place, run in enumerate(runs):
-        won = [_margin(score) for score in decided if score.best == [place]]
+        won = [score for score in decided if score.best == [place]]
         if won:
-            out.append(f"{run.name} ({run.train.method} pairs) won {_listing(won)}.")
+            out.append(f"{run.name} ({run.train.method} pairs) won on {_listing(_phrases(won, _margin))}.")
         elif run.evaluation and decided and not any(place in score.best for score in decided):
-            out.append(f"{run.name} ({run.train.method} pairs) won nothing.")
+            out.append(f"{run.name} ({run.train.method} pairs) did not win on any measure.")
     for score in decided:
         if len(score.best) > 1:
             names = _listing([runs[place].name for place in score.best])
-            out.append(f"{names} are level on {score.phrase} ({number(score.values[score.best[0]])}).")
+            [phrase] = _phrases([score], lambda tied: f"({number(tied.values[tied.best[0]])})")
+            out.append(f"{names} are level on {phrase}.")
     return out
 
 
 def caveats(runs: list[Run]) -> list[str]:
     """What must be known before the runs are compared: whatever was not the same for all of them."""
-    out = []
-    measured = [run for run in runs if run.evaluation]
-    for run in runs:
-        if not run.evaluation:
-            out.append(f"{run.name} has not been evaluated yet: run `flowpairs evaluate` on it.")
-    for what, values in {
-        "training steps": {run.name: run.train.steps for run in measured},
-        "global batch": {run.name: run.train.batch for run in measured},
-        "samples evaluated": {run.name: run.evaluation.samples for run in measured if run.evaluation},
-        "evaluation seed": {run.name: run.evaluation.seed for run in measured if run.evaluation},
-        "features of the Fréchet distance": {run.name: run.evaluation.features for run in measured if run.evaluation},
-    }.items():
-        if len(set(values.values())) > 1:
-            each = ", ".join(f"{name} {value}" for name, value in values.items())
-            out.append(f"Not like for like: {what} differ ({each}).")
+    measured = [(run, run.evaluation) for run in runs if run.evaluation]
+    out = [
+        f"{run.name} has not been evaluated yet: run `flowpairs evaluate` on it." for run in runs if not run.evaluation
+    ]
+    conditions: list[tuple[str, list[int] | list[str]]] = [
+        ("training steps", [run.train.steps for run, _ in measured]),
+        ("global batches", [run.train.batch for run, _ in measured]),
+        ("numbers of samples", [evaluation.samples for _, evaluation in measured]),
+        ("evaluation seeds", [evaluation.seed for _, evaluation in measured]),
+        ("features of the Fréchet distance", [evaluation.features for _, evaluation in measured]),
+    ]
+    for what, values in conditions:
+        if len(set(values)) > 1:
+            each = ", ".join(f"{run.name} {value}" for (run, _), value in zip(measured, values, strict=True))
+            out.append(f"Not like for like: the {what} differ ({each}).")
     return out
 
 
@@ -112,13 +114,31 @@ def number(value: float | None) -> str:
         return "–"
     if not math.isfinite(value):
         return "not finite"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 1e-3:
+        return f"{value:#.3g}".rstrip(".")
+    return f"{value:.1e}".replace("e-0", "e-") if value else "0"
+
+
+def _phrases(won: list[Score], remark: Callable[[Score], str]) -> list[str]:
+    """The scores within a sentence, "Fréchet distance" said once: curvature comes first, all others are distances."""
+    out: list[str] = []
+    distances = 0
+    for score in won:
+        if score.label == "Curvature":
+            name = "curvature"
+        else:
+            name = score.label if distances else f"Fréchet distance at {score.label}"
+            distances += 1
+        out.append(f"{name} {remark(score)}")
+    return out
 
 
 def _margin(score: Score) -> str:
     best = score.values[score.best[0]]
     others = [value for place, value in enumerate(score.values) if value is not None and place not in score.best]
-    return f"{score.phrase} ({number(best)} against {number(min(others, key=_nan_last))})"
+    return f"({number(best)} against {number(min(others, key=_nan_last))})"
 
 
 def _nan_last(value: float) -> float:
