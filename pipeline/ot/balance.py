@@ -1,7 +1,6 @@
 """Balanced draws: one target row per source row, and every target row used as often as its weight says."""
 
 import numpy as np
-import ot
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
@@ -80,6 +79,8 @@ def cheapest(problem: Problem, room: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
     With one unit per row and whole capacities every vertex of the transport polytope is an assignment, and the network
     simplex ends in a vertex.
     """
+    import ot  # slow to import, and only this function needs it
+
     used = room.nonzero()[:, 0]
     cost = -(problem.x0.double() @ problem.x1[used].double().T).cpu().numpy()
     plan = ot.emd(np.ones(problem.n), room[used].double().cpu().numpy(), cost, numItermax=10**9)

@@ -98,7 +98,7 @@ class SparseCoupling(Coupling):
     def __init__(
         self,
         problem: Problem,
-        starts: Int[Tensor, " n+1"],
+        starts: Int[Tensor, " rows"],
         partners: Int[Tensor, " k"],
         mass: Float[Tensor, " k"],
         g: Float[Tensor, " m"],

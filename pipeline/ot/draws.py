@@ -58,7 +58,7 @@ def _first_beyond(ends: Float[Tensor, "r c"], aim: Float[Tensor, "r 1"]) -> Int[
 
 
 def from_rows(
-    starts: Int[Tensor, " r+1"], columns: Int[Tensor, " k"], mass: Float[Tensor, " k"], u: Float[Tensor, " n"]
+    starts: Int[Tensor, " rows"], columns: Int[Tensor, " k"], mass: Float[Tensor, " k"], u: Float[Tensor, " n"]
 ) -> Int[Tensor, " n"]:
     """Draw one column per row of a sparse matrix stored by rows; a single row serves every u.
 

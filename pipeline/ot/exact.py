@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import ot
 import torch
 
 from pipeline.errors import InputError
@@ -37,14 +36,12 @@ def available_memory() -> int:
     return free
 
 
-def solve_exact(problem: Problem) -> SparseCoupling:
-    """Solve min <P, C> over couplings of the marginals, in float64.
+def check_exact_memory(n: int, m: int) -> None:
+    """Refuse a problem whose dense matrices do not fit.
 
     Raises:
-        InputError: the dense problem does not fit in the available memory.
+        InputError: an n x m problem needs more memory than is available.
     """
-    started = time.perf_counter()
-    n, m = problem.n, problem.m
     needed, free = exact_memory(n, m), available_memory()
     if needed > free:
         side = int((free / BYTES_PER_ENTRY) ** 0.5)
@@ -52,6 +49,19 @@ def solve_exact(problem: Problem) -> SparseCoupling:
             f"coupling.method=exact: {n} x {m} rows need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
             f"free; use blocks of at most {side} rows or method sinkhorn"
         )
+
+
+def solve_exact(problem: Problem) -> SparseCoupling:
+    """Solve min <P, C> over couplings of the marginals, in float64.
+
+    Raises:
+        InputError: the dense problem does not fit in the available memory.
+    """
+    import ot  # slow to import, and only this function needs it
+
+    started = time.perf_counter()
+    n, m = problem.n, problem.m
+    check_exact_memory(n, m)
     a, b = problem.weights()
     device = a.device
     (centre0, rows), (_, columns) = centred(problem.x0, a), centred(problem.x1, b)
