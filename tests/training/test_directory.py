@@ -1,0 +1,97 @@
+"""What is refused before Ray is started, each in one sentence."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stores import write_store
+
+from pipeline.config import load, validate
+from pipeline.errors import InputError
+from training.config import EvaluateConfig, TrainConfig, evaluate_config
+from training.directory import check, lanes, prepare
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    x = np.zeros((32, 4), np.float32)
+    write_store(tmp_path / "store", x, x)
+    return tmp_path / "store"
+
+
+def config(store: Path, **train: object) -> TrainConfig:
+    plain = {
+        "pairs": {"dir": str(store)},
+        "model": {"kind": "mlp", "width": 8, "depth": 1},
+        "train": {"steps": 200, "batch": 16, **train},
+        "output": {"dir": str(store.parent / "run")},
+    }
+    return validate(TrainConfig, plain)
+
+
+def test_a_store_that_is_not_complete_is_refused(store: Path) -> None:
+    (store / "index.json").unlink()
+    with pytest.raises(InputError, match="has not finished"):
+        check(config(store))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch": 64}, "train.batch=64: more than the 32 pairs of the store; lower it"),
+        ({"warmup": 300}, "train.warmup=300: longer than train.steps=200; lower it"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(store: Path, changes: dict[str, int], sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        check(config(store, **changes))
+    assert str(error.value) == sentence
+
+
+def test_a_batch_that_the_workers_cannot_share_is_refused(store: Path) -> None:
+    settings = config(store)
+    cluster = settings.cluster.model_copy(update={"workers": 3})
+    with pytest.raises(InputError, match=r"train\.batch=16: not divisible by 3 workers; use 15"):
+        check(settings.model_copy(update={"cluster": cluster}))
+
+
+def test_the_same_run_may_go_on_and_another_one_may_not(store: Path) -> None:
+    settings, _ = check(config(store))
+    run = prepare(settings)
+    again, _ = check(config(store, log_every=7))  # changes nothing about the weights
+    assert again.pairs.fingerprint == settings.pairs.fingerprint
+    assert load(TrainConfig, run.config) == settings
+    with pytest.raises(InputError, match=r"holds a run of another config; train.lr \(0.001 there, 0.1 here\)"):
+        check(config(store, lr=0.1))
+
+
+def test_other_pairs_under_the_same_path_are_refused(store: Path, tmp_path: Path) -> None:
+    prepare(check(config(store))[0])
+    store.rename(tmp_path / "before")
+    x = np.ones((32, 4), np.float32)
+    write_store(store, x, x)
+    with pytest.raises(InputError, match=r"holds a run of another config; pairs\.fingerprint"):
+        check(config(store))
+
+
+def test_a_directory_with_other_things_is_refused(store: Path) -> None:
+    (store.parent / "run").mkdir()
+    (store.parent / "run" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="not empty and not a training run"):
+        check(config(store))
+
+
+@pytest.mark.parametrize(
+    ("batch", "workers", "expected"), [(256, 2, 8), (100, 2, 4), (96, 12, 12), (1, 1, 1), (64, 64, 64)]
+)
+def test_lanes_divide_the_batch_and_suit_the_workers(batch: int, workers: int, expected: int) -> None:
+    assert lanes(batch, workers) == expected
+    assert batch % expected == 0
+
+
+def test_unknown_and_malformed_settings_of_evaluate_are_refused() -> None:
+    assert evaluate_config(["samples=64", "euler=[1,2]"]) == EvaluateConfig(samples=64, euler=(1, 2))
+    with pytest.raises(InputError, match=r"steps=4: unknown key"):
+        evaluate_config(["steps=4"])
+    with pytest.raises(InputError, match=r"override 'samples': not of the form key=value"):
+        evaluate_config(["samples"])

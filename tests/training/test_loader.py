@@ -1,0 +1,194 @@
+"""The loader: exactly once an epoch over the workers, really shuffled, repeatable, resumable, and never short."""
+
+import tempfile
+from collections import Counter
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stores import write_store
+
+from pipeline.errors import InputError
+from pipeline.store.format import Index, read_index
+from training import loader as loader_module
+from training.loader import PairLoader, Part
+
+Ids = list[int]
+
+
+def numbered_store(directory: Path, counts: list[int], record_pairs: int = 5) -> Index:
+    """Pair i has x0 = [i, 2 i], x1 = [-i, i + 1/2] and label i mod 3: every row tells its number and its partner."""
+    i = np.arange(sum(counts), dtype=np.float32)
+    x0, x1 = np.stack([i, 2 * i], 1), np.stack([-i, i + 0.5], 1)
+    return write_store(directory, x0, x1, labels=np.arange(len(i)) % 3, shard_counts=counts, record_pairs=record_pairs)
+
+
+def ids_of(store: Path, part: Part, batches: int, *, seed: int = 0, state: dict[str, int] | None = None) -> list[Ids]:
+    """The numbers of the pairs in the next batches; checks that x0, x1 and label belong together."""
+    out = []
+    with PairLoader(store, read_index(store), part, seed, labels=True, state=state) as loader:
+        for batch in islice(loader, batches):
+            numbers = batch.x0[:, 0]
+            assert batch.label is not None
+            assert torch.equal(batch.x0[:, 1], 2 * numbers)
+            assert torch.equal(batch.x1, torch.stack([-numbers, numbers + 0.5], 1))
+            assert torch.equal(batch.label, numbers.long() % 3)
+            out.append(numbers.long().tolist())
+    return out
+
+
+def global_batches(store: Path, batch: int, world: int, lanes: int, count: int, seed: int = 0) -> list[Ids]:
+    """All workers' parts laid together, rank after rank."""
+    ranks = [ids_of(store, Part(batch, rank, world, lanes), count, seed=seed) for rank in range(world)]
+    return [list(chain(*parts)) for parts in zip(*ranks, strict=True)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    numbered_store(tmp_path / "store", [23, 40, 9, 24])
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of a few pairs, so that lanes have several of them."""
+    monkeypatch.setattr(loader_module, "WINDOW_BYTES", 200)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=1, max_size=5),
+    world=st.integers(1, 4),
+    lanes_each=st.sampled_from([1, 2, 3]),
+    rows=st.integers(1, 3),
+    record_pairs=st.integers(1, 12),
+    window_bytes=st.sampled_from([60, 300, 2**20]),
+)
+def test_every_pair_once_an_epoch_over_the_workers(
+    counts: list[int], world: int, lanes_each: int, rows: int, record_pairs: int, window_bytes: int
+) -> None:
+    """Fewer shards than workers, records that straddle lanes, batches that straddle epochs: all included."""
+    lanes = world * lanes_each
+    if sum(counts) < lanes:
+        counts = [*counts, lanes]
+    batch, per_lane = lanes * rows, sum(counts) // lanes
+    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader_module, "WINDOW_BYTES", window_bytes)
+        store = Path(temporary) / "store"
+        numbered_store(store, counts, record_pairs)
+        batches = -(-2 * per_lane // rows)  # two epochs
+        ranks = [ids_of(store, Part(batch, rank, world, lanes), batches) for rank in range(world)]
+        # A worker's batch holds `rows` pairs of each of its lanes, lane after lane.
+        streams = [
+            [number for chunk in parts for number in chunk[lane * rows : (lane + 1) * rows]]
+            for parts in ranks
+            for lane in range(lanes_each)
+        ]
+        for epoch in range(2):
+            met = Counter(n for stream in streams for n in stream[epoch * per_lane : (epoch + 1) * per_lane])
+            assert set(met.values()) == {1}
+            assert len(met) == per_lane * lanes > sum(counts) - lanes
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_batches_do_not_depend_on_the_number_of_workers(store: Path) -> None:
+    alone = global_batches(store, batch=24, world=1, lanes=4, count=9)
+    for world in (2, 3, 4, 8, 24):
+        assert global_batches(store, batch=24, world=world, lanes=4, count=9) == alone
+
+
+def test_same_for_a_seed_different_by_seed_and_epoch(store: Path) -> None:
+    two_epochs = global_batches(store, batch=8, world=2, lanes=2, count=24)
+    assert global_batches(store, batch=8, world=2, lanes=2, count=24) == two_epochs
+    assert global_batches(store, batch=8, world=2, lanes=2, count=24, seed=1) != two_epochs
+    assert sorted(chain(*two_epochs[:12])) == sorted(chain(*two_epochs[12:])) == list(range(96))
+    assert two_epochs[:12] != two_epochs[12:]
+
+
+def test_shuffling_leaves_no_trace_of_the_stored_order(tmp_path: Path) -> None:
+    """Neighbours in an epoch are not neighbours in the store: rank correlation as of a random permutation."""
+    numbered_store(tmp_path / "store", [500, 500, 500])
+    ids = list(chain(*ids_of(tmp_path / "store", Part(10, 0, 1, 1), 150)))
+    for lag in (1, 2, 10):
+        assert scipy.stats.spearmanr(ids[:-lag], ids[lag:]).pvalue > 1e-3
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("taken", [0, 1, 5, 11, 12, 13, 30])
+def test_resumes_in_mid_epoch_also_with_other_workers(store: Path, taken: int) -> None:
+    undisturbed = global_batches(store, batch=8, world=1, lanes=4, count=taken + 9)
+    with PairLoader(store, read_index(store), Part(8, 1, 2, 4), seed=0) as loader:
+        for _ in islice(loader, taken):
+            pass
+        state = loader.state()
+    assert all(isinstance(number, int) for number in state.values())
+    for world in (1, 2, 4):
+        ranks = [ids_of(store, Part(8, rank, world, 4), 9, state=state) for rank in range(world)]
+        assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == undisturbed[taken:]
+
+
+def test_labels_are_read_only_where_asked_for(store: Path) -> None:
+    with PairLoader(store, read_index(store), Part(4, 0, 1, 1), seed=0) as loader:
+        assert next(loader).label is None
+
+
+def damage(store: Path, how: str) -> None:
+    tar = store / "shards" / "pairs-000001.tar"
+    data = bytearray(tar.read_bytes())
+    if how == "truncated":
+        tar.write_bytes(data[: len(data) // 1024 * 512])
+    elif how == "flipped":
+        data[len(data) // 2] ^= 1
+        tar.write_bytes(data)
+    else:
+        tar.unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("truncated", "bytes, the index says"), ("flipped", "another SHA-256"), ("missing", "is missing")],
+)
+def test_a_damaged_shard_is_refused_where_it_is_used(store: Path, how: str, message: str) -> None:
+    damage(store, how)
+    with (
+        PairLoader(store, read_index(store), Part(8, 0, 1, 1), seed=0) as loader,
+        pytest.raises(InputError, match=rf"pairs-000001.tar'.*{message}"),
+    ):
+        for _ in islice(loader, 12):
+            pass
+
+
+def test_a_shard_that_reads_short_is_refused(store: Path) -> None:
+    """The bytes are as hashed, but hold fewer pairs than the index says."""
+    index = read_index(store)
+    shards = tuple(
+        type(s)(s.name, s.block, s.pairs + (s.name == "pairs-000001.tar"), s.records, s.bytes, s.sha256)
+        for s in index.shards
+    )
+    longer = Index(**(vars(index) | {"shards": shards, "pairs": index.pairs + 1}))
+    with (
+        PairLoader(store, longer, Part(1, 0, 1, 1), seed=0) as loader,
+        pytest.raises(InputError, match="holds 40 pairs, the index says 41"),
+    ):
+        for _ in islice(loader, 97):
+            pass
+
+
+def test_a_failed_loader_keeps_failing(store: Path) -> None:
+    """It does not hang a caller that asks again."""
+    damage(store, "missing")
+    with PairLoader(store, read_index(store), Part(96, 0, 1, 1), seed=0) as loader:
+        for _ in range(2):
+            with pytest.raises(InputError):
+                next(loader)
+
+
+def test_leaving_early_stops_the_thread(store: Path) -> None:
+    with PairLoader(store, read_index(store), Part(4, 0, 1, 1), seed=0) as loader:
+        next(loader)
+    assert not loader._thread.is_alive()

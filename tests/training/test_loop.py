@@ -1,0 +1,127 @@
+"""The training loop without Ray: what it learns, and that stopping and going on leaves no trace."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stores import write_store
+
+from pipeline.errors import InputError
+from pipeline.store.format import Index, read_index
+from training import loop, models
+from training.config import MLPConfig, OptimisationConfig
+from training.loader import PairLoader, Part
+from training.loop import LogLine, draw_times
+from training.ode import solve_dopri5
+from training.paths import StraightPath
+from training.state import FILE, TrainState
+
+
+def train(
+    store: Path,
+    index: Index,
+    config: OptimisationConfig,
+    *,
+    width: int = 32,
+    stop: int | None = None,
+    resume: Path | None = None,
+) -> tuple[TrainState, list[LogLine]]:
+    """Train alone, to `stop` steps where given, from a checkpoint where given."""
+    model = models.build(MLPConfig(kind="mlp", width=width, depth=2), index.shape, 0, config.seed)
+    state = TrainState.start(model, config)
+    if resume:
+        state.load(resume, torch.device("cpu"))
+    part, lines = Part(config.batch, 0, 1, 4), []
+    until = config.model_copy(update={"steps": stop or config.steps})
+    with PairLoader(store, index, part, config.seed, state=state.loader) as loader:
+        loop.run(state, model, loader, StraightPath(), until, part, lines.append, lambda metrics: None)
+    return state, lines
+
+
+@pytest.fixture(scope="module")
+def affine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor, torch.Tensor]:
+    """Pairs (x, A x + b) with A symmetric and positive: the optimal coupling of N(0, I) and N(b, A^2)."""
+    a, b = torch.tensor([[1.5, 0.4], [0.4, 0.6]]), torch.tensor([1.0, -2.0])
+    x0 = torch.randn(4096, 2, generator=torch.Generator().manual_seed(0))
+    store = tmp_path_factory.mktemp("affine") / "store"
+    write_store(store, x0.numpy(), (x0 @ a + b).numpy(), shard_counts=[2000, 2096])
+    return store, a, b
+
+
+def test_flow_trained_on_gaussian_optimal_pairs_is_the_affine_map(
+    affine: tuple[Path, torch.Tensor, torch.Tensor],
+) -> None:
+    """Straight paths of a monotone map never cross, so the regression's optimum transports x0 to A x0 + b."""
+    store, a, b = affine
+    config = OptimisationConfig(steps=600, batch=256, lr=3e-3, warmup=20, ema=0.98, log_every=100)
+    state, lines = train(store, read_index(store), config, width=64)
+    x0 = torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
+    end = solve_dopri5(lambda t, x: state.ema.module(t, x, None), x0).end
+    truth = x0 @ a + b
+    assert (end - truth).square().mean().sqrt() < 0.05 * (truth - x0).square().mean().sqrt()
+    assert lines[-1].loss < 0.01 * lines[0].loss
+
+
+def test_going_on_from_a_checkpoint_is_exact(affine: tuple[Path, torch.Tensor, torch.Tensor], tmp_path: Path) -> None:
+    """Bit for bit the weights, averages and log of a run that was never stopped."""
+    store = affine[0]
+    config = OptimisationConfig(steps=40, batch=256, lr=1e-3, warmup=30, ema=0.9, log_every=10)
+    whole, lines = train(store, read_index(store), config)
+    half, _ = train(store, read_index(store), config, stop=20)
+    half.save(tmp_path)
+    resumed, more = train(store, read_index(store), config, resume=tmp_path)
+    assert resumed.step == whole.step == 40
+    for ours, theirs in ((resumed.model, whole.model), (resumed.ema, whole.ema)):
+        for key, value in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[key], value), key
+    assert [(line.step, line.loss, line.lr) for line in more] == [(x.step, x.loss, x.lr) for x in lines[2:]]
+
+
+def test_a_checkpoint_holds_tensors_and_numbers_only(
+    affine: tuple[Path, torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    store = affine[0]
+    state, _ = train(store, read_index(store), OptimisationConfig(steps=2, batch=8, warmup=0))
+    state.save(tmp_path)
+    tree = torch.load(tmp_path / FILE, weights_only=True)
+    assert sorted(tree) == ["ema", "loader", "model", "optimiser", "seconds", "step"]
+    assert tree["loader"] == {"lanes": 4, "epoch": 0, "position": 4}
+
+
+def test_average_weights_are_the_recurrence(affine: tuple[Path, torch.Tensor, torch.Tensor]) -> None:
+    """ema <- 0.9 ema + 0.1 weights, started at the weights of the first step."""
+    store, config = affine[0], OptimisationConfig(steps=4, batch=8, warmup=0, ema=0.9)
+    bias = [train(store, read_index(store), config, stop=n)[0].model.leave.bias.detach().double() for n in (1, 2, 3, 4)]
+    truth = bias[0]
+    for later in bias[1:]:
+        truth = 0.9 * truth + 0.1 * later
+    ema = train(store, read_index(store), config)[0].ema.module.leave.bias
+    torch.testing.assert_close(ema.double(), truth, rtol=1e-5, atol=1e-7)
+
+
+def test_log_lines_come_at_the_interval_and_at_the_end(affine: tuple[Path, torch.Tensor, torch.Tensor]) -> None:
+    config = OptimisationConfig(steps=25, batch=8, lr=1e-2, warmup=20, log_every=10)
+    _, lines = train(affine[0], read_index(affine[0]), config)
+    assert [line.step for line in lines] == [10, 20, 25]
+    assert [line.lr for line in lines] == pytest.approx([0.5e-2, 1e-2, 1e-2])
+    assert all(0 <= line.data_wait <= 1 for line in lines)
+    assert all(a.seconds < b.seconds for a, b in pairwise(lines))
+
+
+def test_times_are_one_draw_shared_out_among_the_workers() -> None:
+    alone = draw_times(3, 17, Part(24, 0, 1, 4))
+    for world in (2, 3, 8):
+        assert torch.equal(torch.cat([draw_times(3, 17, Part(24, rank, world, 4)) for rank in range(world)]), alone)
+    assert not torch.equal(draw_times(3, 18, Part(24, 0, 1, 4)), alone)
+    many = torch.cat([draw_times(0, step, Part(1000, 0, 1, 8)) for step in range(20)]).double().numpy()
+    assert np.abs(np.sort(many) - (np.arange(20000) + 0.5) / 20000).max() < 1.95 / np.sqrt(
+        20000
+    )  # Kolmogorov, p < .001
+
+
+def test_a_diverging_loss_ends_the_run_with_the_remedy(affine: tuple[Path, torch.Tensor, torch.Tensor]) -> None:
+    config = OptimisationConfig(steps=50, batch=8, lr=1e30, warmup=0, log_every=10)
+    with pytest.raises(InputError, match=r"train.lr=1e\+30: the loss is .* at step \d+; lower it"):
+        train(affine[0], read_index(affine[0]), config)

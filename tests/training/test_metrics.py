@@ -1,0 +1,71 @@
+"""Frechet distance and curvature against scipy and closed forms."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from training.metrics import Gaussian, Principal, curvature_by_time, frechet_distance, integrate_unit_interval
+
+
+def random_gaussian(seed: int, k: int, rank: int) -> Gaussian:
+    generator = torch.Generator().manual_seed(seed)
+    factor = torch.randn(k, rank, generator=generator, dtype=torch.float64)
+    return Gaussian(torch.randn(k, generator=generator, dtype=torch.float64), factor @ factor.T)
+
+
+@pytest.mark.parametrize("rank", [6, 3])
+def test_frechet_distance_is_the_formula_with_scipys_matrix_root(rank: int) -> None:
+    """Also where both covariances are singular, as with fewer samples than features."""
+    a, b = random_gaussian(0, 6, rank), random_gaussian(1, 6, rank)
+    product = a.covariance.numpy() @ b.covariance.numpy()
+    # A singular product has no accurate Schur root: the eigenvalues' roots sum to the same trace.
+    root_trace = (
+        scipy.linalg.sqrtm(product).real.trace()
+        if rank == 6
+        else np.sqrt(np.abs(scipy.linalg.eigvals(product)).clip(1e-14)).sum()
+    )
+    truth = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * root_trace
+    assert frechet_distance(a, b) == pytest.approx(truth.item(), rel=1e-5)
+
+
+def test_frechet_distance_of_commuting_covariances_has_a_closed_form() -> None:
+    """|mu_a - mu_b|^2 + sum (sigma_a - sigma_b)^2, and zero to itself."""
+    sigma_a, sigma_b = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.5, 4.0]], dtype=torch.float64)
+    a = Gaussian(torch.zeros(3, dtype=torch.float64), torch.diag(sigma_a**2))
+    b = Gaussian(torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64), torch.diag(sigma_b**2))
+    assert frechet_distance(a, b) == pytest.approx(5.0 + 4.0 + 2.25 + 16.0)
+    assert frechet_distance(a, a) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_gaussian_fit_is_numpys_mean_and_covariance() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 4))
+    fit = Gaussian.fit(torch.from_numpy(rows))
+    np.testing.assert_allclose(fit.mean, rows.mean(0))
+    np.testing.assert_allclose(fit.covariance, np.cov(rows.T))
+
+
+def test_principal_components_are_sklearns() -> None:
+    rows = np.random.default_rng(1).normal(size=(200, 2, 3)) * np.array([3.0, 2.0, 1.0])
+    truth = PCA(3, svd_solver="full").fit(rows.reshape(200, 6))
+    ours = Principal.fit(torch.from_numpy(rows), 3)(torch.from_numpy(rows))
+    np.testing.assert_allclose(ours.abs().numpy(), np.abs(truth.transform(rows.reshape(200, 6))), atol=1e-8)
+
+
+def test_straight_flow_has_no_curvature() -> None:
+    x0 = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shift = torch.tensor([1.0, -2.0, 0.0, 3.0], dtype=torch.float64)
+    assert curvature_by_time(lambda t, x: shift.expand_as(x), x0, steps=8).abs().max() < 1e-20
+
+
+def test_curvature_of_a_rotation_has_a_closed_form() -> None:
+    """A quarter turn: |v|^2 = (pi/2)^2 r^2 throughout and |chord|^2 = 2 r^2, so the integral is r^2 (pi^2/4 - 2)."""
+    x0 = torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+
+    def quarter_turn(t: Tensor, x: Tensor) -> Tensor:
+        return torch.pi / 2 * torch.stack([-x[:, 1], x[:, 0]], dim=1)
+
+    total = integrate_unit_interval(curvature_by_time(quarter_turn, x0, steps=200))
+    assert total == pytest.approx(5.0 * (np.pi**2 / 4 - 2), rel=1e-3)

@@ -1,0 +1,55 @@
+"""The order of reading: every pair once an epoch, whatever the shards and lanes."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.order import Order
+
+ORDERS = st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=7), st.integers(1, 9), st.integers(0, 5)).filter(
+    lambda drawn: sum(drawn[0]) >= drawn[1]
+)
+
+
+def pairs_of(order: Order, epoch: int, lane: int, start: int, stop: int) -> list[tuple[int, int]]:
+    return [
+        (stretch.shard, row)
+        for stretch in order.stretches(epoch, lane, start, stop)
+        for row in range(stretch.start, stretch.stop)
+    ]
+
+
+@given(ORDERS)
+def test_lanes_are_equal_and_disjoint_and_leave_less_than_one_pair_each(drawn: tuple[list[int], int, int]) -> None:
+    counts, lanes, epoch = drawn
+    order = Order(counts, lanes, seed=3)
+    read = [pairs_of(order, epoch, lane, 0, order.per_lane) for lane in range(lanes)]
+    assert {len(pairs) for pairs in read} == {order.per_lane}
+    met = [pair for pairs in read for pair in pairs]
+    everything = {(shard, row) for shard, count in enumerate(counts) for row in range(count)}
+    assert len(set(met)) == len(met)
+    assert set(met) <= everything
+    assert len(everything) - len(met) < lanes
+
+
+@given(ORDERS, st.data())
+def test_a_lane_can_be_read_in_any_pieces(drawn: tuple[list[int], int, int], data: st.DataObject) -> None:
+    counts, lanes, epoch = drawn
+    order = Order(counts, lanes, seed=3)
+    lane = data.draw(st.integers(0, lanes - 1))
+    cut = data.draw(st.integers(0, order.per_lane))
+    whole = pairs_of(order, epoch, lane, 0, order.per_lane)
+    assert pairs_of(order, epoch, lane, 0, cut) + pairs_of(order, epoch, lane, cut, order.per_lane) == whole
+
+
+def test_the_remainder_changes_from_epoch_to_epoch() -> None:
+    """With 10 pairs in 3 lanes one pair is left out an epoch; over many epochs each is left out about equally often."""
+    order = Order([4, 6], 3, seed=0)
+    left_out = np.zeros(10)
+    for epoch in range(2000):
+        met = {pair for lane in range(3) for pair in pairs_of(order, epoch, lane, 0, 3)}
+        for place, pair in enumerate([(0, r) for r in range(4)] + [(1, r) for r in range(6)]):
+            left_out[place] += pair not in met
+    assert left_out.sum() == 2000
+    chi_square = ((left_out - 200) ** 2 / 200).sum()
+    assert chi_square < 33.7  # the 0.9999 quantile of chi-square with 9 degrees of freedom

@@ -1,0 +1,178 @@
+"""Ray Train for real: two workers, a finished run's files, and kills that leave no trace in the weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stores import write_store
+
+from pipeline.config import load, validate
+from pipeline.errors import InputError
+from training.config import EvaluateConfig, TrainConfig
+from training.evaluate import evaluate
+from training.logbook import read_metrics
+from training.state import FILE
+from training.trainer import train
+
+STEPS = 240
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs (x, 2 x + 1) in the plane; every datum occurs twice."""
+    x0 = np.random.default_rng(0).normal(size=(600, 2)).astype(np.float32)
+    store = tmp_path_factory.mktemp("trainer") / "store"
+    ids = np.arange(600) % 300
+    write_store(store, x0, (2 * x0 + 1)[ids], ids=ids, shard_counts=[250, 250, 100])
+    return store
+
+
+def config(store: Path, name: str, workers: int, steps: int = STEPS) -> TrainConfig:
+    plain = {
+        "pairs": {"dir": str(store)},
+        "model": {"kind": "mlp", "width": 32, "depth": 1},
+        "train": {"steps": steps, "batch": 64, "warmup": 10, "ema": 0.9, "log_every": 10, "checkpoint_every": 40},
+        "output": {"dir": str(store.parent / name)},
+        "cluster": {"workers": workers},
+    }
+    return validate(TrainConfig, plain)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store: Path, local_ray: None) -> Path:
+    train(config(store, "undisturbed", workers=2))
+    return store.parent / "undisturbed"
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    summary = json.loads((run / "train.json").read_text())
+    return torch.load(run / summary["checkpoint"] / FILE, weights_only=True)["ema"]
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    """Equal step counts, logs at equal steps, and weights up to the order of float sums."""
+    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == list(range(10, STEPS + 1, 10))
+    ours, theirs = weights(run), weights(other)
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-5)
+
+
+def wait_for_checkpoint(run: Path) -> None:
+    while not list(run.glob("checkpoints/step-*/state.pt")):
+        time.sleep(0.02)
+
+
+def test_a_finished_run_leaves_its_files(undisturbed: Path, store: Path) -> None:
+    summary = json.loads((undisturbed / "train.json").read_text())
+    lines = read_metrics(undisturbed / "metrics.jsonl")
+    assert summary["steps"] == STEPS
+    assert summary["workers"] == 2
+    assert summary["pairs_dir"] == str(store)
+    assert summary["loss"] == lines[-1]["loss"] < lines[0]["loss"]
+    assert list((undisturbed / "tensorboard").glob("events.*"))
+    assert load(TrainConfig, undisturbed / "config.yaml").pairs.fingerprint
+
+
+def test_a_finished_run_is_not_done_again_and_not_overwritten(undisturbed: Path, store: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    assert train(config(store, "undisturbed", workers=2)) == json.loads((undisturbed / "train.json").read_text())
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
+    with pytest.raises(InputError, match=r"another config; train\.steps"):
+        train(config(store, "undisturbed", workers=2, steps=STEPS + 1))
+
+
+def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path, store: Path) -> None:
+    settings = config(store, "killed-driver", workers=2)
+    run = Path(settings.output.dir)
+    code = "import sys; from training.config import TrainConfig; from training.trainer import train; "
+    code += "train(TrainConfig.model_validate_json(sys.argv[1]))"
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    with subprocess.Popen([sys.executable, "-c", code, settings.model_dump_json()], env=environment) as driver:
+        wait_for_checkpoint(run)
+        driver.send_signal(signal.SIGKILL)
+    assert not (run / "train.json").exists(), "the run was over before the kill"
+    train(config(store, "killed-driver", workers=1))
+    assert_same_end(run, undisturbed)
+
+
+def descendants(process: int) -> list[int]:
+    """All processes below one, by /proc."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found = children.get(process, [])
+    return found + [below for child in found for below in descendants(child)]
+
+
+def kill_a_worker() -> None:
+    """SIGKILL the first train worker below this process."""
+    for process in descendants(os.getpid()):
+        if "RayTrainWorker" in Path(f"/proc/{process}/cmdline").read_text():
+            os.kill(process, signal.SIGKILL)
+            return
+    raise AssertionError("no train worker found")
+
+
+def test_killed_worker_is_replaced(undisturbed: Path, store: Path) -> None:
+    settings = config(store, "killed-worker", workers=2)
+    run = Path(settings.output.dir)
+    finished_before_the_kill = []
+
+    def killer() -> None:
+        wait_for_checkpoint(run)
+        kill_a_worker()
+        finished_before_the_kill.append((run / "train.json").exists())
+
+    thread = threading.Thread(target=killer, daemon=True)
+    thread.start()
+    train(settings)
+    thread.join()
+    assert finished_before_the_kill == [False]
+    assert_same_end(run, undisturbed)
+
+
+def test_evaluation_is_what_a_plain_loop_computes(undisturbed: Path, store: Path) -> None:
+    report = evaluate(undisturbed, EvaluateConfig(samples=300, euler=(4,), batch=128))
+    assert report == json.loads((undisturbed / "evaluation.json").read_text())
+    assert [row["solver"] for row in report["frechet"]] == ["euler", "dopri5"]
+    samples = np.load(undisturbed / "samples.npz")
+    assert sorted(samples) == ["dopri5", "euler4", "real", "trajectories"]
+    assert samples["trajectories"].shape == (64, 33, 2)
+
+    from training.models.mlp import MLP
+
+    model = MLP(2, 32, 1, 0)
+    model.load_state_dict(weights(undisturbed))
+    x = noise = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for step in range(4):
+            x = x + model(torch.full((300,), step / 4), x) / 4
+    np.testing.assert_allclose(samples["euler4"], x[:64].numpy(), atol=1e-5)
+    np.testing.assert_allclose(samples["trajectories"][:, 0], noise[:64].numpy())
+    np.testing.assert_allclose(samples["trajectories"][:, -1], samples["dopri5"], atol=1e-3)
+
+    # Two features, so the principal components turn the plane: the distance is that of the points themselves.
+    x0 = np.random.default_rng(0).normal(size=(600, 2)).astype(np.float32)
+    real = (2 * x0 + 1)[:300].astype(np.float64)
+    a, b = np.cov(real.T), np.cov(x.double().numpy().T)
+    roots = np.sqrt(np.linalg.eigvals(a @ b).real).sum()
+    distance = np.square(real.mean(0) - x.double().numpy().mean(0)).sum() + np.trace(a + b) - 2 * roots
+    assert report["frechet"][0]["fd"] == pytest.approx(distance, rel=1e-3)
+    np.testing.assert_array_equal(samples["real"], real[:64].astype(np.float32))
+
+
+def test_evaluating_what_is_no_finished_run_is_refused(store: Path) -> None:
+    with pytest.raises(InputError, match="not a training run"):
+        evaluate(store, EvaluateConfig())
