@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -15,7 +15,7 @@ MODES = {"L": "L", "1": "L", "RGB": "RGB", "P": "RGB", "RGBA": "RGBA"}
 BANDS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 
-def header_shape(file: bytes | BinaryIO, where: str) -> tuple[int, ...]:
+def header_shape(file: bytes | io.IOBase, where: str) -> tuple[int, ...]:
     """[C, H, W] of an encoded image, without decoding its pixels.
 
     Raises:
@@ -39,13 +39,14 @@ def decode(data: bytes, where: str) -> UInt8[np.ndarray, "c h w"]:
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0))
 
 
-def _open(file: bytes | BinaryIO, where: str) -> PIL.Image.Image:
+def _open(file: bytes | io.IOBase, where: str) -> PIL.Image.Image:
     """Open an image lazily and refuse modes that have no single reading as uint8 channels."""
+    source: Any = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         with warnings.catch_warnings():
             # PIL only warns of images that may exhaust the memory; for a training set they are a mistake.
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            image = PIL.Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+            image = PIL.Image.open(source)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError, Warning) as error:
         raise InputError(f"{where}: not an image that can be read ({error}); replace or remove it") from error
     if image.mode not in MODES:

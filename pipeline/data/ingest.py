@@ -58,10 +58,12 @@ def read(config: DataConfig, spec: DataSpec) -> Target:
     place = locate(config.path)
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
+    context.use_datasource_v2 = False  # it packs row groups by size and so loses their order
+    context.raise_original_map_exception = True  # for `_refusal`
     context.enable_progress_bars = False
     with DataContext.current(context), _quiet():
-        dataset = READERS[place.format].dataset(place, config, spec)
         try:
+            dataset = READERS[place.format].dataset(place, config, spec)
             x, labels = _gather(dataset, spec, f"data.path={config.path!r}")
         except Exception as error:
             if (refusal := _refusal(error, config)) is None:

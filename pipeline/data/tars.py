@@ -11,7 +11,7 @@ from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -85,8 +85,13 @@ def _is_image(config: DataConfig) -> bool:
     return True
 
 
-def _samples(file: BinaryIO, path: str, config: DataConfig) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _samples(file: Any, path: str, config: DataConfig) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key and named fields of each sample, grouped as the WebDataset convention has it.
+
+    Args:
+        file: open for reading, of whatever class its filesystem has.
+        path: for messages.
+        config: names the fields.
 
     Raises:
         InputError: not a tar, cut short, a sample's members not adjacent, or a named field missing or twice.
@@ -118,16 +123,15 @@ def _samples(file: BinaryIO, path: str, config: DataConfig) -> Iterator[tuple[st
         raise InputError(f"data.path={config.path!r}: {path} cannot be read as tar ({error}); replace it") from error
 
 
-def _members(file: BinaryIO, named: set[str]) -> Iterator[tuple[str, str, bytes]]:
+def _members(file: Any, named: set[str]) -> Iterator[tuple[str, str, bytes]]:
     """Key, field and content of each file in a tar; what is not in `named` is listed but not read."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
-            directory, _, base = member.name.rpartition("/")
-            stem, _, field = base.partition(".")
+            stem, _, field = member.name.rpartition("/")[2].partition(".")
             if not (member.isreg() and stem and field):
                 continue
             content = tar.extractfile(member) if field in named else None
-            yield f"{directory}/{stem}", field, b"" if content is None else content.read()
+            yield member.name.removesuffix(f".{field}"), field, b"" if content is None else content.read()
 
 
 def _bytes_of(batch: "pd.DataFrame", option: str, field: str) -> list[bytes]:
