@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,15 @@ coupling:
 """
 
 
+@cache
+def digits() -> Any:
+    """Parsed once: scikit-learn reads them from text."""
+    return load_digits()
+
+
 def images(count: int) -> np.ndarray:
     """Digits as [count, 1, 8, 8] in [-1, 1]."""
-    return (load_digits().images[:count, None] / 8 - 1).astype(np.float32)
+    return (digits().images[:count, None] / 8 - 1).astype(np.float32)
 
 
 def moons(count: int) -> np.ndarray:
@@ -37,7 +44,7 @@ def moons(count: int) -> np.ndarray:
 
 def vectors(count: int) -> np.ndarray:
     """Digits as [count, 5] principal coordinates."""
-    flat = load_digits().data[:count]
+    flat = digits().data[:count]
     return (np.linalg.svd(flat - flat.mean(0), full_matrices=False)[0][:, :5] * count**0.5).astype(np.float32)
 
 
@@ -59,7 +66,7 @@ def make_store(tmp_path: Path) -> Make:
             distance = ((x0.reshape(64, 1, -1) - x1.reshape(1, 64, -1)) ** 2).sum(-1)
             partner = linear_sum_assignment(distance)[1] if method == "exact" else rng.permutation(64)
             records = [
-                Record(first, x0[first : first + 8], x1[ids], ids, load_digits().target[ids], {})
+                Record(first, x0[first : first + 8], x1[ids], ids, digits().target[ids], {})
                 for first in range(0, 64, 8)
                 for ids in [partner[first : first + 8]]
             ]

@@ -15,7 +15,7 @@ class Score:
 
     label: str  # as a column's head: "Euler 4"
     values: list[float | None]
-    nfe: list[int | None]
+    nfe: list[int | None]  # only where the label does not say it
 
     @property
     def best(self) -> list[int]:
@@ -40,8 +40,9 @@ def scores(runs: list[Run]) -> list[Score]:
     return [curvature, *(_frechet(evaluations, *solver) for solver in sorted(solvers, key=_few_steps_first))]
 
 
-def _few_steps_first(solver: tuple[str, int | None]) -> float:
-    return solver[1] or math.inf
+def _few_steps_first(solver: tuple[str, int | None]) -> tuple[float, str]:
+    name, steps = solver
+    return float(steps) if steps else math.inf, name
 
 
 def _frechet(evaluations: list[Evaluation | None], solver: str, nfe: int | None) -> Score:
@@ -50,15 +51,17 @@ def _frechet(evaluations: list[Evaluation | None], solver: str, nfe: int | None)
         for e in evaluations
     ]
     name = f"Euler\N{NO-BREAK SPACE}{nfe}" if solver == "euler" else solver
-    values, counts = [f.fd if f else None for f in found], [f.nfe if f else None for f in found]
+    values, counts = [f.fd if f else None for f in found], [f.nfe if f and nfe is None else None for f in found]
     return Score(name, values, counts)
 
 
 def headline(runs: list[Run], table: list[Score]) -> str:
     """The page's title: on how many measures optimal transport won, where the runs allow that question."""
     decided = [score for score in table if score.best]
+    if not runs:
+        return "Pairs, ready to train on"
     if not decided:
-        return "One run, nothing to compare it with yet" if runs else "Pairs, ready to train on"
+        return "One run evaluated, nothing to compare it with yet" if table else "Trained, not evaluated yet"
     ot = {place for place, run in enumerate(runs) if run.train.method in OPTIMAL_TRANSPORT}
     if not ot or not any(run.train.method == "independent" for run in runs):
         return "Training runs compared"
@@ -92,7 +95,9 @@ def caveats(runs: list[Run]) -> list[str]:
     """What must be known before the runs are compared: whatever was not the same for all of them."""
     measured = [(run, run.evaluation) for run in runs if run.evaluation]
     out = [
-        f"{run.name} has not been evaluated yet: run `flowpairs evaluate` on it." for run in runs if not run.evaluation
+        f"{run.name} has not been evaluated yet: flowpairs evaluate fills its places."
+        for run in runs
+        if not run.evaluation
     ]
     conditions: list[tuple[str, list[int] | list[str]]] = [
         ("training steps", [run.train.steps for run, _ in measured]),
