@@ -16,6 +16,8 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":  # a cluster of this process alone: its token is nobody's concern
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     dashboard = False if address == "local" else None
     ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
 

@@ -8,7 +8,7 @@ the value and the remedy, before anything heavy is imported.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import yaml
 from omegaconf import OmegaConf
@@ -77,7 +77,7 @@ class CouplingConfig(Strict):
         return value
 
     @model_validator(mode="after")
-    def _one_epsilon(self) -> Self:
+    def _one_epsilon(self) -> "CouplingConfig":
         if self.method != "sinkhorn" and (self.eps is not None or self.rel_eps is not None):
             raise ValueError(f"eps and rel_eps belong to method sinkhorn, not to {self.method}; remove them")
         if self.eps is not None and self.rel_eps is not None:
@@ -186,34 +186,42 @@ def validate(model: type[Config], plain: dict[str, Any]) -> Config:
     try:
         return model.model_validate(plain)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"] if not _is_type_tag(part))
-        raise InputError(_sentence(key, first, model)) from error
+        errors = error.errors(include_url=False)
+        key, owner = _locate(errors[0]["loc"], model)
+        same_key = [e for e in errors if _locate(e["loc"], model)[0] == key]  # one for each member of a union
+        raise InputError(_sentence(key, owner, same_key)) from error
 
 
-def _is_type_tag(part: Any) -> bool:
-    """Pydantic appends the tried member of a union to the location; users never wrote it."""
-    return isinstance(part, str) and ("[" in part or part in {"int", "float", "str", "bool"})
+def _locate(location: tuple[int | str, ...], model: type[Strict]) -> tuple[str, type[Strict]]:
+    """The dotted key that the user wrote, and the model it was looked up in; pydantic adds union members behind it."""
+    key, owner = [], model
+    members: dict[str, type[Strict]] = {}
+    for part in map(str, location):
+        if part in members:  # the discriminator's value, which stands between a union's key and its member's
+            owner, members = members[part], {}
+            continue
+        key.append(part)
+        field = owner.model_fields.get(part)
+        if field is None:
+            break
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Strict):
+            owner = field.annotation
+        elif isinstance(field.discriminator, str):
+            models = get_args(field.annotation)
+            members = {str(get_args(m.model_fields[field.discriminator].annotation)[0]): m for m in models}
+        else:
+            break
+    return ".".join(key), owner
 
 
-def _sentence(key: str, error: Any, model: type[Strict]) -> str:
-    """One sentence out of one pydantic error."""
-    kind, value = error["type"], error["input"]
+def _sentence(key: str, owner: type[Strict], errors: list[Any]) -> str:
+    """One sentence out of pydantic's errors for one key."""
+    kind, value = errors[0]["type"], errors[0]["input"]
     if kind == "extra_forbidden":
-        known = sorted(_fields_beside(key, model))
-        return f"{key}={value!r}: unknown key; known here: {', '.join(known)}"
+        return f"{key}={value!r}: unknown key; known here: {', '.join(sorted(owner.model_fields))}"
     if kind == "missing":
         return f"{key}: missing; add it to the config or give {key}=VALUE"
     if kind == "value_error":
-        return f"{key or 'config'}: {error['ctx']['error']}"
-    message = error["msg"][0].lower() + error["msg"][1:]
+        return f"{key or 'config'}: {errors[0]['ctx']['error']}"
+    message = " or ".join(e["msg"][0].lower() + e["msg"][1:] for e in errors)
     return f"{key}={value!r}: {message}; change it in the config or give {key}=VALUE"
-
-
-def _fields_beside(key: str, model: type[Strict]) -> list[str]:
-    """The names of the fields of the sub-model that `key` was looked up in."""
-    for part in key.split(".")[:-1]:
-        annotation = model.model_fields[part].annotation
-        if isinstance(annotation, type) and issubclass(annotation, Strict):
-            model = annotation
-    return list(model.model_fields)

@@ -5,6 +5,7 @@ recomputes comes out in the same bits.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ CONVENTION = (
 )
 
 
-def couple(config: CoupleConfig) -> format.Index:
+def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = lambda row: None) -> format.Index:
     """Make the pair store that `config` describes, or complete it.
+
+    Args:
+        config: the job.
+        on_block: told the report of every block computed, as it comes.
 
     Raises:
         InputError: anything wrong with the config, the data or the output directory, found before Ray starts.
@@ -48,7 +53,7 @@ def couple(config: CoupleConfig) -> format.Index:
     resume.prepare(config, directory)
     todo = [block for block in range(blocks.count) if not resume.block_done(directory, blocks, block)]
     if todo:
-        _run(config, directory, blocks, target, todo)
+        _run(config, directory, blocks, target, todo, on_block)
     return _finish(config, directory, blocks, target)
 
 
@@ -64,47 +69,45 @@ def _check_sizes(config: CoupleConfig, rows: int) -> Blocks:
     return blocks
 
 
-def _run(config: CoupleConfig, directory: Path, blocks: Blocks, target: Any, todo: list[int]) -> None:
+def _run(
+    config: CoupleConfig,
+    directory: Path,
+    blocks: Blocks,
+    target: Any,
+    todo: list[int],
+    on_block: Callable[[dict[str, Any]], None],
+) -> None:
     """Couple the blocks that are left on as many actors as fit."""
     import ray
-    from ray.util import ActorPool
 
+    from pipeline.actor import CouplerActor
     from pipeline.cluster import actor_shape
-    from pipeline.coupler import Coupler
+    from pipeline.crew import work
 
     features = resume.features(config, directory, target.x)
     shape = actor_shape(config.cluster, len(todo))
     # The arrays go into the object store once; every actor on a node maps the same memory.
-    shared = [ray.put(features), ray.put(target.x), ray.put(target.labels)]
-    data_features = ray.put(features.of_data(target.x, flips=config.data.flips))
-    actor: Any = ray.remote(Coupler).options(
-        num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=-1, max_task_retries=3
-    )
-    actors = [actor.remote(config, directory, blocks, *shared, data_features, shape.cpus) for _ in range(shape.actors)]
-    done_before = sum(blocks.pairs_of(b) for b in range(blocks.count)) - sum(blocks.pairs_of(b) for b in todo)
-    start, pairs, worst = time.monotonic(), 0, 0.0
+    data_features = features.of_data(target.x, flips=config.data.flips)
+    shared = [ray.put(value) for value in (features, target.x, target.labels, data_features)]
+    actor: Any = ray.remote(CouplerActor).options(num_cpus=shape.cpus, num_gpus=shape.gpus)
+
+    done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
+    start, worst = time.monotonic(), 0.0
     with progress(f"coupling on {shape.actors} actors", blocks.pairs) as show:
-        try:
-            for number, row in enumerate(ActorPool(actors).map_unordered(lambda a, b: a.couple.remote(b), todo), 1):
-                if not row["converged"] and config.coupling.on_unconverged == "fail":
-                    raise JobError(_unconverged(row))
-                pairs += blocks.pairs_of(row["block"])
-                worst = max(worst, row["source_error"], row["target_error"])
-                seconds = time.monotonic() - start
-                left = remaining(pairs, blocks.pairs - done_before, seconds)
-                text = (
-                    f"{blocks.count - len(todo) + number}/{blocks.count} blocks  {pairs / seconds:,.0f} pairs/s  "
-                    f"{left} left  worst marginal error {worst:.1e}"
-                )
-                show(done_before + pairs, text)
-        except ray.exceptions.RayActorError as error:
-            raise JobError(
-                f"an actor died four times on its block ({error}); what is finished is kept: lower coupling.n or give "
-                "the actors more memory, then run the same command again"
-            ) from error
-        finally:
-            for handle in actors:
-                ray.kill(handle)
+        reports = work(lambda: actor.remote(config, directory, blocks, shared, shape.cpus), shape.actors, todo)
+        for number, row in enumerate(reports, blocks.count - len(todo) + 1):
+            if not row["converged"] and config.coupling.on_unconverged == "fail":
+                raise JobError(_unconverged(row))
+            on_block(row)
+            done += blocks.pairs_of(row["block"])
+            worst = max(worst, row["source_error"], row["target_error"])
+            seconds = time.monotonic() - start
+            text = (
+                f"{number}/{blocks.count} blocks  {(done - done_before) / seconds:,.0f} pairs/s  "
+                f"{remaining(float(done - done_before), float(blocks.pairs - done_before), seconds)} left  "
+                f"worst marginal error {worst:.1e}"
+            )
+            show(done, text)
 
 
 def _unconverged(row: dict[str, Any]) -> str:

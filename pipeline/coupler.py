@@ -1,10 +1,9 @@
-"""One block from start to end: features of its rows, coupling, partners, shards. The driver runs it on many actors.
+"""One block from start to end: features of its rows, coupling, partners, shards. No Ray here: actor.py runs it.
 
 A block's shards are a pure function of (config, data, block); the actor that happens to compute it adds nothing.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,11 +52,6 @@ class Coupler:
         self.config, self.directory, self.blocks, self.features = config, directory, blocks, features
         self.x, self.labels, self.data_features = x, labels, data_features
 
-    def devices(self) -> str:
-        """Which devices this actor computes on, as Ray assigned them."""
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return f"gpu:{visible}" if visible else "cpu"
-
     def couple(self, block: int) -> dict[str, Any]:
         """Solve a block, draw its pairs and write its shards; returns the block's report.
 
@@ -65,7 +59,7 @@ class Coupler:
         """
         ids = self.blocks.data_ids(block)
         report, partners, g = self._solve(block, ids)
-        row = {"block": block, **report, "devices": self.devices()}
+        row = {"block": block, **report}
         if row["converged"] or self.config.coupling.on_unconverged == "record":
             if g is not None:
                 write_atomically(self.directory / "potentials" / f"b{block:06d}.npy", npy(g))

@@ -12,7 +12,7 @@ LOG_EVERY = 5.0  # seconds between plain lines
 class Show(Protocol):
     """Tells how far the work is."""
 
-    def __call__(self, done: float, text: str) -> None:
+    def __call__(self, done: int, text: str) -> None:
         """Show `done` of the total, and `text` beside it."""
 
 
@@ -26,7 +26,7 @@ def remaining(done: float, total: float, seconds: float) -> str:
 
 
 @contextmanager
-def progress(title: str, total: float) -> Iterator[Show]:
+def progress(title: str, total: int) -> Iterator[Show]:
     """Open a progress line for `total` units of work.
 
     Args:
@@ -50,7 +50,7 @@ def progress(title: str, total: float) -> Iterator[Show]:
 
     last = -LOG_EVERY
 
-    def show(done: float, text: str) -> None:
+    def show(done: int, text: str) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= LOG_EVERY or done >= total:

@@ -39,7 +39,7 @@ def check(config: CoupleConfig, directory: Path) -> format.Index | None:
             f"output.dir={str(directory)!r}: not empty and not a pair store; give an empty or a new directory"
         )
     _refuse_difference(config, earlier, directory)
-    return _finished(directory)
+    return _finished(directory) if config.data.path == earlier.data.path else None
 
 
 def pin_data(config: CoupleConfig, directory: Path, fingerprint: str) -> CoupleConfig:

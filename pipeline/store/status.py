@@ -92,7 +92,7 @@ def print_status(directory: Path, *, as_json: bool) -> None:
     table.add_row("bytes", f"{status.bytes:,}")
     table.add_row("pairs/s", "unknown yet" if status.pairs_per_second is None else f"{status.pairs_per_second:,.0f}")
     if status.seconds_left is not None:
-        table.add_row("time left", remaining(1, 1 + status.seconds_left, 1))
+        table.add_row("time left", remaining(1.0, 1.0 + status.seconds_left, 1.0))
     if status.worst_marginal_error is not None:
         table.add_row("worst marginal error (L1)", f"{status.worst_marginal_error:.2e}")
     if status.seconds_since_last_shard is not None and not status.complete:

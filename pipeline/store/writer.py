@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -64,7 +64,7 @@ class ShardWriter:
         self.records = self.pairs = 0
         self.id_range: tuple[int, int] | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ShardWriter":
         from webdataset import TarWriter
 
         self.file = self.temporary.open("wb")

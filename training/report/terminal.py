@@ -1,30 +1,42 @@
-"""The report's comparison table and verdict for the terminal."""
+"""The comparison of runs as a table in the terminal, with the page's own words."""
 
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from training.report import verdict
-from training.report.collect import collect
+from training.report.collect import short_names
+from training.report.runs import read_run
+from training.report.verdict import caveats, headline, number, scores, sentences
 
 
-def print_comparison(runs: list[Path]) -> None:
-    """Print which run won which figure, in a table and in words, whichever way it went."""
-    _, collected = collect(runs)
-    table = Table(title="lower is better; * marks the best", title_justify="left")
-    scores = verdict.scores(collected)
+def print_comparison(directories: list[Path]) -> None:
+    """Print curvature and Frechet distances of all runs, the best of each column marked, and who won on what.
+
+    Args:
+        directories: training runs.
+
+    Raises:
+        InputError: a file of a run that cannot be read.
+    """
+    paths = [Path(directory).resolve() for directory in directories]
+    runs = [read_run(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
+    measures = scores(runs)
+    table = Table(title=headline(runs, measures), title_justify="left", caption="lower is better; * best")
+    table.add_column("run")
     table.add_column("pairs")
-    for score in scores:
-        table.add_column(score.label if score.label == "Curvature" else f"FD {score.label}", justify="right")
-    for place, run in enumerate(collected):
+    for score in measures:
+        table.add_column(score.label, justify="right")
+    for place, run in enumerate(runs):
         cells = []
-        for score in scores:
-            nfe = f" ({score.nfe[place]} NFE)" if score.nfe[place] is not None else ""
-            star = "*" if place in score.best else ""
-            cells.append(f"{verdict.number(score.values[place])}{star}{nfe}")
-        table.add_row(run.train.method, *cells)
+        for score in measures:
+            evaluations = score.nfe[place]
+            mark = "*" if place in score.best else ""
+            cells.append(
+                f"{mark}{number(score.values[place])}" + (f" ({number(evaluations)} NFE)" if evaluations else "")
+            )
+        table.add_row(run.name, run.train.method, *cells)
     console = Console()
     console.print(table)
-    for sentence in [verdict.headline(collected, scores) + ".", *verdict.sentences(collected, scores)]:
+    for sentence in sentences(runs, measures) + caveats(runs):
         console.print(sentence, highlight=False)

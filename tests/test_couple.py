@@ -1,0 +1,214 @@
+"""The coupling job on a real Ray: the same bytes whoever computes them, and nothing lost when something dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.config import CoupleConfig, validate
+from pipeline.couple import couple
+from pipeline.crew import work
+from pipeline.errors import InputError, JobError
+from pipeline.store import format
+from pipeline.store.status import read_status
+from pipeline.store.tables import read_blocks
+from pipeline.store.verify import verify
+
+
+def settings(directory: Path, **parts: dict[str, Any]) -> CoupleConfig:
+    tree: dict[str, dict[str, Any]] = {
+        "data": {"path": "digits", "label": "label"},
+        "coupling": {"n": 400, "rel_eps": 0.1},
+        "output": {"dir": str(directory), "pairs": 1500, "pairs_per_shard": 150},
+    }
+    for part, values in parts.items():
+        tree[part] = tree.get(part, {}) | values
+    return validate(CoupleConfig, tree)
+
+
+def shard_bytes(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (directory / "shards").glob("*.tar")}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
+    """An undisturbed run with one actor."""
+    directory = tmp_path_factory.mktemp("couple") / "reference"
+    couple(settings(directory, cluster={"actors": 1}))
+    return directory
+
+
+def test_the_store_is_what_was_asked_for(reference: Path) -> None:
+    index = format.read_index(reference)
+    assert (index.pairs, index.shape, index.num_classes, index.method) == (1500, (1, 8, 8), 10, "sinkhorn")
+    assert verify(reference).faults == []
+    blocks = read_blocks(reference)
+    assert [row["block"] for row in blocks] == [0, 1, 2, 3]
+    for row in blocks:
+        assert row["converged"]
+        assert max(row["source_error"], row["target_error"]) < 1e-3
+        assert row["cost_coupled"] < row["cost_independent"]
+    status = read_status(reference)
+    assert (status.complete, status.blocks, status.pairs, status.seconds_left) == (True, 4, 1500, 0.0)
+
+
+def test_two_actors_write_the_bytes_of_one(reference: Path, tmp_path: Path) -> None:
+    couple(settings(tmp_path / "two", cluster={"actors": 2}))
+    assert shard_bytes(tmp_path / "two") == shard_bytes(reference)
+    assert (tmp_path / "two" / "index.json").read_bytes() == (reference / "index.json").read_bytes()
+
+
+def test_a_complete_store_is_left_alone(reference: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in reference.rglob("*")}
+    couple(settings(reference))
+    assert {path: path.stat().st_mtime_ns for path in reference.rglob("*")} == before
+
+
+def test_only_lost_blocks_are_computed_again(reference: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "mended"
+    couple(settings(directory))
+    kept = (directory / "shards" / "pairs-000000.tar").stat().st_mtime_ns
+    (directory / "shards" / "pairs-000004.tar").unlink()
+    (directory / "shards" / ".pairs-000009.tar.1.tmp").write_bytes(b"half-written")
+    couple(settings(directory))
+    assert shard_bytes(directory) == shard_bytes(reference)
+    assert (directory / "shards" / "pairs-000000.tar").stat().st_mtime_ns == kept
+    assert not list((directory / "shards").glob(".*"))
+
+
+def test_a_killed_driver_resumes_to_the_same_bytes(reference: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "killed"
+    config = tmp_path / "config.yaml"
+    tree = settings(directory).model_dump(mode="json")
+    config.write_text(json.dumps(tree))  # JSON is YAML
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "jobs.couple", str(config), "cluster.actors=1"]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        while not list((directory / "shards").glob("*.json")):
+            assert process.poll() is None, "the job ended before it wrote a shard"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (directory / "index.json").exists()
+    couple(settings(directory))
+    assert shard_bytes(directory) == shard_bytes(reference)
+
+
+def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path) -> None:
+    """When the first block is in, an actor process gets a SIGKILL; its block is done again by a new one."""
+    killed: list[int] = []
+
+    def kill_once(_: dict[str, Any]) -> None:
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            if not killed and process.read_bytes().startswith(b"ray::CouplerActor"):
+                killed.append(int(process.parent.name))
+                os.kill(killed[0], signal.SIGKILL)
+
+    directory = tmp_path / "actor-killed"
+    couple(settings(directory), on_block=kill_once)
+    assert killed
+    assert shard_bytes(directory) == shard_bytes(reference)
+
+
+def test_a_block_that_kills_every_actor_ends_the_job(local_ray: None) -> None:
+    class Mortal:
+        def couple(self, block: int) -> dict[str, Any]:
+            if block == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return {"block": block}
+
+    reports = work(lambda: ray.remote(Mortal).remote(), 1, [0, 1, 2])
+    assert next(reports) == {"block": 0}
+    with pytest.raises(JobError, match="block 1 killed 3 actors"):
+        next(reports)
+
+
+def test_another_config_in_the_same_directory_is_refused(reference: Path) -> None:
+    with pytest.raises(InputError, match=r"coupling.rel_eps \(0.1 there, 0.2 here\)"):
+        couple(settings(reference, coupling={"rel_eps": 0.2}))
+
+
+def test_other_data_in_the_same_directory_are_refused(reference: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", image=np.zeros((500, 1, 8, 8), np.float32), label=np.arange(500) % 10)
+    with pytest.raises(InputError, match=r"data.fingerprint \("):
+        couple(
+            settings(reference.parent / "reference", data={"path": str(tmp_path / "other.npz")}, output={"pairs": 1500})
+        )
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="not empty and not a pair store"):
+        couple(settings(tmp_path))
+
+
+def test_a_block_that_does_not_converge_fails_the_job(tmp_path: Path, local_ray: None) -> None:
+    hopeless = {"rel_eps": 0.003, "max_passes": 4}
+    with pytest.raises(JobError, match=r"block \d stopped after .* passes at a marginal error of"):
+        couple(settings(tmp_path / "failed", coupling=hopeless))
+    assert not (tmp_path / "failed" / "index.json").exists()
+    couple(settings(tmp_path / "recorded", coupling=hopeless | {"on_unconverged": "record"}))
+    assert not any(row["converged"] for row in read_blocks(tmp_path / "recorded"))
+
+
+@pytest.mark.parametrize("method", ["independent", "exact"])
+def test_other_methods_write_stores_too(tmp_path: Path, local_ray: None, method: str) -> None:
+    coupling = {"method": method, "rel_eps": None}
+    couple(settings(tmp_path / "s", coupling=coupling, output={"pairs": 400}))
+    assert verify(tmp_path / "s").faults == []
+    row = read_blocks(tmp_path / "s")[0]
+    assert (row["entropy"] == pytest.approx(1.0)) == (method == "independent")
+    assert (row["cost_coupled"] < 0.9 * row["cost_independent"]) == (method == "exact")
+
+
+def test_balanced_draws_use_every_datum_equally_often(tmp_path: Path, local_ray: None) -> None:
+    couple(settings(tmp_path / "s", sampling={"draw": "balanced"}, coupling={"n": 300}, output={"pairs": 300}))
+    ids = np.concatenate([record["meta"]["data_ids"] for record in plain_records(tmp_path / "s")])
+    assert len(np.unique(ids)) == 300
+
+
+def test_pairs_are_the_data_and_the_noise_they_name(reference: Path) -> None:
+    """x1 against scikit-learn's digits by id, x0 against the generator by counter, labels against the digits'."""
+    from sklearn.datasets import load_digits
+
+    from pipeline import noise
+
+    digits = load_digits()
+    for record in plain_records(reference):
+        ids, meta = np.array(record["meta"]["data_ids"]), record["meta"]
+        np.testing.assert_array_equal(record["x1"][:, 0], (digits.images[ids] / 8 - 1).astype(np.float32))
+        np.testing.assert_array_equal(record["label"], digits.target[ids])
+        x0 = noise.gaussian(meta["seed"], meta["first_noise_counter"], len(ids), 64)
+        np.testing.assert_array_equal(record["x0"].reshape(-1, 64), x0)
+
+
+def plain_records(directory: Path) -> list[dict[str, Any]]:
+    """The README's reader: plain webdataset and numpy."""
+    import webdataset as wds
+
+    urls = sorted(str(path) for path in (directory / "shards").glob("*.tar"))
+    dataset = wds.WebDataset(urls, shardshuffle=False).decode(only=["x0.npy", "x1.npy", "label.npy", "meta.json"])
+    names = {"x0.npy": "x0", "x1.npy": "x1", "label.npy": "label", "meta.json": "meta"}
+    return [{names[key]: value for key, value in sample.items() if key in names} for sample in dataset]
+
+
+def test_each_actor_gets_its_own_gpu(tmp_path: Path) -> None:
+    """Two logical GPUs: Ray hands each actor a different one, and both compute blocks."""
+    program = (
+        "import json, sys, ray; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "ray.init(address='local', num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)\n"
+        "import pipeline.couple as job\n"
+        "from test_couple import settings\n"
+        f"config = settings(Path({str(tmp_path / 's')!r}), output={{'pairs': 3200}})\n"
+        "rows = []\n"
+        "job.couple(config, on_block=rows.append)\n"
+        "print(json.dumps([row['gpus'] for row in rows]))"
+    )
+    out = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    assert {tuple(gpus) for gpus in json.loads(out.stdout.splitlines()[-1])} == {("0",), ("1",)}
