@@ -137,8 +137,8 @@ def make_run(tmp_path: Path) -> Make:
             "frechet": [
                 {"solver": solver, "nfe": nfe, "fd": (fd or {}).get(key, value * scale)}
                 for key, solver, nfe, value in [
-                    ("euler4", "euler", 4, 31.5), ("euler8", "euler", 8, 14.8), ("euler16", "euler", 16, 9.19),
-                    ("dopri5", "dopri5", 86, 4.85),
+                    ("euler4", "euler", 4.0, 31.5), ("euler8", "euler", 8.0, 14.8), ("euler16", "euler", 16.0, 9.19),
+                    ("dopri5", "dopri5", 86.4, 4.85),
                 ]
             ],
         })  # fmt: skip

@@ -19,13 +19,14 @@ PHONE = """<!doctype html><meta charset="utf-8"><body>
 <iframe style="width: 400px; height: 900px; border: 0" srcdoc="{page}"></iframe><pre></pre><script>
 addEventListener("load", () => {{
   const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
+  const figures = [...page.querySelectorAll("svg[role=img]")];
   document.querySelector("pre").textContent = JSON.stringify({{
     width: root.clientWidth,
     overflow: root.scrollWidth - root.clientWidth,
     images: page.images.length,
     broken: [...page.images].filter(image => !image.complete || !image.naturalWidth).length,
-    flat: [...page.querySelectorAll("figure svg")].filter(svg => svg.getBoundingClientRect().height < 50).length,
-    figures: page.querySelectorAll("figure svg").length,
+    flat: figures.filter(svg => svg.getBoundingClientRect().height < 50).length,
+    figures: figures.length,
     background: getComputedStyle(page.body).backgroundColor,
   }});
 }});
@@ -42,7 +43,7 @@ def browse(path: Path, profile: Path, *options: str) -> tuple[dict[str, object],
         [
             chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--enable-logging=stderr", f"--user-data-dir={profile}", *options,
+            "--hide-scrollbars", "--enable-logging=stderr", f"--user-data-dir={profile}", *options,
             "--dump-dom", path.with_name("phone.html").as_uri(),
         ],
         capture_output=True, text=True, timeout=120, check=True,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from training.report.runs import Run, read_run
+from training.report.terminal import print_comparison
 from training.report.verdict import Score, caveats, headline, number, scores, sentences
 
 Make = Callable[..., Path]  # what the fixtures make_store and make_run are
@@ -79,10 +80,10 @@ def test_a_diverged_run_loses(make_run: Make) -> None:
 def test_an_adaptive_solver_is_one_column_whatever_it_took(make_run: Make) -> None:
     first, second = make_run("first"), make_run("second", method="independent")
     tree = json.loads((second / "evaluation.json").read_text())
-    tree["frechet"][-1]["nfe"] = 122
+    tree["frechet"][-1]["nfe"] = 122.0
     (second / "evaluation.json").write_text(json.dumps(tree))
     last = scores(read(first, second))[-1]
-    assert (last.label, last.nfe) == ("dopri5", [86, 122])
+    assert (last.label, last.nfe) == ("dopri5", [86.4, 122.0])
 
 
 @pytest.mark.parametrize(("key", "value", "named"), [("samples", 500, "samples"), ("seed", 3, "seeds")])
@@ -99,3 +100,14 @@ def test_unlike_evaluations_are_told(make_run: Make, key: str, value: int, named
 @pytest.mark.parametrize("value", [0.000123456, 0.00123456, 0.5, 9.999, 64.0, 123.456, 1234.56, 1e6])
 def test_numbers_keep_three_digits(value: float) -> None:
     assert float(number(value).replace(",", "")) == pytest.approx(value, rel=0.05 if value < 1e-3 else 5e-3)
+
+
+def test_the_terminal_says_the_same(make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    directories = [make_run("sharp"), make_run("plain", method="independent", scale=2.0)]
+    print_comparison(directories)
+    printed = " ".join(capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ").split())
+    runs = read(*directories)
+    for sentence in [headline(runs, scores(runs)), *sentences(runs, scores(runs))]:
+        assert sentence.replace("\N{NO-BREAK SPACE}", " ") in printed
+    assert "*0.412" in printed
+    assert "*0.824" not in printed

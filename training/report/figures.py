@@ -58,7 +58,7 @@ def frechet_against_nfe(runs: list[tuple[Place, Run]]) -> str:
             ticks |= {nfe for nfe, _ in euler + other}
         ax.set_xscale("log", base=2)
         kept = _apart(sorted(ticks))
-        ax.set_xticks(kept, [str(tick) for tick in kept])
+        ax.set_xticks(kept, [f"{tick:.3g}" for tick in kept])
         ax.minorticks_off()
         ax.set_ylim(bottom=0)
         ax.set_xlabel("NFE (function evaluations, log scale)")
@@ -66,9 +66,9 @@ def frechet_against_nfe(runs: list[tuple[Place, Run]]) -> str:
     return to_svg(figure, "frechet", "Fréchet distance against the number of function evaluations, per run")
 
 
-def _apart(ticks: list[int]) -> list[int]:
+def _apart(ticks: list[float]) -> list[float]:
     """Drop the ticks whose labels would run into the one before: adaptive solvers end close to each other."""
-    kept: list[int] = []
+    kept: list[float] = []
     for tick in ticks:
         if not kept or tick >= 1.25 * kept[-1]:
             kept.append(tick)

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.errors import InputError
-from pipeline.store.format import write_atomically
+from pipeline.files import write_atomically
 from training.report import configs, figures, images, theme, verdict
 from training.report.collect import collect
 from training.report.runs import Run

@@ -42,10 +42,10 @@ class Curve(_Json):
 
 
 class Frechet(_Json):
-    """One Frechet distance, and the number of function evaluations that its samples took."""
+    """One Frechet distance, and the mean number of function evaluations that a sample took."""
 
     solver: str
-    nfe: int
+    nfe: float
     fd: float
 
 

@@ -15,7 +15,7 @@ class Score:
 
     label: str  # as a column's head: "Euler 4"
     values: list[float | None]
-    nfe: list[int | None]  # only where the label does not say it
+    nfe: list[float | None]  # only where the label does not say it
 
     @property
     def best(self) -> list[int]:
@@ -40,17 +40,17 @@ def scores(runs: list[Run]) -> list[Score]:
     return [curvature, *(_frechet(evaluations, *solver) for solver in sorted(solvers, key=_few_steps_first))]
 
 
-def _few_steps_first(solver: tuple[str, int | None]) -> tuple[float, str]:
+def _few_steps_first(solver: tuple[str, float | None]) -> tuple[float, str]:
     name, steps = solver
-    return float(steps) if steps else math.inf, name
+    return steps or math.inf, name
 
 
-def _frechet(evaluations: list[Evaluation | None], solver: str, nfe: int | None) -> Score:
+def _frechet(evaluations: list[Evaluation | None], solver: str, nfe: float | None) -> Score:
     found = [
         next((f for f in e.frechet if f.solver == solver and nfe in (None, f.nfe)), None) if e else None
         for e in evaluations
     ]
-    name = f"Euler\N{NO-BREAK SPACE}{nfe}" if solver == "euler" else solver
+    name = f"Euler\N{NO-BREAK SPACE}{nfe:g}" if solver == "euler" else solver
     values, counts = [f.fd if f else None for f in found], [f.nfe if f and nfe is None else None for f in found]
     return Score(name, values, counts)
 
