@@ -22,7 +22,7 @@ from pipeline.store.format import Index
 from training.order import Order
 from training.shards import Fields, ShardReader
 
-WINDOW_BYTES = 2**27  # of one window, over all lanes of the worker; two are in memory at a time
+WINDOW_BYTES = 2**25  # of pairs; a lane holds two windows. It shapes the order, so it must not depend on the workers
 READ_AHEAD = 8  # batches
 
 State = dict[str, int]
@@ -160,7 +160,7 @@ class PairLoader:
 
     def _batches(self) -> Iterator[Batch]:
         slices = self._part.slices()
-        lanes = [_Lane(self._reader, self.order, lane, self._consumed, len(slices)) for lane in slices]
+        lanes = [_Lane(self._reader, self.order, lane, self._consumed) for lane in slices]
         while True:
             taken = [lane.take(self._part.per_lane) for lane in lanes]
             rows = {
@@ -177,9 +177,9 @@ class PairLoader:
 class _Lane:
     """One lane from some pair of some epoch on, for ever."""
 
-    def __init__(self, reader: ShardReader, order: Order, lane: int, consumed: int, lanes_here: int) -> None:
+    def __init__(self, reader: ShardReader, order: Order, lane: int, consumed: int) -> None:
         pair_bytes = 2 * 4 * int(np.prod(reader.index.shape, dtype=np.int64)) + 8
-        self.size = max(1, min(order.per_lane, WINDOW_BYTES // (pair_bytes * lanes_here)))
+        self.size = max(1, min(order.per_lane, WINDOW_BYTES // pair_bytes))
         self.reader, self.order, self.lane = reader, order, lane
         epoch, position = divmod(consumed, order.per_lane)
         skip = position % self.size

@@ -10,6 +10,8 @@ from torch.utils.tensorboard import SummaryWriter
 from pipeline.files import write_atomically
 from training.loop import LogLine
 
+TAIL_BYTES = 4096  # more than any line
+
 
 class Logbook:
     """Appends to the log of a run that starts or goes on at `step`; lines past that step are cut.
@@ -45,3 +47,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+def newest_metrics(path: Path) -> dict[str, Any] | None:
+    """The last complete line, without reading those before it."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]
+    return json.loads(lines[-1]) if lines else None

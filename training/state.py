@@ -35,7 +35,7 @@ class TrainState:
     @classmethod
     def start(cls, model: nn.Module, config: OptimisationConfig) -> "TrainState":
         """The state before the first step."""
-        optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
         return cls(model, AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)), optimiser)
 
     def save(self, directory: Path) -> None:

@@ -27,7 +27,7 @@ from training import directory, loop, models
 from training.config import TrainClusterConfig, TrainConfig
 from training.directory import RunDirectory
 from training.loader import PairLoader, Part
-from training.logbook import Logbook, read_metrics
+from training.logbook import Logbook, newest_metrics, read_metrics
 from training.paths import StraightPath
 from training.state import TrainState
 
@@ -186,11 +186,10 @@ def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
             tell(shown)
 
         def tell(shown: int | None) -> int | None:
-            lines = read_metrics(run.metrics)
-            if not lines or lines[-1]["step"] == shown:
+            line = newest_metrics(run.metrics)
+            if line is None or line["step"] == shown:
                 return shown
-            line = lines[-1]
-            left = remaining(line["step"], steps, line["seconds"])
+            left = remaining(float(line["step"]), float(steps), line["seconds"])
             show(
                 line["step"],
                 f"step {line['step']}/{steps}  loss {line['loss']:.4f}  grad {line['grad_norm']:.3f}  "
