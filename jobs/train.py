@@ -16,9 +16,8 @@ def train(
     """
     from pipeline.config import load
     from training.config import TrainConfig
-    from training.directory import check
 
-    settings, _ = check(load(TrainConfig, config, overrides))  # before Ray is even imported
+    settings = load(TrainConfig, config, overrides)
     from training.trainer import train as run_job
 
     summary = run_job(settings)

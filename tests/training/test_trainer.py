@@ -16,11 +16,11 @@ from stores import write_store
 
 from pipeline.config import load, validate
 from pipeline.errors import InputError
-from training.config import EvaluateConfig, TrainConfig
+from training.config import EvaluateConfig, TrainClusterConfig, TrainConfig
 from training.evaluate import evaluate
 from training.logbook import read_metrics
 from training.state import FILE
-from training.trainer import train
+from training.trainer import WorkerShape, train, worker_shape
 
 STEPS = 240
 
@@ -171,6 +171,17 @@ def test_evaluation_is_what_a_plain_loop_computes(undisturbed: Path, store: Path
     distance = np.square(real.mean(0) - x.double().numpy().mean(0)).sum() + np.trace(a + b) - 2 * roots
     assert report["frechet"][0]["fd"] == pytest.approx(distance, rel=1e-3)
     np.testing.assert_array_equal(samples["real"], real[:64].astype(np.float32))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_workers_share_the_cores_and_too_many_are_refused() -> None:
+    """On one node of two cores and no GPU."""
+    assert worker_shape(TrainClusterConfig()) == WorkerShape(workers=1, cpus=2, gpus=0)
+    assert worker_shape(TrainClusterConfig(workers=2)) == WorkerShape(workers=2, cpus=1, gpus=0)
+    with pytest.raises(InputError, match=r"cluster.workers=3, cluster.gpus=auto: only 2 such workers fit"):
+        worker_shape(TrainClusterConfig(workers=3))
+    with pytest.raises(InputError, match=r"cluster.gpus=1: only 0 such workers fit"):
+        worker_shape(TrainClusterConfig(gpus=1))
 
 
 def test_evaluating_what_is_no_finished_run_is_refused(store: Path) -> None:
