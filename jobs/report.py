@@ -7,18 +7,16 @@ import typer
 
 
 def report(
-    directories: Annotated[
-        list[Path], typer.Argument(help="Pair stores and training runs, in the order to show them.")
-    ],
+    directories: Annotated[list[Path], typer.Argument(help="pair stores and training runs, in the order to show them")],
     output: Annotated[
-        Path | None, typer.Option(help="The HTML file to write.", show_default="report.html in the first directory")
+        Path | None, typer.Option(help="the HTML file to write", show_default="report.html in the first directory")
     ] = None,
 ) -> None:
     """Write one HTML page that compares training runs and shows the pairs they learnt from.
 
     The page holds its pictures itself: it can be sent by mail, opened without a network, or printed.
 
-    Example: flowpairs report out/digits/pairs out/digits/run out/independent/run --output report.html
+    Example: `flowpairs report out/pairs-sinkhorn out/run-sinkhorn out/run-independent --output report.html`
     """
     from training.report.page import write_report
 

@@ -23,19 +23,17 @@ def print_comparison(directories: list[Path]) -> None:
     runs = [read_run(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
     measures = scores(runs)
     table = Table(title=headline(runs, measures), title_justify="left", caption="lower is better; * best")
-    table.add_column("run")
-    table.add_column("pairs")
+    table.add_column("run", overflow="fold")
     for score in measures:
         table.add_column(score.label, justify="right")
     for place, run in enumerate(runs):
         cells = []
         for score in measures:
-            evaluations = score.nfe[place]
-            mark = "*" if place in score.best else ""
+            mark, evaluations = "*" if place in score.best else "", score.nfe[place]
             cells.append(
-                f"{mark}{number(score.values[place])}" + (f" ({number(evaluations)} NFE)" if evaluations else "")
+                f"{mark}{number(score.values[place])}" + (f"\n{number(evaluations)} NFE" if evaluations else "")
             )
-        table.add_row(run.name, run.train.method, *cells)
+        table.add_row(run.name, *cells)
     console = Console()
     console.print(table)
     for sentence in sentences(runs, measures) + caveats(runs):
