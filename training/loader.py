@@ -1,8 +1,7 @@
 """Batches of pairs for one worker, read ahead by one thread, resumable to the batch.
 
-Lanes (see training/order.py) are read in windows: stretches of the lane whose pairs are put in random order. While one
-window is handed out the next one is read at the same pace, so that there is no pause between them. The state is three
-numbers: how many lanes there are, the epoch, and how far every lane has come in it.
+The state is three numbers: how many lanes there are (see training/order.py), the epoch, and how far every lane has come
+in it.
 """
 
 import queue
@@ -19,10 +18,10 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from pipeline.store.format import Index
+from training.lanes import Lane
 from training.order import Order
-from training.shards import Fields, ShardReader
+from training.shards import ShardReader
 
-WINDOW_BYTES = 2**25  # of pairs; a lane holds two windows. It shapes the order, so it must not depend on the workers
 READ_AHEAD = 8  # batches
 
 State = dict[str, int]
@@ -160,7 +159,7 @@ class PairLoader:
 
     def _batches(self) -> Iterator[Batch]:
         slices = self._part.slices()
-        lanes = [_Lane(self._reader, self.order, lane, self._consumed) for lane in slices]
+        lanes = [Lane(self._reader, self.order, lane, self._consumed) for lane in slices]
         while True:
             taken = [lane.take(self._part.per_lane) for lane in lanes]
             rows = {
@@ -172,67 +171,3 @@ class PairLoader:
             if self._pin:
                 rows = {name: tensor.pin_memory() for name, tensor in rows.items()}
             yield Batch(rows["x0"], rows["x1"], rows.get("label"))
-
-
-class _Lane:
-    """One lane from some pair of some epoch on, for ever."""
-
-    def __init__(self, reader: ShardReader, order: Order, lane: int, consumed: int) -> None:
-        pair_bytes = 2 * 4 * int(np.prod(reader.index.shape, dtype=np.int64)) + 8
-        self.size = max(1, min(order.per_lane, WINDOW_BYTES // pair_bytes))
-        self.reader, self.order, self.lane = reader, order, lane
-        epoch, position = divmod(consumed, order.per_lane)
-        skip = position % self.size
-        self.window = self._window(epoch, position - skip)
-        self.window.fill(len(self.window.shuffle))
-        self.window.drained = skip
-        self.following = self._after(self.window)
-
-    def take(self, rows: int) -> Fields:
-        """The next rows, over the edges of windows and epochs."""
-        parts = []
-        while rows:
-            part = self.window.drain(rows)
-            rows -= len(part[self.reader.fields[0]])
-            parts.append(part)
-            share = self.window.drained / len(self.window.shuffle)
-            self.following.fill(round(share * len(self.following.shuffle)))
-            if share == 1:
-                self.window, self.following = self.following, self._after(self.following)
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.reader.fields}
-
-    def _window(self, epoch: int, start: int) -> "_Window":
-        stop = min(start + self.size, self.order.per_lane)
-        pieces = self.reader.read(self.order.stretches(epoch, self.lane, start, stop))
-        return _Window(epoch, start, self.order.shuffle(epoch, self.lane, start, stop - start), pieces)
-
-    def _after(self, window: "_Window") -> "_Window":
-        start = window.start + len(window.shuffle)
-        return self._window(window.epoch, start) if start < self.order.per_lane else self._window(window.epoch + 1, 0)
-
-
-class _Window:
-    """A stretch of a lane in random order: each pair is put at its shuffled place as it is read."""
-
-    def __init__(self, epoch: int, start: int, shuffle: np.ndarray, pieces: Iterator[Fields]) -> None:
-        self.epoch, self.start, self.shuffle, self.pieces = epoch, start, shuffle, pieces
-        self.filled = self.drained = 0
-        self.rows: Fields = {}
-
-    def fill(self, upto: int) -> None:
-        """Read until at least `upto` pairs are in place."""
-        while self.filled < upto:
-            piece = next(self.pieces)
-            for name, array in piece.items():
-                if name not in self.rows:
-                    self.rows[name] = np.empty((len(self.shuffle), *array.shape[1:]), array.dtype)
-                places = self.shuffle[self.filled : self.filled + len(array)]
-                self.rows[name][places] = array
-            self.filled += len(places)
-
-    def drain(self, rows: int) -> Fields:
-        """Up to `rows` of the pairs not yet handed out; the window must be full."""
-        assert self.filled == len(self.shuffle)
-        part = {name: array[self.drained : self.drained + rows] for name, array in self.rows.items()}
-        self.drained = min(self.drained + rows, len(self.shuffle))
-        return part

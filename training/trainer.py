@@ -8,7 +8,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ from pipeline.errors import InputError, JobError
 from pipeline.progress import progress, remaining
 from pipeline.store.format import read_index
 from training import directory, loop, models
-from training.config import TrainClusterConfig, TrainConfig
+from training.config import TrainConfig
 from training.directory import RunDirectory
 from training.loader import PairLoader, Part
 from training.logbook import Logbook, newest_metrics, read_metrics
 from training.paths import StraightPath
 from training.state import TrainState
+from training.workers import worker_shape
 
 MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again has three more
 TAIL_EVERY = 0.5  # seconds
@@ -127,40 +127,6 @@ def train_worker(settings: dict[str, Any]) -> None:
         loop.run(state, prepare_model(model), loader, StraightPath(), config.train, part, writer, save)
     if log:
         log.close()
-
-
-@dataclass(frozen=True)
-class WorkerShape:
-    """How many workers of which size."""
-
-    workers: int
-    cpus: int
-    gpus: int
-
-
-def worker_shape(config: TrainClusterConfig) -> WorkerShape:
-    """Decide on workers from the live nodes; the cores of a node are shared out among the workers that it can hold.
-
-    Raises:
-        InputError: the cluster cannot hold the workers that the configuration asks for.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = (1 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0) if config.gpus == "auto" else config.gpus
-    able = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes if node.get("CPU", 0) >= 1]
-    room = sum(min(cpu, gpu) if gpus else cpu for cpu, gpu in able)
-    auto = room if gpus else len(able)
-    workers = auto if config.workers == "auto" else config.workers
-    if not 1 <= workers <= room:
-        raise InputError(
-            f"cluster.workers={config.workers}, cluster.gpus={config.gpus}: only {room} such workers fit on nodes of "
-            f"(CPUs, GPUs) {able}; lower them or give auto"
-        )
-
-    def fit(cpus_each: int) -> int:
-        return sum(min(cpu // cpus_each, gpu) if gpus else cpu // cpus_each for cpu, gpu in able)
-
-    cpus = max(each for each in range(1, max(cpu for cpu, _ in able) + 1) if fit(each) >= workers)
-    return WorkerShape(workers, cpus, gpus)
 
 
 def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Exception:

@@ -15,7 +15,7 @@ from stores import write_store
 
 from pipeline.errors import InputError
 from pipeline.store.format import Index, read_index
-from training import loader as loader_module
+from training import lanes as lanes_module
 from training.loader import PairLoader, Part
 
 Ids = list[int]
@@ -57,7 +57,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of a few pairs, so that lanes have several of them."""
-    monkeypatch.setattr(loader_module, "WINDOW_BYTES", 200)
+    monkeypatch.setattr(lanes_module, "WINDOW_BYTES", 200)
 
 
 @settings(max_examples=25, deadline=None)
@@ -78,7 +78,7 @@ def test_every_pair_once_an_epoch_over_the_workers(
         counts = [*counts, lanes]
     batch, per_lane = lanes * rows, sum(counts) // lanes
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader_module, "WINDOW_BYTES", window_bytes)
+        patch.setattr(lanes_module, "WINDOW_BYTES", window_bytes)
         store = Path(temporary) / "store"
         numbered_store(store, counts, record_pairs)
         batches = -(-2 * per_lane // rows)  # two epochs

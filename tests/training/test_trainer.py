@@ -20,7 +20,8 @@ from training.config import EvaluateConfig, TrainClusterConfig, TrainConfig
 from training.evaluate import evaluate
 from training.logbook import read_metrics
 from training.state import FILE
-from training.trainer import WorkerShape, train, worker_shape
+from training.trainer import train
+from training.workers import WorkerShape, worker_shape
 
 STEPS = 240
 
