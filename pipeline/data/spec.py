@@ -1,7 +1,6 @@
 """What is known of a data set before it is read, and the data set itself."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,11 +19,6 @@ class DataSpec:
     num_classes: int  # 0: no labels; a lower bound where the data are remote
     kind: Kind
     files: int  # 0 for the embedded digits
-
-    @property
-    def nbytes(self) -> int | None:
-        """Bytes of the whole array in float32, None where the rows are not known."""
-        return None if self.rows is None else 4 * self.rows * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
