@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from jobs.convert import convert
 from jobs.couple import couple
 from jobs.demo import demo
 from jobs.evaluate import evaluate
@@ -18,7 +19,7 @@ from jobs.train import train
 from jobs.verify import verify
 from pipeline.errors import InputError, JobError
 
-COMMANDS: tuple[Callable[..., None], ...] = (demo, couple, status, verify, train, evaluate, report)
+COMMANDS: tuple[Callable[..., None], ...] = (demo, couple, status, verify, convert, train, evaluate, report)
 
 _SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": "markdown"}
 

@@ -8,15 +8,16 @@ import typer
 
 def verify(
     directory: Annotated[Path, typer.Argument(help="a complete pair store")],
+    deep: Annotated[int, typer.Option(help="compute this many blocks again and compare bit by bit", min=0)] = 0,
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
     """Check counts, hashes, record keys, shapes and data ids; exit 1 and name each fault where there is one.
 
-    Example: `flowpairs verify out/digits`
+    Example: `flowpairs verify out/digits --deep 1`
     """
     from pipeline.store.verify import print_verdict
 
-    if not print_verdict(directory, as_json=json):
+    if not print_verdict(directory, deep=deep, as_json=json):
         raise typer.Exit(1)
 
 

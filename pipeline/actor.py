@@ -23,7 +23,8 @@ class CouplerActor:
     def __init__(
         self, config: CoupleConfig, directory: Path, blocks: Blocks, shared: list[ray.ObjectRef], threads: int
     ) -> None:
-        self.coupler = Coupler(config, directory, blocks, *ray.get(shared), threads=threads)
+        features, x, labels, data_features = ray.get(shared)
+        self.coupler = Coupler(config, directory, blocks, features, x, labels, data_features, threads)
 
     def couple(self, block: int) -> dict[str, Any]:
         """Couple one block and write its shards; returns its report with the GPUs of this actor."""

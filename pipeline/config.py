@@ -96,7 +96,7 @@ class OutputConfig(Strict):
 
     dir: str
     pairs: PositiveInt
-    payload: Literal["full"] = "full"
+    payload: Literal["full", "seeded", "ids"] = "full"
     pairs_per_shard: PositiveInt = 16_384
 
 

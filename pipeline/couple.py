@@ -50,7 +50,7 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     config = resume.pin_data(config, directory, target.fingerprint)
     blocks = _check_sizes(config, len(target.x))
     directory = directory.resolve()
-    resume.prepare(config, directory)
+    resume.prepare(config, directory, target)
     todo = [block for block in range(blocks.count) if not resume.block_done(directory, blocks, block)]
     if todo:
         _run(config, directory, blocks, target, todo, on_block)

@@ -15,9 +15,10 @@ from pipeline import noise
 from pipeline.blocks import Blocks
 from pipeline.config import CoupleConfig
 from pipeline.features import Features, gather
-from pipeline.files import write_atomically
+from pipeline.files import write_array
 from pipeline.store.format import pairs_per_record
-from pipeline.store.writer import Record, npy, write_shard
+from pipeline.store.records import Record
+from pipeline.store.writer import write_shard
 
 
 class Coupler:
@@ -62,10 +63,11 @@ class Coupler:
         row = {"block": block, **report}
         if row["converged"] or self.config.coupling.on_unconverged == "record":
             if g is not None:
-                write_atomically(self.directory / "potentials" / f"b{block:06d}.npy", npy(g))
+                write_array(self.directory / "potentials" / f"b{block:06d}.npy", g)
             for number, rows in self.blocks.shards(block).items():
                 first = self.blocks.first_row(block) + rows.start
-                write_shard(self.directory, number, block, self._records(block, ids[partners], rows), first, row)
+                records = self._records(block, ids[partners], rows)
+                write_shard(self.directory, number, block, records, first, row, self.config.output.payload)
         return row
 
     def _solve(
@@ -84,7 +86,7 @@ class Coupler:
             eps = options.eps if options.rel_eps is None else options.rel_eps * ot.cost_std(x0, x1)
             assert eps is not None, "the config fills in one of the two"
             problem = ot.Problem(x0, x1, eps)
-            coupling = ot.solve_sinkhorn(problem, tol=options.tol, max_passes=options.max_passes)
+            coupling: ot.Coupling = ot.solve_sinkhorn(problem, tol=options.tol, max_passes=options.max_passes)
         else:
             problem = ot.Problem(x0, x1, 0.0)
             coupling = ot.solve_exact(problem) if options.method == "exact" else ot.independent(problem)
@@ -101,16 +103,18 @@ class Coupler:
         """The pairs of some of the block's rows, a record at a time: noise is made again rather than kept."""
         shape = self.x.shape[1:]
         dim = int(np.prod(shape))
-        step = pairs_per_record(shape)
+        payload, seed = self.config.output.payload, self.config.source.seed
+        step = pairs_per_record(shape, payload)
         for start in range(rows.start, rows.stop, step):
             count = min(step, rows.stop - start)
             counter = self.blocks.first_row(block) + start
             chosen = ids[start : start + count]
             yield Record(
                 first_row=start,
-                x0=noise.gaussian(self.config.source.seed, counter, count, dim).reshape(count, *shape),
-                x1=gather(self.x, chosen),
+                x0=noise.gaussian(seed, counter, count, dim).reshape(count, *shape) if payload == "full" else None,
+                x1=None if payload == "ids" else gather(self.x, chosen),
                 data_ids=chosen,
                 labels=None if self.labels is None else self.labels[chosen % len(self.x)],
-                meta={"seed": self.config.source.seed, "first_noise_counter": counter},
+                seed=seed,
+                first_counter=counter,
             )

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import numpy as np
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to a temporary name in the same directory, fsync, rename, and fsync the directory."""
@@ -27,3 +29,13 @@ def commit(temporary: Path, path: Path) -> None:
 def temporary_name(path: Path) -> Path:
     """A name in the same directory that no reader looks at, one per process."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    """Write a .npy file under its final name only when it is whole."""
+    temporary = temporary_name(path)
+    with temporary.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    commit(temporary, path)

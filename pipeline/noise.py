@@ -77,6 +77,15 @@ def gaussian(seed: int, first: int, rows: int, dim: int) -> Float32[np.ndarray, 
     return out
 
 
+def gaussian_rows(seed: int, rows: Int64[np.ndarray, " k"], dim: int) -> Float32[np.ndarray, "k dim"]:
+    """The given source rows, in any order: runs of successive rows are made at once."""
+    out = np.empty((len(rows), dim), np.float32)
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1) if len(rows) else np.array([], np.int64)
+    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+        out[start:stop] = gaussian(seed, int(rows[start]), int(stop - start), dim)
+    return out
+
+
 def _box_muller(
     radial: UInt32[np.ndarray, "r h"], angular: UInt32[np.ndarray, "r h"]
 ) -> tuple[Float32[np.ndarray, "r h"], Float32[np.ndarray, "r h"]]:

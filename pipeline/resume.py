@@ -10,8 +10,10 @@ from pipeline import config as configs
 from pipeline import features as feature_maps
 from pipeline.blocks import Blocks
 from pipeline.config import CoupleConfig
+from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.features import Features
+from pipeline.files import write_array
 from pipeline.store import format
 
 
@@ -60,12 +62,16 @@ def pin_data(config: CoupleConfig, directory: Path, fingerprint: str) -> CoupleC
     return pinned
 
 
-def prepare(config: CoupleConfig, directory: Path) -> None:
+def prepare(config: CoupleConfig, directory: Path, target: Target) -> None:
     """Make the directories, write the resolved config and sweep out what a dead run left half-written."""
     for part in ("shards", "potentials"):
         (directory / part).mkdir(parents=True, exist_ok=True)
         for temporary in (directory / part).glob(".*.tmp"):
             temporary.unlink(missing_ok=True)
+    if config.output.payload == "ids" and not (directory / "labels.npy").is_file():
+        for name, values in {"data.npy": target.x, "labels.npy": target.labels}.items():
+            if values is not None:
+                write_array(directory / name, values)
     if _earlier(directory) is None:
         remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
         configs.save(config, directory / "config.yaml", remark)

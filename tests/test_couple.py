@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from pipeline.config import CoupleConfig, validate
 from pipeline.couple import couple

@@ -15,7 +15,8 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.store import format
 from pipeline.store.verify import verify
-from pipeline.store.writer import Record, write_shard
+from pipeline.store.records import Record
+from pipeline.store.writer import write_shard
 
 SHAPE = (1, 4, 4)
 
@@ -28,7 +29,8 @@ def record(first_row: int, count: int) -> Record:
         rng.standard_normal((count, *SHAPE)).astype(np.float32),
         rng.integers(0, 100, count),
         rng.integers(0, 10, count),
-        {"seed": 0, "first_noise_counter": first_row},
+        seed=0,
+        first_counter=first_row,
     )
 
 
@@ -136,7 +138,7 @@ def test_a_store_that_lies_about_its_content_is_found(tmp_path: Path) -> None:
     index = format.Index("h", "p", 16, SHAPE, 10, "full", "exact", "", (sidecar.shard,))
     format.write_index(directory, index)
     faults = " ".join(verify(directory).faults)
-    assert "x1.npy has NaN or Inf" in faults
+    assert "x1 has NaN or Inf" in faults
     assert "record b000000-r000000000 stands twice" in faults
     assert "promises 16 pairs, the shards hold 5" in faults
 

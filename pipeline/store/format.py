@@ -1,7 +1,8 @@
 """The pair store's format: names, the index and the sidecars, without any tar bytes.
 
     DIR/config.yaml              resolved config
-    DIR/features.npz             mean and principal directions that the cost saw (absent without PCA)
+    DIR/features.npz             mean and principal directions that the cost saw
+    DIR/data.npy, labels.npy     copy of the data set, in stores of data ids alone
     DIR/shards/pairs-000000.tar  WebDataset; records of k pairs, each field [k, ...]
     DIR/shards/pairs-000000.json sidecar: what the shard holds and the report of its block
     DIR/potentials/b000000.npy   g of each block's target rows, float32
@@ -56,7 +57,7 @@ class Index:
     pairs: int
     shape: tuple[int, ...]  # of one x0 and one x1, channels first for images
     num_classes: int  # 0: no labels
-    payload: str
+    payload: str  # full, seeded or ids: see records.py
     method: str
     convention: str  # which cost, which eps and which potentials, in words
     shards: tuple[Shard, ...]
@@ -73,9 +74,10 @@ def record_key(block: int, row: int) -> str:
     return f"b{block:06d}-r{row:09d}"
 
 
-def pairs_per_record(shape: tuple[int, ...]) -> int:
-    """How many (x0, x1) float32 pairs make a record of about 1 MiB."""
-    return max(1, RECORD_BYTES // (2 * 4 * max(1, math.prod(shape))))
+def pairs_per_record(shape: tuple[int, ...], payload: str) -> int:
+    """How many pairs make a record of about 1 MiB: full holds two float32 arrays, seeded one, ids 12 bytes a pair."""
+    side = 4 * max(1, math.prod(shape))
+    return max(1, RECORD_BYTES // {"full": 2 * side, "seeded": side, "ids": 12}[payload])
 
 
 def write_index(directory: Path, index: Index) -> None:

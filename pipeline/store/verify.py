@@ -1,7 +1,6 @@
 """Reading every byte of a pair store and holding it against its index. A store with a fault is never trained on."""
 
 import hashlib
-import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -11,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.spec import fingerprint
 from pipeline.store import format
+from pipeline.store.records import Decoder
 
 
 @dataclass
@@ -35,6 +36,10 @@ def verify(directory: Path) -> Verdict:
     index = format.read_index(directory)
     verdict = Verdict(str(directory))
     keys: set[str] = set()
+    if index.payload == "ids":
+        _check_data(directory, index, verdict)
+        if verdict.faults:
+            return verdict
     known = {shard.name for shard in index.shards}
     for path in sorted((directory / "shards").iterdir()):
         if path.name not in known and path.with_suffix(".tar").name not in known:
@@ -63,14 +68,14 @@ def _check_shard(path: Path, shard: format.Shard, index: format.Index, keys: set
     if path.stat().st_size != shard.bytes or sha256 != shard.sha256:
         verdict.faults.append(f"{shard.name}: its bytes are not those that the index recorded; {remedy}")
         return
-    records = pairs = 0
-    for key, fields in _samples(path):
+    records, pairs, decoder = 0, 0, Decoder(path.parents[1], index)
+    for key, fields in samples(path):
         records += 1
         if key in keys:
             verdict.faults.append(f"{shard.name}: record {key} stands twice")
         keys.add(key)
         try:
-            pairs += _check_record(fields, index)
+            pairs += _check_record(fields, decoder)
         except (ValueError, KeyError) as error:
             verdict.faults.append(f"{shard.name}: record {key}: {error}")
     if (records, pairs) != (shard.records, shard.pairs):
@@ -80,7 +85,7 @@ def _check_shard(path: Path, shard: format.Shard, index: format.Index, keys: set
     verdict.pairs += pairs
 
 
-def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key and fields of each record of a tar whose hash is known to be right."""
     with tarfile.open(path, "r:") as tar:
         members = ((member.name.partition("."), tar.extractfile(member)) for member in tar)
@@ -88,28 +93,45 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             yield key, {name: file.read() for (_, _, name), file in fields if file is not None}
 
 
-def _check_record(fields: dict[str, bytes], index: format.Index) -> int:
+def _check_record(fields: dict[str, bytes], decoder: Decoder) -> int:
     """The number of pairs in a record; ValueError or KeyError where it breaks the format."""
-    meta = json.loads(fields["meta.json"])
-    count = len(meta["data_ids"])
-    if min(meta["data_ids"], default=0) < 0:
+    index = decoder.index
+    arrays = decoder.decode(fields, ("x0", "x1", "data_ids") + (("label",) if index.num_classes else ()))
+    if arrays["data_ids"].min(initial=0) < 0:
         raise ValueError("a data id is negative")
-    for name in ("x0.npy", "x1.npy"):
-        array = np.load(io.BytesIO(fields[name]), allow_pickle=False)
-        if array.shape != (count, *index.shape) or array.dtype != np.float32:
-            raise ValueError(f"{name} is {array.dtype} {array.shape}, not float32 {(count, *index.shape)}")
-        if not np.isfinite(array).all():
+    for name in ("x0", "x1"):
+        if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has NaN or Inf")
-    if index.num_classes:
-        labels = np.load(io.BytesIO(fields["label.npy"]), allow_pickle=False)
-        if labels.shape != (count,) or labels.min() < 0 or labels.max() >= index.num_classes:
-            raise ValueError(f"label.npy is not {count} labels below {index.num_classes}")
-    return count
+    if index.num_classes and not ((arrays["label"] >= 0) & (arrays["label"] < index.num_classes)).all():
+        raise ValueError(f"a label is not below {index.num_classes}")
+    return len(arrays["data_ids"])
 
 
-def print_verdict(directory: Path, *, as_json: bool) -> bool:
-    """Print the verdict, for a person or as one JSON object; True where no fault was found."""
+def _check_data(directory: Path, index: format.Index, verdict: Verdict) -> None:
+    """Hold the copy of the data set in a store of ids against its fingerprint."""
+    decoder = Decoder(directory, index)
+    try:
+        found = fingerprint(decoder.data, decoder.labels if index.num_classes else None)
+    except (OSError, ValueError) as error:
+        verdict.faults.append(f"data.npy or labels.npy cannot be read ({error}); remove both and couple again")
+        return
+    if found != index.data_fingerprint:
+        verdict.faults.append("data.npy: not the data that were coupled; remove data.npy and labels.npy, couple again")
+
+
+def print_verdict(directory: Path, *, deep: int, as_json: bool) -> bool:
+    """Print the verdict, for a person or as one JSON object; True where no fault was found.
+
+    Args:
+        directory: the pair store.
+        deep: how many blocks to compute again and compare bit by bit.
+        as_json: print one JSON object.
+    """
     verdict = verify(directory)
+    if deep and not verdict.faults:
+        from pipeline.recompute import recompute
+
+        verdict.faults += recompute(directory, deep)
     if as_json:
         print(json.dumps({**vars(verdict), "ok": not verdict.faults}))
         return not verdict.faults

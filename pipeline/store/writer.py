@@ -5,32 +5,15 @@ webdataset's own `ShardWriter` would leave a valid but short tar under the final
 """
 
 import hashlib
-import io
-import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import numpy as np
-from jaxtyping import Float32, Int64
-
 from pipeline import files
 from pipeline.store import format
-
-
-@dataclass(frozen=True)
-class Record:
-    """k pairs that are stored together."""
-
-    first_row: int  # row of the block
-    x0: Float32[np.ndarray, "k ..."]
-    x1: Float32[np.ndarray, "k ..."]
-    data_ids: Int64[np.ndarray, " k"]
-    labels: Int64[np.ndarray, " k"] | None
-    meta: dict[str, Any]  # seed and noise counters; the writer adds block and data ids
+from pipeline.store.records import Record, encode
 
 
 class _HashingFile:
@@ -55,10 +38,11 @@ class ShardWriter:
         directory: the pair store.
         number: the shard's number.
         block: the block that its pairs come from.
+        payload: what a record holds, see records.py.
     """
 
-    def __init__(self, directory: Path, number: int, block: int) -> None:
-        self.directory, self.block = directory, block
+    def __init__(self, directory: Path, number: int, block: int, payload: str = "full") -> None:
+        self.directory, self.block, self.payload = directory, block, payload
         self.path = directory / "shards" / format.shard_name(number)
         self.temporary = files.temporary_name(self.path)
         self.records = self.pairs = 0
@@ -75,11 +59,7 @@ class ShardWriter:
 
     def write(self, record: Record) -> None:
         """Append one record."""
-        meta = {**record.meta, "block": self.block, "data_ids": record.data_ids.tolist()}
-        fields = {"x0.npy": npy(record.x0), "x1.npy": npy(record.x1)}
-        if record.labels is not None:
-            fields["label.npy"] = npy(record.labels)
-        fields["meta.json"] = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
+        fields = encode(record, self.payload, self.block)
         self.tar.write({"__key__": format.record_key(self.block, record.first_row), **fields})
         low, high = int(record.data_ids.min()), int(record.data_ids.max())
         self.id_range = (min(low, self.id_range[0]), max(high, self.id_range[1])) if self.id_range else (low, high)
@@ -121,18 +101,12 @@ def write_shard(
     records: Iterable[Record],
     first_noise_counter: int,
     report: dict[str, Any],
+    payload: str = "full",
 ) -> format.Sidecar:
     """Write one shard and its sidecar; both are on disk when this returns."""
-    with ShardWriter(directory, number, block) as writer:
+    with ShardWriter(directory, number, block, payload) as writer:
         for record in records:
             writer.write(record)
     sidecar = writer.sidecar(first_noise_counter, report)
     format.write_sidecar(directory, sidecar)
     return sidecar
-
-
-def npy(array: np.ndarray) -> bytes:
-    """The bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

@@ -1,0 +1,106 @@
+"""The same pairs in another payload: bit by bit what the coupling job would have written with that payload."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import config as configs
+from pipeline import resume
+from pipeline.config import CoupleConfig
+from pipeline.data.spec import Target
+from pipeline.errors import InputError
+from pipeline.progress import progress
+from pipeline.store import format
+from pipeline.store.records import Decoder, Record, read_meta
+from pipeline.store.verify import samples
+from pipeline.store.writer import write_shard
+
+
+def convert(source: Path, destination: Path, payload: str) -> format.Index:
+    """Write the pairs of one store into a new one.
+
+    Args:
+        source: a complete pair store.
+        destination: a new or empty directory.
+        payload: full, seeded or ids; the last reads the data set again, to keep a copy of it.
+
+    Raises:
+        InputError: no complete store, an unknown payload, a destination in use, or pairs that the payload cannot hold.
+    """
+    index = format.read_index(source)
+    tree = configs.load(CoupleConfig, source / "config.yaml").model_dump(mode="json")
+    tree["output"] |= {"dir": str(destination), "payload": payload}
+    config = configs.validate(CoupleConfig, tree)
+    if destination.exists() and any(destination.iterdir()):
+        raise InputError(f"destination {str(destination)!r}: not empty; give a new directory")
+    destination.mkdir(parents=True, exist_ok=True)
+    resume.prepare(config, destination, _target(config, index, source))
+    for name in ("features.npz", "blocks.parquet"):
+        shutil.copyfile(source / name, destination / name)
+    shutil.copytree(source / "potentials", destination / "potentials", dirs_exist_ok=True)
+    shards = []
+    with progress("converting", index.pairs) as show:
+        for number, shard in enumerate(index.shards):
+            old = format.read_sidecar((source / "shards" / shard.name).with_suffix(".json"))
+            records = _records(source, index, shard, payload)
+            new = write_shard(destination, number, shard.block, records, old.first_noise_counter, old.report, payload)
+            if new.shard.pairs != shard.pairs:
+                raise InputError(f"{shard.name}: reads short; run `flowpairs verify {source}`")
+            shards.append(new.shard)
+            show(sum(s.pairs for s in shards), f"{number + 1}/{len(index.shards)} shards")
+    converted = format.Index(
+        **{
+            **vars(index),
+            "config_hash": configs.digest(config.determining()),
+            "payload": payload,
+            "shards": tuple(shards),
+        }
+    )
+    format.write_index(destination, converted)
+    return converted
+
+
+def _target(config: CoupleConfig, index: format.Index, source: Path) -> Target:
+    """The data set, read again only where the new store keeps a copy of it."""
+    if config.output.payload != "ids":
+        empty = np.empty((0, *index.shape), np.float32)
+        return Target(empty, None, index.num_classes, index.data_fingerprint)
+    if index.payload == "ids":
+        decoder = Decoder(source, index)
+        labels = decoder.labels if index.num_classes else None
+        return Target(np.asarray(decoder.data), labels, index.num_classes, index.data_fingerprint)
+    from pipeline import data
+    from pipeline.cluster import connect
+
+    spec = data.check(config.data)
+    connect()
+    target = data.read(config.data, spec)
+    if target.fingerprint != index.data_fingerprint:
+        raise InputError(f"data.path={config.data.path!r}: not the data of this store; mend the path in config.yaml")
+    return target
+
+
+def _records(directory: Path, index: format.Index, shard: format.Shard, payload: str) -> Iterator[Record]:
+    """A shard's pairs, cut into records of the new payload's size."""
+    names = ["data_ids", *(["x0"] if payload == "full" else []), *([] if payload == "ids" else ["x1"])]
+    names += ["label"] if index.num_classes and payload != "ids" else []
+    decoder, parts, rows, metas = Decoder(directory, index), [], [], []
+    for key, fields in samples(directory / "shards" / shard.name):
+        parts.append(decoder.decode(fields, names))
+        rows.append(int(key.rpartition("r")[2]))
+        metas.append(read_meta(fields))
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    step = format.pairs_per_record(index.shape, payload)
+    for start in range(0, shard.pairs, step):
+        part = {name: values[start : start + step] for name, values in arrays.items()}
+        yield Record(
+            first_row=rows[0] + start,
+            x0=part.get("x0"),
+            x1=part.get("x1"),
+            data_ids=part["data_ids"],
+            labels=part.get("label"),
+            seed=metas[0]["seed"],
+            first_counter=metas[0]["first_noise_counter"] + start,
+        )

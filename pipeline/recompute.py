@@ -1,0 +1,51 @@
+"""Computing some blocks of a finished store again, to hold its bytes against what the config and the data determine."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import data, features
+from pipeline.blocks import divide
+from pipeline.cluster import connect
+from pipeline.config import CoupleConfig, load
+from pipeline.coupler import Coupler
+from pipeline.store import format
+
+
+def recompute(directory: Path, count: int) -> list[str]:
+    """Couple `count` evenly spaced blocks again; a sentence for every shard that comes out otherwise.
+
+    Raises:
+        InputError: the data set is not where the store's config says, or no store is there.
+    """
+    index, config = format.read_index(directory), load(CoupleConfig, directory / "config.yaml")
+    spec = data.check(config.data)
+    connect()
+    target = data.read(config.data, spec)
+    if target.fingerprint != index.data_fingerprint:
+        return [f"data.path={config.data.path!r}: no longer the data that were coupled; nothing was compared"]
+    blocks = divide(config, len(target.x))
+    fitted = features.load(directory / "features.npz")
+    of_data = fitted.of_data(target.x, flips=config.data.flips)
+    recorded, faults = {shard.name: shard for shard in index.shards}, []
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        for part in ("shards", "potentials"):
+            (scratch / part).mkdir()
+        coupler = Coupler(config, scratch, blocks, fitted, target.x, target.labels, of_data, threads=1)
+        for block in sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)}):
+            coupler.couple(block)
+            for number in blocks.shards(block):
+                name = format.shard_name(number)
+                again = format.read_sidecar((scratch / "shards" / name).with_suffix(".json")).shard
+                if again != recorded[name]:
+                    differing = [
+                        f"{f.name} {getattr(recorded[name], f.name)} there, {getattr(again, f.name)} computed again"
+                        for f in dataclasses.fields(again)
+                        if getattr(again, f.name) != getattr(recorded[name], f.name)
+                    ]
+                    faults.append(f"{name}: {'; '.join(differing)}")
+                (scratch / "shards" / name).unlink()
+    return faults
