@@ -1,5 +1,6 @@
 """Pair stores and training runs on disk: small, real, of scikit-learn's data, coupled by SciPy."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from functools import cache
@@ -12,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_digits, make_moons
+from webdataset import TarWriter
 
-from pipeline.store.format import Index, Sidecar, write_index
-from pipeline.store.writer import Record, write_shard
+from pipeline.store.format import Index, Shard, record_key, shard_name, write_index
 
 Make = Callable[..., Path]
 
@@ -60,16 +61,11 @@ def make_store(tmp_path: Path) -> Make:
         (directory / "shards").mkdir(parents=True)
         rng = np.random.default_rng(0)
         x1 = DATA[data](64)
-        rows, sidecars = [], []
+        rows, shards = [], []
         for block in range(blocks):
             x0 = rng.standard_normal(x1.shape).astype(np.float32)
             distance = ((x0.reshape(64, 1, -1) - x1.reshape(1, 64, -1)) ** 2).sum(-1)
             partner = linear_sum_assignment(distance)[1] if method == "exact" else rng.permutation(64)
-            records = [
-                Record(first, x0[first : first + 8], x1[ids], ids, digits().target[ids], {})
-                for first in range(0, 64, 8)
-                for ids in [partner[first : first + 8]]
-            ]
             report = {
                 "block": block, "method": method, "n": 64, "m": 64, "eps": None, "rel_eps": None,
                 "entropy": 0.0 if method == "exact" else 1.0, "partners": 1.0 if method == "exact" else 64.0,
@@ -79,27 +75,31 @@ def make_store(tmp_path: Path) -> Make:
                 "passes": 0, "converged": True, "seconds": 0.25,
             } | changes  # fmt: skip
             rows.append(report)
-            sidecars.append(write_shard(directory, block, block, records, 64 * block, report))
+            shards.append(write_shard(directory / "shards", block, x0, x1, partner))
         pq.write_table(pa.Table.from_pylist(rows), directory / "blocks.parquet")
         (directory / "config.yaml").write_text(CONFIG.format(method=method))
-        write_index(directory, index_of(sidecars, x1.shape[1:], method))
+        index = Index(
+            config_hash="0123456789abcdef", data_fingerprint="fedcba9876543210", pairs=64 * blocks, shape=x1.shape[1:],
+            num_classes=10, payload="full", method=method, convention="cost -x0.x1", shards=tuple(shards),
+        )  # fmt: skip
+        write_index(directory, index)
         return directory
 
     return make
 
 
-def index_of(sidecars: list[Sidecar], shape: tuple[int, ...], method: str) -> Index:
-    return Index(
-        config_hash="0123456789abcdef",
-        data_fingerprint="fedcba9876543210",
-        pairs=sum(sidecar.shard.pairs for sidecar in sidecars),
-        shape=shape,
-        num_classes=10,
-        payload="full",
-        method=method,
-        convention="cost -x0.x1",
-        shards=tuple(sidecar.shard for sidecar in sidecars),
-    )
+def write_shard(directory: Path, number: int, x0: np.ndarray, x1: np.ndarray, partner: np.ndarray) -> Shard:
+    """Eight pairs a record, by webdataset's own writer."""
+    path = directory / shard_name(number)
+    with TarWriter(str(path)) as tar:
+        for first in range(0, 64, 8):
+            ids = partner[first : first + 8]
+            tar.write({
+                "__key__": record_key(number, first), "x0.npy": x0[first : first + 8], "x1.npy": x1[ids],
+                "label.npy": digits().target[ids], "meta.json": {"data_ids": ids.tolist()},
+            })  # fmt: skip
+    data = path.read_bytes()
+    return Shard(path.name, number, 64, 8, len(data), hashlib.sha256(data).hexdigest())
 
 
 @pytest.fixture

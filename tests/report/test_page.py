@@ -1,5 +1,6 @@
 """The page: complete, self-contained, and told apart from what is missing."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from jobs.report import report
 from pipeline.errors import InputError
+from pipeline.store.format import read_index, write_index
 from training.report.page import write_report
 
 Make = Callable[..., Path]  # what the fixtures make_store and make_run are
@@ -65,7 +67,7 @@ def digits(make_store: Make, make_run: Make) -> Page:
     """Two stores and two runs of images, as the demo leaves them."""
     return Page(
         write_report([
-            make_store("pairs/ot"), make_store("pairs/plain", method="independent", blocks=16),
+            make_store("pairs/ot", blocks=16), make_store("pairs/plain", method="independent"),
             make_run("runs/ot"), make_run("runs/plain", method="independent", scale=2.0),
         ])
     )  # fmt: skip
@@ -146,6 +148,14 @@ def test_an_unevaluated_run_and_a_store_alone(make_store: Make, make_run: Make) 
 def test_unconverged_blocks_are_named(make_store: Make) -> None:
     text = Page(write_report([make_store("store", blocks=3, converged=False)])).text
     assert "3 of 3 blocks did not converge" in text
+
+
+def test_a_store_without_both_sides_says_so(make_store: Make) -> None:
+    store = make_store("store")
+    write_index(store, dataclasses.replace(read_index(store), payload="ids"))
+    page = Page(write_report([store]))
+    assert "payload ids keeps less than both sides" in page.text
+    assert page.images == 0
 
 
 def test_keys_that_differ_are_tabled(digits: Page) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from training.report.runs import Metrics, Run
 from training.report.stores import Block
@@ -106,14 +106,20 @@ def errors_by_block(blocks: list[Block], tolerance: float | None, name: str) -> 
     """Both marginal errors of every block, the tolerance as a line where there is one."""
     number = [block.block for block in blocks]
     with axes() as (figure, ax):
-        ax.plot(number, [block.source_error for block in blocks], "o", color=MUTED, markersize=4, markerfacecolor=PAGE)
+        ax.plot(
+            number,
+            [block.source_error for block in blocks],
+            "o",
+            color=MUTED,
+            markersize=4,
+            markerfacecolor=PAGE,
+            clip_on=False,
+        )
         ax.plot(number, [block.target_error for block in blocks], "o", color=INK, markersize=3)
-        if any(block.source_error > 0 or block.target_error > 0 for block in blocks):
-            ax.set_yscale("log")
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
-            ax.minorticks_off()
         if tolerance is not None:
             ax.axhline(tolerance, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        largest = max(tolerance or 0.0, *(max(block.source_error, block.target_error) for block in blocks))
+        ax.set_ylim(0, 1.15 * largest or 1e-3)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("block")
         ax.set_ylabel("marginal error (L1)")

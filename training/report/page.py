@@ -14,7 +14,7 @@ from pipeline.files import write_atomically
 from training.report import configs, figures, images, theme, verdict
 from training.report.collect import collect
 from training.report.runs import Run
-from training.report.stores import Store
+from training.report.stores import Pairs, Store
 
 BLOCKS_IN_FULL = 12  # more are summarised
 BLOCKS_DRAWN = 4  # fewer are read off the table
@@ -85,13 +85,13 @@ def _store(place: int, store: Store) -> dict[str, Any]:
             "cost": (independent, coupled, round(100 * (1 - coupled / independent)) if independent else 0),
             "seconds": sum(block.seconds for block in blocks),
         }
-        if len(blocks) >= BLOCKS_DRAWN:
+        if len(blocks) >= BLOCKS_DRAWN and store.index.method != "independent":
             view["tolerance"] = _tolerance(store)
             view["figures"] = (
                 Markup(figures.sharpness_by_block(blocks, f"sharpness-{place}")),
                 Markup(figures.errors_by_block(blocks, view["tolerance"], f"errors-{place}")),
             )
-    return view | {"kind": images.kind(store.index.shape), "pairs": _pairs(place, store)}
+    return view | {"kind": images.kind(store.index.shape), "pairs": store.pairs and _pairs(place, store.pairs)}
 
 
 def _summary(store: Store) -> list[tuple[str, float, float, float]]:
@@ -113,10 +113,9 @@ def _tolerance(store: Store) -> float | None:
     return config["coupling"].get("tol") if config and store.index.method == "sinkhorn" else None
 
 
-def _pairs(place: int, store: Store) -> Any:
+def _pairs(place: int, pairs: Pairs) -> Any:
     """What the template shows of a store's first pairs: an SVG, image tiles with captions, or strips."""
-    pairs = store.pairs
-    match images.kind(store.index.shape):
+    match images.kind(pairs.x1.shape[1:]):
         case "plane":
             return Markup(figures.plane_pairs(pairs.x0, pairs.x1, f"pairs-{place}"))
         case "image":

@@ -57,7 +57,7 @@ class Store:
     path: Path
     index: Index
     blocks: list[Block] | None
-    pairs: Pairs
+    pairs: Pairs | None  # only payload full holds both sides
     config: str | None
 
 
@@ -69,7 +69,7 @@ def read_store(path: Path, name: str) -> Store:
         path,
         index,
         _read_blocks(path / "blocks.parquet"),
-        _read_pairs(path, index),
+        _read_pairs(path, index) if index.payload == "full" else None,
         config.read_text() if config.is_file() else None,
     )
 

@@ -114,7 +114,7 @@ def caveats(runs: list[Run]) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, thousands grouped; a dash for what is not there."""
+    """Three significant digits, two below a thousandth, thousands grouped; a dash for what is not there."""
     if value is None:
         return "–"
     if not math.isfinite(value):
