@@ -1,11 +1,15 @@
-"""Small pair stores for the tests of training, written by the project's own shard writer."""
+"""Small pair stores for the tests of training, written with plain webdataset and numpy as the format describes them."""
 
+import hashlib
+import io
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from webdataset import TarWriter
 
-from pipeline.store.format import Index, write_index
-from pipeline.store.writer import Record, write_shard
+from pipeline.store.format import Index, Shard, write_index
 
 
 def write_store(
@@ -21,23 +25,22 @@ def write_store(
 ) -> Index:
     """Write float32 pairs in order, `shard_counts` of them a shard, `record_pairs` a record."""
     (directory / "shards").mkdir(parents=True)
+    fields = {"x0": x0.astype(np.float32), "x1": x1.astype(np.float32)}
+    fields |= {} if labels is None else {"label": labels.astype(np.int64)}
     ids = np.arange(len(x1)) if ids is None else ids
     shards, first = [], 0
     for number, count in enumerate(shard_counts or [len(x0)]):
-        stop = first + count
-        records = [
-            Record(
-                first_row=left,
-                x0=np.ascontiguousarray(x0[left : min(left + record_pairs, stop)], np.float32),
-                x1=np.ascontiguousarray(x1[left : min(left + record_pairs, stop)], np.float32),
-                data_ids=ids[left : min(left + record_pairs, stop)].astype(np.int64),
-                labels=None if labels is None else labels[left : min(left + record_pairs, stop)].astype(np.int64),
-                meta={},
-            )
-            for left in range(first, stop, record_pairs)
-        ]
-        shards.append(write_shard(directory, number, 0, records, first, {}).shard)
-        first = stop
+        path = directory / "shards" / f"pairs-{number:06d}.tar"
+        starts = range(first, first + count, record_pairs)
+        with TarWriter(str(path), encoder=False) as tar:
+            for start in starts:
+                rows = slice(start, min(start + record_pairs, first + count))
+                record: dict[str, Any] = {f"{name}.npy": npy(array[rows]) for name, array in fields.items()}
+                meta = json.dumps({"data_ids": ids[rows].tolist()}).encode()
+                tar.write({"__key__": f"b000000-r{start:09d}", **record, "meta.json": meta})
+        data = path.read_bytes()
+        shards.append(Shard(path.name, 0, count, len(starts), len(data), hashlib.sha256(data).hexdigest()))
+        first += count
     assert first == len(x0)
     index = Index(
         config_hash="0" * 16,
@@ -52,3 +55,10 @@ def write_store(
     )
     write_index(directory, index)
     return index
+
+
+def npy(array: np.ndarray) -> bytes:
+    """The bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -90,6 +90,7 @@ def test_a_finished_run_is_not_done_again_and_not_overwritten(undisturbed: Path,
         train(config(store, "undisturbed", workers=2, steps=STEPS + 1))
 
 
+@pytest.mark.slow
 def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path, store: Path) -> None:
     settings = config(store, "killed-driver", workers=2)
     run = Path(settings.output.dir)
@@ -126,6 +127,7 @@ def kill_a_worker() -> None:
     raise AssertionError("no train worker found")
 
 
+@pytest.mark.slow
 def test_killed_worker_is_replaced(undisturbed: Path, store: Path) -> None:
     settings = config(store, "killed-worker", workers=2)
     run = Path(settings.output.dir)
@@ -145,7 +147,7 @@ def test_killed_worker_is_replaced(undisturbed: Path, store: Path) -> None:
 
 
 def test_evaluation_is_what_a_plain_loop_computes(undisturbed: Path, store: Path) -> None:
-    report = evaluate(undisturbed, EvaluateConfig(samples=300, euler=(4,), batch=128))
+    report = evaluate(undisturbed, EvaluateConfig(samples=300, euler=(4,), batch=128, rtol=1e-6, atol=1e-6))
     assert report == json.loads((undisturbed / "evaluation.json").read_text())
     assert [row["solver"] for row in report["frechet"]] == ["euler", "dopri5"]
     samples = np.load(undisturbed / "samples.npz")

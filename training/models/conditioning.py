@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-FREQUENCIES = 64
+FREQUENCIES = 32
 
 
 class Conditioning(nn.Module):
@@ -21,8 +21,8 @@ class Conditioning(nn.Module):
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
-        # Wavelengths from 2 down to 0.02 of the unit interval: shorter ones would let the velocity jitter in time.
-        self.register_buffer("frequencies", math.pi * torch.logspace(0, 2, FREQUENCIES), persistent=False)
+        # Wavelengths from 2 down to 0.2 of the unit interval: shorter ones let the velocity jitter in time.
+        self.register_buffer("frequencies", math.pi * torch.logspace(0, 1, FREQUENCIES), persistent=False)
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(num_classes, width) if num_classes else None
 
