@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.ot import balance, draws
-from pipeline.ot.kernel import DotKernel
+from pipeline.ot.kernel import Bound, DotKernel
 from pipeline.ot.problem import Problem
 
 
@@ -79,14 +79,16 @@ class EntropicCoupling(Coupling):
 
     def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw`."""
-        kernel = DotKernel(self.problem)
-        return draws.categorical(kernel.bound(kernel.gamma(self.g)), u)
+        return draws.categorical(self._kernel(), u)
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw_balanced`; rounds of draws among the target rows that still have room."""
-        kernel = DotKernel(self.problem)
         room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
-        return balance.fill(kernel.bound(kernel.gamma(self.g)), room, u)
+        return balance.fill(self._kernel(), room, u)
+
+    def _kernel(self) -> Bound:
+        kernel = DotKernel(self.problem)
+        return kernel.bound(kernel.gamma(self.g, self.problem.eps), self.problem.eps)
 
 
 class SparseCoupling(Coupling):

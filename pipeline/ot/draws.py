@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ot import tiles
 from pipeline.ot.kernel import Bound
+from pipeline.ot.tiles import Workers
 
 CHUNK = 256  # columns
 
@@ -28,15 +28,15 @@ def categorical(kernel: Bound, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     def work(group: list[slice]) -> None:
         size = group[0].stop - group[0].start
         logits_buffer = kernel.empty(size, kernel.m)
-        padded = kernel.empty(size, width)
+        padded = kernel.empty(size, width).zero_()
         for rows in group:
             logits = kernel.logits(rows, logits_buffer)
             logits.sub_(logits.amax(1, keepdim=True))
             torch.exp2(logits, out=padded[: len(logits), : kernel.m])
             drawn[rows] = _invert(padded[: len(logits)], u[rows])
 
-    for _ in tiles.run(work, tiles.groups(kernel.n, kernel.m, device), device):
-        pass
+    with Workers(device) as workers:
+        list(workers.run(work, kernel.n, kernel.m))
     return drawn
 
 

@@ -22,40 +22,39 @@ NEVER = -1e30  # a logit that stands for zero probability and, unlike -inf, surv
 
 
 class DotKernel:
-    """Logits of `problem`, of all its rows and columns, zero weights included."""
+    """Logits of all rows and columns of `problem` (zero weights included), at any eps."""
 
     def __init__(self, problem: Problem) -> None:
         a, b = problem.weights()
-        x0, x1 = problem.x0, problem.x1
-        self.n, self.m = problem.n, problem.m
-        self.dtype, self.device = x0.dtype, x0.device
-        self.scale = LOG2E / problem.eps
+        self.dtype = problem.x0.dtype
         self.log_b = torch.log2(b).clamp(min=NEVER)
-        (centre0, rows), (centre1, columns) = centred(x0, a), centred(x1, b)
+        (centre0, self.rows), (centre1, self.columns) = centred(problem.x0, a), centred(problem.x1, b)
         # C = C_centred - x0 . centre1 - centre0 . columns: what each potential absorbs.
-        self.shift_f = x0.double() @ centre1
-        self.shift_g = columns @ centre0
-        one, zero = rows.new_ones(self.n, 1), columns.new_zeros(self.m, 1)
-        self.left = torch.cat([rows * self.scale, one], 1).to(self.dtype)
-        self.right = torch.cat([columns, zero], 1).to(self.dtype)
+        self.shift_f = problem.x0.double() @ centre1
+        self.shift_g = self.columns @ centre0
 
-    def gamma(self, g: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    def gamma(self, g: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
         """The columns' part of the logits from the potential g, in units of the cost."""
-        return (g.double() + self.shift_g) * self.scale + self.log_b
+        return (g.double() + self.shift_g) * (LOG2E / eps) + self.log_b
 
-    def g(self, gamma: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    def g(self, gamma: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
         """The potential g, in units of the cost, from the columns' part of the logits."""
-        return (gamma - self.log_b) / self.scale - self.shift_g
+        return (gamma - self.log_b) * (eps / LOG2E) - self.shift_g
 
-    def f(self, phi: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def f(self, phi: Float[Tensor, " n"], eps: float) -> Float[Tensor, " n"]:
         """The potential f, in units of the cost, from the rows' log-sums."""
-        return -phi / self.scale - self.shift_f
+        return -phi * (eps / LOG2E) - self.shift_f
 
-    def bound(self, gamma: Float[Tensor, " m"]) -> "Bound":
-        """The kernel with `gamma` in place, ready for tiles."""
-        right = self.right.clone()
-        right[:, -1] = gamma
-        return Bound(self.left, right)
+    def rescaled(self, gamma: Float[Tensor, " m"], sharpen: float) -> Float[Tensor, " m"]:
+        """gamma of the same g at 1 / sharpen times the eps."""
+        return (gamma - self.log_b) * sharpen + self.log_b
+
+    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> "Bound":
+        """The logits at `gamma` and `eps`, ready for tiles."""
+        one = self.rows.new_ones(len(self.rows), 1)
+        left = torch.cat([self.rows * (LOG2E / eps), one], 1)
+        right = torch.cat([self.columns, gamma[:, None]], 1)
+        return Bound(left.to(self.dtype), right.to(self.dtype))
 
 
 class Bound:
@@ -75,5 +74,5 @@ class Bound:
         return torch.mm(left, self.right.T, out=out[: len(left)])
 
     def empty(self, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
-        """Room for a tile, zeroed, of the kernel's type and device."""
-        return self.left.new_zeros(rows, columns)
+        """Room for a tile, of the kernel's type and device."""
+        return self.left.new_empty(rows, columns)

@@ -2,20 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.ot.coupling import BlockReport, EntropicCoupling
+from pipeline.ot.descent import Progress, descend
 from pipeline.ot.kernel import LOG2E, DotKernel
 from pipeline.ot.problem import Problem, cost_std, entropy
 from pipeline.ot.report import sharpness, squared_distances
 from pipeline.ot.sweep import Sweep, sweep
-
-Progress = Callable[[int, float], None]
+from pipeline.ot.tiles import Workers
 
 
 def solve_sinkhorn(
@@ -49,72 +48,53 @@ def solve_sinkhorn(
     if g0 is not None and (g0.shape != (problem.m,) or not bool(torch.isfinite(g0).all())):
         raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
     started = time.perf_counter()
+    std = cost_std(problem.x0, problem.x1, problem.a, problem.b)
     a, b = problem.weights()
     source, target = a.nonzero()[:, 0], b.nonzero()[:, 0]
-    if len(source) == problem.n and len(target) == problem.m:
-        kernel = DotKernel(problem)
-        last, passes = _iterate(kernel, a, b, g0, tol, max_passes, progress)
-        f, g = kernel.f(last.phi), kernel.g(last.gamma)
-        reported = problem
-    else:
-        reported = Problem(problem.x0[source], problem.x1[target], problem.eps, a[source], b[target])
-        kernel = DotKernel(reported)
+    whole = len(source) == problem.n and len(target) == problem.m
+    supported = problem
+    if not whole:
+        supported = Problem(problem.x0[source], problem.x1[target], problem.eps, a[source], b[target])
         g0 = None if g0 is None else g0[target]
-        last, passes = _iterate(kernel, a[source], b[target], g0, tol, max_passes, progress)
-        f, g = _extend(problem, reported, target, kernel.f(last.phi), kernel.g(last.gamma))
-    report = _report(problem, reported, kernel, last, tol, passes, time.perf_counter() - started)
+    kernel = DotKernel(supported)
+    last, passes = descend(kernel, a[source], b[target], problem.eps, std, g0, tol, max_passes, progress)
+    f, g = kernel.f(last.phi, problem.eps), kernel.g(last.gamma, problem.eps)
+    if not whole:
+        f, g = _extend(problem, supported, target, f, g)
+    report = _report(problem, supported, std, last, tol, passes, time.perf_counter() - started)
     return EntropicCoupling(problem, f, g, report)
-
-
-def _iterate(
-    kernel: DotKernel,
-    a: Float[Tensor, " n"],
-    b: Float[Tensor, " m"],
-    g0: Float[Tensor, " m"] | None,
-    tol: float,
-    max_passes: int,
-    progress: Progress | None,
-) -> tuple[Sweep, int]:
-    gamma = kernel.log_b.clone() if g0 is None else kernel.gamma(g0)
-    for passes in range(1, max_passes + 1):
-        current = sweep(kernel.bound(gamma), gamma, a)
-        error = (current.columns - b).abs().sum().item()
-        if progress is not None:
-            progress(passes, error)
-        if error < tol:
-            break
-        gamma = gamma + torch.log2(b / current.columns.clamp(min=torch.finfo(kernel.dtype).tiny))
-    return current, passes
 
 
 def _extend(
     problem: Problem,
     supported: Problem,
-    target: Tensor,
+    target: Int[Tensor, " m_support"],
     f: Float[Tensor, " n_support"],
     g: Float[Tensor, " m_support"],
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
     """Potentials of the rows of zero weight: the soft-min of the other side's, which all other rows satisfy already."""
-    columns_only = Problem(problem.x1, supported.x0, problem.eps, None, supported.a)
-    swapped = DotKernel(columns_only)
-    gamma = swapped.gamma(f)
-    full_g = swapped.f(sweep(swapped.bound(gamma), gamma, columns_only.weights()[0]).phi)
+    full_g = _softmin(Problem(problem.x1, supported.x0, problem.eps, None, supported.a), f)
     full_g[target] = g
-    rows_only = Problem(problem.x0, supported.x1, problem.eps, None, supported.b)
-    forward = DotKernel(rows_only)
-    gamma = forward.gamma(g)
-    return forward.f(sweep(forward.bound(gamma), gamma, rows_only.weights()[0]).phi), full_g
+    return _softmin(Problem(problem.x0, supported.x1, problem.eps, None, supported.b), g), full_g
+
+
+def _softmin(problem: Problem, g: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """f_i = -eps log sum_j b_j exp((g_j - C_ij) / eps)."""
+    kernel = DotKernel(problem)
+    gamma = kernel.gamma(g, problem.eps)
+    with Workers(gamma.device) as workers:
+        swept = sweep(kernel.bound(gamma, problem.eps), gamma, problem.weights()[0], workers)
+    return kernel.f(swept.phi, problem.eps)
 
 
 def _report(
-    problem: Problem, supported: Problem, kernel: DotKernel, last: Sweep, tol: float, passes: int, seconds: float
+    problem: Problem, supported: Problem, std: float, last: Sweep, tol: float, passes: int, seconds: float
 ) -> BlockReport:
     a, b = supported.weights()
     # <P, C>: the rows' mean logits are phi - H(P(. | i)), and they are s x0 . x1 + gamma.
     mean_logit = (a @ (last.phi - last.bits) - last.columns @ last.gamma).item()
-    independent, coupled = squared_distances(supported, last.columns, -mean_logit / kernel.scale)
+    independent, coupled = squared_distances(supported, last.columns, -mean_logit * problem.eps / LOG2E)
     level, partners = sharpness(entropy(a) + (a @ last.bits).item() / LOG2E, a, b)
-    std = cost_std(problem.x0, problem.x1, problem.a, problem.b)
     error = (last.columns - b).abs().sum().item()
     return BlockReport(
         method="sinkhorn",

@@ -1,12 +1,14 @@
 """Streaming over an n x m kernel that is never stored: row tiles, and the threads that run them.
 
-A tile is a few whole rows of the kernel. Tiles have a fixed size and each is computed by one thread, and what they
-contribute is added up in a fixed order, so every result has the same bits whatever the number of threads.
+A tile is a few whole rows of the kernel. Tiles have a fixed size and each is computed by one thread, what they
+contribute is added up in a fixed order, and everything between passes runs on one thread, since torch splits its sums
+by the number of threads. So every result has the same bits whatever that number is.
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from types import TracebackType
 from typing import TypeVar
 
 import torch
@@ -36,18 +38,28 @@ def groups(n: int, m: int, device: torch.device) -> list[list[slice]]:
     return [tiles[low:high] for low, high in pairwise(cuts)]
 
 
-def run(work: Callable[[list[slice]], Result], parts: list[list[slice]], device: torch.device) -> Iterator[Result]:
-    """Yield `work(group)` for every group in order, on as many threads as torch has on a CPU, else one by one.
+class Workers:
+    """A scope in which tiles run on as many threads as torch had, and all else on one; a GPU needs no threads.
 
-    torch's own threads are per calling thread, so each worker takes one and the caller's number is put back.
+    torch's number of threads is per calling thread: each worker takes one, and the caller's is put back at the end.
     """
-    threads = torch.get_num_threads()
-    if device.type != "cpu":
-        yield from map(work, parts)
-        return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            yield from pool.map(work, parts)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __enter__(self) -> "Workers":
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        torch.set_num_threads(1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads)
+
+    def run(self, work: Callable[[list[slice]], Result], n: int, m: int) -> Iterator[Result]:
+        """Yield `work(tiles)` for every group of tiles of an n x m kernel, in order."""
+        parts = groups(n, m, self.device)
+        return self._pool.map(work, parts) if self.device.type == "cpu" else map(work, parts)

@@ -1,0 +1,35 @@
+"""The potential of the two Gaussians with the data's moments: where a cold solve starts, in closed form."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def gaussian_potential(
+    rows: Float[Tensor, "n d"],
+    columns: Float[Tensor, "m d"],
+    a: Float[Tensor, " n"],
+    b: Float[Tensor, " m"],
+    eps: float,
+) -> Float[Tensor, " m"]:
+    """g between N(0, A) and N(0, B) at the columns, for the dot-product cost, up to a constant.
+
+    For A = I it is -0.5 y.((B + eps^2/4)^(1/2) + eps/2)^(-1) y (after Janati et al. 2020, arXiv 2006.02572); for other
+    A the dot product is kept by x -> A^(-1/2) x, y -> A^(1/2) y, and no inverse is needed.
+
+    Args:
+        rows, columns: centred points [n, d], [m, d], float64; a, b: their weights; eps: absolute.
+    """
+    root = _function((rows * a[:, None]).T @ rows, torch.sqrt)
+    target = root @ ((columns * b[:, None]).T @ columns) @ root
+    inner = _function(target, lambda w: 1 / ((w + eps**2 / 4).sqrt() + eps / 2))
+    half = columns @ root
+    return -0.5 * ((half @ inner) * half).sum(1)
+
+
+def _function(matrix: Float[Tensor, "d d"], function: Callable[[Tensor], Tensor]) -> Float[Tensor, "d d"]:
+    """A function of a positive semidefinite matrix, by its eigenvalues."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * function(values.clamp(min=0))) @ vectors.T
