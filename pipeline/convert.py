@@ -13,8 +13,7 @@ from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.progress import progress
 from pipeline.store import format
-from pipeline.store.records import Decoder, Record, read_meta
-from pipeline.store.verify import samples
+from pipeline.store.records import Decoder, Record, read_meta, samples
 from pipeline.store.writer import write_shard
 
 

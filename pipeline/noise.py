@@ -8,6 +8,7 @@ the noise out and get it back bit by bit, years later.
 """
 
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt32, UInt64
@@ -80,9 +81,11 @@ def gaussian(seed: int, first: int, rows: int, dim: int) -> Float32[np.ndarray, 
 def gaussian_rows(seed: int, rows: Int64[np.ndarray, " k"], dim: int) -> Float32[np.ndarray, "k dim"]:
     """The given source rows, in any order: runs of successive rows are made at once."""
     out = np.empty((len(rows), dim), np.float32)
-    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1) if len(rows) else np.array([], np.int64)
-    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-        out[start:stop] = gaussian(seed, int(rows[start]), int(stop - start), dim)
+    if not len(rows):
+        return out
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    for start, stop in pairwise([0, *breaks.tolist(), len(rows)]):
+        out[start:stop] = gaussian(seed, int(rows[start]), stop - start, dim)
     return out
 
 

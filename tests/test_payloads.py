@@ -12,8 +12,8 @@ from pipeline.couple import couple
 from pipeline.errors import InputError
 from pipeline.recompute import recompute
 from pipeline.store import format
-from pipeline.store.records import Decoder
-from pipeline.store.verify import samples, verify
+from pipeline.store.records import Decoder, samples
+from pipeline.store.verify import verify
 
 PAYLOADS = ("full", "seeded", "ids")
 NAMES = ("x0", "x1", "label", "data_ids")
@@ -69,7 +69,7 @@ def test_a_converted_store_is_the_coupled_one(
 
 
 def test_converting_refuses_what_cannot_be(stores: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="output.payload='tiny'"):
+    with pytest.raises(InputError, match=r"output.payload='tiny'"):
         convert(stores["full"], tmp_path / "x", "tiny")
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "file").touch()

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.store import format
-from pipeline.store.verify import verify
 from pipeline.store.records import Record
+from pipeline.store.verify import verify
 from pipeline.store.writer import write_shard
 
 SHAPE = (1, 4, 4)

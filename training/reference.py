@@ -1,6 +1,5 @@
 """The data set behind a pair store: every datum that occurs in its pairs, once."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +36,15 @@ def read_reference(directory: str | Path, index: Index) -> Reference:
     reader = ShardReader(directory, index, fields)
     seen: set[int] = set()
     parts: dict[str, list[np.ndarray]] = {field: [] for field in fields}
-    for shard, record in reader.records((*(f"{field}.npy" for field in fields), "meta.json")):
+    for shard, record in reader.records((*fields, "data_ids")):
         new = []
-        for row, datum in enumerate(json.loads(record["meta.json"])["data_ids"]):
+        for row, datum in enumerate(reader.decode(shard, record, ("data_ids",))["data_ids"].tolist()):
             if datum not in seen and len(seen) < LIMIT:
                 seen.add(datum)
                 new.append(row)
-        for field in fields if new else ():
-            parts[field].append(reader.decode(shard, record, field)[new])
+        if new:
+            for field, array in reader.decode(shard, record, fields).items():
+                parts[field].append(array[new])
         if len(seen) == LIMIT:
             break
     arrays = {field: torch.from_numpy(np.concatenate(part)) for field, part in parts.items()}

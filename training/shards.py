@@ -5,7 +5,6 @@ to the end: a tar cut between two members would otherwise just read short.
 """
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.errors import InputError
 from pipeline.store.format import Index, Shard
+from pipeline.store.records import Decoder
 from training.order import Stretch
 
 Record = dict[str, Any]  # webdataset's sample: "__key__" and the bytes of each member
-Fields = dict[str, np.ndarray]  # "x0" and "x1" [k, *shape] float32, "label" [k] int64
+Fields = dict[str, np.ndarray]  # "x0" and "x1" [k, *shape] float32, "label" and "data_ids" [k] int64
 
 
 class ShardReader:
@@ -31,11 +31,10 @@ class ShardReader:
     """
 
     def __init__(self, directory: str | Path, index: Index, fields: Sequence[str]) -> None:
-        if index.payload != "full":
-            raise InputError(f"pair store {str(directory)!r}: payload={index.payload!r} cannot be trained on; use full")
         self.shards = Path(directory) / "shards"
         self.index = index
         self.fields = tuple(fields)
+        self._decoder = Decoder(directory, index)
         self._checked: set[int] = set()
 
     def read(self, stretches: Sequence[Stretch]) -> Iterator[Fields]:
@@ -48,8 +47,8 @@ class ShardReader:
             shard = self.index.shards[stretch.shard]
             self._check(stretch.shard)
             left = 0
-            for record in self._records(shard, tuple(f"{field}.npy" for field in self.fields)):
-                fields = {field: self.decode(shard, record, field) for field in self.fields}
+            for record in self._records(shard, self.fields):
+                fields = self.decode(shard, record, self.fields)
                 k = len(fields[self.fields[0]])
                 a, b = max(stretch.start - left, 0), min(stretch.stop - left, k)
                 if a < b:
@@ -60,39 +59,32 @@ class ShardReader:
             if left < stretch.stop:
                 raise InputError(self._damaged(shard, f"holds {left} pairs, the index says {shard.pairs}"))
 
-    def records(self, extensions: Sequence[str]) -> Iterator[tuple[Shard, Record]]:
-        """All records of the store in order, each with its shard and the raw bytes of the named members."""
+    def records(self, fields: Sequence[str]) -> Iterator[tuple[Shard, Record]]:
+        """All records of the store in order, each with its shard and the raw bytes that hold the named fields."""
         for number, shard in enumerate(self.index.shards):
             self._check(number)
-            for record in self._records(shard, extensions):
+            for record in self._records(shard, fields):
                 yield shard, record
 
-    def _records(self, shard: Shard, extensions: Sequence[str]) -> Iterator[Record]:
-        """webdataset's samples of one tar, members of other names skipped."""
-        endings = tuple(f".{extension}" for extension in extensions)
+    def _records(self, shard: Shard, fields: Sequence[str]) -> Iterator[Record]:
+        """webdataset's samples of one tar, members that the fields do not need skipped."""
+        endings = tuple(f".{extension}" for extension in self._decoder.members(fields))
         path = self.shards / shard.name
         with path.open("rb") as stream:
             source = iter([{"url": str(path), "stream": stream}])
             members = tar_file_expander(source, select_files=lambda name: name.endswith(endings))
             yield from group_by_keys(members)
 
-    def decode(self, shard: Shard, record: Record, field: str) -> np.ndarray:
-        """One array of a record, of the shape and type that the index promises.
+    def decode(self, shard: Shard, record: Record, fields: Sequence[str]) -> Fields:
+        """Arrays of a record, of the shapes and types that the index promises.
 
         Raises:
             InputError: no such field, no npy bytes, or another shape or type.
         """
-        name = f"record {record['__key__']!r}: {field}.npy"
-        if f"{field}.npy" not in record:
-            raise InputError(self._damaged(shard, f"{name} is missing"))
         try:
-            array = np.load(io.BytesIO(record[f"{field}.npy"]), allow_pickle=False)
-        except ValueError as error:
-            raise InputError(self._damaged(shard, f"{name} is no plain array ({error})")) from error
-        dtype, shape = (np.int64, ()) if field == "label" else (np.float32, self.index.shape)
-        if array.dtype != dtype or array.ndim == 0 or array.shape[1:] != shape:
-            raise InputError(self._damaged(shard, f"{name} is {array.dtype}{list(array.shape)}, not {shape} a pair"))
-        return array
+            return self._decoder.decode(record, fields)
+        except (ValueError, KeyError) as error:
+            raise InputError(self._damaged(shard, f"record {record['__key__']!r}: {error}")) from error
 
     def _check(self, number: int) -> None:
         """Bytes and SHA-256 of a shard, once a process."""

@@ -12,9 +12,11 @@ meta.json names the seed, the block and the first noise counter; in `full` and `
 
 import io
 import json
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +91,12 @@ class Decoder:
             out |= self._sources[name]
         return out
 
-    def decode(self, fields: dict[str, bytes], names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The named arrays: x0, x1 [k, ...] float32, label and data_ids [k] int64.
+    def decode(self, fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The named arrays of one record: x0, x1 [k, ...] float32, label and data_ids [k] int64.
+
+        Args:
+            fields: the bytes of each member by extension; other entries, such as webdataset's `__key__`, are ignored.
+            names: of the arrays wanted.
 
         Raises:
             ValueError: a member is missing, is no plain array, or has another shape or type than the index promises.
@@ -116,7 +122,7 @@ class Decoder:
             "data_ids": ids,
         }
 
-    def _x0(self, fields: dict[str, bytes]) -> Float32[np.ndarray, "k ..."]:
+    def _x0(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "full":
             return self._rows(fields, "x0.npy")
         meta, shape = read_meta(fields), self.index.shape
@@ -128,17 +134,17 @@ class Decoder:
             made = noise.gaussian(meta["seed"], meta["first_noise_counter"], count, dim)
         return made.reshape(-1, *shape)
 
-    def _x1(self, fields: dict[str, bytes]) -> Float32[np.ndarray, "k ..."]:
+    def _x1(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "ids":
             return gather(self.data, self._data_ids(fields))
         return self._rows(fields, "x1.npy")
 
-    def _label(self, fields: dict[str, bytes]) -> Int64[np.ndarray, " k"]:
+    def _label(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
         if self.index.payload == "ids":
             return self.labels[self._data_ids(fields) % len(self.labels)]
         return array(fields, "label.npy", np.int64)
 
-    def _data_ids(self, fields: dict[str, bytes]) -> Int64[np.ndarray, " k"]:
+    def _data_ids(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
         if self.index.payload != "ids":
             return np.array(read_meta(fields)["data_ids"], np.int64)
         ids = array(fields, "id.npy", np.uint32).astype(np.int64)
@@ -146,7 +152,7 @@ class Decoder:
             raise ValueError(f"id.npy: id {ids.max()} is beyond the {len(self.data)} data and their mirror images")
         return ids
 
-    def _rows(self, fields: dict[str, bytes], member: str) -> Float32[np.ndarray, "k ..."]:
+    def _rows(self, fields: Mapping[str, Any], member: str) -> Float32[np.ndarray, "k ..."]:
         out = array(fields, member, np.float32)
         if out.shape[1:] != self.index.shape:
             raise ValueError(f"{member} is {list(out.shape)}, not {list(self.index.shape)} a pair")
@@ -163,7 +169,15 @@ class Decoder:
         return np.load(self.directory / "labels.npy", allow_pickle=False)
 
 
-def read_meta(fields: dict[str, bytes]) -> dict[str, Any]:
+def samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members, by extension, of each record of a local tar; read with the standard library alone."""
+    with tarfile.open(path, "r:") as tar:
+        members = ((member.name.partition("."), tar.extractfile(member)) for member in tar)
+        for key, fields in groupby(members, lambda item: item[0][0]):
+            yield key, {name: file.read() for (_, _, name), file in fields if file is not None}
+
+
+def read_meta(fields: Mapping[str, Any]) -> dict[str, Any]:
     """meta.json of a record; ValueError where it is no JSON object."""
     meta = json.loads(fields["meta.json"])
     if not isinstance(meta, dict):
@@ -171,7 +185,7 @@ def read_meta(fields: dict[str, bytes]) -> dict[str, Any]:
     return meta
 
 
-def array(fields: dict[str, bytes], member: str, dtype: type[np.generic]) -> np.ndarray:
+def array(fields: Mapping[str, Any], member: str, dtype: type[np.generic]) -> np.ndarray:
     """A plain array of a record; ValueError where it is none, or of another type. Nothing is unpickled."""
     out = np.load(io.BytesIO(fields[member]), allow_pickle=False)
     if not isinstance(out, np.ndarray) or out.dtype != dtype or out.ndim == 0:

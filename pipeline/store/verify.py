@@ -2,17 +2,14 @@
 
 import hashlib
 import json
-import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.data.spec import fingerprint
 from pipeline.store import format
-from pipeline.store.records import Decoder
+from pipeline.store.records import Decoder, samples
 
 
 @dataclass
@@ -83,14 +80,6 @@ def _check_shard(path: Path, shard: format.Shard, index: format.Index, keys: set
         verdict.faults.append(f"{shard.name}: {found}; {remedy}")
     verdict.records += records
     verdict.pairs += pairs
-
-
-def samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and fields of each record of a tar whose hash is known to be right."""
-    with tarfile.open(path, "r:") as tar:
-        members = ((member.name.partition("."), tar.extractfile(member)) for member in tar)
-        for key, fields in groupby(members, lambda item: item[0][0]):
-            yield key, {name: file.read() for (_, _, name), file in fields if file is not None}
 
 
 def _check_record(fields: dict[str, bytes], decoder: Decoder) -> int:

@@ -1,11 +1,8 @@
 """A pair store as the report sees it: its index, its blocks' reports and its first pairs."""
 
 import dataclasses
-import io
-import json
 import tarfile
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from jaxtyping import Float
 
 from pipeline.errors import InputError
 from pipeline.store.format import Index, read_index
+from pipeline.store.records import Decoder, samples
 
 PAIRS_SHOWN = 12
 
@@ -69,7 +67,7 @@ def read_store(path: Path, name: str) -> Store:
         path,
         index,
         _read_blocks(path / "blocks.parquet"),
-        _read_pairs(path, index) if index.payload == "full" else None,
+        _read_pairs(path, index),
         config.read_text() if config.is_file() else None,
     )
 
@@ -88,24 +86,19 @@ def _read_blocks(path: Path) -> list[Block] | None:
 
 
 def _read_pairs(directory: Path, index: Index) -> Pairs:
-    """The first records, with tarfile and numpy alone: the format's promise is that this is enough."""
+    """The first pairs of the first shard."""
     path = directory / "shards" / index.shards[0].name
-    x0: list[np.ndarray] = []
-    x1: list[np.ndarray] = []
-    data_ids: list[int] = []
-    labels: list[Any] = []
+    names = ("x0", "x1", "data_ids", *(["label"] if index.num_classes else []))
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     try:
-        with tarfile.open(path) as tar:
-            for _, members in groupby(tar, key=lambda member: member.name.partition(".")[0]):
-                fields = {member.name.partition(".")[2]: tar.extractfile(member).read() for member in members}  # type: ignore[union-attr]
-                x0.extend(np.load(io.BytesIO(fields["x0.npy"])))
-                x1.extend(np.load(io.BytesIO(fields["x1.npy"])))
-                data_ids.extend(json.loads(fields["meta.json"])["data_ids"])
-                if "label.npy" in fields:
-                    labels.extend(np.load(io.BytesIO(fields["label.npy"])).tolist())
-                if len(x0) >= PAIRS_SHOWN:
-                    break
+        decoder = Decoder(directory, index)
+        for _, fields in samples(path):
+            for name, array in decoder.decode(fields, names).items():
+                parts[name].append(array)
+            if sum(map(len, parts["data_ids"])) >= PAIRS_SHOWN:
+                break
     except (OSError, tarfile.TarError, ValueError, KeyError) as error:
         raise InputError(f"{path}: cannot be read as a shard of pairs ({error!r}); run `flowpairs verify`") from error
-    k = PAIRS_SHOWN
-    return Pairs(np.stack(x0[:k]), np.stack(x1[:k]), data_ids[:k], labels[:k] or None)
+    first = {name: np.concatenate(part)[:PAIRS_SHOWN] for name, part in parts.items()}
+    labels = first["label"].tolist() if "label" in first else None
+    return Pairs(first["x0"], first["x1"], first["data_ids"].tolist(), labels)
