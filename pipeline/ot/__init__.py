@@ -4,6 +4,7 @@ from pipeline.ot.coupling import BlockReport, Coupling
 from pipeline.ot.exact import check_exact_memory, exact_memory, solve_exact
 from pipeline.ot.independent import independent
 from pipeline.ot.problem import Problem, cost_std
+from pipeline.ot.sharpen import solve_for_entropy
 from pipeline.ot.sinkhorn import solve_sinkhorn
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "exact_memory",
     "independent",
     "solve_exact",
+    "solve_for_entropy",
     "solve_sinkhorn",
 ]

@@ -87,7 +87,7 @@ def descend(
 def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[Float[Tensor, " m"], float]:
     """The stand-in's solution at `following`, or nearer to `level` where it cannot be solved so far down."""
     while True:
-        gamma, error = surrogate.solve(level / following, tol)
-        if error < max(tol, 0.1) or following == level:
-            return gamma, following
+        solution = surrogate.solve(level / following, tol)
+        if solution.error < max(tol, 0.1) or following == level:
+            return solution.gamma, following
         following = math.sqrt(level * following) if level / following > 1.5 else level

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+DIRECTIONS = 512  # more of them are not told apart: an eigenvalue problem of 3,072 takes longer than many passes
+
 
 def gaussian_potential(
     rows: Float[Tensor, "n d"],
@@ -17,16 +19,28 @@ def gaussian_potential(
     """g between N(0, A) and N(0, B) at the columns, for the dot-product cost, up to a constant.
 
     For A = I it is -0.5 y.((B + eps^2/4)^(1/2) + eps/2)^(-1) y (after Janati et al. 2020, arXiv 2006.02572); for other
-    A the dot product is kept by x -> A^(-1/2) x, y -> A^(1/2) y, and no inverse is needed.
+    A the dot product is kept by x -> A^(-1/2) x, y -> A^(1/2) y, and no inverse is needed. In many dimensions A and B
+    are taken as multiples of the identity outside the span of some of the columns.
 
     Args:
         rows, columns: centred points [n, d], [m, d], float64; a, b: their weights; eps: absolute.
     """
+    d = rows.shape[1]
+    outside = torch.zeros_like(b)
+    if d > DIRECTIONS:
+        some = torch.arange(DIRECTIONS, device=b.device) * len(columns) // DIRECTIONS
+        basis = torch.linalg.qr(columns[some].T).Q
+        inside_rows, inside_columns = rows @ basis, columns @ basis
+        square = (columns.square().sum(1) - inside_columns.square().sum(1)).clamp(min=0)
+        spread0 = a @ (rows.square().sum(1) - inside_rows.square().sum(1)).clamp(min=0) / (d - DIRECTIONS)
+        spread1 = b @ square / (d - DIRECTIONS)
+        outside = -0.5 * spread0 * square / ((spread0 * spread1 + eps**2 / 4).sqrt() + eps / 2)
+        rows, columns = inside_rows, inside_columns
     root = _function((rows * a[:, None]).T @ rows, torch.sqrt)
     target = root @ ((columns * b[:, None]).T @ columns) @ root
     inner = _function(target, lambda w: 1 / ((w + eps**2 / 4).sqrt() + eps / 2))
     half = columns @ root
-    return -0.5 * ((half @ inner) * half).sum(1)
+    return outside - 0.5 * ((half @ inner) * half).sum(1)
 
 
 def _function(matrix: Float[Tensor, "d d"], function: Callable[[Tensor], Tensor]) -> Float[Tensor, "d d"]:

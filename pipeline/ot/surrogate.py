@@ -8,6 +8,7 @@ a smaller eps than it was made at. What it misses, the next sweep measures.
 
 import math
 import warnings
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +22,14 @@ ITERATIONS = 500
 BOUND = 900.0  # of |log2 v|: float64 holds v and what it multiplies
 LEAST = 1e-30  # the rest's least share of a column, so that every column can be reached
 TINY = 1e-300
+
+
+class Solution(NamedTuple):
+    """What the stand-in's solution at some eps is expected to be."""
+
+    gamma: Float[Tensor, " m"]
+    error: float  # L1, of the target marginal, on the stand-in
+    entropy: float  # H(P) in nats
 
 
 class Surrogate:
@@ -39,12 +48,13 @@ class Surrogate:
         self.rest_of_row = (1 - by_rows @ torch.ones_like(b)).clamp(min=0)
         rest_of_column = (sweep.columns - by_columns @ a).clamp(min=LEAST)
         self.rest_of_column = rest_of_column / rest_of_column.sum()
+        # The sweep knows the entropy of the whole plan, hence that of the rest as a distribution of its own.
+        rest = (a @ self.rest_of_row).clamp(min=TINY)
+        total = _entropy(a) + (a @ sweep.bits) * math.log(2)
+        self.entropy_of_rest = (total - _entropy(a[self.i] * self.logits.exp2()) - _entropy(rest)).clamp(min=0) / rest
 
-    def solve(self, sharpen: float, tol: float) -> tuple[Float[Tensor, " m"], float]:
-        """Sinkhorn with Anderson acceleration on the stand-in, at 1 / sharpen times the sweep's eps.
-
-        Returns: gamma at the new eps and the L1 error of the target marginal that was reached on the stand-in.
-        """
+    def solve(self, sharpen: float, tol: float) -> Solution:
+        """Sinkhorn with Anderson acceleration on the stand-in, at 1 / sharpen times the sweep's eps."""
         log_b = self.log_b[self.j]
         logits = (self.logits - log_b) * sharpen + log_b
         top = torch.zeros_like(self.a).scatter_reduce_(0, self.i.long(), logits, "amax", include_self=False)
@@ -55,22 +65,30 @@ class Surrogate:
 
         x = torch.zeros_like(self.b)
         best, least, anderson = x, math.inf, Anderson(MEMORY)
+        scaling = torch.ones_like(self.a)
         for _ in range(ITERATIONS):
             v = x.exp2()
             u = self.a / (kernel @ v + r * (c @ v)).clamp(min=TINY)
             column = v * (transposed @ u + c * (r @ u))
             error = (column - self.b).abs().sum().item()
             if error < least:
-                best, least = x, error
+                best, least, scaling = x, error, u
             if error < tol:
                 break
             x = anderson.mix(x, x + (self.b / column.clamp(min=TINY)).log2()).clamp(-BOUND, BOUND)
-        return (self.gamma - self.log_b) * sharpen + self.log_b + best, least
+        kept = (scaling.log2()[self.i] + best[self.j] + logits - top[self.i]).exp2()
+        rest = (scaling @ r) * (c @ best.exp2())
+        nats = _entropy(kept) + _entropy(rest) + rest * self.entropy_of_rest
+        return Solution((self.gamma - self.log_b) * sharpen + self.log_b + best, least, nats.item())
 
     def _kernel(self, mass: Float[Tensor, " k"]) -> tuple[Tensor, Tensor]:
         """The entries as a sparse matrix [n, m] and as its transpose, both stored by rows for fast products."""
         n, m = len(self.a), len(self.b)
         return _csr(*self.pattern, mass, (n, m)), _csr(*self.transposed_pattern, mass[self.by_column], (m, n))
+
+
+def _entropy(masses: Float[Tensor, "*k"]) -> Float[Tensor, ""]:
+    return torch.special.entr(masses).sum()
 
 
 def _starts(sorted_rows: Int[Tensor, " k"], n: int) -> Int[Tensor, " starts"]:
