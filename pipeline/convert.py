@@ -13,6 +13,7 @@ from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.progress import progress
 from pipeline.store import format
+from pipeline.store.integrity import damage
 from pipeline.store.records import Decoder, Record, read_meta, samples
 from pipeline.store.writer import write_shard
 
@@ -36,12 +37,15 @@ def convert(source: Path, destination: Path, payload: str) -> format.Index:
         raise InputError(f"destination {str(destination)!r}: not empty; give a new directory")
     destination.mkdir(parents=True, exist_ok=True)
     resume.prepare(config, destination, _target(config, index, source))
-    for name in ("features.npz", "blocks.parquet"):
-        shutil.copyfile(source / name, destination / name)
-    shutil.copytree(source / "potentials", destination / "potentials", dirs_exist_ok=True)
+    for extra in (source / "features.npz", source / "blocks.parquet", *sorted((source / "potentials").glob("b*.npy"))):
+        if extra.is_file():  # pairs made elsewhere come without
+            shutil.copyfile(extra, destination / extra.relative_to(source))
     shards = []
     with progress("converting", index.pairs) as show:
         for number, shard in enumerate(index.shards):
+            found = damage(source, shard)
+            if found:
+                raise InputError(f"{shard.name}: {found}; mend the store with the help of `flowpairs verify {source}`")
             old = format.read_sidecar((source / "shards" / shard.name).with_suffix(".json"))
             records = _records(source, index, shard, payload)
             new = write_shard(destination, number, shard.block, records, old.first_noise_counter, old.report, payload)
@@ -85,21 +89,28 @@ def _records(directory: Path, index: format.Index, shard: format.Shard, payload:
     """A shard's pairs, cut into records of the new payload's size."""
     names = ["data_ids", *(["x0"] if payload == "full" else []), *([] if payload == "ids" else ["x1"])]
     names += ["label"] if index.num_classes and payload != "ids" else []
-    decoder, parts, rows, metas = Decoder(directory, index), [], [], []
+    decoder, parts, places, seeds = Decoder(directory, index), [], [], []
     for key, fields in samples(directory / "shards" / shard.name):
-        parts.append(decoder.decode(fields, names))
-        rows.append(int(key.rpartition("r")[2]))
-        metas.append(read_meta(fields))
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        seeds.append(read_meta(fields).get("seed"))
+        if payload != "full" and seeds[-1] is None:
+            raise InputError(
+                f"payload={payload!r}: x0 of {shard.name} is no noise with a counter; only full can hold it"
+            )
+        try:
+            parts.append(decoder.decode(fields, names if seeds[-1] is None else [*names, "rows"]))
+        except (ValueError, KeyError, OSError) as error:
+            raise InputError(f"{shard.name}: record {key!r}: {error}; run `flowpairs verify {directory}`") from error
+        places.append(int(key.rpartition("r")[2]))
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     step = format.pairs_per_record(index.shape, payload)
     for start in range(0, shard.pairs, step):
         part = {name: values[start : start + step] for name, values in arrays.items()}
         yield Record(
-            first_row=rows[0] + start,
+            first_row=places[0] + start,
             x0=part.get("x0"),
             x1=part.get("x1"),
             data_ids=part["data_ids"],
             labels=part.get("label"),
-            seed=metas[0]["seed"],
-            first_counter=metas[0]["first_noise_counter"] + start,
+            seed=seeds[0],
+            rows=part.get("rows"),
         )

@@ -116,5 +116,5 @@ class Coupler:
                 data_ids=chosen,
                 labels=None if self.labels is None else self.labels[chosen % len(self.x)],
                 seed=seed,
-                first_counter=counter,
+                rows=np.arange(counter, counter + count),
             )

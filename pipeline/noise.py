@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt32, UInt64
 
 WORDS_PER_COUNTER = 4  # Philox4x64 yields four 64-bit words, hence eight Gaussians, a counter
+ROWS = 2**40  # source rows of a seed; counters stay below 2^63 for rows of up to 2^26 numbers
 _CHUNK = 2**16  # Gaussians in flight: the temporaries of a chunk stay in the L2 cache
 
 

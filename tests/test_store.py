@@ -30,7 +30,7 @@ def record(first_row: int, count: int) -> Record:
         rng.integers(0, 100, count),
         rng.integers(0, 10, count),
         seed=0,
-        first_counter=first_row,
+        rows=np.arange(first_row, first_row + count),
     )
 
 
@@ -109,12 +109,12 @@ def flip_a_bit(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda tar: tar.unlink(), "pairs-000001.tar: missing"),
+        (lambda tar: tar.unlink(), "pairs-000001.tar: is missing"),
         (lambda tar: tar.with_suffix(".json").unlink(), "pairs-000001.tar: its sidecar is missing"),
-        (lambda tar: os.truncate(tar, 2048), "pairs-000001.tar: its bytes are not those"),
+        (lambda tar: os.truncate(tar, 2048), "pairs-000001.tar: has 2048 bytes, the index says 10240"),
         (
             lambda tar: tar.write_bytes(tar.read_bytes()[:700] + b"x" + tar.read_bytes()[701:]),
-            "its bytes are not those",
+            "pairs-000001.tar: has another SHA-256 than the index says",
         ),
         (lambda tar: (tar.parent / "stray.bin").write_bytes(b"x"), "stray.bin: not listed in the index"),
     ],

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -128,7 +127,7 @@ class PairLoader:
         self._consumed += self._part.per_lane
         return item
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "PairLoader":
         return self
 
     def __exit__(self, *_: object) -> None:

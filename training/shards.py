@@ -4,7 +4,7 @@ A shard is checked against the index (bytes, SHA-256) before it is first read, a
 to the end: a tar cut between two members would otherwise just read short.
 """
 
-import hashlib
+import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.errors import InputError
 from pipeline.store.format import Index, Shard
+from pipeline.store.integrity import damage
 from pipeline.store.records import Decoder
 from training.order import Stretch
 
@@ -70,10 +71,13 @@ class ShardReader:
         """webdataset's samples of one tar, members that the fields do not need skipped."""
         endings = tuple(f".{extension}" for extension in self._decoder.members(fields))
         path = self.shards / shard.name
-        with path.open("rb") as stream:
-            source = iter([{"url": str(path), "stream": stream}])
-            members = tar_file_expander(source, select_files=lambda name: name.endswith(endings))
-            yield from group_by_keys(members)
+        try:
+            with path.open("rb") as stream:
+                source = iter([{"url": str(path), "stream": stream}])
+                members = tar_file_expander(source, select_files=lambda name: name.endswith(endings))
+                yield from group_by_keys(members)
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            raise InputError(self._damaged(shard, f"cannot be read as a tar of records ({error.args[0]})")) from error
 
     def decode(self, shard: Shard, record: Record, fields: Sequence[str]) -> Fields:
         """Arrays of a record, of the shapes and types that the index promises.
@@ -83,7 +87,7 @@ class ShardReader:
         """
         try:
             return self._decoder.decode(record, fields)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OSError) as error:
             raise InputError(self._damaged(shard, f"record {record['__key__']!r}: {error}")) from error
 
     def _check(self, number: int) -> None:
@@ -91,14 +95,9 @@ class ShardReader:
         if number in self._checked:
             return
         shard = self.index.shards[number]
-        path = self.shards / shard.name
-        if not path.is_file():
-            raise InputError(self._damaged(shard, "is missing"))
-        if path.stat().st_size != shard.bytes:
-            raise InputError(self._damaged(shard, f"has {path.stat().st_size} bytes, the index says {shard.bytes}"))
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                raise InputError(self._damaged(shard, "has another SHA-256 than the index says"))
+        found = damage(self.shards.parent, shard)
+        if found:
+            raise InputError(self._damaged(shard, found))
         self._checked.add(number)
 
     def _damaged(self, shard: Shard, what: str) -> str:

@@ -5,7 +5,7 @@ contribute is added up in a fixed order, and everything between passes runs on o
 by the number of threads. So every result has the same bits whatever that number is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import TracebackType
@@ -18,6 +18,7 @@ CPU_ROWS = (16, 64, 512)  # fewer than 16 starve the matrix product, up to 64 he
 GPU_ENTRIES = 2**27
 GROUPS = 32  # runs of tiles whose column sums are accumulated together; bounds both the threads and the memory
 
+Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
@@ -48,8 +49,8 @@ class Workers:
         self.device = device
 
     def __enter__(self) -> "Workers":
-        self._threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        self.threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
         torch.set_num_threads(1)
         return self
 
@@ -57,9 +58,12 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self.threads)
 
     def run(self, work: Callable[[list[slice]], Result], n: int, m: int) -> Iterator[Result]:
         """Yield `work(tiles)` for every group of tiles of an n x m kernel, in order."""
-        parts = groups(n, m, self.device)
+        return self.map(work, groups(n, m, self.device))
+
+    def map(self, work: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[Result]:
+        """Yield `work(part)` for every part, in order."""
         return self._pool.map(work, parts) if self.device.type == "cpu" else map(work, parts)

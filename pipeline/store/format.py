@@ -17,7 +17,9 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
@@ -26,16 +28,20 @@ FORMAT_VERSION = 1
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
 
 
+Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1)]
+
+
 @dataclass(frozen=True)
 class Shard:
     """One tar of pairs, as the index lists it."""
 
-    name: str  # "pairs-000012.tar"
-    block: int
-    pairs: int
-    records: int
-    bytes: int
-    sha256: str
+    name: Annotated[str, Field(pattern=r"^pairs-\d{6,}\.tar$")]  # "pairs-000012.tar": no path leads out of shards/
+    block: Count
+    pairs: Size
+    records: Size
+    bytes: Size
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class Sidecar:
     """`pairs-000012.json`: the shard, where its noise starts, the data ids' range and its block's report."""
 
     shard: Shard
-    first_noise_counter: int  # global source row of the shard's first pair
-    data_ids: tuple[int, int]  # smallest and largest
+    first_noise_counter: Count | None  # global source row of the shard's first pair; None where x0 is no noise of ours
+    data_ids: tuple[Count, Count]  # smallest and largest
     report: dict[str, Any]  # pipeline.ot's BlockReport, with seconds
 
 
@@ -54,13 +60,13 @@ class Index:
 
     config_hash: str
     data_fingerprint: str
-    pairs: int
-    shape: tuple[int, ...]  # of one x0 and one x1, channels first for images
-    num_classes: int  # 0: no labels
-    payload: str  # full, seeded or ids: see records.py
+    pairs: Size
+    shape: tuple[Size, ...]  # of one x0 and one x1, channels first for images
+    num_classes: Count  # 0: no labels
+    payload: Literal["full", "seeded", "ids"]  # see records.py
     method: str
     convention: str  # which cost, which eps and which potentials, in words
-    shards: tuple[Shard, ...]
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
     format_version: int = FORMAT_VERSION
 
 
@@ -105,41 +111,45 @@ def read_index(directory: str | Path) -> Index:
             f"pair store {str(directory)!r}: no index.json, so its coupling job has not finished; "
             "run the same `flowpairs couple` again to complete it"
         )
-    tree = _read_json(path)
+    data, tree = _read_json(path)
     if tree.get("format_version") != FORMAT_VERSION:
         raise InputError(
             f"{path}: format_version={tree.get('format_version')!r}, but this program reads {FORMAT_VERSION}; "
             "make the store again or install the matching version"
         )
     try:
-        tree["shape"] = tuple(tree["shape"])
-        tree["shards"] = tuple(Shard(**shard) for shard in tree["shards"])
-        return Index(**tree)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not an index of a pair store ({error}); make the store again") from error
+        return TypeAdapter(Index).validate_json(data, strict=True)
+    except ValidationError as error:
+        raise InputError(f"{path}: not an index of a pair store ({_first(error)}); make the store again") from error
 
 
 def read_sidecar(path: Path) -> Sidecar:
     """Read one sidecar; `InputError` when it is not one."""
-    tree = _read_json(path)
+    data, _ = _read_json(path)
     try:
-        first, last = tree["data_ids"]
-        return Sidecar(Shard(**tree["shard"]), tree["first_noise_counter"], (first, last), tree["report"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a shard's sidecar ({error}); remove it and its tar, then couple again"
-        ) from error
+        return TypeAdapter(Sidecar).validate_json(data, strict=True)
+    except ValidationError as error:
+        remedy = "remove it and its tar, then couple again"
+        raise InputError(f"{path}: not a shard's sidecar ({_first(error)}); {remedy}") from error
 
 
 def _to_json(value: Any) -> bytes:
     return (json.dumps(dataclasses.asdict(value), indent=1, sort_keys=True) + "\n").encode()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of a JSON file and the object that they are."""
     try:
-        tree = json.loads(path.read_bytes())
-    except ValueError as error:
+        data = path.read_bytes()
+        tree = json.loads(data)
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); remove it and run the job again") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: not a JSON object; remove it and run the job again")
-    return tree
+    return data, tree
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong, in pydantic's words."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"

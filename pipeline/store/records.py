@@ -4,14 +4,16 @@ Three payloads hold the same pairs, bit by bit:
 
     full    x0.npy, x1.npy [k, ...] float32, label.npy [k] int64 where labelled, meta.json
     seeded  without x0.npy, which is made again from the seed and the noise counters
-    ids     id.npy [k] uint32 alone, and row.npy [k] uint64 where the noise rows do not follow each other: at most 12
-            bytes a pair. x1 and label are looked up in the store's data.npy and labels.npy, a copy of the data set
+    ids     id.npy [k] uint32 alone. x1 and label are looked up in the store's data.npy and labels.npy, a copy of the
+            data set
 
-meta.json names the seed, the block and the first noise counter; in `full` and `seeded` the data ids as well.
+Where the noise rows do not follow each other, row.npy [k] uint64 lists them: in `ids` at most 12 bytes a pair.
+meta.json names the seed, the block and the first noise row; in `full` and `seeded` the data ids as well. The whole
+format, for other programs: docs/pair-format.md.
 """
 
-import io
 import json
+import math
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,9 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from pipeline import noise
+from pipeline.errors import InputError
 from pipeline.features import gather
+from pipeline.store import npy
 from pipeline.store.format import Index
 
 
@@ -39,8 +43,7 @@ class Record:
         data_ids: of x1.
         labels: of x1, or None.
         seed: of the noise; None where the source is no noise of ours.
-        rows: global source rows, or None where they follow each other from `first_counter`.
-        first_counter: global source row of the first pair.
+        rows: global source rows of the noise; None likewise.
     """
 
     first_row: int
@@ -49,27 +52,29 @@ class Record:
     data_ids: Int64[np.ndarray, " k"]
     labels: Int64[np.ndarray, " k"] | None
     seed: int | None
-    first_counter: int
-    rows: Int64[np.ndarray, " k"] | None = None
+    rows: Int64[np.ndarray, " k"] | None
 
 
 def encode(record: Record, payload: str, block: int) -> dict[str, bytes]:
     """The members of a record's tar entry, by extension."""
-    meta: dict[str, Any] = {"block": block, "seed": record.seed, "first_noise_counter": record.first_counter}
+    first = None if record.rows is None else int(record.rows[0])
+    meta: dict[str, Any] = {"block": block, "seed": record.seed, "first_noise_counter": first}
     fields = {}
     if payload == "ids":
-        fields["id.npy"] = npy(record.data_ids.astype(np.uint32))
+        fields["id.npy"] = npy.encode(record.data_ids.astype("<u4"))
     else:
         assert record.x1 is not None
         meta["data_ids"] = record.data_ids.tolist()
-        fields["x1.npy"] = npy(record.x1)
+        fields["x1.npy"] = npy.encode(record.x1)
         if record.labels is not None:
-            fields["label.npy"] = npy(record.labels)
+            fields["label.npy"] = npy.encode(record.labels)
     if payload == "full":
         assert record.x0 is not None
-        fields["x0.npy"] = npy(record.x0)
-    elif record.rows is not None:
-        fields["row.npy"] = npy(record.rows.astype(np.uint64))
+        fields["x0.npy"] = npy.encode(record.x0)
+    else:
+        assert record.rows is not None, "x0 of another origin has no counter to come back from"
+    if record.rows is not None and (np.diff(record.rows) != 1).any():
+        fields["row.npy"] = npy.encode(record.rows.astype("<u8"))
     return {**fields, "meta.json": json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()}
 
 
@@ -85,14 +90,14 @@ class Decoder:
         self.directory, self.index = Path(directory), index
 
     def members(self, names: Sequence[str]) -> set[str]:
-        """The tar extensions that hold the named arrays (of x0, x1, label, data_ids)."""
+        """The tar extensions that hold the named arrays (of x0, x1, label, data_ids, rows)."""
         out: set[str] = set()
         for name in names:
             out |= self._sources[name]
         return out
 
     def decode(self, fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The named arrays of one record: x0, x1 [k, ...] float32, label and data_ids [k] int64.
+        """The named arrays of one record: x0, x1 [k, ...] float32, label, data_ids and noise rows [k] int64.
 
         Args:
             fields: the bytes of each member by extension; other entries, such as webdataset's `__key__`, are ignored.
@@ -109,92 +114,128 @@ class Decoder:
             out[name] = getattr(self, f"_{name}")(fields)
         if len({len(array) for array in out.values()}) > 1:
             raise ValueError(f"fields of different lengths: { {name: len(array) for name, array in out.items()} }")
+        if not all(map(len, out.values())):
+            raise ValueError("a record without pairs")
         return out
 
     @cached_property
     def _sources(self) -> dict[str, set[str]]:
         ids = {"id.npy"} if self.index.payload == "ids" else {"meta.json"}
         looked_up = self.index.payload == "ids"
+        rows = {"meta.json", "row.npy"} | ids
         return {
-            "x0": {"x0.npy"} if self.index.payload == "full" else {"meta.json", "row.npy"} | ids,
+            "x0": {"x0.npy"} if self.index.payload == "full" else rows,
             "x1": ids if looked_up else {"x1.npy"},
             "label": ids if looked_up else {"label.npy"},
             "data_ids": ids,
+            "rows": rows,
         }
 
     def _x0(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "full":
-            return self._rows(fields, "x0.npy")
-        meta, shape = read_meta(fields), self.index.shape
-        count = len(self._data_ids(fields))
-        dim = int(np.prod(shape, dtype=np.int64))
+            return array(fields, "x0.npy", np.float32, self.index.shape)
+        rows, seed = self._rows(fields), read_meta(fields).get("seed")
+        if type(seed) is not int or not 0 <= seed < 2**63:
+            raise ValueError(f"meta.json: seed {seed!r} is no integer in [0, 2^63)")
+        return noise.gaussian_rows(seed, rows, math.prod(self.index.shape)).reshape(-1, *self.index.shape)
+
+    def _rows(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
+        """Global source rows of the noise."""
         if "row.npy" in fields:
-            made = noise.gaussian_rows(meta["seed"], array(fields, "row.npy", np.uint64).astype(np.int64), dim)
+            rows = array(fields, "row.npy", np.uint64)
         else:
-            made = noise.gaussian(meta["seed"], meta["first_noise_counter"], count, dim)
-        return made.reshape(-1, *shape)
+            first = read_meta(fields).get("first_noise_counter")
+            if type(first) is not int or first < 0:
+                raise ValueError(f"meta.json: first_noise_counter {first!r} is no source row")
+            rows = np.uint64(min(first, noise.ROWS)) + np.arange(len(self._data_ids(fields)), dtype=np.uint64)
+        if rows.size and rows.max() >= noise.ROWS:
+            raise ValueError(f"noise row {rows.max()} is beyond the generator's {noise.ROWS}")
+        return rows.astype(np.int64)
 
     def _x1(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "ids":
             return gather(self.data, self._data_ids(fields))
-        return self._rows(fields, "x1.npy")
+        return array(fields, "x1.npy", np.float32, self.index.shape)
 
     def _label(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
         if self.index.payload == "ids":
-            return self.labels[self._data_ids(fields) % len(self.labels)]
+            return self.labels[self._data_ids(fields) % len(self.data)]
         return array(fields, "label.npy", np.int64)
 
     def _data_ids(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
         if self.index.payload != "ids":
-            return np.array(read_meta(fields)["data_ids"], np.int64)
+            ids = np.array(read_meta(fields).get("data_ids"))
+            if ids.dtype != np.int64 or ids.ndim != 1:
+                raise ValueError("meta.json: data_ids is no list of integers")
+            return ids
         ids = array(fields, "id.npy", np.uint32).astype(np.int64)
         if ids.size and ids.max() >= 2 * len(self.data):
             raise ValueError(f"id.npy: id {ids.max()} is beyond the {len(self.data)} data and their mirror images")
         return ids
 
-    def _rows(self, fields: Mapping[str, Any], member: str) -> Float32[np.ndarray, "k ..."]:
-        out = array(fields, member, np.float32)
-        if out.shape[1:] != self.index.shape:
-            raise ValueError(f"{member} is {list(out.shape)}, not {list(self.index.shape)} a pair")
-        return out
-
     @cached_property
     def data(self) -> Float32[np.ndarray, "N ..."]:
         """The data set's copy in the store, mapped into memory."""
-        return np.load(self.directory / "data.npy", mmap_mode="r", allow_pickle=False)
+        data = npy.load(self.directory / "data.npy")
+        if data.dtype != np.float32 or data.shape[1:] != self.index.shape or not len(data):
+            raise ValueError(
+                f"data.npy is {list(data.shape)} of {data.dtype}, not float32 {list(self.index.shape)} a row"
+            )
+        return data
 
     @cached_property
     def labels(self) -> Int64[np.ndarray, " N"]:
         """The labels' copy in the store."""
-        return np.load(self.directory / "labels.npy", allow_pickle=False)
+        labels = npy.load(self.directory / "labels.npy")
+        if labels.dtype != np.int64 or labels.shape != self.data.shape[:1]:
+            raise ValueError(f"labels.npy is {list(labels.shape)} of {labels.dtype}, not one int64 a datum")
+        return labels
 
 
 def samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members, by extension, of each record of a local tar; read with the standard library alone."""
-    with tarfile.open(path, "r:") as tar:
-        members = ((member.name.partition("."), tar.extractfile(member)) for member in tar)
-        for key, fields in groupby(members, lambda item: item[0][0]):
-            yield key, {name: file.read() for (_, _, name), file in fields if file is not None}
+    """Key and members, by extension, of each record of a local tar; read with the standard library alone.
+
+    Raises:
+        InputError: not a tar of plain files.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for key, members in groupby(_members(tar), lambda member: member[0]):
+                yield key, {extension: content for _, extension, content in members}
+    except (tarfile.TarError, OSError, EOFError, OverflowError) as error:
+        raise InputError(f"{path}: cannot be read as a shard ({error}); run `flowpairs verify`") from error
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
+    """Key, extension and content of each member; names are only compared, never used as paths."""
+    reached = -1
+    for member in tar:
+        if not member.isreg() or member.offset <= reached:  # a negative size would send tarfile in circles
+            raise tarfile.ReadError(f"member {member.name!r} is no plain file")
+        reached = member.offset
+        key, _, extension = member.name.partition(".")
+        file = tar.extractfile(member)
+        assert file is not None, "only links and directories have no content"
+        yield key, extension, file.read()
 
 
 def read_meta(fields: Mapping[str, Any]) -> dict[str, Any]:
     """meta.json of a record; ValueError where it is no JSON object."""
-    meta = json.loads(fields["meta.json"])
+    try:
+        meta = json.loads(fields["meta.json"])
+    except RecursionError as error:
+        raise ValueError("meta.json is nested too deeply") from error
     if not isinstance(meta, dict):
         raise ValueError("meta.json is not a JSON object")
     return meta
 
 
-def array(fields: Mapping[str, Any], member: str, dtype: type[np.generic]) -> np.ndarray:
-    """A plain array of a record; ValueError where it is none, or of another type. Nothing is unpickled."""
-    out = np.load(io.BytesIO(fields[member]), allow_pickle=False)
-    if not isinstance(out, np.ndarray) or out.dtype != dtype or out.ndim == 0:
-        raise ValueError(f"{member} is {getattr(out, 'dtype', type(out))}, not an array of {np.dtype(dtype)}")
+def array(fields: Mapping[str, Any], member: str, dtype: type[np.generic], shape: tuple[int, ...] = ()) -> np.ndarray:
+    """An array of a record, read-only, `shape` a pair; ValueError where it is none, or of another shape or type."""
+    try:
+        out = npy.decode(fields[member])
+    except ValueError as error:
+        raise ValueError(f"{member}: {error}") from error
+    if out.dtype != dtype or out.ndim == 0 or out.shape[1:] != shape:
+        raise ValueError(f"{member} is {list(out.shape)} of {out.dtype}, not {np.dtype(dtype)} of {list(shape)} a pair")
     return out
-
-
-def npy(values: np.ndarray) -> bytes:
-    """The bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, values, allow_pickle=False)
-    return buffer.getvalue()

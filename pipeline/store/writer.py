@@ -79,7 +79,7 @@ class ShardWriter:
         if kind is None:
             files.commit(self.temporary, self.path)
 
-    def sidecar(self, first_noise_counter: int, report: dict[str, Any]) -> format.Sidecar:
+    def sidecar(self, first_noise_counter: int | None, report: dict[str, Any]) -> format.Sidecar:
         """What the closed shard holds."""
         assert self.file.closed
         assert self.id_range is not None, "a shard is never empty"
@@ -99,7 +99,7 @@ def write_shard(
     number: int,
     block: int,
     records: Iterable[Record],
-    first_noise_counter: int,
+    first_noise_counter: int | None,
     report: dict[str, Any],
     payload: str = "full",
 ) -> format.Sidecar:
