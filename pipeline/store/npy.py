@@ -1,0 +1,51 @@
+""".npy members of a record: numpy writes them, a pattern reads their header, so that nothing in it is ever evaluated.
+
+numpy's own reader would be safe without pickles, but it copies, and sets aside whatever memory a forged header asks
+for.
+"""
+
+import io
+import math
+import mmap
+import re
+from pathlib import Path
+
+import numpy as np
+
+_MAGIC = b"\x93NUMPY\x01\x00"
+_SHAPE = rb"((?:\d{1,18}, ?)*\d{0,18})"
+_HEADER = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \(" + _SHAPE + rb"\), ?\} *\n")
+
+
+def encode(values: np.ndarray) -> bytes:
+    """The bytes of a .npy file, format 1.0."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(values), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def load(path: Path) -> np.ndarray:
+    """The array of a .npy file, read-only and mapped into memory; raises as `decode`, and OSError."""
+    with path.open("rb") as file:
+        return decode(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def decode(data: bytes | mmap.mmap) -> np.ndarray:
+    """The array in the bytes of a .npy file, read-only and without a copy.
+
+    Raises:
+        ValueError: not a little-endian array of numbers in C order, format 1.0, or of another length than it says.
+    """
+    start = len(_MAGIC) + 2
+    body = start + int.from_bytes(data[len(_MAGIC) : start], "little")
+    header = _HEADER.fullmatch(data[start:body])
+    if data[: len(_MAGIC)] != _MAGIC or header is None:
+        raise ValueError("not a plain .npy array of format 1.0")
+    try:
+        dtype = np.dtype(header[1].decode())
+    except TypeError as error:
+        raise ValueError(f"not an array of numbers ({error})") from error
+    shape = tuple(int(size) for size in header[2].split(b",") if size.strip())
+    if dtype.kind not in "iuf" or math.prod(shape) * dtype.itemsize != len(data) - body:
+        raise ValueError(f"{len(data) - body} bytes, where its header promises {list(shape)} of {dtype}")
+    return np.frombuffer(data, dtype, offset=body).reshape(shape)
