@@ -4,11 +4,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 LOG_EVERY = 5.0  # seconds between plain lines
 
 
+@runtime_checkable
 class Show(Protocol):
     """Tells how far the work is."""
 

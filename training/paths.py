@@ -3,12 +3,13 @@
 t runs from 0 (source, x0) to 1 (target, x1).
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Path(Protocol):
     """A conditional path x_t given (x0, x1) and its time derivative."""
 

@@ -1,0 +1,64 @@
+"""The README's claims that a machine can check."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_couple import settings
+
+from jobs.cli import COMMANDS
+from pipeline.couple import couple
+
+README = Path("README.md").read_text()
+
+
+def test_the_reader_without_the_project(tmp_path: Path, local_ray: None) -> None:
+    """The README's ten lines, as they stand there, in a process that cannot import this project."""
+    couple(settings(tmp_path / "out" / "digits", output={"pairs": 400}))
+    [script] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(script.strip().splitlines()) <= 10
+    (tmp_path / "read.py").write_text(script)
+    out = subprocess.run(
+        [sys.executable, "read.py"], cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    assert out.stdout.startswith("b000000-r000000000 (150, 1, 8, 8) (150, 1, 8, 8) [")
+
+
+@pytest.mark.parametrize("command", [command.__name__ for command in COMMANDS])
+def test_every_command_is_there_and_shows_an_example(command: str) -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", f"jobs.{command}", "--help"], check=True, stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    assert "Example:" in out.stdout
+
+
+def test_files_that_it_names_exist() -> None:
+    named = set(re.findall(r"`((?:pipeline|training|jobs|configs|docs|benchmarks)/[\w./-]+)`", README))
+    named |= set(re.findall(r"\]\(((?!http)[^)]+)\)", README))
+    assert named
+    assert [path for path in sorted(named) if not Path(path).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["couple", "nothing.yaml"], "config 'nothing.yaml': no such file"),
+        (["couple", "configs/digits/couple.yaml", "coupling.n=x"], "coupling.n='x'"),
+        (["couple", "configs/digits/couple.yaml", "data.path=none.npz"], "data.path='none.npz'"),
+        (["train", "configs/digits/train.yaml", "pairs.dir=nowhere"], "pair store 'nowhere': no such directory"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["status", "nowhere"], "nowhere"),
+        (["verify", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_two(arguments: list[str], says: str) -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *arguments], stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    assert out.returncode == 2
+    assert out.stderr.startswith("error: ")
+    assert says in out.stderr
+    assert len(out.stderr.strip().splitlines()) == 1
