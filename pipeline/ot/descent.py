@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.ot.anderson import Anderson
 from pipeline.ot.gaussian import gaussian_potential
 from pipeline.ot.kernel import DotKernel
-from pipeline.ot.surrogate import Surrogate
+from pipeline.ot.surrogate import Solution, Surrogate
 from pipeline.ot.sweep import Sweep, sweep
 from pipeline.ot.tiles import Workers
 
@@ -24,7 +24,9 @@ BLUR = 0.2  # rel_eps where a cold solve starts: the Gaussian potential is good 
 SHARPEN = 16.0  # at most this much of eps at a step
 GOOD = 0.3  # L1 error below which eps is lowered
 FAR = 0.5  # L1 error above which a start is dropped for the Gaussian one
-KEEP = (64, 256)  # entries of a row that the stand-in keeps: 8 for each partner, within these bounds
+FEW, MANY = 64, 256  # entries of a row that the stand-in keeps, as the few hold nearly all of the plan or not
+NEARLY = 0.98
+CLOSE = 0.1  # L1 error below which the next pass may be the last and finds the entropies as well
 MEMORY = 3
 STALLED = 20  # passes without progress after which a solve gives up
 
@@ -42,26 +44,26 @@ def descend(
 ) -> tuple[Sweep, int]:
     """Potentials at `eps` whose target marginal is within `tol`, or the best that was reached.
 
-    Returns: the sweep over the final potentials and the number of passes.
+    Returns: the sweep over the final potentials, with its entropies, and the number of passes.
     """
     blurred = max(eps, BLUR * std)
     gaussian = kernel.gamma(gaussian_potential(kernel.rows, kernel.columns, a, b, blurred) - kernel.shift_g, blurred)
     gamma, level = (gaussian, blurred) if g0 is None else (kernel.gamma(g0, eps), eps)
-    keep = KEEP[0]
+    keep, may_end = FEW, g0 is not None or tol > CLOSE
     best: Sweep | None = None
     anderson, bar, lowest, stalled = Anderson(MEMORY), math.inf, math.inf, 0
     with Workers(a.device) as workers:
         for passes in range(1, max_passes + 1):
             if passes == max_passes and level != eps:  # the last pass is for the eps that was asked for
                 gamma, level, bar = kernel.rescaled(gamma, level / eps), eps, math.inf
-            current = sweep(kernel.bound(gamma, level), gamma, a, workers, keep)
+            may_end = may_end or passes == max_passes
+            current = sweep(kernel.bound(gamma, level), gamma, a, workers, keep=keep, entropies=may_end)
             error = (current.columns - b).abs().sum().item()
             if progress is not None:
                 progress(passes, error)
-            if passes == 1 and g0 is not None and error > FAR:
-                gamma, level = gaussian, blurred
+            if passes == 1 < max_passes and g0 is not None and error > FAR:
+                gamma, level, may_end = gaussian, blurred, False
                 continue
-            keep = int(min(KEEP[1], max(KEEP[0], 8 * 2 ** (a @ current.bits).item())))
             stalled = 0 if error < lowest else stalled + 1
             lowest = min(lowest, error)
             if error < bar:
@@ -72,22 +74,28 @@ def descend(
             if best is current:
                 following = max(eps, level / SHARPEN) if error < GOOD else level
                 surrogate = Surrogate(current, a, b, kernel.log_b)
-                gamma, following = _propose(surrogate, level, following, max(0.2 * tol, 0.02 * error))
+                solution, following = _propose(surrogate, level, following, max(0.2 * tol, 0.02 * error))
+                keep = MANY if solution.rest > 1 - NEARLY else FEW
+                may_end = error < max(CLOSE, tol)
                 if following != level:
-                    level, anderson, bar, lowest = following, Anderson(MEMORY), math.inf, math.inf
+                    gamma, level, bar, lowest = solution.gamma, following, math.inf, math.inf
+                    anderson = Anderson(MEMORY)
                 else:
-                    gamma = anderson.mix(current.gamma, gamma)
+                    gamma = anderson.mix(current.gamma, solution.gamma)
             else:
                 gamma = best.gamma + (b / best.columns.clamp(min=1e-30)).log2()
                 anderson, bar = Anderson(MEMORY), math.inf
-    assert best is not None
+        assert best is not None
+        if best.bits is None:
+            best = sweep(kernel.bound(best.gamma, eps), best.gamma, a, workers, entropies=True)
+            passes += 1
     return best, passes
 
 
-def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[Float[Tensor, " m"], float]:
+def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[Solution, float]:
     """The stand-in's solution at `following`, or nearer to `level` where it cannot be solved so far down."""
     while True:
         solution = surrogate.solve(level / following, tol)
         if solution.error < max(tol, 0.1) or following == level:
-            return solution.gamma, following
+            return solution, following
         following = math.sqrt(level * following) if level / following > 1.5 else level

@@ -59,6 +59,7 @@ def solve_for_entropy(
         told = None if progress is None else (lambda new, error, before=passes: progress(before + new, error))
         left = max(1, max_passes - passes)
         last, new = descend(block.kernel, block.a, block.b, eps, block.std, start, accuracy, left, told)
+        assert last.bits is not None
         return last, passes + new, (entropy(block.a) + (block.a @ last.bits).item() / LOG2E) / marginals - 1
 
     last, passes, reached = solve(GOOD)

@@ -82,6 +82,7 @@ def finish(block: Block, eps: float, last: Sweep, tol: float, passes: int, start
     if block.supported is not block.whole:
         f, g = _extend(problem, block, f, g)
     a, b = block.a, block.b
+    assert last.bits is not None
     # <P, C>: the rows' mean logits are phi - H(P(. | i)), and they are s x0 . x1 + gamma.
     mean_logit = (a @ (last.phi - last.bits) - last.columns @ last.gamma).item()
     independent, coupled = squared_distances(block.supported, last.columns, -mean_logit * eps / LOG2E)

@@ -29,7 +29,8 @@ class Solution(NamedTuple):
 
     gamma: Float[Tensor, " m"]
     error: float  # L1, of the target marginal, on the stand-in
-    entropy: float  # H(P) in nats
+    rest: float  # the share of P that is not kept entry by entry
+    entropy: float  # H(P) in nats, where the sweep found its entropies
 
 
 class Surrogate:
@@ -48,10 +49,13 @@ class Surrogate:
         self.rest_of_row = (1 - by_rows @ torch.ones_like(b)).clamp(min=0)
         rest_of_column = (sweep.columns - by_columns @ a).clamp(min=LEAST)
         self.rest_of_column = rest_of_column / rest_of_column.sum()
-        # The sweep knows the entropy of the whole plan, hence that of the rest as a distribution of its own.
-        rest = (a @ self.rest_of_row).clamp(min=TINY)
-        total = _entropy(a) + (a @ sweep.bits) * math.log(2)
-        self.entropy_of_rest = (total - _entropy(a[self.i] * self.logits.exp2()) - _entropy(rest)).clamp(min=0) / rest
+        self.entropy_of_rest = torch.full_like(a[0], math.nan)
+        if sweep.bits is not None:
+            # The sweep knows the entropy of the whole plan, hence that of the rest as a distribution of its own.
+            rest = (a @ self.rest_of_row).clamp(min=TINY)
+            kept = _entropy(a[self.i] * self.logits.exp2())
+            total = _entropy(a) + (a @ sweep.bits) * math.log(2)
+            self.entropy_of_rest = (total - kept - _entropy(rest)).clamp(min=0) / rest
 
     def solve(self, sharpen: float, tol: float) -> Solution:
         """Sinkhorn with Anderson acceleration on the stand-in, at 1 / sharpen times the sweep's eps."""
@@ -79,7 +83,7 @@ class Surrogate:
         kept = (scaling.log2()[self.i] + best[self.j] + logits - top[self.i]).exp2()
         rest = (scaling @ r) * (c @ best.exp2())
         nats = _entropy(kept) + _entropy(rest) + rest * self.entropy_of_rest
-        return Solution((self.gamma - self.log_b) * sharpen + self.log_b + best, least, nats.item())
+        return Solution((self.gamma - self.log_b) * sharpen + self.log_b + best, least, rest.item(), nats.item())
 
     def _kernel(self, mass: Float[Tensor, " k"]) -> tuple[Tensor, Tensor]:
         """The entries as a sparse matrix [n, m] and as its transpose, both stored by rows for fast products."""

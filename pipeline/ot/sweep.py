@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ot.kernel import Bound
+from pipeline.ot.kernel import NEVER, Bound
 from pipeline.ot.tiles import Workers
 
-WORD = 8  # mask bytes looked at together
+PARTS = 16  # columns whose largest logit is looked at first when large entries are sought
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,20 @@ class Sweep:
     gamma: Float[Tensor, " m"]
     phi: Float[Tensor, " n"]  # log2 of the rows' sums
     columns: Float[Tensor, " m"]  # the target marginal of P
-    bits: Float[Tensor, " n"]  # entropy of P(. | i) in bits
+    bits: Float[Tensor, " n"] | None = None  # entropy of P(. | i) in bits
     entries: Entries | None = None
 
 
 def sweep(
-    kernel: Bound, gamma: Float[Tensor, " m"], a: Float[Tensor, " n"], workers: Workers, keep: int | None = None
+    kernel: Bound,
+    gamma: Float[Tensor, " m"],
+    a: Float[Tensor, " n"],
+    workers: Workers,
+    *,
+    keep: int | None = None,
+    entropies: bool = False,
 ) -> Sweep:
-    """Soft-min over every row and, from the same tiles, the target marginal, the rows' entropies and large entries.
+    """Soft-min over every row and, from the same tiles, the target marginal; on demand large entries and entropies.
 
     A row is whole in its tile, so its sum is known before its entries are added to the columns: one product and one
     exponential an entry give both halves of a Sinkhorn iteration.
@@ -46,29 +52,36 @@ def sweep(
         a: source weights [n], float64.
         workers: the threads.
         keep: collect about this many entries a row, the largest over all rows; None collects none.
+        entropies: also find the rows' entropies, for which logits must outlive their exponentials.
     """
-    phi, bits = torch.empty_like(a), torch.empty_like(a)
+    phi, bits = torch.empty_like(a), torch.empty_like(a) if entropies else None
     window = None if keep is None else _window(kernel, keep)
     most = 0 if keep is None else 4 * keep  # entries a row, over a tile
-    width = -(-kernel.m // WORD) * WORD
+    width = -(-kernel.m // PARTS) * PARTS
 
     def work(group: list[slice]) -> tuple[Float[Tensor, " m"], list[tuple[Tensor, Tensor, Tensor]]]:
         size = group[0].stop - group[0].start
-        logits_buffer, weights_buffer = kernel.empty(size, kernel.m), kernel.empty(size, kernel.m)
-        mask = torch.zeros(size, width, dtype=torch.bool, device=a.device)
+        buffer = kernel.empty(size, width).fill_(NEVER)
+        weights_buffer = kernel.empty(size, width) if entropies else buffer
         columns = torch.zeros_like(kernel.right[:, 0])
         found = []
         for rows in group:
-            logits = kernel.logits(rows, logits_buffer)
-            top = logits.amax(1, keepdim=True)
-            weights = torch.exp2(logits.sub_(top), out=weights_buffer[: len(logits)])
+            kernel.logits(rows, buffer[:, : kernel.m])
+            logits = buffer[: rows.stop - rows.start]
+            peaks = logits if window is None else logits.unflatten(1, (PARTS, -1)).amax(1)
+            top = peaks.amax(1, keepdim=True)
+            logits.sub_(top)
+            near = None if window is None else _within(logits, peaks - top, window, most * len(logits))
+            weights = torch.exp2(logits, out=weights_buffer[: len(logits)])
             total = weights.sum(1)
-            columns.addmv_(weights.T, (a[rows] / total).to(weights.dtype))
-            bits[rows] = total.log2() - torch.linalg.vecdot(weights, logits) / total
+            columns.addmv_(weights[:, : kernel.m].T, (a[rows] / total).to(weights.dtype))
             phi[rows] = top[:, 0] + total.log2().double()
-            if window is not None:
-                i, j = _within(logits, window, most * len(logits), mask)
-                found.append(((i + rows.start).int(), j.int(), logits[i, j] - total.log2()[i]))
+            if bits is not None:
+                bits[rows] = total.log2() - torch.linalg.vecdot(weights, logits) / total
+            if near is not None:
+                i, j, logit = near
+                found.append(((i + rows.start).int(), j.int(), logit - total.log2()[i]))
+            buffer[:, kernel.m :] = NEVER  # exp2 may have written there
         return columns, found
 
     columns, found = torch.zeros_like(gamma), []
@@ -92,20 +105,19 @@ def _window(kernel: Bound, keep: int) -> float:
 
 
 def _within(
-    logits: Float[Tensor, "r m"], window: float, most: int, mask: Bool[Tensor, "_ width"]
-) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
-    """Rows and columns of the logits above -window; a tile with more than `most` narrows its window, or thins its ties.
+    logits: Float[Tensor, "r width"], peaks: Float[Tensor, "r parts"], window: float, most: int
+) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]:
+    """Rows, columns and logits of the entries above -window; with more than `most` it narrows, or thins its ties.
 
-    The search looks at WORD entries of the mask at once, since nearly all of them are empty.
+    `peaks` are the largest of every PARTS logits, as far apart as there are peaks; most are too low to look behind.
     """
-    inside = mask[: len(logits)]
     for _ in range(8):
-        torch.ge(logits, -window, out=inside[:, : logits.shape[1]])
-        row, word = inside.view(torch.int64).nonzero(as_tuple=True)
-        hit, byte = inside.unflatten(1, (-1, WORD))[row, word].nonzero(as_tuple=True)
+        row, peak = (peaks >= -window).nonzero(as_tuple=True)
+        behind = logits.unflatten(1, (PARTS, -1))[row, :, peak]
+        hit, part = (behind >= -window).nonzero(as_tuple=True)
         if len(hit) <= most:
             break
         window /= 2
     stride = -(-len(hit) // most)
-    hit, byte = hit[::stride], byte[::stride]
-    return row[hit], word[hit] * WORD + byte
+    hit, part = hit[::stride], part[::stride]
+    return row[hit], part * peaks.shape[1] + peak[hit], behind[hit, part]

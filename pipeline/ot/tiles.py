@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 CPU_SMALL, CPU_LARGE = 2**19, 2**22  # entries of a tile: enough to hide a call's cost, few enough for the cache
-CPU_ROWS = (16, 64, 512)  # fewer than 16 starve the matrix product, up to 64 help it, 512 are plenty
+CPU_ROWS = (16, 64, 512)  # fewer than 16 starve the matrix product, 64 feed it, 512 are plenty
 GPU_ENTRIES = 2**27
 GROUPS = 32  # runs of tiles whose column sums are accumulated together; bounds both the threads and the memory
 

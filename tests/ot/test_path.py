@@ -105,7 +105,7 @@ def test_stand_in_has_the_marginals_of_its_sweep(keep: int) -> None:
     kernel = DotKernel(problem)
     gamma = kernel.log_b.clone()
     with Workers(a.device) as workers:
-        swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, workers, keep)
+        swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, workers, keep=keep)
     error = (swept.columns - b).abs().sum().item()
     assert Surrogate(swept, a, b, kernel.log_b).solve(1.0, 1.001 * error).error == pytest.approx(error, rel=1e-5)
     assert swept.entries is not None
@@ -119,7 +119,7 @@ def test_complete_stand_in_solves_the_problem() -> None:
     kernel = DotKernel(problem)
     gamma = kernel.log_b.clone()
     with Workers(a.device) as workers:
-        swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, workers, 90)
+        swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, workers, keep=90, entropies=True)
     for sharpen in (1.0, 3.0):
         solution = Surrogate(swept, a, b, kernel.log_b).solve(sharpen, 1e-9)
         cost = -(problem.x0 @ problem.x1.T)

@@ -1,0 +1,57 @@
+"""Cost of one pass and the process's peak memory over n, d = 64.
+
+    python benchmarks/sinkhorn_scaling.py [--most 131072]
+
+Each n runs in a process of its own, so that its peak is its own; the first column of memory is that of the imports.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+SIZES = (4096, 8192, 16384, 32768, 65536, 131072)
+
+
+def measure(n: int) -> None:
+    """One pass as the solver makes it, with the large entries collected, after one over fewer rows to warm up."""
+    import torch
+
+    from pipeline.ot import Problem, cost_std
+    from pipeline.ot.kernel import DotKernel
+    from pipeline.ot.sweep import sweep
+    from pipeline.ot.tiles import Workers
+
+    imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    random = torch.Generator().manual_seed(0)
+    x0, x1 = (torch.randn(n, 64, generator=random) for _ in range(2))
+    x1 *= torch.linspace(2, 0.1, 64)
+    block = Problem(x0, x1, 0.1 * cost_std(x0, x1))
+    kernel = DotKernel(block)
+    a = block.weights()[0]
+    gamma = kernel.log_b
+    with Workers(a.device) as workers:
+        started = time.perf_counter()
+        sweep(kernel.bound(gamma, block.eps), gamma, a, workers, keep=64)
+        seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{n:7d} | {seconds:8.2f} s | {seconds / n**2 * 1e9:6.2f} ns/entry | {imports:5.2f} GB | {peak:5.2f} GB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--most", type=int, default=SIZES[-1])
+    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        measure(options.only)
+        return
+    print("      n | one pass   |                 | imports  | peak", flush=True)
+    for n in SIZES:
+        if n <= options.most:
+            subprocess.run([sys.executable, __file__, "--only", str(n)], check=True)
+
+
+if __name__ == "__main__":
+    main()
