@@ -1,6 +1,5 @@
 """The page: complete, self-contained, and told apart from what is missing."""
 
-import dataclasses
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -13,7 +12,6 @@ from typer.testing import CliRunner
 
 from jobs.report import report
 from pipeline.errors import InputError
-from pipeline.store.format import read_index, write_index
 from training.report.page import write_report
 
 Make = Callable[..., Path]  # what the fixtures make_store and make_run are
@@ -148,14 +146,6 @@ def test_an_unevaluated_run_and_a_store_alone(make_store: Make, make_run: Make) 
 def test_unconverged_blocks_are_named(make_store: Make) -> None:
     text = Page(write_report([make_store("store", blocks=3, converged=False)])).text
     assert "3 of 3 blocks did not converge" in text
-
-
-def test_a_store_without_both_sides_says_so(make_store: Make) -> None:
-    store = make_store("store")
-    write_index(store, dataclasses.replace(read_index(store), payload="ids"))
-    page = Page(write_report([store]))
-    assert "payload ids keeps less than both sides" in page.text
-    assert page.images == 0
 
 
 def test_keys_that_differ_are_tabled(digits: Page) -> None:

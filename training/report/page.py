@@ -91,7 +91,7 @@ def _store(place: int, store: Store) -> dict[str, Any]:
                 Markup(figures.sharpness_by_block(blocks, f"sharpness-{place}")),
                 Markup(figures.errors_by_block(blocks, view["tolerance"], f"errors-{place}")),
             )
-    return view | {"kind": images.kind(store.index.shape), "pairs": store.pairs and _pairs(place, store.pairs)}
+    return view | {"kind": images.kind(store.index.shape), "pairs": _pairs(place, store.pairs)}
 
 
 def _summary(store: Store) -> list[tuple[str, float, float, float]]:

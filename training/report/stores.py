@@ -55,7 +55,7 @@ class Store:
     path: Path
     index: Index
     blocks: list[Block] | None
-    pairs: Pairs | None  # only payload full holds both sides
+    pairs: Pairs
     config: str | None
 
 
