@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from pipeline.errors import InputError
@@ -24,6 +23,8 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+
+MAX_DEPTH = 20  # levels of a YAML file
 
 Config = TypeVar("Config", bound=Strict)
 
@@ -63,6 +64,7 @@ class CouplingConfig(Strict):
     n: int = Field(ge=1)
     rel_eps: PositiveFloat | None = None  # eps / std(C); 0.1 where neither is given
     eps: PositiveFloat | None = None  # absolute, in the units of the dot-product cost
+    entropy: float | None = Field(default=None, gt=0, lt=1)  # sharpness E to find eps for: 0 sharp, 1 blurred
     tol: PositiveFloat = 1e-3  # L1 error of the marginals
     max_passes: PositiveInt = 20_000  # half-passes over the n x m entries before giving up
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
@@ -72,16 +74,17 @@ class CouplingConfig(Strict):
     @classmethod
     def _default_epsilon(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("method", "sinkhorn") == "sinkhorn":
-            epsilons = (value.get("eps"), value.get("rel_eps"))
-            return value | ({"rel_eps": 0.1} if epsilons == (None, None) else {})
+            given = any(value.get(key) is not None for key in ("eps", "rel_eps", "entropy"))
+            return value | ({} if given else {"rel_eps": 0.1})
         return value
 
     @model_validator(mode="after")
     def _one_epsilon(self) -> "CouplingConfig":
-        if self.method != "sinkhorn" and (self.eps is not None or self.rel_eps is not None):
-            raise ValueError(f"eps and rel_eps belong to method sinkhorn, not to {self.method}; remove them")
-        if self.eps is not None and self.rel_eps is not None:
-            raise ValueError("give either eps (absolute) or rel_eps (relative to std(C)), not both")
+        given = [key for key in ("rel_eps", "eps", "entropy") if getattr(self, key) is not None]
+        if self.method != "sinkhorn" and given:
+            raise ValueError(f"{' and '.join(given)} belong to method sinkhorn, not to {self.method}; remove them")
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, entropy")
         return self
 
 
@@ -158,21 +161,40 @@ def load(model: type[Config], path: str | Path, overrides: list[str] | None = No
     if not path.is_file():
         raise InputError(f"config {str(path)!r}: no such file; give the path of a YAML file")
     try:
+        _refuse_depth(path.read_bytes())
         tree: Any = OmegaConf.load(path)
         if not OmegaConf.is_dict(tree):
             raise InputError(f"config {str(path)!r}: not a YAML mapping; start from one of configs/")
         for item in overrides or []:
-            key, equals, _ = item.partition("=")
-            if not equals or not key or key.startswith("-"):
-                raise InputError(f"override {item!r}: not of the form key.sub=value, as in coupling.n=4096")
-        tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides or [])))
+            tree = OmegaConf.merge(tree, _override(item))
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # OmegaConf lets through whatever its parsers stumble over
         first = " ".join(str(error).split())
         raise InputError(f"config {str(path)!r}: cannot be read as YAML ({first}); mend the file") from error
     return validate(model, cast("dict[str, Any]", plain))
+
+
+def _refuse_depth(text: bytes) -> None:
+    """Refuse nesting that no config has: libyaml overflows the stack on it, and takes the process with it."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+
+
+def _override(item: str) -> Any:
+    """The tree of one `key.sub=value`."""
+    key, equals, value = item.partition("=")
+    try:
+        if equals and key and not key.startswith("-"):
+            _refuse_depth(value.encode())
+            return OmegaConf.from_dotlist([item])
+    except Exception as error:
+        raise InputError(f"override {item!r}: cannot be read ({error}); write key.sub=value, quoted as YAML") from error
+    raise InputError(f"override {item!r}: not of the form key.sub=value, as in coupling.n=4096")
 
 
 def save(config: Strict, path: Path, remark: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from pipeline import files, noise
+from pipeline.errors import InputError
 
 PCA_ROWS = 65_536  # principal directions come from at most this many evenly spaced data
 _CHUNK = 4_096  # rows projected at a time; part of the definition, as matmul may round differently for other shapes
@@ -87,6 +88,16 @@ def save(features: Features, path: Path) -> None:
 
 
 def load(path: Path) -> Features:
-    """Read features.npz."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return Features(arrays["mean"], arrays.get("basis"))
+    """Read features.npz; `InputError` where it is damaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            mean, basis = arrays["mean"], arrays.get("basis")
+    except Exception as error:  # zip and header parsers raise a dozen kinds of them
+        raise InputError(f"{path}: not the features of a pair store ({error}); couple into a new directory") from error
+    if (
+        mean.dtype != np.float32
+        or mean.ndim != 1
+        or (basis is not None and (basis.dtype != np.float32 or basis.ndim != 2 or len(basis) != len(mean)))
+    ):
+        raise InputError(f"{path}: not the features of a pair store; couple into a new directory")
+    return Features(mean, basis)

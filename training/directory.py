@@ -49,7 +49,13 @@ class RunDirectory:
     def summary(self) -> dict[str, Any] | None:
         """train.json, once the run is finished."""
         path = self.path / "train.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            tree = json.loads(path.read_bytes())
+            return {**tree, "pairs_dir": str(tree["pairs_dir"]), "checkpoint": str(tree["checkpoint"])}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"{path}: not the summary of a run ({error}); remove it and train again") from error
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write train.json, which marks the run as finished."""

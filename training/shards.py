@@ -1,24 +1,22 @@
-"""Reads pairs from the shards of a store: webdataset walks the tar, numpy decodes named fields, nothing is unpickled.
+"""Reads pairs from the shards of a store, named members alone; nothing is unpickled.
 
 A shard is checked against the index (bytes, SHA-256) before it is first read, and against its count whenever it is read
 to the end: a tar cut between two members would otherwise just read short.
 """
 
-import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.errors import InputError
 from pipeline.store.format import Index, Shard
 from pipeline.store.integrity import damage
-from pipeline.store.records import Decoder
+from pipeline.store.records import Decoder, samples
 from training.order import Stretch
 
-Record = dict[str, Any]  # webdataset's sample: "__key__" and the bytes of each member
+Record = dict[str, Any]  # "__key__" and the bytes of each member
 Fields = dict[str, np.ndarray]  # "x0" and "x1" [k, *shape] float32, "label" and "data_ids" [k] int64
 
 
@@ -68,16 +66,9 @@ class ShardReader:
                 yield shard, record
 
     def _records(self, shard: Shard, fields: Sequence[str]) -> Iterator[Record]:
-        """webdataset's samples of one tar, members that the fields do not need skipped."""
-        endings = tuple(f".{extension}" for extension in self._decoder.members(fields))
-        path = self.shards / shard.name
-        try:
-            with path.open("rb") as stream:
-                source = iter([{"url": str(path), "stream": stream}])
-                members = tar_file_expander(source, select_files=lambda name: name.endswith(endings))
-                yield from group_by_keys(members)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise InputError(self._damaged(shard, f"cannot be read as a tar of records ({error.args[0]})")) from error
+        """The records of one shard, members that the fields do not need skipped."""
+        for key, members in samples(self.shards / shard.name, self._decoder.members(fields)):
+            yield {"__key__": key, **members}
 
     def decode(self, shard: Shard, record: Record, fields: Sequence[str]) -> Fields:
         """Arrays of a record, of the shapes and types that the index promises.

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from pipeline.errors import InputError
 from training.config import OptimisationConfig
 from training.loader import State
 
 FILE = "state.pt"
+_REMEDY = "train again into another output.dir, or give the right one"
 
 
 @dataclass
@@ -51,15 +53,39 @@ class TrainState:
         torch.save(tree, directory / FILE)
 
     def load(self, directory: Path, device: torch.device) -> None:
-        """Go on from a checkpoint of the same model and configuration."""
+        """Go on from a checkpoint of the same model and configuration.
+
+        Raises:
+            InputError: no such checkpoint, or one of another model.
+        """
         tree = read_checkpoint(directory, device)
-        self.model.load_state_dict(tree["model"])
-        self.ema.module.load_state_dict(tree["ema"])
+        try:
+            self.model.load_state_dict(tree["model"])
+            self.ema.module.load_state_dict(tree["ema"])
+            self.optimiser.load_state_dict(tree["optimiser"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"checkpoint {str(directory)!r}: of another model ({error}); {_REMEDY}") from error
         self.ema.n_averaged.fill_(tree["step"])
-        self.optimiser.load_state_dict(tree["optimiser"])
         self.loader, self.step, self.seconds = tree["loader"], tree["step"], tree["seconds"]
 
 
 def read_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
-    """The saved tree: model, ema, optimiser, loader, step, seconds."""
-    return torch.load(directory / FILE, map_location=device, weights_only=True)
+    """The saved tree: model, ema, optimiser, loader, step, seconds.
+
+    Raises:
+        InputError: no such file, a damaged one, or one that holds anything but tensors and numbers: no code is run.
+    """
+    where = f"checkpoint {str(directory / FILE)!r}"
+    try:
+        tree = torch.load(directory / FILE, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # zip, pickle and storages each fail in their own way, in texts that advise against safety
+        raise InputError(f"{where}: damaged, or not of tensors alone ({type(error).__name__}); {_REMEDY}") from error
+    kinds = {"model": dict, "ema": dict, "optimiser": dict, "loader": dict | None, "step": int, "seconds": float}
+    for key, kind in kinds.items():
+        if not isinstance(tree, dict) or not isinstance(tree.get(key), kind):
+            raise InputError(f"{where}: not a checkpoint of a training run, {key!r} is missing or wrong; {_REMEDY}")
+    return tree

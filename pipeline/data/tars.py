@@ -22,6 +22,7 @@ from pipeline.data.location import FORMATS, Location
 from pipeline.data.schema import Tally, class_ids, stack, to_uniform
 from pipeline.data.spec import DataSpec
 from pipeline.errors import InputError
+from pipeline.tar import members
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,9 +100,9 @@ def _samples(file: Any, path: str, config: DataConfig) -> Iterator[tuple[str, di
     named = {"column": config.column} | ({} if config.label is None else {"label": config.label})
     keys: set[str] = set()
     try:
-        for key, members in groupby(_members(file, set(named.values())), key=itemgetter(0)):
+        for key, parts in groupby(_members(file, set(named.values())), key=itemgetter(0)):
             fields: dict[str, bytes] = {}
-            for _, field, content in members:
+            for _, field, content in parts:
                 if key in keys or field in fields:
                     raise InputError(
                         f"data.path={config.path!r}: sample {key} of {path} is not in one piece, or has {field!r} "
@@ -119,14 +120,16 @@ def _samples(file: Any, path: str, config: DataConfig) -> Iterator[tuple[str, di
         file.seek(-len(END_OF_ARCHIVE), os.SEEK_END)
         if file.read() != END_OF_ARCHIVE:
             raise InputError(f"data.path={config.path!r}: {path} is cut short, its end mark is missing; copy it again")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except InputError:
+        raise
+    except (tarfile.TarError, EOFError, OSError, OverflowError, ValueError) as error:
         raise InputError(f"data.path={config.path!r}: {path} cannot be read as tar ({error}); replace it") from error
 
 
 def _members(file: Any, named: set[str]) -> Iterator[tuple[str, str, bytes]]:
     """Key, field and content of each file in a tar; what is not in `named` is listed but not read."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
+        for member in members(tar):
             stem, _, field = member.name.rpartition("/")[2].partition(".")
             if not (member.isreg() and stem and field):
                 continue
@@ -148,7 +151,7 @@ def _uniform_array(data: bytes, where: str) -> Shaped[np.ndarray, "..."]:
     """One uniform row out of a `.npy` field."""
     try:
         stored = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # the header is a Python literal, and parsing one can fail in many ways
         raise InputError(f"{where}: not a plain .npy array ({error}); write it with numpy.save") from error
     return to_uniform(stored[None], where)[0]
 

@@ -5,7 +5,7 @@
     DIR/data.npy, labels.npy     copy of the data set, in stores of data ids alone
     DIR/shards/pairs-000000.tar  WebDataset; records of k pairs, each field [k, ...]
     DIR/shards/pairs-000000.json sidecar: what the shard holds and the report of its block
-    DIR/potentials/b000000.npy   g of each block's target rows, float32
+    DIR/potentials/b000000.npy   g of each block's target rows, float64
     DIR/blocks.parquet           a row per block, written with the index
     DIR/index.json               written last, atomically: only then is the store complete
 

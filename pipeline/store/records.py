@@ -15,7 +15,7 @@ format, for other programs: docs/pair-format.md.
 import json
 import math
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -30,6 +30,7 @@ from pipeline.errors import InputError
 from pipeline.features import gather
 from pipeline.store import npy
 from pipeline.store.format import Index
+from pipeline.tar import members
 
 
 @dataclass(frozen=True)
@@ -192,31 +193,31 @@ class Decoder:
         return labels
 
 
-def samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def samples(path: Path, extensions: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key and members, by extension, of each record of a local tar; read with the standard library alone.
 
+    Args:
+        path: of the tar.
+        extensions: of the members to read; None reads all.
+
     Raises:
-        InputError: not a tar of plain files.
+        InputError: not a tar of plain files, or a member that stands twice.
     """
     try:
         with tarfile.open(path, "r:") as tar:
-            for key, members in groupby(_members(tar), lambda member: member[0]):
-                yield key, {extension: content for _, extension, content in members}
-    except (tarfile.TarError, OSError, EOFError, OverflowError) as error:
+            for key, parts in groupby(members(tar), lambda member: member.name.partition(".")[0]):
+                fields: dict[str, bytes] = {}
+                for member in parts:
+                    extension = member.name.partition(".")[2]
+                    if not member.isreg() or extension in fields:
+                        raise tarfile.ReadError(f"member {member.name!r} is no plain file, or stands twice")
+                    if extensions is None or extension in extensions:
+                        file = tar.extractfile(member)
+                        assert file is not None, "only links and directories have no content"
+                        fields[extension] = file.read()
+                yield key, fields
+    except (tarfile.TarError, OSError, EOFError, OverflowError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a shard ({error}); run `flowpairs verify`") from error
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
-    """Key, extension and content of each member; names are only compared, never used as paths."""
-    reached = -1
-    for member in tar:
-        if not member.isreg() or member.offset <= reached:  # a negative size would send tarfile in circles
-            raise tarfile.ReadError(f"member {member.name!r} is no plain file")
-        reached = member.offset
-        key, _, extension = member.name.partition(".")
-        file = tar.extractfile(member)
-        assert file is not None, "only links and directories have no content"
-        yield key, extension, file.read()
 
 
 def read_meta(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.errors import InputError
 
 
 def write_blocks(directory: Path, reports: Iterable[dict[str, Any]]) -> None:
@@ -20,7 +21,13 @@ def write_blocks(directory: Path, reports: Iterable[dict[str, Any]]) -> None:
 
 
 def read_blocks(directory: Path) -> list[dict[str, Any]]:
-    """The rows of blocks.parquet."""
+    """The rows of blocks.parquet; `InputError` where it is missing or damaged."""
     import pyarrow.parquet as pq
+    from pyarrow import ArrowException
 
-    return pq.read_table(directory / "blocks.parquet").to_pylist()
+    path = directory / "blocks.parquet"
+    try:
+        return pq.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        remedy = "remove it and index.json, then couple again to have it written anew"
+        raise InputError(f"{path}: cannot be read as parquet ({error}); {remedy}") from error

@@ -1,0 +1,210 @@
+"""Damaged files of every format that is read: each is read or refused in one sentence, whatever the damage."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tarfile import TarInfo
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from damage import damaged, outcome, tar_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pipeline import features
+from pipeline.config import CoupleConfig, DataConfig, load
+from pipeline.data import check
+from pipeline.store import format, tables
+from pipeline.store.npy import encode
+from pipeline.store.verify import verify
+from training.config import OptimisationConfig
+from training.directory import RunDirectory
+from training.order import Stretch
+from training.shards import ShardReader
+from training.state import TrainState
+
+CONFORMANCE = Path(__file__).resolve().parents[1] / "conformance"
+CONFIG = b"data: {path: digits, label: label}\ncoupling: {n: 400, rel_eps: 0.1}\noutput: {dir: out, pairs: 1_500}\n"
+# Each example overwrites the same file; the files lie in one directory a test.
+fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+Reader = Callable[[], Any]
+
+
+def npz(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "a.npz"
+    np.savez_compressed(path, image=np.zeros((5, 4, 4), np.uint8), label=np.arange(5))
+    return path, lambda: check(DataConfig(path=str(path), label="label"))
+
+
+def parquet(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "a.parquet"
+    pq.write_table(pa.table({"x": [[1.0, 2.0]] * 5, "label": list(range(5))}), path)
+    return path, lambda: check(DataConfig(path=str(path), column="x", label="label"))
+
+
+def tar(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "a.tar"
+    members = [
+        (f"{i}.{name}", content) for i in range(3) for name, content in (("npy", encode(np.ones(3))), ("cls", b"1"))
+    ]
+    path.write_bytes(tar_of(*((TarInfo(name), content) for name, content in members)))
+    return path, lambda: check(DataConfig(path=str(path), column="npy", label="cls"))
+
+
+def config(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "config.yaml"
+    path.write_bytes(CONFIG)
+    return path, lambda: load(CoupleConfig, path)
+
+
+def feature_map(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "features.npz"
+    features.save(features.Features(np.zeros(4, np.float32), np.zeros((4, 2), np.float32)), path)
+    return path, lambda: features.load(path)
+
+
+def blocks(directory: Path) -> tuple[Path, Reader]:
+    tables.write_blocks(directory, [{"block": 0, "eps": None}, {"block": 1, "eps": 0.5}])
+    return directory / "blocks.parquet", lambda: tables.read_blocks(directory)
+
+
+def summary(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "train.json"
+    path.write_text(json.dumps({"pairs_dir": "pairs", "checkpoint": "checkpoints/step-1"}))
+    return path, RunDirectory(directory).summary
+
+
+def checkpoint(directory: Path) -> tuple[Path, Reader]:
+    def state() -> TrainState:
+        return TrainState.start(nn.Linear(3, 2), OptimisationConfig(steps=10, batch=4))
+
+    state().save(directory)
+    return directory / "state.pt", lambda: state().load(directory, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("road", [npz, parquet, tar, config, feature_map, blocks, summary, checkpoint])
+def test_a_damaged_file_is_read_or_refused(road: Callable[[Path], tuple[Path, Reader]], tmp_path: Path) -> None:
+    path, read = road(tmp_path)
+    whole = path.read_bytes()
+    assert outcome(read) is None
+
+    @fuzzed
+    @given(damaged(whole))
+    def read_or_refused(data: bytes) -> None:
+        path.write_bytes(data)
+        outcome(read)
+
+    read_or_refused()
+
+
+@pytest.fixture(params=["full", "seeded", "ids"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(CONFORMANCE / request.param, tmp_path / "store"))
+
+
+def read_pairs(directory: Path) -> None:
+    """What training does with a store."""
+    index = format.read_index(directory)
+    stretches = [Stretch(number, 0, shard.pairs) for number, shard in enumerate(index.shards)]
+    for _ in ShardReader(directory, index, ("x0", "x1", "label")).read(stretches):
+        pass
+
+
+PARTS = {
+    "index.json": ("full", "seeded", "ids"),
+    "shards/pairs-000000.json": ("full", "seeded", "ids"),
+    "data.npy": ("ids",),
+    "labels.npy": ("ids",),
+}
+
+
+@pytest.mark.parametrize(
+    ("store", "name"), [(payload, name) for name, payloads in PARTS.items() for payload in payloads], indirect=["store"]
+)
+def test_a_damaged_part_of_a_store_is_read_or_refused(store: Path, name: str) -> None:
+    path = store / name
+    whole = path.read_bytes()
+
+    @fuzzed
+    @given(damaged(whole))
+    def read_or_refused(data: bytes) -> None:
+        path.write_bytes(data)
+        outcome(lambda: verify(store))
+        outcome(lambda: read_pairs(store))
+
+    read_or_refused()
+
+
+def test_a_damaged_shard_is_always_refused(store: Path) -> None:
+    path = store / "shards" / "pairs-000000.tar"
+    whole = path.read_bytes()
+
+    @fuzzed
+    @given(damaged(whole).filter(lambda data: data != whole))
+    def refused(data: bytes) -> None:
+        path.write_bytes(data)
+        assert verify(store).faults[0].startswith("pairs-000000.tar: has ")
+        assert "remove it with its sidecar" in str(outcome(lambda: read_pairs(store)))
+
+    refused()
+
+
+def test_a_shard_forged_with_its_hash_is_read_or_refused(store: Path) -> None:
+    """Whoever can write the index can make any bytes pass its hash: the tar's own readers must hold."""
+    path, index = store / "shards" / "pairs-000000.tar", json.loads((store / "index.json").read_bytes())
+    whole = path.read_bytes()
+
+    @fuzzed
+    @given(damaged(whole))
+    def read_or_refused(data: bytes) -> None:
+        path.write_bytes(data)
+        index["shards"][0] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        (store / "index.json").write_text(json.dumps(index))
+        outcome(lambda: verify(store))
+        outcome(lambda: read_pairs(store))
+
+    read_or_refused()
+
+
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda node: (
+        st.lists(node, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["data", "coupling", "output", "n", "path", "dir", "eps", ""]), node, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(fuzzed, max_examples=200)
+@given(tree=TREES)
+def test_any_yaml_of_wrong_types_is_refused(tree: Any, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    assert outcome(lambda: load(CoupleConfig, path)) is not None  # none of them names both a data path and a pair count
+
+
+@settings(fuzzed, max_examples=200)
+@given(text=st.text(alphabet="{}[]&*!<>:-|?,'\"# \n\tab1~${}\\.", max_size=40))
+def test_any_text_is_refused_as_a_config(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert outcome(lambda: load(CoupleConfig, path)) is not None
+
+
+@settings(fuzzed, max_examples=200)
+@given(item=st.text(alphabet="${}[]=.,:abn1'\"\\ ", max_size=12))
+def test_any_override_is_taken_or_refused(item: str, tmp_path: Path) -> None:
+    path, _ = config(tmp_path)
+    outcome(lambda: load(CoupleConfig, path, [item]))
