@@ -3,13 +3,12 @@
 A block's shards are a pure function of (config, data, block); the actor that happens to compute it adds nothing.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from pipeline import noise
 from pipeline.blocks import Blocks
@@ -72,32 +71,16 @@ class Coupler:
 
     def _solve(
         self, block: int, ids: Int64[np.ndarray, " m"]
-    ) -> tuple[dict[str, Any], Int64[np.ndarray, " n"], Float32[np.ndarray, " m"] | None]:
+    ) -> tuple[dict[str, Any], Int64[np.ndarray, " n"], Float64[np.ndarray, " m"] | None]:
         """The coupling's report, one partner per source row (a place in `ids`), and the target potential."""
-        import torch
-
-        from pipeline import ot
+        from pipeline.draw import draw_partners
 
         seed, n, first = self.config.source.seed, self.blocks.n, self.blocks.first_row(block)
-        options = self.config.coupling
-        x0 = torch.from_numpy(self.features.of_noise(seed, first, n)).to(self.device)
-        x1 = torch.from_numpy(self.data_features[ids]).to(self.device)
-        if options.method == "sinkhorn":
-            eps = options.eps if options.rel_eps is None else options.rel_eps * ot.cost_std(x0, x1)
-            assert eps is not None, "the config fills in one of the two"
-            problem = ot.Problem(x0, x1, eps)
-            coupling: ot.Coupling = ot.solve_sinkhorn(problem, tol=options.tol, max_passes=options.max_passes)
-        else:
-            problem = ot.Problem(x0, x1, 0.0)
-            coupling = ot.solve_exact(problem) if options.method == "exact" else ot.independent(problem)
-        u = torch.from_numpy(noise.uniforms(seed, noise.Stream.DRAW, first, n)).to(self.device)
-        if self.config.sampling.draw == "balanced":
-            order = noise.permutation(seed, noise.Stream.BALANCE, len(ids), high=block)
-            partners = coupling.draw_balanced(u, torch.from_numpy(order).to(self.device))
-        else:
-            partners = coupling.draw(u)
-        g = None if coupling.g is None else coupling.g.float().cpu().numpy()
-        return dataclasses.asdict(coupling.report), partners.cpu().numpy(), g
+        uniforms = noise.uniforms(seed, noise.Stream.DRAW, first, n)
+        balanced = self.config.sampling.draw == "balanced"
+        order = noise.permutation(seed, noise.Stream.BALANCE, len(ids), high=block) if balanced else None
+        x0, x1 = self.features.of_noise(seed, first, n), self.data_features[ids]
+        return draw_partners(self.config.coupling, x0, x1, uniforms, order, self.device)
 
     def _records(self, block: int, ids: Int64[np.ndarray, " n"], rows: range) -> Iterator[Record]:
         """The pairs of some of the block's rows, a record at a time: noise is made again rather than kept."""

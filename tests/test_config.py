@@ -39,14 +39,14 @@ def test_the_default_epsilon_stands_in_the_resolved_config(config: Path) -> None
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; known here: eps"),
+        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; known here: entropy, eps"),
         ("colour=red", "colour='red': unknown key; known here: cluster, coupling, data"),
         ("coupling.n=many", "coupling.n='many': input should be a valid integer"),
         ("coupling.n=0", "coupling.n=0: input should be greater than or equal to 1"),
         ("coupling.rel_eps=-1", "coupling.rel_eps=-1: input should be greater than 0"),
         ("coupling.method=magic", "coupling.method='magic': input should be 'independent', 'exact' or 'sinkhorn'"),
-        ("coupling.eps=0.5", "coupling: give either eps (absolute) or rel_eps"),
-        ("coupling.method=exact", "coupling: eps and rel_eps belong to method sinkhorn, not to exact"),
+        ("coupling.eps=0.5", "coupling: rel_eps and eps given; keep one of"),
+        ("coupling.method=exact", "coupling: rel_eps belong to method sinkhorn, not to exact"),
         ("cluster.actors=few", "cluster.actors='few': input should be"),
         ("--n=3", "override '--n=3': not of the form key.sub=value"),
         ("n", "override 'n': not of the form key.sub=value"),

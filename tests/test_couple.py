@@ -168,6 +168,13 @@ def test_other_methods_write_stores_too(tmp_path: Path, local_ray: None, method:
     assert (row["cost_coupled"] < 0.9 * row["cost_independent"]) == (method == "exact")
 
 
+def test_a_sharpness_instead_of_an_epsilon(tmp_path: Path, local_ray: None) -> None:
+    couple(settings(tmp_path / "s", coupling={"rel_eps": None, "entropy": 0.2}, output={"pairs": 400}))
+    row = read_blocks(tmp_path / "s")[0]
+    assert row["converged"]
+    assert row["entropy"] == pytest.approx(0.2, abs=0.01)
+
+
 def test_balanced_draws_use_every_datum_equally_often(tmp_path: Path, local_ray: None) -> None:
     couple(settings(tmp_path / "s", sampling={"draw": "balanced"}, coupling={"n": 300}, output={"pairs": 300}))
     ids = np.concatenate([record["meta"]["data_ids"] for record in plain_records(tmp_path / "s")])
