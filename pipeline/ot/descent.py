@@ -44,7 +44,7 @@ def descend(
 ) -> tuple[Sweep, int]:
     """Potentials at `eps` whose target marginal is within `tol`, or the best that was reached.
 
-    Returns: the sweep over the final potentials, with its entropies, and the number of passes.
+    Returns: the sweep over the final potentials, with its large entries and entropies, and the number of passes.
     """
     blurred = max(eps, BLUR * std)
     gaussian = kernel.gamma(gaussian_potential(kernel.rows, kernel.columns, a, b, blurred) - kernel.shift_g, blurred)
@@ -87,7 +87,7 @@ def descend(
                 anderson, bar = Anderson(MEMORY), math.inf
         assert best is not None
         if best.bits is None:
-            best = sweep(kernel.bound(best.gamma, eps), best.gamma, a, workers, entropies=True)
+            best = sweep(kernel.bound(best.gamma, eps), best.gamma, a, workers, keep=keep, entropies=True)
             passes += 1
     return best, passes
 
