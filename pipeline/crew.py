@@ -24,6 +24,7 @@ def work(hire: Callable[[], Any], size: int, todo: list[int]) -> Iterator[dict[s
         todo: block numbers.
 
     Raises:
+        InputError, JobError: as a block raised it.
         JobError: a block killed `DEATHS` actors.
     """
     waiting, deaths = deque(todo), Counter[int]()
@@ -55,7 +56,7 @@ def work(hire: Callable[[], Any], size: int, todo: list[int]) -> Iterator[dict[s
                 employ(hire())
                 continue
             except RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, InputError) else error) from None
+                raise (error.cause if isinstance(error.cause, InputError | JobError) else error) from None
             employ(actor)
             yield report
     finally:

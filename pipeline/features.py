@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from pipeline import files, noise
+from pipeline import noise
 from pipeline.errors import InputError
+from pipeline.files import whole
 
 PCA_ROWS = 65_536  # principal directions come from at most this many evenly spaced data
 _CHUNK = 4_096  # rows projected at a time; part of the definition, as matmul may round differently for other shapes
@@ -80,11 +81,9 @@ def fit(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Fea
 
 def save(features: Features, path: Path) -> None:
     """Write features.npz, which pins the bits of the basis for every later run in the same store."""
-    temporary = files.temporary_name(path)
     arrays = {"mean": features.mean} | ({} if features.basis is None else {"basis": features.basis})
-    with temporary.open("wb") as file:
+    with whole(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
-    files.commit(temporary, path)
 
 
 def load(path: Path) -> Features:

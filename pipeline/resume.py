@@ -1,5 +1,6 @@
 """What a coupling job finds in its output directory, and whether it may go on there."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def check(config: CoupleConfig, directory: Path) -> format.Index | None:
     if directory.exists() and not directory.is_dir():
         raise InputError(f"output.dir={str(directory)!r}: a file is in the way; give another directory")
     if not directory.is_dir() or not any(directory.iterdir()):
+        _refuse_unwritable(directory)
         return None
     earlier = _earlier(directory)
     if earlier is None:
@@ -42,7 +44,10 @@ def check(config: CoupleConfig, directory: Path) -> format.Index | None:
             f"output.dir={str(directory)!r}: not empty and not a pair store; give an empty or a new directory"
         )
     _refuse_difference(config, earlier, directory)
-    return _finished(directory) if config.data.path == earlier.data.path else None
+    finished = _finished(directory) if config.data.path == earlier.data.path else None
+    if finished is None:
+        _refuse_unwritable(directory)
+    return finished
 
 
 def pin_data(config: CoupleConfig, directory: Path, fingerprint: str) -> CoupleConfig:
@@ -65,13 +70,13 @@ def pin_data(config: CoupleConfig, directory: Path, fingerprint: str) -> CoupleC
 
 def prepare(config: CoupleConfig, directory: Path, target: Target) -> None:
     """Make the directories, write the resolved config and sweep out what a dead run left half-written."""
-    for part in ("shards", "potentials"):
-        (directory / part).mkdir(parents=True, exist_ok=True)
-        for temporary in (directory / part).glob(".*.tmp"):
+    for part in (directory, directory / "shards", directory / "potentials"):
+        part.mkdir(parents=True, exist_ok=True)
+        for temporary in part.glob(".*.tmp"):
             temporary.unlink(missing_ok=True)
-    if config.output.payload == "ids" and not (directory / "labels.npy").is_file():
+    if config.output.payload == "ids":
         for name, values in {"data.npy": target.x, "labels.npy": target.labels}.items():
-            if values is not None:
+            if values is not None and not (directory / name).is_file():
                 write_array(directory / name, values)
     if _earlier(directory) is None:
         remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
@@ -98,17 +103,27 @@ def block_done(directory: Path, blocks: Blocks, block: int) -> bool:
 
 
 def _finished(directory: Path) -> format.Index | None:
-    """The index, where every shard that it lists is there in its size; an index that promises more is taken away."""
+    """The index, where all that it promises is there, shards in their size; an index that promises more goes."""
     path = directory / "index.json"
     if not path.is_file():
         return None
     index = format.read_index(directory)
     lost = [shard.name for shard in index.shards if not _in_place(directory, shard)]
+    copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])] if index.payload == "ids" else []
+    lost += [name for name in copies if not (directory / name).is_file()]
     if not lost:
         return index
-    print(f"{directory}: {', '.join(lost)} missing or cut short; computing these again", file=sys.stderr)
+    _refuse_unwritable(directory)
+    print(f"{directory}: {', '.join(lost)} missing or cut short; making these again", file=sys.stderr)
     path.unlink()
     return None
+
+
+def _refuse_unwritable(directory: Path) -> None:
+    """Refuse a place where nothing can be written, before anything is computed for it."""
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        raise InputError(f"output.dir={str(directory)!r}: {there} cannot be written; give a directory that can")
 
 
 def _in_place(directory: Path, shard: format.Shard) -> bool:

@@ -3,6 +3,7 @@
 import os
 import tarfile
 from collections.abc import Iterator
+from typing import Any
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -15,9 +16,9 @@ def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         tarfile.TarError: a negative size, which sends tarfile in circles (CVE-2025-8194); one beyond the end of the
             file, for which memory would be set aside; a sparse file, which may be larger than any memory.
     """
-    assert tar.fileobj is not None
-    tar.fileobj.seek(0, os.SEEK_END)
-    end = tar.fileobj.tell()
+    file: Any = tar.fileobj
+    file.seek(0, os.SEEK_END)
+    end = file.tell()
     for member in tar:
         if member.issparse() or member.size < 0 or (member.isreg() and member.offset_data + member.size > end):
             raise tarfile.ReadError(f"member {member.name!r} is no plain file within the tar")

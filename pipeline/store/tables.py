@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
 from pipeline.errors import InputError
+from pipeline.files import whole
 
 
 def write_blocks(directory: Path, reports: Iterable[dict[str, Any]]) -> None:
@@ -14,10 +14,8 @@ def write_blocks(directory: Path, reports: Iterable[dict[str, Any]]) -> None:
     import pyarrow.parquet as pq
 
     rows = sorted(reports, key=lambda row: row["block"])
-    path = directory / "blocks.parquet"
-    temporary = files.temporary_name(path)
-    pq.write_table(pa.Table.from_pylist(rows), temporary)
-    files.commit(temporary, path)
+    with whole(directory / "blocks.parquet") as file:
+        pq.write_table(pa.Table.from_pylist(rows), file)
 
 
 def read_blocks(directory: Path) -> list[dict[str, Any]]:

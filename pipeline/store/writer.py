@@ -5,13 +5,13 @@ webdataset's own `ShardWriter` would leave a valid but short tar under the final
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from pipeline import files
+from pipeline.files import whole
 from pipeline.store import format
 from pipeline.store.records import Record, encode
 
@@ -32,7 +32,7 @@ class _HashingFile:
 
 
 class ShardWriter:
-    """Writes one shard as a context manager; leaving it by an exception removes the temporary file.
+    """Writes one shard as a context manager; leaving it by an exception leaves no file.
 
     Args:
         directory: the pair store.
@@ -44,14 +44,14 @@ class ShardWriter:
     def __init__(self, directory: Path, number: int, block: int, payload: str = "full") -> None:
         self.directory, self.block, self.payload = directory, block, payload
         self.path = directory / "shards" / format.shard_name(number)
-        self.temporary = files.temporary_name(self.path)
         self.records = self.pairs = 0
         self.id_range: tuple[int, int] | None = None
 
     def __enter__(self) -> "ShardWriter":
         from webdataset import TarWriter
 
-        self.file = self.temporary.open("wb")
+        self.stack = ExitStack()
+        self.file = self.stack.enter_context(whole(self.path))
         self.hashing = _HashingFile(self.file)
         # A fixed time and no compression: the same pairs are the same bytes.
         self.tar = TarWriter(self.hashing, user="flowpairs", group="flowpairs", encoder=False, mtime=0, compress=False)
@@ -66,18 +66,13 @@ class ShardWriter:
         self.records += 1
         self.pairs += len(record.data_ids)
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        try:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with self.stack:
+            if error is not None:
+                with suppress(OSError):  # what tarfile still wants to write is thrown away
+                    self.tar.close()
+                raise error
             self.tar.close()
-            if kind is None:
-                self.file.flush()
-                os.fsync(self.file.fileno())
-        finally:
-            self.file.close()
-            if kind is not None:
-                self.temporary.unlink(missing_ok=True)
-        if kind is None:
-            files.commit(self.temporary, self.path)
 
     def sidecar(self, first_noise_counter: int | None, report: dict[str, Any]) -> format.Sidecar:
         """What the closed shard holds."""
