@@ -74,7 +74,7 @@ class Lane:
             self.following.fill(round(share * len(self.following.shuffle)))
             if share == 1:
                 self.window, self.following = self.following, self._after(self.following)
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.reader.fields}
+        return {name: joined([part[name] for part in parts]) for name in self.reader.fields}
 
     def _window(self, epoch: int, start: int) -> Window:
         stop = min(start + self.size, self.order.per_lane)
@@ -84,3 +84,8 @@ class Lane:
     def _after(self, window: Window) -> Window:
         start = window.start + len(window.shuffle)
         return self._window(window.epoch, start) if start < self.order.per_lane else self._window(window.epoch + 1, 0)
+
+
+def joined(parts: list[np.ndarray]) -> np.ndarray:
+    """The parts one after the other; a single one as it is, without a copy."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

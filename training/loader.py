@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from pipeline.store.format import Index
-from training.lanes import Lane
+from training.lanes import Lane, joined
 from training.order import Order
 from training.shards import ShardReader
 
@@ -163,7 +162,7 @@ class PairLoader:
             taken = [lane.take(self._part.per_lane) for lane in lanes]
             rows = {
                 name: torch.from_numpy(
-                    np.concatenate([fields[name][part] for fields, part in zip(taken, slices.values(), strict=True)])
+                    joined([fields[name][part] for fields, part in zip(taken, slices.values(), strict=True)])
                 )
                 for name in self._reader.fields
             }

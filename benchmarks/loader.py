@@ -1,0 +1,111 @@
+"""Pairs per second: this project's loader against plain webdataset on the same shards, and against the disk.
+
+    python benchmarks/loader.py [--megabytes 400]
+
+For vectors of 64, images of 28x28 and of 32x32x3, a store is written and then read three ways, in turn and several
+times, by one process: by the loader that training uses (exact epochs, shuffled, batches of 256), by plain webdataset
+decoding the same fields in order, and as bytes that are thrown away. All files are in the page cache, so the disk's
+line is what memory gives. Ratios are medians over the rounds.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import webdataset as wds
+
+from pipeline.store import format
+from pipeline.store.records import Record
+from pipeline.store.writer import write_shard
+from training.loader import PairLoader, Part
+
+SHAPES = {"vectors of 64": (64,), "images 28x28": (1, 28, 28), "images 32x32x3": (3, 32, 32)}
+PER_SHARD, BATCH, ROUNDS = 4096, 256, 5
+
+
+def make_store(directory: Path, shape: tuple[int, ...], pairs: int) -> format.Index:
+    """A store of random pairs, payload full."""
+    (directory / "shards").mkdir(parents=True)
+    rng, shards = np.random.default_rng(0), []
+    step = format.pairs_per_record(shape, "full")
+    for number in range(pairs // PER_SHARD):
+        records = []
+        for start in range(0, PER_SHARD, step):
+            k = min(step, PER_SHARD - start)
+            x0, x1 = (rng.standard_normal((k, *shape), np.float32) for _ in range(2))
+            rows = number * PER_SHARD + start + np.arange(k)
+            records.append(Record(start, x0, x1, rng.integers(0, pairs, k), None, 0, rows))
+        shards.append(write_shard(directory, number, number, records, number * PER_SHARD, {}).shard)
+    index = format.Index("h", "f", len(shards) * PER_SHARD, shape, 0, "full", "independent", "", tuple(shards))
+    format.write_index(directory, index)
+    return index
+
+
+def by_loader(directory: Path, index: format.Index) -> float:
+    """Pairs per second of training's loader, over one epoch."""
+    with PairLoader(directory, index, Part(BATCH, 0, 1, 1), seed=0) as loader:
+        for _ in range(index.pairs // BATCH):  # the first epoch also checks every hash
+            next(loader)
+        start = time.perf_counter()
+        for _ in range(index.pairs // BATCH):
+            next(loader)
+        return index.pairs / (time.perf_counter() - start)
+
+
+def by_webdataset(directory: Path, index: format.Index) -> float:
+    """Pairs per second of plain webdataset in the shards' order, decoded by itself, copied into batches."""
+    urls = [str(directory / "shards" / shard.name) for shard in index.shards]
+    start, seen = time.perf_counter(), 0
+    for sample in wds.WebDataset(urls, shardshuffle=False).decode(only=["x0.npy", "x1.npy"]):
+        for first in range(0, len(sample["x0.npy"]), BATCH):
+            part = slice(first, first + BATCH)
+            seen += len(torch.from_numpy(sample["x0.npy"][part].copy()))
+            torch.from_numpy(sample["x1.npy"][part].copy())
+    assert seen == index.pairs
+    return index.pairs / (time.perf_counter() - start)
+
+
+def by_disk(directory: Path, index: format.Index) -> float:
+    """Pairs per second if reading the bytes were all."""
+    start = time.perf_counter()
+    buffer = bytearray(2**20)
+    for shard in index.shards:
+        with (directory / "shards" / shard.name).open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+    return index.pairs / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=400, help="size of each store")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    ways: dict[str, Callable[[Path, format.Index], float]] = {
+        "loader": by_loader,
+        "webdataset": by_webdataset,
+        "disk": by_disk,
+    }
+    print("| pairs | loader, pairs/s | GB/s | plain webdataset, pairs/s | loader / webdataset | loader / disk |")
+    print("|---|---|---|---|---|---|")
+    for name, shape in SHAPES.items():
+        pairs = max(4, options.megabytes * 2**20 // (8 * int(np.prod(shape))) // PER_SHARD) * PER_SHARD
+        with tempfile.TemporaryDirectory() as temporary:
+            index = make_store(Path(temporary), shape, pairs)
+            rates = [{way: read(Path(temporary), index) for way, read in ways.items()} for _ in range(ROUNDS)]
+        median = {way: statistics.median(rate[way] for rate in rates) for way in ways}
+        over = {way: statistics.median(rate["loader"] / rate[way] for rate in rates) for way in ways}
+        gigabytes = median["loader"] * 8 * int(np.prod(shape)) / 1e9
+        print(
+            f"| {name} | {median['loader']:,.0f} | {gigabytes:.2f} | {median['webdataset']:,.0f} "
+            f"| {over['webdataset']:.2f} | {over['disk']:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
