@@ -15,16 +15,16 @@ class CouplerActor:
 
     Args:
         config, directory, blocks: as for `Coupler`.
-        shared: references to features, data, labels and data features. They come inside a list, so that a restarted
-            actor fetches them again from their owner, the driver.
+        shared: references to features, data, labels, data features and table. They come inside a list, so that a
+            restarted actor fetches them again from their owner, the driver.
         threads: CPU cores that this actor was given.
     """
 
     def __init__(
         self, config: CoupleConfig, directory: Path, blocks: Blocks, shared: list[ray.ObjectRef], threads: int
     ) -> None:
-        features, x, labels, data_features = ray.get(shared)
-        self.coupler = Coupler(config, directory, blocks, features, x, labels, data_features, threads)
+        features, x, labels, data_features, table = ray.get(shared)
+        self.coupler = Coupler(config, directory, blocks, features, x, labels, data_features, threads, table)
 
     def couple(self, block: int) -> dict[str, Any]:
         """Couple one block and write its shards; returns its report with the GPUs of this actor."""

@@ -83,7 +83,7 @@ def divide(config: CoupleConfig, rows: int) -> Blocks:
     """
     ids = rows * (2 if config.data.flips else 1)
     n = config.coupling.n
-    if n > ids and config.coupling.resample is None:
+    if n > ids and config.coupling.resample is None and config.coupling.table is None:
         raise InputError(
             f"coupling.n={n}: larger than the data set of {ids} data; give coupling.n={ids} or less, or "
             "coupling.resample=repeat to have every datum in every block with n/N partners each"

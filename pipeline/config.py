@@ -60,8 +60,10 @@ class FeaturesConfig(Strict):
 class CouplingConfig(Strict):
     """One coupling problem per block of `n` source rows."""
 
-    method: Literal["independent", "exact", "sinkhorn"] = "sinkhorn"
+    method: Literal["independent", "exact", "sinkhorn", "imported"] = "sinkhorn"
     n: int = Field(ge=1)
+    table: str | None = None  # of pairs made elsewhere, for method imported: see pipeline/table.py
+    table_fingerprint: str | None = None  # sha256 that its columns must have; the resolved config holds what was read
     rel_eps: PositiveFloat | None = None  # eps / std(C); 0.1 where neither is given
     eps: PositiveFloat | None = None  # absolute, in the units of the dot-product cost
     entropy: float | None = Field(default=None, gt=0, lt=1)  # sharpness E to find eps for: 0 sharp, 1 blurred
@@ -83,6 +85,10 @@ class CouplingConfig(Strict):
         given = [key for key in ("rel_eps", "eps", "entropy") if getattr(self, key) is not None]
         if self.method != "sinkhorn" and given:
             raise ValueError(f"{' and '.join(given)} belong to method sinkhorn, not to {self.method}; remove them")
+        if (self.method == "imported") != (self.table is not None):
+            raise ValueError("table belongs to method imported, and that method needs one; give both or neither")
+        if self.method == "imported" and self.resample is not None:
+            raise ValueError("resample does not belong to method imported, whose table says which data; remove it")
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, entropy")
         return self
@@ -126,10 +132,11 @@ class CoupleConfig(Strict):
     def determining(self) -> dict[str, Any]:
         """The part that determines the pairs: not where they go, nor how many actors make them, nor where the data lie.
 
-        The data themselves enter by their fingerprint, which the resolved config holds.
+        The data themselves, and a table of pairs, enter by their fingerprint, which the resolved config holds.
         """
         config = self.model_dump(exclude={"cluster": True, "output": {"dir"}, "data": {"path"}})
-        config["coupling"].pop("on_unconverged")
+        for key in ("on_unconverged", "table", *(["table_fingerprint"] if self.coupling.table is None else [])):
+            config["coupling"].pop(key)
         return config
 
 

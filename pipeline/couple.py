@@ -16,6 +16,7 @@ from pipeline.config import CoupleConfig
 from pipeline.errors import InputError, JobError
 from pipeline.progress import progress, remaining
 from pipeline.store import format, tables
+from pipeline.table import Table, check_table, read_table
 
 CONVENTION = (
     "cost C = -<x0, x1> on the features; eps in units of C; potentials f, g without the marginals: "
@@ -41,27 +42,35 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     if finished:
         return finished
     spec = data.check(config.data)
+    table = None
+    if config.coupling.table is not None:
+        table = read_table(config.coupling.table, spec.shape)
+        config = resume.pin_table(config, table)
     if spec.rows is not None:
-        _check_sizes(config, spec.rows)
+        _check_sizes(config, spec.rows, table)
     from pipeline.cluster import connect
 
     connect()
     target = data.read(config.data, spec)
     config = resume.pin_data(config, directory, target.fingerprint)
-    blocks = _check_sizes(config, len(target.x))
+    blocks = _check_sizes(config, len(target.x), table)
     directory = directory.resolve()
     resume.prepare(config, directory, target)
     todo = [block for block in range(blocks.count) if not resume.block_done(directory, blocks, block)]
     if todo:
-        _run(config, directory, blocks, target, todo, on_block)
-    return _finish(config, directory, blocks, target)
+        _run(config, directory, blocks, target, table, todo, on_block)
+    return _finish(config, directory, blocks, target, table)
 
 
-def _check_sizes(config: CoupleConfig, rows: int) -> Blocks:
-    """Divide the job, and refuse an exact coupling that memory cannot hold."""
+def _check_sizes(config: CoupleConfig, rows: int, table: Table | None) -> Blocks:
+    """Divide the job, and refuse an exact coupling that memory cannot hold or a table that does not fit the data."""
     blocks = divide(config, rows)
-    if config.features.pca is not None and config.coupling.method == "independent":
-        raise InputError("features.pca: independent pairs have no cost to see features; remove it")
+    if config.features.pca is not None and config.coupling.method in ("independent", "imported"):
+        raise InputError(f"features.pca: {config.coupling.method} pairs have no cost to see features; remove it")
+    if table is not None:
+        if config.sampling.draw != "categorical":
+            raise InputError(f"sampling.draw={config.sampling.draw!r}: imported pairs are not drawn; remove it")
+        check_table(table, f"coupling.table={config.coupling.table!r}", blocks.ids, blocks.pairs, config.output.payload)
     if config.coupling.method == "exact":
         from pipeline.ot import check_exact_memory
 
@@ -74,6 +83,7 @@ def _run(
     directory: Path,
     blocks: Blocks,
     target: Any,
+    table: Table | None,
     todo: list[int],
     on_block: Callable[[dict[str, Any]], None],
 ) -> None:
@@ -88,11 +98,11 @@ def _run(
     shape = actor_shape(config.cluster, len(todo))
     # The arrays go into the object store once; every actor on a node maps the same memory.
     data_features = features.of_data(target.x, flips=config.data.flips)
-    shared = [ray.put(value) for value in (features, target.x, target.labels, data_features)]
+    shared = [ray.put(value) for value in (features, target.x, target.labels, data_features, table)]
     actor: Any = ray.remote(CouplerActor).options(num_cpus=shape.cpus, num_gpus=shape.gpus)
 
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
-    start, worst = time.monotonic(), 0.0
+    start, errors = time.monotonic(), [0.0]
     with progress(f"coupling on {shape.actors} actors", blocks.pairs) as show:
         reports = work(lambda: actor.remote(config, directory, blocks, shared, shape.cpus), shape.actors, todo)
         for number, row in enumerate(reports, blocks.count - len(todo) + 1):
@@ -100,12 +110,12 @@ def _run(
                 raise JobError(_unconverged(row))
             on_block(row)
             done += blocks.pairs_of(row["block"])
-            worst = max(worst, row["source_error"], row["target_error"])
+            errors += [row[side] for side in ("source_error", "target_error") if row[side] is not None]
             seconds = time.monotonic() - start
             text = (
                 f"{number}/{blocks.count} blocks  {(done - done_before) / seconds:,.0f} pairs/s  "
                 f"{remaining(float(done - done_before), float(blocks.pairs - done_before), seconds)} left  "
-                f"worst marginal error {worst:.1e}"
+                f"worst marginal error {max(errors):.1e}"
             )
             show(done, text)
 
@@ -117,7 +127,7 @@ def _unconverged(row: dict[str, Any]) -> str:
     )
 
 
-def _finish(config: CoupleConfig, directory: Path, blocks: Blocks, target: Any) -> format.Index:
+def _finish(config: CoupleConfig, directory: Path, blocks: Blocks, target: Any, table: Table | None) -> format.Index:
     """Write blocks.parquet and, last, the index, from the sidecars alone."""
     sidecars = [
         format.read_sidecar(directory / "shards" / Path(format.shard_name(number)).with_suffix(".json"))
@@ -133,7 +143,7 @@ def _finish(config: CoupleConfig, directory: Path, blocks: Blocks, target: Any) 
         num_classes=target.num_classes,
         payload=config.output.payload,
         method=config.coupling.method,
-        convention=CONVENTION,
+        convention=CONVENTION if table is None else "pairs made elsewhere, as a table had them",
         shards=tuple(s.shard for s in sidecars),
     )
     format.write_index(directory, index)

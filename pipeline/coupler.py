@@ -18,6 +18,7 @@ from pipeline.files import write_array
 from pipeline.store.format import pairs_per_record
 from pipeline.store.records import Record
 from pipeline.store.writer import write_shard
+from pipeline.table import Table, report
 
 
 class Coupler:
@@ -32,6 +33,7 @@ class Coupler:
         labels: one per datum, or None.
         data_features: features of every data id.
         threads: CPU cores that this process was given.
+        table: pairs made elsewhere, where the config imports them.
     """
 
     def __init__(
@@ -44,60 +46,65 @@ class Coupler:
         labels: Int64[np.ndarray, " N"] | None,
         data_features: Float32[np.ndarray, "ids k"],
         threads: int,
+        table: Table | None = None,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.config, self.directory, self.blocks, self.features = config, directory, blocks, features
-        self.x, self.labels, self.data_features = x, labels, data_features
+        self.x, self.labels, self.data_features, self.table = x, labels, data_features, table
 
     def couple(self, block: int) -> dict[str, Any]:
-        """Solve a block, draw its pairs and write its shards; returns the block's report.
+        """Solve a block and draw its pairs, or take them from the table, and write its shards; returns the report.
 
         Nothing is written when the coupling did not converge and the config does not accept that.
         """
-        ids = self.blocks.data_ids(block)
-        report, partners, g = self._solve(block, ids)
+        report, pairs, g = self._solve(block) if self.table is None else self._take(self.table, block)
         row = {"block": block, **report}
         if row["converged"] or self.config.coupling.on_unconverged == "record":
             if g is not None:
                 write_array(self.directory / "potentials" / f"b{block:06d}.npy", g)
             for number, rows in self.blocks.shards(block).items():
-                first = self.blocks.first_row(block) + rows.start
-                records = self._records(block, ids[partners], rows)
+                first = None if pairs.rows is None else int(pairs.rows[rows.start])
+                records = self._records(pairs, rows)
                 write_shard(self.directory, number, block, records, first, row, self.config.output.payload)
         return row
 
-    def _solve(
-        self, block: int, ids: Int64[np.ndarray, " m"]
-    ) -> tuple[dict[str, Any], Int64[np.ndarray, " n"], Float64[np.ndarray, " m"] | None]:
-        """The coupling's report, one partner per source row (a place in `ids`), and the target potential."""
+    def _solve(self, block: int) -> tuple[dict[str, Any], Table, Float64[np.ndarray, " m"] | None]:
+        """The coupling's report, a pair per source row, and the target potential."""
         from pipeline.draw import draw_partners
 
+        ids = self.blocks.data_ids(block)
         seed, n, first = self.config.source.seed, self.blocks.n, self.blocks.first_row(block)
         uniforms = noise.uniforms(seed, noise.Stream.DRAW, first, n)
         balanced = self.config.sampling.draw == "balanced"
         order = noise.permutation(seed, noise.Stream.BALANCE, len(ids), high=block) if balanced else None
         x0, x1 = self.features.of_noise(seed, first, n), self.data_features[ids]
-        return draw_partners(self.config.coupling, x0, x1, uniforms, order, self.device)
+        report, partners, g = draw_partners(self.config.coupling, x0, x1, uniforms, order, self.device)
+        return report, Table(ids[partners], np.arange(first, first + n), None), g
 
-    def _records(self, block: int, ids: Int64[np.ndarray, " n"], rows: range) -> Iterator[Record]:
+    def _take(self, table: Table, block: int) -> tuple[dict[str, Any], Table, None]:
+        """The block's part of the table, and its costs."""
+        first = self.blocks.first_row(block)
+        pairs = table[first : first + self.blocks.pairs_of(block)]
+        x0 = pairs.side(self.config.source.seed, self.x.shape[1:]).reshape(len(pairs.data_ids), -1)
+        return report(x0, self.data_features[pairs.data_ids], len(np.unique(pairs.data_ids))), pairs, None
+
+    def _records(self, pairs: Table, rows: range) -> Iterator[Record]:
         """The pairs of some of the block's rows, a record at a time: noise is made again rather than kept."""
         shape = self.x.shape[1:]
-        dim = int(np.prod(shape))
         payload, seed = self.config.output.payload, self.config.source.seed
         step = pairs_per_record(shape, payload)
         for start in range(rows.start, rows.stop, step):
-            count = min(step, rows.stop - start)
-            counter = self.blocks.first_row(block) + start
-            chosen = ids[start : start + count]
+            part = pairs[start : min(start + step, rows.stop)]
+            chosen = part.data_ids
             yield Record(
                 first_row=start,
-                x0=noise.gaussian(seed, counter, count, dim).reshape(count, *shape) if payload == "full" else None,
+                x0=part.side(seed, shape) if payload == "full" else None,
                 x1=None if payload == "ids" else gather(self.x, chosen),
                 data_ids=chosen,
                 labels=None if self.labels is None else self.labels[chosen % len(self.x)],
-                seed=seed,
-                rows=np.arange(counter, counter + count),
+                seed=None if part.rows is None else seed,
+                rows=part.rows,
             )

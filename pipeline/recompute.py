@@ -12,6 +12,7 @@ from pipeline.cluster import connect
 from pipeline.config import CoupleConfig, load
 from pipeline.coupler import Coupler
 from pipeline.store import format
+from pipeline.table import read_table
 
 
 def recompute(directory: Path, count: int) -> list[str]:
@@ -26,6 +27,9 @@ def recompute(directory: Path, count: int) -> list[str]:
     target = data.read(config.data, spec)
     if target.fingerprint != index.data_fingerprint:
         return [f"data.path={config.data.path!r}: no longer the data that were coupled; nothing was compared"]
+    table = None if config.coupling.table is None else read_table(config.coupling.table, index.shape)
+    if table is not None and table.fingerprint() != config.coupling.table_fingerprint:
+        return [f"coupling.table={config.coupling.table!r}: no longer the pairs imported; nothing was compared"]
     blocks = divide(config, len(target.x))
     fitted = features.load(directory / "features.npz")
     of_data = fitted.of_data(target.x, flips=config.data.flips)
@@ -34,7 +38,7 @@ def recompute(directory: Path, count: int) -> list[str]:
         scratch = Path(temporary)
         for part in ("shards", "potentials"):
             (scratch / part).mkdir()
-        coupler = Coupler(config, scratch, blocks, fitted, target.x, target.labels, of_data, threads=1)
+        coupler = Coupler(config, scratch, blocks, fitted, target.x, target.labels, of_data, threads=1, table=table)
         for block in sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)}):
             coupler.couple(block)
             for number in blocks.shards(block):

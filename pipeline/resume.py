@@ -17,6 +17,7 @@ from pipeline.features import Features
 from pipeline.files import write_array
 from pipeline.store import format
 from pipeline.store.integrity import damage
+from pipeline.table import Table
 
 
 def check(config: CoupleConfig, directory: Path) -> format.Index | None:
@@ -44,10 +45,21 @@ def check(config: CoupleConfig, directory: Path) -> format.Index | None:
             f"output.dir={str(directory)!r}: not empty and not a pair store; give an empty or a new directory"
         )
     _refuse_difference(config, earlier, directory)
-    finished = _finished(directory) if config.data.path == earlier.data.path else None
+    same = config.data.path == earlier.data.path and config.coupling.table == earlier.coupling.table
+    finished = _finished(directory) if same else None
     if finished is None:
         _refuse_unwritable(directory)
     return finished
+
+
+def pin_table(config: CoupleConfig, table: Table) -> CoupleConfig:
+    """The config with the fingerprint of the table that was read; `InputError` where it expects another."""
+    wanted, found = config.coupling.table_fingerprint, table.fingerprint()
+    if wanted not in (None, found):
+        raise InputError(
+            f"coupling.table_fingerprint={wanted!r}: the table read has {found!r}; mend coupling.table or remove it"
+        )
+    return config.model_copy(update={"coupling": config.coupling.model_copy(update={"table_fingerprint": found})})
 
 
 def pin_data(config: CoupleConfig, directory: Path, fingerprint: str) -> CoupleConfig:
@@ -145,6 +157,8 @@ def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: P
     if config.data.fingerprint is None:  # not read yet
         ours["data"].pop("fingerprint")
         theirs["data"].pop("fingerprint")
+        ours["coupling"].pop("table_fingerprint", None)
+        theirs["coupling"].pop("table_fingerprint", None)
     differences = configs.differing(ours, theirs)
     if differences:
         raise InputError(

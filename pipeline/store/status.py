@@ -62,7 +62,8 @@ def read_status(directory: Path) -> Status:
         pace = (pairs - sidecars[0].shard.pairs) / (times[-1] - times[0])
     complete = (directory / "index.json").is_file()
     left = 0.0 if complete else (total - pairs) / pace if pace else None
-    errors = [max(s.report["source_error"], s.report["target_error"]) for s in sidecars]
+    sides = [s.report.get(side) for s in sidecars for side in ("source_error", "target_error")]
+    errors = [error for error in sides if error is not None]  # pairs made elsewhere have none
     return Status(
         complete=complete,
         blocks_total=-(-total // n),

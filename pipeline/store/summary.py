@@ -23,9 +23,10 @@ def print_summary(directory: Path) -> None:
     if index.method == "sinkhorn":
         table.add_row("eps", f"{mean('eps'):.4g} absolute, {mean('rel_eps'):.4g} relative to std(C)")
         table.add_row("passes a block", f"{mean('passes'):.0f}")
-    table.add_row("sharpness E", f"{mean('entropy'):.3f} (n^E = {mean('partners'):.1f} partners a row)")
-    worst = max(max(row["source_error"], row["target_error"]) for row in blocks)
-    table.add_row("worst marginal error (L1)", f"{worst:.2e}")
+    if index.method != "imported":  # whose couplings are not known, only their pairs
+        table.add_row("sharpness E", f"{mean('entropy'):.3f} (n^E = {mean('partners'):.1f} partners a row)")
+        worst = max(max(row["source_error"], row["target_error"]) for row in blocks)
+        table.add_row("worst marginal error (L1)", f"{worst:.2e}")
     before, after = mean("cost_independent"), mean("cost_coupled")
     table.add_row("mean squared distance", f"{before:.4g} independent, {after:.4g} coupled (in feature space)")
     table.add_row("seconds a block", f"{mean('seconds'):.2f}")

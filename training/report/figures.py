@@ -93,7 +93,8 @@ def curvature_along_t(runs: list[tuple[Place, Run]]) -> str:
 def sharpness_by_block(blocks: list[Block], name: str) -> str:
     """E of every block."""
     with axes() as (figure, ax):
-        number, entropy = [block.block for block in blocks], [block.entropy for block in blocks]
+        known = [(block.block, block.entropy) for block in blocks if block.entropy is not None]
+        number, entropy = [place for place, _ in known], [level for _, level in known]
         ax.plot(number, entropy, "o", color=INK, markersize=3, clip_on=False)
         ax.set_ylim(0, max(0.1, 1.15 * max(entropy)))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -104,21 +105,26 @@ def sharpness_by_block(blocks: list[Block], name: str) -> str:
 
 def errors_by_block(blocks: list[Block], tolerance: float | None, name: str) -> str:
     """Both marginal errors of every block, the tolerance as a line where there is one."""
-    number = [block.block for block in blocks]
+    known = [
+        (block.block, block.source_error, block.target_error)
+        for block in blocks
+        if block.source_error is not None and block.target_error is not None
+    ]
+    number, source, target = ([row[column] for row in known] for column in range(3))
     with axes() as (figure, ax):
         ax.plot(
             number,
-            [block.source_error for block in blocks],
+            source,
             "o",
             color=MUTED,
             markersize=4,
             markerfacecolor=PAGE,
             clip_on=False,
         )
-        ax.plot(number, [block.target_error for block in blocks], "o", color=INK, markersize=3)
+        ax.plot(number, target, "o", color=INK, markersize=3)
         if tolerance is not None:
             ax.axhline(tolerance, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
-        largest = max(tolerance or 0.0, *(max(block.source_error, block.target_error) for block in blocks))
+        largest = max(tolerance or 0.0, *source, *target)
         ax.set_ylim(0, 1.15 * largest or 1e-3)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("block")

@@ -1,6 +1,7 @@
 """The page: what was read and drawn, put in order for the template."""
 
 import statistics
+from collections.abc import Callable
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,13 @@ def _store(place: int, store: Store) -> dict[str, Any]:
             "blocks": blocks if len(blocks) <= BLOCKS_IN_FULL else None,
             "summary": _summary(store) if len(blocks) > BLOCKS_IN_FULL else None,
             "unconverged": [block.block for block in blocks if not block.converged],
-            "entropy": statistics.median(block.entropy for block in blocks),
-            "partners": statistics.median(block.partners for block in blocks),
-            "worst_error": max(max(block.source_error, block.target_error) for block in blocks),
+            "entropy": _over([block.entropy for block in blocks], statistics.median),
+            "partners": _over([block.partners for block in blocks], statistics.median),
+            "worst_error": _over([e for block in blocks for e in (block.source_error, block.target_error)], max),
             "cost": (independent, coupled, round(100 * (1 - coupled / independent)) if independent else 0),
             "seconds": sum(block.seconds for block in blocks),
         }
-        if len(blocks) >= BLOCKS_DRAWN and store.index.method != "independent":
+        if len(blocks) >= BLOCKS_DRAWN and store.index.method not in ("independent", "imported"):
             view["tolerance"] = _tolerance(store)
             view["figures"] = (
                 Markup(figures.sharpness_by_block(blocks, f"sharpness-{place}")),
@@ -94,7 +95,7 @@ def _store(place: int, store: Store) -> dict[str, Any]:
     return view | {"kind": images.kind(store.index.shape), "pairs": _pairs(place, store.pairs)}
 
 
-def _summary(store: Store) -> list[tuple[str, float, float, float]]:
+def _summary(store: Store) -> list[tuple[str, float | None, float | None, float | None]]:
     """(figure, smallest, median, largest) over the blocks."""
     assert store.blocks
     rows = []
@@ -103,9 +104,15 @@ def _summary(store: Store) -> list[tuple[str, float, float, float]]:
         "Target marginal error (L1)": "target_error", "Cost, independent": "cost_independent",
         "Cost, coupled": "cost_coupled", "Passes": "passes", "Seconds": "seconds",
     }.items():  # fmt: skip
-        values = [float(getattr(block, field)) for block in store.blocks]
-        rows.append((label, min(values), statistics.median(values), max(values)))
+        values = [getattr(block, field) for block in store.blocks]
+        rows.append((label, _over(values, min), _over(values, statistics.median), _over(values, max)))
     return rows
+
+
+def _over(values: list[float | None], figure: Callable[[list[float]], float]) -> float | None:
+    """A figure over those values that are known, None where none is."""
+    known = [float(value) for value in values if value is not None]
+    return figure(known) if known else None
 
 
 def _tolerance(store: Store) -> float | None:

@@ -26,10 +26,10 @@ class Block:
     m: int
     eps: float | None
     rel_eps: float | None
-    entropy: float
-    partners: float
-    source_error: float
-    target_error: float
+    entropy: float | None  # these four of imported pairs are not known
+    partners: float | None
+    source_error: float | None
+    target_error: float | None
     cost_independent: float
     cost_coupled: float
     passes: int
