@@ -1,7 +1,7 @@
 """The page: what was read and drawn, put in order for the template."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def _summary(store: Store) -> list[tuple[str, float | None, float | None, float 
     return rows
 
 
-def _over(values: list[float | None], figure: Callable[[list[float]], float]) -> float | None:
+def _over(values: Sequence[int | float | None], figure: Callable[[list[float]], float]) -> float | None:
     """A figure over those values that are known, None where none is."""
     known = [float(value) for value in values if value is not None]
     return figure(known) if known else None
