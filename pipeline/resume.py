@@ -29,6 +29,10 @@ def check(config: CoupleConfig, directory: Path) -> format.Index | None:
     """
     from pipeline.cluster import in_submitted_job
 
+    if "://" in config.output.dir:  # which would become a local directory of that name
+        raise InputError(
+            f"output.dir={config.output.dir!r}: pairs are not written to URLs; give a directory that all nodes mount"
+        )
     if in_submitted_job() and not directory.is_absolute():
         raise InputError(
             f"output.dir={str(directory)!r}: relative, and a submitted job's working directory is thrown away; "

@@ -125,6 +125,8 @@ def check_directory(config: TrainConfig) -> None:
     """Refuse a directory that holds something else."""
     run = RunDirectory(Path(config.output.dir))
     where = f"output.dir={config.output.dir!r}"
+    if "://" in config.output.dir:  # which would become a local directory of that name
+        raise InputError(f"{where}: runs are not written to URLs; give a directory that all nodes mount")
     if in_submitted_job() and not run.path.is_absolute():
         raise InputError(
             f"{where}: relative, and a submitted job's working directory is thrown away; "
