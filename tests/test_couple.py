@@ -179,6 +179,8 @@ def test_balanced_draws_use_every_datum_equally_often(tmp_path: Path, local_ray:
     couple(settings(tmp_path / "s", sampling={"draw": "balanced"}, coupling={"n": 300}, output={"pairs": 300}))
     ids = np.concatenate([record["meta"]["data_ids"] for record in plain_records(tmp_path / "s")])
     assert len(np.unique(ids)) == 300
+    verdict = verify(tmp_path / "s")
+    assert (verdict.data_used, verdict.draw_error) == (300, 0.0)
 
 
 def test_pairs_are_the_data_and_the_noise_they_name(reference: Path) -> None:

@@ -98,6 +98,11 @@ def test_a_whole_store_verifies(tmp_path: Path) -> None:
     verdict = verify(tmp_path / "s")
     assert verdict.faults == []
     assert (verdict.shards, verdict.records, verdict.pairs) == (3, 6, 21)
+    counts = np.unique(np.tile(np.concatenate([record(0, 5).data_ids, record(5, 2).data_ids]), 3), return_counts=True)[
+        1
+    ]
+    assert verdict.data_used == len(counts)
+    assert verdict.draw_error == pytest.approx(np.abs(counts / 21 - 1 / len(counts)).sum())
 
 
 def flip_a_bit(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +17,20 @@ from pipeline.store.records import Decoder, samples
 
 @dataclass
 class Verdict:
-    """What was read, and every fault found, one sentence each."""
+    """What was read, and every fault found, one sentence each.
+
+    `draw_error` is the L1 distance between how often each datum that occurs was drawn and all of them equally often;
+    `chance_error` is what that many independent draws would give. A coupling's draws stay at or below chance.
+    """
 
     directory: str
     shards: int = 0
     records: int = 0
     pairs: int = 0
     bytes: int = 0
+    data_used: int = 0
+    draw_error: float = 0.0
+    chance_error: float = 0.0
     faults: list[str] = field(default_factory=list)
 
 
@@ -34,7 +42,7 @@ def verify(directory: Path) -> Verdict:
     """
     index = format.read_index(directory)
     verdict = Verdict(str(directory))
-    keys: set[str] = set()
+    seen = _Seen()
     if index.payload == "ids":
         _check_data(directory, index, verdict)
         if verdict.faults:
@@ -44,13 +52,26 @@ def verify(directory: Path) -> Verdict:
         if path.name not in known and path.with_suffix(".tar").name not in known:
             verdict.faults.append(f"{path.name}: not listed in the index; remove it")
     for shard in index.shards:
-        _check_shard(directory / "shards" / shard.name, shard, index, keys, verdict)
+        _check_shard(directory / "shards" / shard.name, shard, index, seen, verdict)
     if verdict.pairs != index.pairs:
         verdict.faults.append(f"index.json: promises {index.pairs} pairs, the shards hold {verdict.pairs}")
+    if seen.data_ids:
+        counts = np.array(list(seen.data_ids.values()), np.float64)
+        verdict.data_used = len(counts)
+        verdict.draw_error = float(np.abs(counts / counts.sum() - 1 / len(counts)).sum())
+        verdict.chance_error = float(np.sqrt(2 * (len(counts) - 1) / (np.pi * counts.sum())))
     return verdict
 
 
-def _check_shard(path: Path, shard: format.Shard, index: format.Index, keys: set[str], verdict: Verdict) -> None:
+@dataclass
+class _Seen:
+    """What must be known over all shards."""
+
+    keys: set[str] = field(default_factory=set)
+    data_ids: Counter[int] = field(default_factory=Counter)  # how often each was drawn
+
+
+def _check_shard(path: Path, shard: format.Shard, index: format.Index, seen: _Seen, verdict: Verdict) -> None:
     """Check one shard; a wrong hash is told once and its content is not looked at."""
     remedy = "remove it and its sidecar, then run the same `flowpairs couple` again"
     found = damage(path.parents[1], shard)
@@ -69,11 +90,13 @@ def _check_shard(path: Path, shard: format.Shard, index: format.Index, keys: set
             records += 1
             if not re.fullmatch(rf"b{shard.block:06d}-r\d{{9,}}", key):
                 verdict.faults.append(f"{shard.name}: record {key!r} is no record of block {shard.block}")
-            if key in keys:
+            if key in seen.keys:
                 verdict.faults.append(f"{shard.name}: record {key} stands twice")
-            keys.add(key)
+            seen.keys.add(key)
             try:
-                pairs += _check_record(fields, decoder)
+                data_ids = _check_record(fields, decoder)
+                seen.data_ids.update(data_ids)
+                pairs += len(data_ids)
             except (ValueError, KeyError) as error:
                 verdict.faults.append(f"{shard.name}: record {key}: {error}")
     except InputError as error:
@@ -93,8 +116,8 @@ def _recorded(path: Path) -> format.Shard | None:
         return None
 
 
-def _check_record(fields: dict[str, bytes], decoder: Decoder) -> int:
-    """The number of pairs in a record; ValueError or KeyError where it breaks the format."""
+def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:
+    """The data ids of a record's pairs; ValueError or KeyError where it breaks the format."""
     index = decoder.index
     arrays = decoder.decode(fields, ("x0", "x1", "data_ids") + (("label",) if index.num_classes else ()))
     if arrays["data_ids"].min(initial=0) < 0:
@@ -104,7 +127,7 @@ def _check_record(fields: dict[str, bytes], decoder: Decoder) -> int:
             raise ValueError(f"{name} has NaN or Inf")
     if index.num_classes and not ((arrays["label"] >= 0) & (arrays["label"] < index.num_classes)).all():
         raise ValueError(f"a label is not below {index.num_classes}")
-    return len(arrays["data_ids"])
+    return arrays["data_ids"].tolist()
 
 
 def _check_data(directory: Path, index: format.Index, verdict: Verdict) -> None:
@@ -141,4 +164,6 @@ def print_verdict(directory: Path, *, deep: int, as_json: bool) -> bool:
         f"{verdict.shards:,} shards, {verdict.records:,} records, {verdict.pairs:,} pairs, {verdict.bytes:,} bytes"
     )
     print(f"{directory}: {counted}: {f'{len(verdict.faults)} faults' if verdict.faults else 'whole'}")
+    drawn = f"{verdict.draw_error:.3f} from being drawn equally often (independent draws: {verdict.chance_error:.3f})"
+    print(f"{verdict.data_used:,} data occur, in L1 {drawn}")
     return not verdict.faults
