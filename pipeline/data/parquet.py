@@ -37,7 +37,9 @@ def survey(place: Location, config: DataConfig) -> DataSpec:
                 batches = file.iter_batches(BATCH_ROWS, columns=_wanted(config))
                 for batch in islice(batches, None if place.local else 1):
                     _survey_batch(pa.Table.from_batches([batch]), config, path, tally)
-            except (pa.ArrowException, OSError) as error:
+            except InputError:
+                raise
+            except Exception as error:  # damaged files make pyarrow raise more than its own exceptions
                 raise InputError(
                     f"data.path={place.path!r}: {path} cannot be read as parquet ({error}); replace it"
                 ) from error
