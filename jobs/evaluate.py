@@ -15,9 +15,10 @@ def evaluate(
 
     Example: `flowpairs evaluate runs/digits euler=[1,2,4]`
     """
-    from training.config import evaluate_config
+    from pipeline.config import from_overrides
+    from training.config import EvaluateConfig
 
-    settings = evaluate_config(overrides)
+    settings = from_overrides(EvaluateConfig, overrides)
     from training.evaluate import evaluate as run_job
 
     report = run_job(run_dir, settings)

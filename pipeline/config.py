@@ -172,15 +172,29 @@ def load(model: type[Config], path: str | Path, overrides: list[str] | None = No
         tree: Any = OmegaConf.load(path)
         if not OmegaConf.is_dict(tree):
             raise InputError(f"config {str(path)!r}: not a YAML mapping; start from one of configs/")
-        for item in overrides or []:
-            tree = OmegaConf.merge(tree, _override(item))
-        plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+        plain = _apply(tree, overrides, "key.sub=value, as in coupling.n=4096")
     except InputError:
         raise
     except Exception as error:  # OmegaConf lets through whatever its parsers stumble over
         first = " ".join(str(error).split())
         raise InputError(f"config {str(path)!r}: cannot be read as YAML ({first}); mend the file") from error
-    return validate(model, cast("dict[str, Any]", plain))
+    return validate(model, plain)
+
+
+def from_overrides(model: type[Config], overrides: list[str] | None) -> Config:
+    """The model's defaults with `key=value` overrides, for commands that take no YAML file.
+
+    Raises:
+        InputError: malformed override, unknown key, wrong type or value.
+    """
+    return validate(model, _apply(OmegaConf.create(), overrides, "key=value"))
+
+
+def _apply(tree: Any, overrides: list[str] | None, form: str) -> dict[str, Any]:
+    """Lay the overrides over a tree, in order, as plain nested mappings."""
+    for item in overrides or []:
+        tree = OmegaConf.merge(tree, _override(item, form))
+    return cast("dict[str, Any]", OmegaConf.to_container(tree, resolve=True, throw_on_missing=True))
 
 
 def _refuse_depth(text: bytes) -> None:
@@ -192,8 +206,8 @@ def _refuse_depth(text: bytes) -> None:
             raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
 
 
-def _override(item: str) -> Any:
-    """The tree of one `key.sub=value`."""
+def _override(item: str, form: str) -> Any:
+    """The tree of one override; `form` tells the user how one looks."""
     key, equals, value = item.partition("=")
     try:
         if equals and key and not key.startswith("-"):
@@ -201,7 +215,7 @@ def _override(item: str) -> Any:
             return OmegaConf.from_dotlist([item])
     except Exception as error:
         raise InputError(f"override {item!r}: cannot be read ({error}); write key.sub=value, quoted as YAML") from error
-    raise InputError(f"override {item!r}: not of the form key.sub=value, as in coupling.n=4096")
+    raise InputError(f"override {item!r}: not of the form {form}")
 
 
 def save(config: Strict, path: Path, remark: str) -> None:

@@ -2,11 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from pipeline.config import Strict, validate
-from pipeline.errors import InputError
+from pipeline.config import Strict
 
 
 class PairsConfig(Strict):
@@ -101,16 +99,3 @@ class EvaluateConfig(Strict):
     pca: PositiveInt = 64  # principal directions of the data that the Frechet distance sees
     batch: PositiveInt = 512
     seed: int = Field(default=0, ge=0, lt=2**63)
-
-
-def evaluate_config(overrides: list[str] | None) -> EvaluateConfig:
-    """The defaults with `key=value` overrides.
-
-    Raises:
-        InputError: malformed override, unknown key, wrong type or value.
-    """
-    for item in overrides or []:
-        if "=" not in item or item.startswith(("-", "=")):
-            raise InputError(f"override {item!r}: not of the form key=value, as in samples=10000")
-    plain: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides or [])))
-    return validate(EvaluateConfig, plain)

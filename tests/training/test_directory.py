@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from stores import write_store
 
-from pipeline.config import load, validate
+from pipeline.config import from_overrides, load, validate
 from pipeline.errors import InputError
-from training.config import EvaluateConfig, TrainConfig, evaluate_config
+from training.config import EvaluateConfig, TrainConfig
 from training.directory import check, lanes, prepare
 
 
@@ -90,8 +90,8 @@ def test_lanes_divide_the_batch_and_suit_the_workers(batch: int, workers: int, e
 
 
 def test_unknown_and_malformed_settings_of_evaluate_are_refused() -> None:
-    assert evaluate_config(["samples=64", "euler=[1,2]"]) == EvaluateConfig(samples=64, euler=(1, 2))
+    assert from_overrides(EvaluateConfig, ["samples=64", "euler=[1,2]"]) == EvaluateConfig(samples=64, euler=(1, 2))
     with pytest.raises(InputError, match=r"steps=4: unknown key"):
-        evaluate_config(["steps=4"])
+        from_overrides(EvaluateConfig, ["steps=4"])
     with pytest.raises(InputError, match=r"override 'samples': not of the form key=value"):
-        evaluate_config(["samples"])
+        from_overrides(EvaluateConfig, ["samples"])
