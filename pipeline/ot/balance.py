@@ -7,8 +7,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pipeline.ot import draws
-from pipeline.ot.kernel import Bound
+from pipeline.ot.kernel import Logits, kernel_of
 from pipeline.ot.problem import Problem
+from pipeline.ot.share import ALONE, Team
 
 RESIDUAL = 1024  # rows left over that are assigned at once, at the least cost
 
@@ -28,7 +29,7 @@ def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[
     return room
 
 
-def fill(kernel: Bound, room: Int[Tensor, " m"], u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+def fill(kernel: Logits, room: Int[Tensor, " m"], u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
     """Rounds of categorical draws among the columns with room left; the last rows are assigned at the least cost.
 
     In a round every open row draws; a column drawn by more rows than it has room keeps some of them at random, and the
@@ -38,6 +39,7 @@ def fill(kernel: Bound, room: Int[Tensor, " m"], u: Float[Tensor, " n"]) -> Int[
         kernel: logits with gamma in place.
         room: how often each column is to be used [m]; sums to n.
         u: uniforms in [0, 1), float64 [n].
+        team: who shares the draws; all get all partners.
     """
     fresh = np.random.default_rng(u.cpu().numpy().view(np.uint64))
     room = room.clone()
@@ -45,7 +47,7 @@ def fill(kernel: Bound, room: Int[Tensor, " m"], u: Float[Tensor, " n"]) -> Int[
     rows = torch.arange(len(u), device=u.device)
     while len(rows) > RESIDUAL:
         columns = room.nonzero()[:, 0]
-        drawn = columns[draws.categorical(kernel.restrict(rows, columns), u)]
+        drawn = columns[draws.categorical(kernel.restrict(rows, columns), u, team)]
         shuffled = torch.from_numpy(fresh.permutation(len(rows))).to(u.device)
         kept = shuffled[_rank_within(drawn[shuffled]) < room[drawn[shuffled]]]
         partners[rows[kept]] = drawn[kept]
@@ -57,7 +59,7 @@ def fill(kernel: Bound, room: Int[Tensor, " m"], u: Float[Tensor, " n"]) -> Int[
     if len(rows):
         slots = torch.arange(len(room), device=room.device).repeat_interleave(room)
         rest = kernel.restrict(rows, slots)
-        logits = rest.logits(slice(0, len(rows)), rest.empty(len(rows), len(slots)))
+        logits = rest.tile(slice(0, len(rows)), rest.empty(len(rows), len(slots)))
         matched = linear_sum_assignment(logits.double().cpu().numpy(), maximize=True)[1]
         partners[rows] = slots[torch.from_numpy(matched).to(slots.device)]
     return partners
@@ -82,6 +84,6 @@ def cheapest(problem: Problem, room: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
     import ot  # slow to import, and only this function needs it
 
     used = room.nonzero()[:, 0]
-    cost = -(problem.x0.double() @ problem.x1[used].double().T).cpu().numpy()
+    cost = kernel_of(problem).dense()[:, used].cpu().numpy()
     plan = ot.emd(np.ones(problem.n), room[used].double().cpu().numpy(), cost, numItermax=10**9)
     return used[torch.from_numpy(plan.argmax(1)).to(used.device)]

@@ -8,8 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.ot import balance, draws
-from pipeline.ot.kernel import Bound, DotKernel
+from pipeline.ot.kernel import Logits, kernel_of
 from pipeline.ot.problem import Problem
+from pipeline.ot.share import ALONE, Team
+from pipeline.ot.tiles import Workers
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class BlockReport:
     """What a coupling is and how it was reached.
 
     Errors are L1 distances between a marginal of P and its target, measured over all entries. Costs are E|x0 - x1|^2
-    in feature space, per pair: under the product of the marginals and under the coupling. Entropy is the sharpness
+    in feature space, or of the cost function that the user gave, per pair: under the product of the marginals and under
+    the coupling. Entropy is the sharpness
     E = 2 H(P) / (H(a) + H(b)) - 1: 0 a permutation, 1 independent. `partners` is the geometric mean number of partners,
     exp(H(P) - (H(a) + H(b)) / 2), which is n^E for n = m and uniform weights.
     """
@@ -67,27 +70,37 @@ class Coupling(ABC):
 
 
 class EntropicCoupling(Coupling):
-    """P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps), C = -x0 x1^T, in potentials without the marginals inside.
+    """P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps), in potentials without the marginals inside.
 
-    f is the soft-min of g, so the source marginal holds by construction. Both are float64, in units of the cost.
+    f is the soft-min of g, so the source marginal holds by construction. Both are float64, in units of the cost. What
+    a team solved it draws together: each member calls with the same arguments and gets all partners.
     """
 
     g: Float[Tensor, " m"]
 
-    def __init__(self, problem: Problem, f: Float[Tensor, " n"], g: Float[Tensor, " m"], report: BlockReport) -> None:
-        self.problem, self.f, self.g, self.report = problem, f, g, report
+    def __init__(
+        self,
+        problem: Problem,
+        f: Float[Tensor, " n"],
+        g: Float[Tensor, " m"],
+        report: BlockReport,
+        team: Team = ALONE,
+    ) -> None:
+        self.problem, self.f, self.g, self.report, self.team = problem, f, g, report, team
 
     def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw`."""
-        return draws.categorical(self._kernel(), u)
+        with Workers(u.device):
+            return draws.categorical(self._logits(), u, self.team)
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw_balanced`; rounds of draws among the target rows that still have room."""
         room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
-        return balance.fill(self._kernel(), room, u)
+        with Workers(u.device):
+            return balance.fill(self._logits(), room, u, self.team)
 
-    def _kernel(self) -> Bound:
-        kernel = DotKernel(self.problem)
+    def _logits(self) -> Logits:
+        kernel = kernel_of(self.problem)
         return kernel.bound(kernel.gamma(self.g, self.problem.eps), self.problem.eps)
 
 

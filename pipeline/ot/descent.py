@@ -7,13 +7,16 @@ lower the error is replaced by a plain Sinkhorn step from the best potentials so
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pipeline.ot.anderson import Anderson
-from pipeline.ot.gaussian import gaussian_potential
-from pipeline.ot.kernel import DotKernel
+from pipeline.ot.kernel import Kernel, kernel_of
+from pipeline.ot.problem import Problem
+from pipeline.ot.share import ALONE, Share, Team
 from pipeline.ot.surrogate import Solution, Surrogate
 from pipeline.ot.sweep import Sweep, sweep
 from pipeline.ot.tiles import Workers
@@ -29,67 +32,147 @@ NEARLY = 0.98
 CLOSE = 0.1  # L1 error below which the next pass may be the last and finds the entropies as well
 MEMORY = 3
 STALLED = 20  # passes without progress after which a solve gives up
+SMALL = 2**20  # entries below which a problem without a closed-form start starts from zero
+THINNED = 8  # one row in so many makes the problem that starts a larger one
+ROUGH = 0.05  # L1 error that such a start is worth
+
+
+@dataclass
+class Trail:
+    """Where a solve stands before a pass: all that the rest of it depends on, in a few vectors of m."""
+
+    gamma: Float[Tensor, " m"]
+    level: float  # eps of gamma
+    may_end: bool
+    guess: bool = False  # somebody else's potential, to be dropped where it is far off
+    passes: int = 0
+    keep: int = FEW
+    best: tuple[Tensor, Tensor] | None = None  # gamma and columns of the best pass at this level
+    bar: float = math.inf  # its error
+    lowest: float = math.inf
+    stalled: int = 0
+    anderson: Anderson = field(default_factory=lambda: Anderson(MEMORY))
+
+    def arrays(self) -> dict[str, Shaped[Tensor, "..."]]:
+        """Everything as float64 tensors."""
+        numbers = [self.level, self.may_end, self.passes, self.keep, self.bar, self.lowest, self.stalled]
+        out = {"gamma": self.gamma, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+        if self.best is not None:
+            out["best"] = torch.stack(self.best)
+        if self.anderson.images:
+            out["images"], out["residuals"] = torch.stack(self.anderson.images), torch.stack(self.anderson.residuals)
+        return out
+
+    @classmethod
+    def of(cls, arrays: dict[str, Shaped[Tensor, "..."]], device: torch.device) -> "Trail":
+        """The trail that `arrays` came from."""
+        level, may_end, passes, keep, bar, lowest, stalled = arrays["numbers"].tolist()
+        trail = cls(arrays["gamma"].to(device), level, bool(may_end), passes=int(passes), keep=int(keep))
+        trail.bar, trail.lowest, trail.stalled = bar, lowest, int(stalled)
+        if "best" in arrays:
+            gamma, columns = arrays["best"].to(device)
+            trail.best = gamma, columns
+        for name in ("images", "residuals"):
+            if name in arrays:
+                setattr(trail.anderson, name, list(arrays[name].to(device)))
+        return trail
+
+    def move(self, gamma: Float[Tensor, " m"], level: float) -> None:
+        """Go on at another eps, where nothing that was measured counts."""
+        self.gamma, self.level = gamma, level
+        self.best, self.bar, self.lowest = None, math.inf, math.inf
+        self.anderson = Anderson(MEMORY)
+
+
+Save = Callable[[Trail], None]
+
+
+def cold(kernel: Kernel, eps: float, std: float, tol: float, team: Team = ALONE) -> Trail:
+    """The start of a solve that nothing is known about."""
+    blurred = max(eps, BLUR * std)
+    gamma = kernel.closed_form(blurred)
+    return Trail(_thinned(kernel, blurred, std, team) if gamma is None else gamma, blurred, tol > CLOSE)
+
+
+def warm(kernel: Kernel, eps: float, g0: Float[Tensor, " m"]) -> Trail:
+    """The start of a solve from a potential of an earlier one."""
+    return Trail(kernel.gamma(g0, eps), eps, may_end=True, guess=True)
 
 
 def descend(
-    kernel: DotKernel,
+    kernel: Kernel,
     a: Float[Tensor, " n"],
     b: Float[Tensor, " m"],
     eps: float,
     std: float,
-    g0: Float[Tensor, " m"] | None,
+    trail: Trail,
     tol: float,
     max_passes: int,
-    progress: Progress | None,
+    *,
+    progress: Progress | None = None,
+    save: Save | None = None,
+    team: Team = ALONE,
 ) -> tuple[Sweep, int]:
     """Potentials at `eps` whose target marginal is within `tol`, or the best that was reached.
 
+    Args:
+        kernel, a, b, eps, std: the problem.
+        trail: where to start or to go on.
+        tol, max_passes: when to end.
+        progress: told the passes and the error after each.
+        save: given the trail before each pass but the first.
+        team: who shares the rows.
+
     Returns: the sweep over the final potentials, with its large entries and entropies, and the number of passes.
     """
-    blurred = max(eps, BLUR * std)
-    gaussian = kernel.gamma(gaussian_potential(kernel.rows, kernel.columns, a, b, blurred) - kernel.shift_g, blurred)
-    gamma, level = (gaussian, blurred) if g0 is None else (kernel.gamma(g0, eps), eps)
-    keep, may_end = FEW, g0 is not None or tol > CLOSE
-    best: Sweep | None = None
-    anderson, bar, lowest, stalled = Anderson(MEMORY), math.inf, math.inf, 0
+    share = Share(len(a), len(b), a.device, team)
     with Workers(a.device) as workers:
-        for passes in range(1, max_passes + 1):
-            if passes == max_passes and level != eps:  # the last pass is for the eps that was asked for
-                gamma, level, bar = kernel.rescaled(gamma, level / eps), eps, math.inf
-            may_end = may_end or passes == max_passes
-            current = sweep(kernel.bound(gamma, level), gamma, a, workers, keep=keep, entropies=may_end)
+        current: Sweep | None = None
+        while trail.passes < max_passes:
+            last_one = trail.passes + 1 == max_passes
+            if last_one and trail.level != eps:  # the last pass is for the eps that was asked for
+                trail.move(kernel.rescaled(trail.gamma, trail.level / eps), eps)
+            trail.may_end = trail.may_end or last_one
+            if save is not None and trail.passes:
+                save(trail)
+            logits = kernel.bound(trail.gamma, trail.level)
+            current = sweep(logits, trail.gamma, a, share, workers, keep=trail.keep, entropies=trail.may_end)
+            trail.passes += 1
             error = (current.columns - b).abs().sum().item()
             if progress is not None:
-                progress(passes, error)
-            if passes == 1 < max_passes and g0 is not None and error > FAR:
-                gamma, level, may_end = gaussian, blurred, False
+                progress(trail.passes, error)
+            if trail.guess and not last_one and error > FAR:
+                trail = replace(cold(kernel, eps, std, tol, team), passes=trail.passes)
                 continue
-            stalled = 0 if error < lowest else stalled + 1
-            lowest = min(lowest, error)
-            if error < bar:
-                best, bar = current, error
-            if level == eps and (error < tol or stalled > STALLED):
+            trail.guess = False
+            trail.stalled = 0 if error < trail.lowest else trail.stalled + 1
+            trail.lowest = min(trail.lowest, error)
+            better = error < trail.bar
+            if better:
+                trail.best, trail.bar = (current.gamma, current.columns), error
+            if trail.level == eps and (error < tol or trail.stalled > STALLED):
                 break
-            assert best is not None
-            if best is current:
-                following = max(eps, level / SHARPEN) if error < GOOD else level
-                surrogate = Surrogate(current, a, b, kernel.log_b)
-                solution, following = _propose(surrogate, level, following, max(0.2 * tol, 0.02 * error))
-                keep = MANY if solution.rest > 1 - NEARLY else FEW
-                may_end = error < max(CLOSE, tol)
-                if following != level:
-                    gamma, level, bar, lowest = solution.gamma, following, math.inf, math.inf
-                    anderson = Anderson(MEMORY)
+            if better:
+                following = max(eps, trail.level / SHARPEN) if error < GOOD else trail.level
+                surrogate = Surrogate(current, a, b, kernel.log_b, share, workers)
+                solution, following = _propose(surrogate, trail.level, following, max(0.2 * tol, 0.02 * error))
+                trail.keep = MANY if solution.rest > 1 - NEARLY else FEW
+                trail.may_end = error < max(CLOSE, tol)
+                if following != trail.level:
+                    trail.move(solution.gamma, following)
                 else:
-                    gamma = anderson.mix(current.gamma, solution.gamma)
+                    trail.gamma = trail.anderson.mix(current.gamma, solution.gamma)
             else:
-                gamma = best.gamma + (b / best.columns.clamp(min=1e-30)).log2()
-                anderson, bar = Anderson(MEMORY), math.inf
-        assert best is not None
-        if best.bits is None:
-            best = sweep(kernel.bound(best.gamma, eps), best.gamma, a, workers, keep=keep, entropies=True)
-            passes += 1
-    return best, passes
+                assert trail.best is not None
+                gamma, columns = trail.best
+                trail.gamma = gamma + (b / columns.clamp(min=1e-30)).log2()
+                trail.anderson, trail.bar = Anderson(MEMORY), math.inf
+        assert trail.best is not None
+        gamma, _ = trail.best
+        if current is None or current.gamma is not gamma or current.bits is None:
+            current = sweep(kernel.bound(gamma, eps), gamma, a, share, workers, keep=trail.keep, entropies=True)
+            trail.passes += 1
+    return current, trail.passes
 
 
 def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[Solution, float]:
@@ -99,3 +182,23 @@ def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -
         if solution.error < max(tol, 0.1) or following == level:
             return solution, following
         following = math.sqrt(level * following) if level / following > 1.5 else level
+
+
+def _thinned(kernel: Kernel, eps: float, std: float, team: Team) -> Float[Tensor, " m"]:
+    """gamma for a cost without a closed form: from zero, or from a thinned problem and one soft-min over its rows."""
+    problem = kernel.problem
+    if problem.n * problem.m <= SMALL:
+        return kernel.log_b
+    a, b = problem.weights()
+    rows, columns = (torch.arange(0, k, THINNED, device=a.device) for k in (problem.n, problem.m))
+    a, b = a[rows] / a[rows].sum(), b[columns] / b[columns].sum()
+    small = kernel_of(Problem(problem.x0[rows], problem.x1[columns], eps, a, b, problem.cost))
+    start = cold(small, eps, std, ROUGH)
+    last, _ = descend(small, a, b, eps, std, start, ROUGH, STALLED)
+    turned = replace(problem.turned(problem.x0[rows], a), eps=eps)
+    kernel_turned = kernel_of(turned)
+    gamma = kernel_turned.gamma(small.f(last.phi, eps), eps)
+    share = Share(problem.m, len(rows), a.device, team)
+    with Workers(a.device) as workers:
+        swept = sweep(kernel_turned.bound(gamma, eps), gamma, problem.weights()[1], share, workers)
+    return kernel.gamma(kernel_turned.f(share.gather(swept.phi), eps), eps)

@@ -8,36 +8,39 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ot.kernel import Bound
-from pipeline.ot.tiles import Workers
+from pipeline.ot.kernel import Logits
+from pipeline.ot.share import ALONE, Share, Team
+from pipeline.ot.tiles import Group, Workers
 
 CHUNK = 256  # columns
 
 
-def categorical(kernel: Bound, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+def categorical(kernel: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
     """Draw one column per row with probability 2^logits over the row's sum.
 
     Args:
         kernel: logits with gamma in place.
         u: uniforms in [0, 1), float64 [n].
+        team: who shares the rows; all get all draws.
     """
-    device = kernel.left.device
+    device = kernel.device
+    share = Share(kernel.n, kernel.m, device, team)
     width = -(-kernel.m // CHUNK) * CHUNK
-    drawn = torch.empty(kernel.n, dtype=torch.int64, device=device)
+    drawn = torch.zeros(kernel.n, dtype=torch.int64, device=device)
 
-    def work(group: list[slice]) -> None:
+    def work(group: Group) -> None:
         size = group[0].stop - group[0].start
         logits_buffer = kernel.empty(size, kernel.m)
         padded = kernel.empty(size, width).zero_()
         for rows in group:
-            logits = kernel.logits(rows, logits_buffer)
+            logits = kernel.tile(rows, logits_buffer)
             logits.sub_(logits.amax(1, keepdim=True))
             torch.exp2(logits, out=padded[: len(logits), : kernel.m])
             drawn[rows] = _invert(padded[: len(logits)], u[rows])
 
     with Workers(device) as workers:
-        list(workers.run(work, kernel.n, kernel.m))
-    return drawn
+        list(workers.map(work, share.groups()))
+    return share.gather(drawn)
 
 
 def _invert(weights: Float[Tensor, "r width"], u: Float[Tensor, " r"]) -> Int[Tensor, " r"]:

@@ -9,8 +9,9 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.ot.coupling import BlockReport, SparseCoupling
-from pipeline.ot.problem import Problem, centred
-from pipeline.ot.report import sharpness, squared_distances
+from pipeline.ot.kernel import kernel_of
+from pipeline.ot.problem import Problem
+from pipeline.ot.report import sharpness, transport_costs
 
 # float64 cost and plan, and about 32 bytes an arc inside the network simplex (measured, POT 0.9.7).
 BYTES_PER_ENTRY = 48
@@ -64,8 +65,8 @@ def solve_exact(problem: Problem) -> SparseCoupling:
     check_exact_memory(n, m)
     a, b = problem.weights()
     device = a.device
-    (centre0, rows), (_, columns) = centred(problem.x0, a), centred(problem.x1, b)
-    cost = -(rows @ columns.T).cpu().numpy()  # centred, since an offset would cost the dual its digits
+    kernel = kernel_of(problem)
+    cost = kernel.dense().cpu().numpy()  # without what the potentials absorb, which would cost the dual its digits
     plan, log = ot.emd(a.cpu().numpy(), b.cpu().numpy(), cost, numItermax=10**9, log=True)
     assert log["warning"] is None, log["warning"]
     v = torch.from_numpy(np.asarray(log["v"])).to(device)
@@ -78,7 +79,7 @@ def solve_exact(problem: Problem) -> SparseCoupling:
     plan[idle, (v.cpu().numpy() - cost[idle]).argmax(1)] = 1.0  # see SparseCoupling: rows of zero weight
     i, j = plan.nonzero()
     starts = np.searchsorted(i, np.arange(n + 1))
-    independent_cost, coupled_cost = squared_distances(problem, target, moment)
+    independent_cost, coupled_cost = transport_costs(kernel, target, moment)
     level, partners = sharpness(float(entropy_bits), a, b)
     report = BlockReport(
         method="exact",
@@ -97,4 +98,4 @@ def solve_exact(problem: Problem) -> SparseCoupling:
         seconds=time.perf_counter() - started,
     )
     starts_, j_, mass = (torch.from_numpy(part).to(device) for part in (starts, j, plan[i, j]))
-    return SparseCoupling(problem, starts_, j_, mass, v - columns @ centre0, report)
+    return SparseCoupling(problem, starts_, j_, mass, v + kernel.q, report)

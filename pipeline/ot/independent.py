@@ -3,8 +3,9 @@
 import time
 
 from pipeline.ot.coupling import BlockReport, IndependentCoupling
+from pipeline.ot.kernel import kernel_of
 from pipeline.ot.problem import Problem, entropy
-from pipeline.ot.report import sharpness, squared_distances
+from pipeline.ot.report import sharpness, transport_costs
 
 
 def independent(problem: Problem) -> IndependentCoupling:
@@ -12,7 +13,7 @@ def independent(problem: Problem) -> IndependentCoupling:
     started = time.perf_counter()
     a, b = problem.weights()
     level, partners = sharpness(entropy(a) + entropy(b), a, b)
-    apart = squared_distances(problem, b, 0.0)[0]
+    apart, _ = transport_costs(kernel_of(problem), b, 0.0)
     report = BlockReport(
         method="independent",
         n=problem.n,

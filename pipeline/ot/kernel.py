@@ -1,78 +1,194 @@
-"""The Gibbs kernel of the dot-product cost, as base-2 logits computed a tile at a time.
+"""The Gibbs kernel of a problem, as base-2 logits computed a tile at a time.
 
-Inside the solver everything is in base 2 and in centred coordinates: with s = log2(e) / eps,
+Inside the solver everything is in base 2: with s = log2(e) / eps and the cost split into C_ij = c_ij + p_i + q_j,
 
-    logits_ij = s x0_i . x1_j + gamma_j,    gamma_j = s g_j + log2 b_j,    phi_i = log2 sum_j 2^logits_ij = -s f_i,
+    logits_ij = -s c_ij + gamma_j,  gamma_j = s (g_j - q_j) + log2 b_j,  phi_i = log2 sum_j 2^logits_ij = s (p_i - f_i).
 
-so that one matrix product with a column more gives the logits. Base 2 because exp2, unlike exp, does not slow
-down where it underflows, which is where most entries lie at small eps. Centred because an offset of the data only moves
-the potentials, but would cost float32 its digits.
+Base 2 because exp2, unlike exp, does not slow down where it underflows, which is where most entries lie at small eps.
+Where c is an inner product, it is that of the centred points, since an offset of the data only moves the potentials but
+would cost float32 its digits, and one matrix product with a column more gives the logits.
 """
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ot.problem import Problem, centred
+from pipeline.ot.cost import CostFunction, centred, tile
+from pipeline.ot.gaussian import gaussian_potential
+from pipeline.ot.problem import Problem
 
 LOG2E = 1 / math.log(2)
 NEVER = -1e30  # a logit that stands for zero probability and, unlike -inf, survives subtraction
 
 
-class DotKernel:
-    """Logits of all rows and columns of `problem` (zero weights included), at any eps."""
+@runtime_checkable
+class Logits(Protocol):
+    """Logits with their `gamma` inside."""
 
-    def __init__(self, problem: Problem) -> None:
-        a, b = problem.weights()
-        self.dtype = problem.x0.dtype
-        self.log_b = torch.log2(b).clamp(min=NEVER)
-        (centre0, self.rows), (centre1, self.columns) = centred(problem.x0, a), centred(problem.x1, b)
-        # C = C_centred - x0 . centre1 - centre0 . columns: what each potential absorbs.
-        self.shift_f = problem.x0.double() @ centre1
-        self.shift_g = self.columns @ centre0
+    n: int
+    m: int
+    device: torch.device
+
+    def restrict(self, rows: Int[Tensor, " r"], columns: Int[Tensor, " c"]) -> "Logits":
+        """The same logits for some of the rows and columns."""
+
+    def tile(self, rows: slice, out: Float[Tensor, "_ m"]) -> Float[Tensor, "r m"]:
+        """Write the logits of some rows into the first rows of `out` and return them."""
+
+    def empty(self, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
+        """Room for a tile, of the kernel's type and device."""
+
+
+class Kernel:
+    """What the solver asks of a problem's geometry, at any eps; all rows and columns, zero weights included.
+
+    Args:
+        problem: whose points and weights.
+        p, q: the parts of the cost that the potentials absorb, float64 [n], [m].
+    """
+
+    def __init__(self, problem: Problem, p: Float[Tensor, " n"], q: Float[Tensor, " m"]) -> None:
+        self.problem, self.p, self.q = problem, p, q
+        self.log_b = torch.log2(problem.weights()[1]).clamp(min=NEVER)
 
     def gamma(self, g: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
         """The columns' part of the logits from the potential g, in units of the cost."""
-        return (g.double() + self.shift_g) * (LOG2E / eps) + self.log_b
+        return (g.double() - self.q) * (LOG2E / eps) + self.log_b
 
     def g(self, gamma: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
         """The potential g, in units of the cost, from the columns' part of the logits."""
-        return (gamma - self.log_b) * (eps / LOG2E) - self.shift_g
+        return (gamma - self.log_b) * (eps / LOG2E) + self.q
 
     def f(self, phi: Float[Tensor, " n"], eps: float) -> Float[Tensor, " n"]:
         """The potential f, in units of the cost, from the rows' log-sums."""
-        return -phi * (eps / LOG2E) - self.shift_f
+        return self.p - phi * (eps / LOG2E)
 
     def rescaled(self, gamma: Float[Tensor, " m"], sharpen: float) -> Float[Tensor, " m"]:
         """gamma of the same g at 1 / sharpen times the eps."""
         return (gamma - self.log_b) * sharpen + self.log_b
 
-    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> "Bound":
+    def closed_form(self, eps: float) -> Float[Tensor, " m"] | None:
+        """gamma of Gaussians with the data's moments, where the cost has such a formula."""
+        raise NotImplementedError
+
+    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> Logits:
         """The logits at `gamma` and `eps`, ready for tiles."""
+        raise NotImplementedError
+
+    def dense(self) -> Float[Tensor, "n m"]:
+        """c, written down in float64: for problems small enough."""
+        raise NotImplementedError
+
+
+def kernel_of(problem: Problem) -> Kernel:
+    """The kernel of the problem's cost."""
+    return CostKernel(problem) if callable(problem.cost) else InnerKernel(problem)
+
+
+class InnerKernel(Kernel):
+    """The dot product, c = -x.y, and the squared distance, c = -2 x.y, of the centred points x, y."""
+
+    def __init__(self, problem: Problem) -> None:
+        a, b = problem.weights()
+        (centre0, self.rows), (centre1, self.columns) = centred(problem.x0, a), centred(problem.x1, b)
+        if problem.cost == "dot":
+            self.factor = 1.0
+            p, q = -(problem.x0.double() @ centre1), -(self.columns @ centre0)
+        else:
+            self.factor = 2.0
+            apart = centre0 - centre1
+            p = self.rows.square().sum(1) + 2 * (self.rows @ apart) + apart @ apart
+            q = self.columns.square().sum(1) - 2 * (self.columns @ apart)
+        super().__init__(problem, p, q)
+
+    def closed_form(self, eps: float) -> Float[Tensor, " m"]:
+        """See `Kernel.closed_form`."""
+        a, b = self.problem.weights()
+        dot_eps = eps / self.factor
+        return gaussian_potential(self.rows, self.columns, a, b, dot_eps) * (LOG2E / dot_eps) + self.log_b
+
+    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> "InnerLogits":
+        """See `Kernel.bound`."""
+        dtype = self.problem.x0.dtype
         one = self.rows.new_ones(len(self.rows), 1)
-        left = torch.cat([self.rows * (LOG2E / eps), one], 1)
+        left = torch.cat([self.rows * (self.factor * LOG2E / eps), one], 1)
         right = torch.cat([self.columns, gamma[:, None]], 1)
-        return Bound(left.to(self.dtype), right.to(self.dtype))
+        return InnerLogits(left.to(dtype), right.to(dtype))
+
+    def dense(self) -> Float[Tensor, "n m"]:
+        """See `Kernel.dense`."""
+        return (self.rows @ self.columns.T).mul_(-self.factor)
 
 
-class Bound:
-    """Logits with their `gamma` inside: rows of `left` times columns of `right`, restricted freely."""
+class InnerLogits:
+    """Rows of `left` [n, k] times rows of `right` [m, k]; see `Logits`."""
 
     def __init__(self, left: Float[Tensor, "n k"], right: Float[Tensor, "m k"]) -> None:
         self.left, self.right = left, right
-        self.n, self.m = len(left), len(right)
+        self.n, self.m, self.device = len(left), len(right), left.device
 
-    def restrict(self, rows: Int[Tensor, " r"], columns: Int[Tensor, " c"]) -> "Bound":
-        """The same logits for some of the rows and columns."""
-        return Bound(self.left[rows], self.right[columns])
+    def restrict(self, rows: Int[Tensor, " r"], columns: Int[Tensor, " c"]) -> "InnerLogits":
+        """See `Logits.restrict`."""
+        return InnerLogits(self.left[rows], self.right[columns])
 
-    def logits(self, rows: slice, out: Float[Tensor, "_ m"]) -> Float[Tensor, "r m"]:
-        """Write the logits of the tile `rows` into the first rows of `out` and return them."""
+    def tile(self, rows: slice, out: Float[Tensor, "_ m"]) -> Float[Tensor, "r m"]:
+        """See `Logits.tile`."""
         left = self.left[rows]
         return torch.mm(left, self.right.T, out=out[: len(left)])
 
     def empty(self, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
-        """Room for a tile, of the kernel's type and device."""
+        """See `Logits.empty`."""
         return self.left.new_empty(rows, columns)
+
+
+class CostKernel(Kernel):
+    """A cost given as a function of tiles."""
+
+    def __init__(self, problem: Problem) -> None:
+        a, b = problem.weights()
+        super().__init__(problem, torch.zeros_like(a), torch.zeros_like(b))
+
+    def closed_form(self, eps: float) -> None:
+        """There is none; see descent.py for where such a solve starts."""
+
+    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> "CostLogits":
+        """See `Kernel.bound`."""
+        problem = self.problem
+        assert callable(problem.cost)
+        return CostLogits(problem.cost, problem.x0, problem.x1, -LOG2E / eps, gamma.to(problem.x0.dtype))
+
+    def dense(self) -> Float[Tensor, "n m"]:
+        """See `Kernel.dense`."""
+        assert callable(self.problem.cost)
+        return tile(self.problem.cost, self.problem.x0.double(), self.problem.x1.double())
+
+
+class CostLogits:
+    """`scale` times the cost plus `gamma`; see `Logits`."""
+
+    def __init__(
+        self,
+        cost: CostFunction,
+        x0: Float[Tensor, "n d"],
+        x1: Float[Tensor, "m d"],
+        scale: float,
+        gamma: Float[Tensor, " m"],
+    ) -> None:
+        self.cost, self.x0, self.x1, self.scale, self.gamma = cost, x0, x1, scale, gamma
+        self.n, self.m, self.device = len(x0), len(x1), x0.device
+
+    def restrict(self, rows: Int[Tensor, " r"], columns: Int[Tensor, " c"]) -> "CostLogits":
+        """See `Logits.restrict`."""
+        return CostLogits(self.cost, self.x0[rows], self.x1[columns], self.scale, self.gamma[columns])
+
+    def tile(self, rows: slice, out: Float[Tensor, "_ m"]) -> Float[Tensor, "r m"]:
+        """See `Logits.tile`."""
+        cost = tile(self.cost, self.x0[rows], self.x1)
+        return torch.add(self.gamma, cost, alpha=self.scale, out=out[: len(cost)])
+
+    def empty(self, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
+        """See `Logits.empty`."""
+        return self.x0.new_empty(rows, columns)

@@ -1,17 +1,15 @@
-"""A coupling problem and its closed-form quantities.
+"""A coupling problem. Shapes: n source rows, m target rows, d features."""
 
-Shapes: n source rows, m target rows, d features. The cost is the negative dot product C = -x0 x1^T everywhere: at the
-same absolute eps it has the same plan as 0.5|x0 - x1|^2, whose norms the potentials absorb.
-"""
-
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.ot.cost import Cost, Moments, moments
+from pipeline.ot.share import ALONE, Team
+from pipeline.ot.tiles import Workers
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,8 @@ class Problem:
         eps: absolute regularisation in units of the cost; the exact and the independent coupling ignore it.
         a: source weights [n] summing to 1, zeros allowed; None is uniform.
         b: target weights [m], likewise.
+        cost: "dot" (-x0 x1^T), "sqeuclidean" (|x0 - x1|^2), or a function of tiles [r, d], [c, d] -> [r, c].
+        known: the cost's moments, where they were found before.
 
     Raises:
         InputError: shapes, dtypes or devices that disagree, values that are not finite, weights that are negative
@@ -35,6 +35,8 @@ class Problem:
     eps: float
     a: Float[Tensor, " n"] | None = None
     b: Float[Tensor, " m"] | None = None
+    cost: Cost = "dot"
+    known: Moments | None = None
 
     def __post_init__(self) -> None:
         _check_points(self.x0, self.x1)
@@ -55,6 +57,25 @@ class Problem:
         """Both marginals in float64, each summing to 1 to its precision."""
         return marginal(self.a, self.x0), marginal(self.b, self.x1)
 
+    def turned(self, x1: Float[Tensor, "k d"], b: Float[Tensor, " k"] | None) -> "Problem":
+        """The target rows as the source, without weights, against some of the source rows with weights b."""
+        cost = self.cost
+        swapped = (lambda ours, theirs: cost(theirs, ours).T) if callable(cost) else cost
+        return Problem(self.x1, x1, self.eps, None, b, swapped)
+
+    def measured(self, team: Team = ALONE) -> "Problem":
+        """The same problem with its cost's moments known."""
+        if self.known is not None:
+            return self
+        with Workers(self.x0.device):
+            return replace(self, known=moments(self.cost, self.x0, self.x1, *self.weights(), team))
+
+    def at(self, rel_eps: float, team: Team = ALONE) -> "Problem":
+        """The same problem with eps = rel_eps std(C)."""
+        measured = self.measured(team)
+        assert measured.known is not None
+        return replace(measured, eps=rel_eps * measured.known.std)
+
 
 def marginal(weights: Float[Tensor, " k"] | None, points: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:
     """`weights` in float64, normalised; uniform over `points` where None."""
@@ -69,45 +90,24 @@ def entropy(weights: Float[Tensor, " k"]) -> float:
     return torch.special.entr(weights.double()).sum().item()
 
 
-def centred(
-    points: Float[Tensor, "k d"], weights: Float[Tensor, " k"]
-) -> tuple[Float[Tensor, " d"], Float[Tensor, "k d"]]:
-    """The weighted mean of the rows and the rows without it, in float64."""
-    exact = points.double()
-    centre = exact.T @ weights
-    return centre, exact - centre
-
-
 def cost_std(
     x0: Float[Tensor, "n d"],
     x1: Float[Tensor, "m d"],
     a: Float[Tensor, " n"] | None = None,
     b: Float[Tensor, " m"] | None = None,
+    cost: Cost = "dot",
 ) -> float:
-    """Standard deviation of C_ij = -x0_i . x1_j over the product of the marginals, in closed form.
-
-    With means u0, u1 and covariances S0, S1 it is Var C = <S0, S1> + u1.S0 u1 + u0.S1 u0, which, unlike
-    E[C^2] - E[C]^2, does not cancel when the data have an offset. O((n + m) d^2), float64, never n x m.
+    """Standard deviation of the cost over the product of the marginals: what a relative eps is relative to.
 
     Args:
-        x0: source rows [n, d]; x1: target rows [m, d]; a, b: weights [n], [m] summing to 1, None is uniform.
+        x0, x1, a, b, cost: as for `Problem`.
 
     Raises:
         InputError: as `Problem`.
     """
-    _check_points(x0, x1)
-    _check_weights("a", a, x0)
-    _check_weights("b", b, x1)
-    u0, s0 = _moments(x0, marginal(a, x0))
-    u1, s1 = _moments(x1, marginal(b, x1))
-    return math.sqrt(max(0.0, ((s0 * s1).sum() + u1 @ s0 @ u1 + u0 @ s1 @ u0).item()))
-
-
-def _moments(
-    points: Float[Tensor, "k d"], weights: Float[Tensor, " k"]
-) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
-    centre, rows = centred(points, weights)
-    return centre, (rows * weights[:, None]).T @ rows
+    known = Problem(x0, x1, 0.0, a, b, cost).measured().known
+    assert known is not None
+    return known.std
 
 
 def _check_points(x0: Tensor, x1: Tensor) -> None:

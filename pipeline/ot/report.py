@@ -5,7 +5,9 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.ot.problem import Problem, centred, entropy
+from pipeline.ot.cost import centred
+from pipeline.ot.kernel import InnerKernel, Kernel
+from pipeline.ot.problem import Problem, entropy
 
 
 def sharpness(plan_entropy: float, a: Float[Tensor, " n"], b: Float[Tensor, " m"]) -> tuple[float, float]:
@@ -18,14 +20,23 @@ def sharpness(plan_entropy: float, a: Float[Tensor, " n"], b: Float[Tensor, " m"
     return level, math.exp(plan_entropy - mean_entropy)
 
 
-def squared_distances(problem: Problem, target: Float[Tensor, " m"], coupled_cost: float) -> tuple[float, float]:
-    """E|x0 - x1|^2 under the product of the marginals and under a coupling P.
+def transport_costs(kernel: Kernel, target: Float[Tensor, " m"], moment: float) -> tuple[float, float]:
+    """E|x0 - x1|^2, or the user's cost, under the product of the marginals and under a coupling P.
 
     Args:
-        problem: the block.
+        kernel: of the problem.
         target: the target marginal that P really has [m].
-        coupled_cost: <P, C> of the centred points, C = -x0 x1^T.
+        moment: <P, c>, c what the kernel's potentials do not absorb of the cost.
     """
+    if isinstance(kernel, InnerKernel):
+        return _squared_distances(kernel.problem, target, moment / kernel.factor)
+    known = kernel.problem.measured().known
+    assert known is not None
+    return known.mean, moment
+
+
+def _squared_distances(problem: Problem, target: Float[Tensor, " m"], coupled_cost: float) -> tuple[float, float]:
+    """From <P, C>, C = -x0 x1^T of the centred points."""
     a, b = problem.weights()
     (centre0, rows), (centre1, columns) = centred(problem.x0, a), centred(problem.x1, b)
     apart = centre0 - centre1

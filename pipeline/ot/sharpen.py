@@ -8,9 +8,10 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.ot.coupling import EntropicCoupling
-from pipeline.ot.descent import BLUR, GOOD, SHARPEN, Progress, descend
+from pipeline.ot.descent import BLUR, GOOD, SHARPEN, Progress, cold, descend, warm
 from pipeline.ot.kernel import LOG2E
 from pipeline.ot.problem import Problem, entropy
+from pipeline.ot.share import ALONE, Team
 from pipeline.ot.sinkhorn import Block, check_limits, finish
 from pipeline.ot.surrogate import Surrogate
 from pipeline.ot.sweep import Sweep
@@ -30,6 +31,7 @@ def solve_for_entropy(
     tol: float = 1e-3,
     max_passes: int = 20_000,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> EntropicCoupling:
     """Find the eps whose coupling has the sharpness E = 2 H(P) / (H(a) + H(b)) - 1, and that coupling.
 
@@ -40,7 +42,7 @@ def solve_for_entropy(
     Args:
         problem: the block; its eps is ignored, and the coupling's problem holds the one found.
         sharpness: in (0, 1); 0 a permutation, 1 independent.
-        tol, max_passes, progress: as `solve_sinkhorn`, over all passes.
+        tol, max_passes, progress, team: as `solve_sinkhorn`, over all passes.
 
     Raises:
         InputError: a sharpness outside (0, 1), tol or max_passes out of range, or marginals of which one is a point.
@@ -48,8 +50,12 @@ def solve_for_entropy(
     if not 0 < sharpness < 1:
         raise InputError(f"entropy={sharpness!r}: lies between 0 (a permutation) and 1 (independent); give 0.1, say")
     check_limits(tol, max_passes)
+    with Workers(problem.x0.device):
+        return _solve(Block(problem, team), sharpness, tol, max_passes, progress)
+
+
+def _solve(block: Block, sharpness: float, tol: float, max_passes: int, progress: Progress | None) -> EntropicCoupling:
     started = time.perf_counter()
-    block = Block(problem)
     if min(len(block.a), len(block.b)) == 1 or block.std == 0:
         raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
     marginals = (entropy(block.a) + entropy(block.b)) / 2
@@ -58,9 +64,11 @@ def solve_for_entropy(
     def solve(accuracy: float) -> tuple[Sweep, int, float]:
         told = None if progress is None else (lambda new, error, before=passes: progress(before + new, error))
         left = max(1, max_passes - passes)
-        last, new = descend(block.kernel, block.a, block.b, eps, block.std, start, accuracy, left, told)
+        kernel, std = block.kernel, block.std
+        trail = cold(kernel, eps, std, accuracy, block.team) if start is None else warm(kernel, eps, start)
+        last, new = descend(kernel, block.a, block.b, eps, std, trail, accuracy, left, progress=told, team=block.team)
         assert last.bits is not None
-        return last, passes + new, (entropy(block.a) + (block.a @ last.bits).item() / LOG2E) / marginals - 1
+        return last, passes + new, (entropy(block.a) + block.share.total(block.a * last.bits) / LOG2E) / marginals - 1
 
     last, passes, reached = solve(GOOD)
     while reached < sharpness and passes < max_passes:
@@ -83,8 +91,8 @@ def solve_for_entropy(
 
 def _search(block: Block, last: Sweep, eps: float, wanted: float) -> tuple[float, Float[Tensor, " m"]]:
     """Bisect log eps on the stand-in of the sweep `last` until its entropy is the `wanted` one, in nats."""
-    with Workers(block.a.device):
-        surrogate = Surrogate(last, block.a, block.b, block.kernel.log_b)
+    with Workers(block.a.device) as workers:
+        surrogate = Surrogate(last, block.a, block.b, block.kernel.log_b, block.share, workers)
         low, high = -math.log2(SHARPEN), 1.0
         for _ in range(HALVINGS):
             middle = (low + high) / 2

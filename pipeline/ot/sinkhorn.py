@@ -10,10 +10,11 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.ot.coupling import BlockReport, EntropicCoupling
-from pipeline.ot.descent import Progress, descend
-from pipeline.ot.kernel import LOG2E, DotKernel
-from pipeline.ot.problem import Problem, cost_std, entropy
-from pipeline.ot.report import sharpness, squared_distances
+from pipeline.ot.descent import Progress, Save, Trail, cold, descend, warm
+from pipeline.ot.kernel import LOG2E, kernel_of
+from pipeline.ot.problem import Problem, entropy
+from pipeline.ot.report import sharpness, transport_costs
+from pipeline.ot.share import ALONE, Share, Team
 from pipeline.ot.sweep import Sweep, sweep
 from pipeline.ot.tiles import Workers
 
@@ -25,6 +26,9 @@ def solve_sinkhorn(
     max_passes: int = 20_000,
     g0: Float[Tensor, " m"] | None = None,
     progress: Progress | None = None,
+    team: Team = ALONE,
+    trail: Trail | None = None,
+    save: Save | None = None,
 ) -> EntropicCoupling:
     """Find potentials whose plan has marginals within `tol` in L1 (Cuturi 2013; arXiv 2506.05526).
 
@@ -36,9 +40,13 @@ def solve_sinkhorn(
         max_passes: passes over the n x m entries before giving up.
         g0: a potential to start from, in units of the cost [m], such as `Coupling.g` of an earlier block.
         progress: called after every pass with the passes so far and the error.
+        team: processes that solve the block together; each calls this with the same arguments and gets the same answer.
+        trail: where an earlier solve of the same problem stood, to go on from there to the same bits.
+        save: given the trail before each pass but the first.
 
     Raises:
-        InputError: eps, tol or max_passes out of range, or a g0 that does not match.
+        InputError: eps, tol or max_passes out of range, a g0 that does not match, or more members than rows can keep
+            busy.
     """
     if not (problem.eps > 0 and math.isfinite(problem.eps)):
         raise InputError(f"eps={problem.eps!r}: the regularisation must be positive and finite; give a larger eps")
@@ -46,10 +54,15 @@ def solve_sinkhorn(
     if g0 is not None and (g0.shape != (problem.m,) or not bool(torch.isfinite(g0).all())):
         raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
     started = time.perf_counter()
-    block = Block(problem)
-    start = None if g0 is None else g0[block.target]
-    last, passes = descend(block.kernel, block.a, block.b, problem.eps, block.std, start, tol, max_passes, progress)
-    return finish(block, problem.eps, last, tol, passes, started)
+    with Workers(problem.x0.device):
+        block = Block(problem, team)
+        kernel, eps, std = block.kernel, problem.eps, block.std
+        if trail is None:
+            trail = cold(kernel, eps, std, tol, team) if g0 is None else warm(kernel, eps, g0[block.target])
+        last, passes = descend(
+            kernel, block.a, block.b, eps, std, trail, tol, max_passes, progress=progress, save=save, team=team
+        )
+        return finish(block, eps, last, tol, passes, started)
 
 
 def check_limits(tol: float, max_passes: int) -> None:
@@ -61,32 +74,40 @@ def check_limits(tol: float, max_passes: int) -> None:
 
 
 class Block:
-    """A problem without its rows of zero weight, ready to be solved."""
+    """A problem without its rows of zero weight, ready to be solved by a team."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.whole = problem
+    def __init__(self, problem: Problem, team: Team) -> None:
+        self.whole, self.team = problem.measured(team), team
+        assert self.whole.known is not None
+        self.std = self.whole.known.std
         a, b = problem.weights()
         source, self.target = a.nonzero()[:, 0], b.nonzero()[:, 0]
         self.a, self.b = a[source], b[self.target]
-        self.supported = problem
+        self.supported = self.whole
         if len(self.a) < problem.n or len(self.b) < problem.m:
-            self.supported = Problem(problem.x0[source], problem.x1[self.target], problem.eps, self.a, self.b)
-        self.kernel = DotKernel(self.supported)
-        self.std = cost_std(problem.x0, problem.x1, problem.a, problem.b)
+            self.supported = replace(self.whole, x0=problem.x0[source], x1=problem.x1[self.target], a=self.a, b=self.b)
+        self.kernel = kernel_of(self.supported)
+        self.share = Share(len(self.a), len(self.b), a.device, team)
+        most = len(self.share.sections)
+        if team.size > most:
+            raise InputError(
+                f"cluster.actors_per_block={team.size}: a block of {len(self.a)} source rows keeps {most} busy; lower "
+                "it"
+            )
 
 
 def finish(block: Block, eps: float, last: Sweep, tol: float, passes: int, started: float) -> EntropicCoupling:
     """The coupling and its report from the sweep over the final potentials at `eps`."""
-    problem = replace(block.whole, eps=eps)
-    f, g = block.kernel.f(last.phi, eps), block.kernel.g(last.gamma, eps)
+    problem, share, kernel = replace(block.whole, eps=eps), block.share, block.kernel
+    f, g = kernel.f(share.gather(last.phi), eps), kernel.g(last.gamma, eps)
     if block.supported is not block.whole:
         f, g = _extend(problem, block, f, g)
     a, b = block.a, block.b
     assert last.bits is not None
-    # <P, C>: the rows' mean logits are phi - H(P(. | i)), and they are s x0 . x1 + gamma.
-    mean_logit = (a @ (last.phi - last.bits) - last.columns @ last.gamma).item()
-    independent, coupled = squared_distances(block.supported, last.columns, -mean_logit * eps / LOG2E)
-    level, partners = sharpness(entropy(a) + (a @ last.bits).item() / LOG2E, a, b)
+    # <P, c>: the rows' mean logits are phi - H(P(. | i)), and they are -s c + gamma.
+    mean_logit = share.total(a * (last.phi - last.bits)) - (last.columns @ last.gamma).item()
+    independent, coupled = transport_costs(kernel, last.columns, -mean_logit * eps / LOG2E)
+    level, partners = sharpness(entropy(a) + share.total(a * last.bits) / LOG2E, a, b)
     error = (last.columns - b).abs().sum().item()
     report = BlockReport(
         method="sinkhorn",
@@ -104,23 +125,28 @@ def finish(block: Block, eps: float, last: Sweep, tol: float, passes: int, start
         converged=error < tol,
         seconds=time.perf_counter() - started,
     )
-    return EntropicCoupling(problem, f, g, report)
+    return EntropicCoupling(problem, f, g, report, block.team)
 
 
 def _extend(
     problem: Problem, block: Block, f: Float[Tensor, " n_support"], g: Float[Tensor, " m_support"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
     """Potentials of the rows of zero weight: the soft-min of the other side's, which all other rows satisfy already."""
-    supported = block.supported
-    full_g = _softmin(Problem(problem.x1, supported.x0, problem.eps, None, supported.a), f)
+    supported, team = block.supported, block.team
+    full_g = softmin(problem.turned(supported.x0, supported.a), f, team)
     full_g[block.target] = g
-    return _softmin(Problem(problem.x0, supported.x1, problem.eps, None, supported.b), g), full_g
+    return softmin(replace(problem, a=None, x1=supported.x1, b=supported.b, known=None), g, team), full_g
 
 
-def _softmin(problem: Problem, g: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    """f_i = -eps log sum_j b_j exp((g_j - C_ij) / eps)."""
-    kernel = DotKernel(problem)
+def softmin(problem: Problem, g: Float[Tensor, " m"], team: Team = ALONE) -> Float[Tensor, " n"]:
+    """f_i = -eps log sum_j b_j exp((g_j - C_ij) / eps), one half-pass.
+
+    Args:
+        problem: whose x0, x1, b and eps are used; g: in units of the cost [m]; team: who shares the rows.
+    """
+    kernel = kernel_of(problem)
     gamma = kernel.gamma(g, problem.eps)
+    share = Share(problem.n, problem.m, gamma.device, team)
     with Workers(gamma.device) as workers:
-        swept = sweep(kernel.bound(gamma, problem.eps), gamma, problem.weights()[0], workers)
-    return kernel.f(swept.phi, problem.eps)
+        swept = sweep(kernel.bound(gamma, problem.eps), gamma, problem.weights()[0], share, workers)
+    return kernel.f(share.gather(swept.phi), problem.eps)

@@ -4,24 +4,30 @@ The large entries of the plan are kept one by one, all others together as the ra
 their row sums r and column sums c. Because the rest is kept, no row or column can starve, and the stand-in has
 exactly the marginals that the sweep measured; because the large entries are kept with their logits, it can be solved at
 a smaller eps than it was made at. What it misses, the next sweep measures.
+
+Each process keeps the entries of its own rows; an iteration sums one number a column over the processes.
 """
 
 import math
 import warnings
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from pipeline.ot.anderson import Anderson
+from pipeline.ot.share import UNIT, Share
 from pipeline.ot.sweep import Sweep
+from pipeline.ot.tiles import Workers
 
 MEMORY = 8
 ITERATIONS = 500
 BOUND = 900.0  # of |log2 v|: float64 holds v and what it multiplies
 LEAST = 1e-30  # the rest's least share of a column, so that every column can be reached
 TINY = 1e-300
+BUSY = 2**17  # entries that are worth a thread's start
 
 
 class Solution(NamedTuple):
@@ -34,70 +40,143 @@ class Solution(NamedTuple):
 
 
 class Surrogate:
-    """The stand-in for the plan with marginals a, b that `sweep` found."""
+    """The stand-in for the plan with marginals a, b that `sweep` found on `share`."""
 
     def __init__(
-        self, sweep: Sweep, a: Float[Tensor, " n"], b: Float[Tensor, " m"], log_b: Float[Tensor, " m"]
+        self,
+        sweep: Sweep,
+        a: Float[Tensor, " n"],
+        b: Float[Tensor, " m"],
+        log_b: Float[Tensor, " m"],
+        share: Share,
+        workers: Workers,
     ) -> None:
         assert sweep.entries is not None
-        self.gamma, self.a, self.b, self.log_b = sweep.gamma, a, b, log_b
+        self.gamma, self.a, self.b, self.log_b, self.share, self.workers = sweep.gamma, a, b, log_b, share, workers
         self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits.double()
-        self.by_column = self.j.argsort(stable=True)
-        self.pattern = _starts(self.i, len(a)), self.j
-        self.transposed_pattern = _starts(self.j[self.by_column], len(b)), self.i[self.by_column]
-        by_rows, by_columns = self._kernel(self.logits.exp2())
-        self.rest_of_row = (1 - by_rows @ torch.ones_like(b)).clamp(min=0)
-        rest_of_column = (sweep.columns - by_columns @ a).clamp(min=LEAST)
+        bounds = [share.sections[k].start for k in share.mine] + [share.rows.stop]
+        self.cuts = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
+        runs = min(len(share.mine), workers.threads, 1 + len(self.i) // BUSY)
+        ends = [len(share.mine) * k // runs for k in range(runs + 1)]
+
+        def cut(run: tuple[int, int]) -> Part:
+            entries = slice(self.cuts[run[0]], self.cuts[run[1]])
+            return Part(self.i[entries], self.j[entries], bounds[run[0] : run[1] + 1], entries, len(b))
+
+        self.parts = list(workers.map(cut, list(pairwise(ends))))
+        mass = self.logits.exp2()
+        self.rest_of_row = torch.zeros_like(a)
+        for part in self.parts:
+            part.fill(mass, torch.zeros_like(a))
+            self.rest_of_row[part.rows] = (1 - part.kernel @ torch.ones_like(b)).clamp(min=0)
+        kept_of_columns = torch.zeros_like(sweep.gamma, dtype=torch.int64)
+        for masses in workers.map(lambda part: part.spread(a, torch.zeros_like(b), torch.ones_like(b)), self.parts):
+            kept_of_columns += masses
+        rest_of_column = (sweep.columns - share.masses(kept_of_columns)).clamp(min=LEAST)
         self.rest_of_column = rest_of_column / rest_of_column.sum()
-        self.entropy_of_rest = torch.full_like(a[0], math.nan)
+        self.entropy_of_rest = math.nan
         if sweep.bits is not None:
             # The sweep knows the entropy of the whole plan, hence that of the rest as a distribution of its own.
-            rest = (a @ self.rest_of_row).clamp(min=TINY)
-            kept = _entropy(a[self.i] * self.logits.exp2())
-            total = _entropy(a) + (a @ sweep.bits) * math.log(2)
-            self.entropy_of_rest = (total - kept - _entropy(rest)).clamp(min=0) / rest
+            rest = max(share.total(a * self.rest_of_row), TINY)
+            total = _entropy(a).item() + share.total(a * sweep.bits) * math.log(2)
+            left = total - self._entropy_of(a[self.i] * mass) + rest * math.log(rest)
+            self.entropy_of_rest = max(0.0, left) / rest
 
     def solve(self, sharpen: float, tol: float) -> Solution:
         """Sinkhorn with Anderson acceleration on the stand-in, at 1 / sharpen times the sweep's eps."""
         log_b = self.log_b[self.j]
         logits = (self.logits - log_b) * sharpen + log_b
         top = torch.zeros_like(self.a).scatter_reduce_(0, self.i.long(), logits, "amax", include_self=False)
-        kernel, transposed = self._kernel((logits - top[self.i]).exp2())
+        mass = (logits - top[self.i]).exp2()
         # An entry that was left out lies below every one kept, and shrinks by at least as much.
-        fading = (self.logits.min() - self.log_b.mean()) * (sharpen - 1) - top
+        least = self.share.each([self.logits[low:high].min() for low, high in pairwise(self.cuts)])
+        fading = (least.min() - self.log_b.mean()) * (sharpen - 1) - top
         r, c = self.rest_of_row * fading.clamp(max=BOUND).exp2(), self.rest_of_column
+        list(self.workers.map(lambda part: part.fill(mass, r), self.parts))
 
         x = torch.zeros_like(self.b)
-        best, least, anderson = x, math.inf, Anderson(MEMORY)
-        scaling = torch.ones_like(self.a)
+        best, error, anderson = x, math.inf, Anderson(MEMORY)
+        u = scaling = torch.ones_like(self.a)
         for _ in range(ITERATIONS):
             v = x.exp2()
-            u = self.a / (kernel @ v + r * (c @ v)).clamp(min=TINY)
-            column = v * (transposed @ u + c * (r @ u))
-            error = (column - self.b).abs().sum().item()
-            if error < least:
-                best, least, scaling = x, error, u
-            if error < tol:
+            u, column = self._iterate(v, r, c)
+            now = (column - self.b).abs().sum().item()
+            if now < error:
+                best, error, scaling = x, now, u
+            if now < tol:
                 break
-            x = anderson.mix(x, x + (self.b / column.clamp(min=TINY)).log2()).clamp(-BOUND, BOUND)
+            x = anderson.mix(x, x + (self.b / column.clamp(min=1 / UNIT)).log2()).clamp(-BOUND, BOUND)
         kept = (scaling.log2()[self.i] + best[self.j] + logits - top[self.i]).exp2()
-        rest = (scaling @ r) * (c @ best.exp2())
-        nats = _entropy(kept) + _entropy(rest) + rest * self.entropy_of_rest
-        return Solution((self.gamma - self.log_b) * sharpen + self.log_b + best, least, rest.item(), nats.item())
+        rest = self.share.total(scaling * r) * (c @ best.exp2()).item()
+        nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
+        return Solution((self.gamma - self.log_b) * sharpen + self.log_b + best, error, rest, nats)
 
-    def _kernel(self, mass: Float[Tensor, " k"]) -> tuple[Tensor, Tensor]:
-        """The entries as a sparse matrix [n, m] and as its transpose, both stored by rows for fast products."""
-        n, m = len(self.a), len(self.b)
-        return _csr(*self.pattern, mass, (n, m)), _csr(*self.transposed_pattern, mass[self.by_column], (m, n))
+    def _iterate(
+        self, v: Float[Tensor, " m"], r: Float[Tensor, " n"], c: Float[Tensor, " m"]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+        """The rows' scaling that fits the columns' scaling v, and the columns' masses under both."""
+        u, masses = torch.zeros_like(self.a), torch.zeros_like(self.b, dtype=torch.int64)
+        outside = c @ v
+
+        def work(part: Part) -> Int64[Tensor, " m"]:
+            rows = part.rows
+            u[rows] = self.a[rows] / (part.kernel @ v + r[rows] * outside).clamp(min=TINY)
+            return part.spread(u, c, v)
+
+        for counted in self.workers.map(work, self.parts):
+            masses += counted
+        return u, self.share.masses(masses)
+
+    def _entropy_of(self, masses: Float[Tensor, " k"]) -> float:
+        """The sum of -p log p over the kept entries of all processes."""
+        each = [_entropy(masses[low:high]) for low, high in pairwise(self.cuts)]
+        return self.share.each(each).sum().item()
+
+
+class Part:
+    """The kept entries of some consecutive sections, as a sparse matrix by rows and by columns.
+
+    By columns each section is apart, with a last column for the rest, since what a section adds must not depend on
+    which others stand beside it.
+
+    Args:
+        i, j: rows and columns of the entries, sorted by rows.
+        bounds: the sections' first rows, and the end.
+        entries: where these entries stand among all.
+        m: columns.
+    """
+
+    def __init__(self, i: Int[Tensor, " k"], j: Int[Tensor, " k"], bounds: list[int], entries: slice, m: int) -> None:
+        self.rows, self.entries, self.m = slice(bounds[0], bounds[-1]), entries, m
+        rows = torch.arange(bounds[0], bounds[-1], dtype=i.dtype, device=i.device)
+        self.pattern = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True), j
+        self.sections = len(bounds) - 1
+        every = torch.cat([i, rows])
+        section = torch.bucketize(every, every.new_tensor(bounds[1:-1]), right=True)
+        place = section * (m + 1) + torch.cat([j, torch.full_like(rows, m)])
+        self.by_column = place.argsort(stable=True)
+        starts = torch.arange(self.sections * (m + 1) + 1, device=i.device)
+        self.transposed_pattern = (
+            torch.searchsorted(place[self.by_column], starts, out_int32=True),
+            every[self.by_column] - bounds[0],
+        )
+
+    def fill(self, mass: Float[Tensor, " entries"], r: Float[Tensor, " n"]) -> None:
+        """Put in the values of the kept entries, and the rest's row sums."""
+        count = self.rows.stop - self.rows.start
+        values = mass[self.entries]
+        self.kernel = _csr(*self.pattern, values, (count, self.m))
+        by_column = torch.cat([values, r[self.rows]])[self.by_column]
+        self.transposed = _csr(*self.transposed_pattern, by_column, (self.sections * (self.m + 1), count))
+
+    def spread(self, u: Float[Tensor, " n"], c: Float[Tensor, " m"], v: Float[Tensor, " m"]) -> Int64[Tensor, " m"]:
+        """The masses v (K^T u + c r.u) of these rows, in integers."""
+        sums = (self.transposed @ u[self.rows]).view(self.sections, self.m + 1)
+        return torch.addr(sums[:, :-1], sums[:, -1], c).mul_(v * UNIT).sum(0, dtype=torch.int64)
 
 
 def _entropy(masses: Float[Tensor, "*k"]) -> Float[Tensor, ""]:
     return torch.special.entr(masses).sum()
-
-
-def _starts(sorted_rows: Int[Tensor, " k"], n: int) -> Int[Tensor, " starts"]:
-    rows = torch.arange(n + 1, dtype=sorted_rows.dtype, device=sorted_rows.device)
-    return torch.searchsorted(sorted_rows, rows, out_int32=True)
 
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

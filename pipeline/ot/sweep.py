@@ -2,19 +2,21 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ot.kernel import NEVER, Bound
-from pipeline.ot.tiles import Workers
+from pipeline.ot.kernel import Logits
+from pipeline.ot.share import Share, count
+from pipeline.ot.tiles import Group, Workers
 
-PARTS = 16  # columns whose largest logit is looked at first when large entries are sought
+SAMPLE = 2**17  # entries by which the window is judged
 
 
 @dataclass(frozen=True)
 class Entries:
-    """The largest entries of P(. | i), sorted by rows."""
+    """The largest entries of P(. | i) of this process's rows, sorted by rows."""
 
     i: Int[Tensor, " k"]
     j: Int[Tensor, " k"]  # both int32
@@ -23,7 +25,10 @@ class Entries:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one pass at `gamma` found, for the plan whose source marginal is exact: P_ij = a_i 2^(logits_ij - phi_i)."""
+    """What one pass at `gamma` found, for the plan whose source marginal is exact: P_ij = a_i 2^(logits_ij - phi_i).
+
+    Of the arrays over rows a process fills in those of its share.
+    """
 
     gamma: Float[Tensor, " m"]
     phi: Float[Tensor, " n"]  # log2 of the rows' sums
@@ -33,9 +38,10 @@ class Sweep:
 
 
 def sweep(
-    kernel: Bound,
+    kernel: Logits,
     gamma: Float[Tensor, " m"],
     a: Float[Tensor, " n"],
+    share: Share,
     workers: Workers,
     *,
     keep: int | None = None,
@@ -50,74 +56,73 @@ def sweep(
         kernel: logits with `gamma` in place.
         gamma: the columns' part of the logits [m], carried along.
         a: source weights [n], float64.
+        share: which rows are visited here.
         workers: the threads.
         keep: collect about this many entries a row, the largest over all rows; None collects none.
         entropies: also find the rows' entropies, for which logits must outlive their exponentials.
     """
-    phi, bits = torch.empty_like(a), torch.empty_like(a) if entropies else None
+    phi, bits = torch.zeros_like(a), torch.zeros_like(a) if entropies else None
     window = None if keep is None else _window(kernel, keep)
-    most = 0 if keep is None else 4 * keep  # entries a row, over a tile
-    width = -(-kernel.m // PARTS) * PARTS
 
-    def work(group: list[slice]) -> tuple[Float[Tensor, " m"], list[tuple[Tensor, Tensor, Tensor]]]:
+    def work(group: Group) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
         size = group[0].stop - group[0].start
-        buffer = kernel.empty(size, width).fill_(NEVER)
-        weights_buffer = kernel.empty(size, width) if entropies else buffer
-        columns = torch.zeros_like(kernel.right[:, 0])
+        buffer = kernel.empty(size, kernel.m)
+        weights_buffer = kernel.empty(size, kernel.m) if entropies else buffer
+        columns = buffer.new_zeros(kernel.m)
         found = []
         for rows in group:
-            kernel.logits(rows, buffer[:, : kernel.m])
-            logits = buffer[: rows.stop - rows.start]
-            peaks = logits if window is None else logits.unflatten(1, (PARTS, -1)).amax(1)
-            top = peaks.amax(1, keepdim=True)
+            logits = kernel.tile(rows, buffer)
+            top = logits.amax(1, keepdim=True)
             logits.sub_(top)
-            near = None if window is None else _within(logits, peaks - top, window, most * len(logits))
+            near = None if keep is None or window is None else _within(logits, window, 4 * keep * len(logits))
             weights = torch.exp2(logits, out=weights_buffer[: len(logits)])
             total = weights.sum(1)
-            columns.addmv_(weights[:, : kernel.m].T, (a[rows] / total).to(weights.dtype))
+            columns.addmv_(weights.T, (a[rows] / total).to(weights.dtype))
             phi[rows] = top[:, 0] + total.log2().double()
             if bits is not None:
                 bits[rows] = total.log2() - torch.linalg.vecdot(weights, logits) / total
             if near is not None:
                 i, j, logit = near
                 found.append(((i + rows.start).int(), j.int(), logit - total.log2()[i]))
-            buffer[:, kernel.m :] = NEVER  # exp2 may have written there
-        return columns, found
+        return count(columns), found
 
-    columns, found = torch.zeros_like(gamma), []
-    for part, entries in workers.run(work, kernel.n, kernel.m):
-        columns += part
+    masses, found = torch.zeros_like(gamma, dtype=torch.int64), []
+    for part, entries in workers.map(work, share.groups()):
+        masses += part
         found += entries
-    if window is None:
+    columns = share.masses(masses)
+    if keep is None:
         return Sweep(gamma, phi, columns, bits)
     i, j, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Sweep(gamma, phi, columns, bits, Entries(i, j, logits))
 
 
-def _window(kernel: Bound, keep: int) -> float:
+def _window(kernel: Logits, keep: int) -> float:
     """How far below its row's largest an entry may lie so that about `keep` are kept a row, judged by some rows."""
     count = min(kernel.n, max(16, 2**20 // kernel.m))
-    some = torch.arange(count, device=kernel.left.device) * kernel.n // count
+    some = torch.arange(count, device=kernel.device) * kernel.n // count
     sample = kernel.restrict(some, torch.arange(kernel.m, device=some.device))
-    logits = sample.logits(slice(0, count), sample.empty(count, kernel.m))
+    logits = sample.tile(slice(0, count), sample.empty(count, kernel.m))
     depth = logits.amax(1, keepdim=True) - logits
-    return depth.flatten().kthvalue(min(keep, kernel.m) * count).values.item()
+    depth = depth[:, :: max(1, depth.numel() // SAMPLE)].flatten()
+    return depth.kthvalue(max(1, min(len(depth), len(depth) * keep // kernel.m))).values.item()
 
 
 def _within(
-    logits: Float[Tensor, "r width"], peaks: Float[Tensor, "r parts"], window: float, most: int
+    logits: Float[Tensor, "r m"], window: float, most: int
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]:
-    """Rows, columns and logits of the entries above -window; with more than `most` it narrows, or thins its ties.
-
-    `peaks` are the largest of every PARTS logits, as far apart as there are peaks; most are too low to look behind.
-    """
+    """Rows, columns and logits of the entries above -window; with more than `most` it narrows, or thins its ties."""
     for _ in range(8):
-        row, peak = (peaks >= -window).nonzero(as_tuple=True)
-        behind = logits.unflatten(1, (PARTS, -1))[row, :, peak]
-        hit, part = (behind >= -window).nonzero(as_tuple=True)
+        hit = _above(logits, -window)
         if len(hit) <= most:
             break
         window /= 2
-    stride = -(-len(hit) // most)
-    hit, part = hit[::stride], part[::stride]
-    return row[hit], part * peaks.shape[1] + peak[hit], behind[hit, part]
+    hit = hit[:: -(-len(hit) // most)]
+    return hit // logits.shape[1], hit % logits.shape[1], logits.view(-1)[hit]
+
+
+def _above(values: Float[Tensor, "r m"], bound: float) -> Int[Tensor, " k"]:
+    """Where values are at least `bound`, as positions in the flattened tensor; numpy is four times as fast on a CPU."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(values.numpy() >= bound))
+    return (values >= bound).view(-1).nonzero()[:, 0]

@@ -5,7 +5,8 @@ contribute is added up in a fixed order, and everything between passes runs on o
 by the number of threads. So every result has the same bits whatever that number is.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import TracebackType
@@ -16,7 +17,12 @@ import torch
 CPU_SMALL, CPU_LARGE = 2**19, 2**22  # entries of a tile: enough to hide a call's cost, few enough for the cache
 CPU_ROWS = (16, 64, 512)  # fewer than 16 starve the matrix product, 64 feed it, 512 are plenty
 GPU_ENTRIES = 2**27
-GROUPS = 32  # runs of tiles whose column sums are accumulated together; bounds both the threads and the memory
+CPU_SECTIONS, GPU_SECTIONS = 16, 64  # at most: so many processes can share a block
+GROUPS = 4  # of a section, at most: runs of tiles that one thread adds up
+
+Group = list[slice]  # consecutive tiles, as row numbers
+
+_here = threading.local()  # the scope that this thread is in
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -30,40 +36,57 @@ def tile_rows(m: int, device: torch.device) -> int:
     return max(least, min(good, CPU_LARGE // m), min(most, CPU_SMALL // m))
 
 
-def groups(n: int, m: int, device: torch.device) -> list[list[slice]]:
-    """Split n rows of m entries into tiles, and the tiles into at most GROUPS consecutive groups."""
+def sections(n: int, m: int, device: torch.device) -> list[slice]:
+    """Cut n rows of m entries into consecutive sections of whole tiles, alike in size."""
+    return _cut(slice(0, n), tile_rows(m, device), CPU_SECTIONS if device.type == "cpu" else GPU_SECTIONS)
+
+
+def groups(section: slice, m: int, device: torch.device) -> list[Group]:
+    """The tiles of a section, as consecutive groups."""
     size = tile_rows(m, device)
-    tiles = [slice(start, min(n, start + size)) for start in range(0, n, size)]
-    count = min(GROUPS, len(tiles))
-    cuts = [len(tiles) * k // count for k in range(count + 1)]
-    return [tiles[low:high] for low, high in pairwise(cuts)]
+    return [
+        [slice(start, min(run.stop, start + size)) for start in range(run.start, run.stop, size)]
+        for run in _cut(section, size, GROUPS)
+    ]
+
+
+def _cut(rows: slice, size: int, most: int) -> list[slice]:
+    """At most `most` runs of whole tiles of `size` rows."""
+    tiles = -(-(rows.stop - rows.start) // size)
+    count = min(most, tiles)
+    cuts = [min(rows.stop, rows.start + size * (tiles * k // count)) for k in range(count + 1)]
+    return [slice(low, high) for low, high in pairwise(cuts)]
 
 
 class Workers:
     """A scope in which tiles run on as many threads as torch had, and all else on one; a GPU needs no threads.
 
-    torch's number of threads is per calling thread: each worker takes one, and the caller's is put back at the end.
+    torch's number of threads is per calling thread: each worker takes one, and the caller's is put back at the end. A
+    scope inside another is that other one, so whatever needs the same bits on any number of threads opens one.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def __enter__(self) -> "Workers":
+        self._outer: Workers | None = getattr(_here, "workers", None)
+        if self._outer is not None:
+            self.threads, self._pool = self._outer.threads, self._outer._pool
+            return self
         self.threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
         torch.set_num_threads(1)
+        _here.workers = self
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self.threads)
+        if self._outer is None:
+            _here.workers = None
+            self._pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(self.threads)
 
-    def run(self, work: Callable[[list[slice]], Result], n: int, m: int) -> Iterator[Result]:
-        """Yield `work(tiles)` for every group of tiles of an n x m kernel, in order."""
-        return self.map(work, groups(n, m, self.device))
-
-    def map(self, work: Callable[[Part], Result], parts: Iterable[Part]) -> Iterator[Result]:
+    def map(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
         """Yield `work(part)` for every part, in order."""
-        return self._pool.map(work, parts) if self.device.type == "cpu" else map(work, parts)
+        return self._pool.map(work, parts) if self.device.type == "cpu" and len(parts) > 1 else map(work, parts)

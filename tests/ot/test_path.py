@@ -13,9 +13,10 @@ from pipeline.errors import InputError
 from pipeline.ot import Problem, cost_std, solve_for_entropy, solve_sinkhorn
 from pipeline.ot.anderson import Anderson
 from pipeline.ot.gaussian import gaussian_potential
-from pipeline.ot.kernel import DotKernel
+from pipeline.ot.kernel import kernel_of
 from pipeline.ot.surrogate import Surrogate
 from pipeline.ot.sweep import sweep
+from pipeline.ot.share import Share
 from pipeline.ot.tiles import Workers
 
 
@@ -102,12 +103,14 @@ def test_stand_in_has_the_marginals_of_its_sweep(keep: int) -> None:
     """At the sweep's own eps one Sinkhorn step on the stand-in starts from the error that was measured."""
     problem = blobs(300, 400, 3, rel_eps=0.1)
     a, b = problem.weights()
-    kernel = DotKernel(problem)
+    kernel = kernel_of(problem)
     gamma = kernel.log_b.clone()
+    share = Share(problem.n, problem.m, a.device)
     with Workers(a.device) as workers:
-        swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, workers, keep=keep)
-    error = (swept.columns - b).abs().sum().item()
-    assert Surrogate(swept, a, b, kernel.log_b).solve(1.0, 1.001 * error).error == pytest.approx(error, rel=1e-5)
+        swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, share, workers, keep=keep)
+        stand_in = Surrogate(swept, a, b, kernel.log_b, share, workers)
+        error = (swept.columns - b).abs().sum().item()
+        assert stand_in.solve(1.0, 1.001 * error).error == pytest.approx(error, rel=1e-5)
     assert swept.entries is not None
     assert len(swept.entries.i) <= 4 * keep * 300
 
@@ -116,12 +119,14 @@ def test_complete_stand_in_solves_the_problem() -> None:
     """With every entry kept the stand-in is the problem itself, at its own eps and at a third of it."""
     problem = blobs(80, 90, 3, rel_eps=0.1, dtype=torch.float64)
     a, b = problem.weights()
-    kernel = DotKernel(problem)
+    kernel = kernel_of(problem)
     gamma = kernel.log_b.clone()
+    share = Share(problem.n, problem.m, a.device)
     with Workers(a.device) as workers:
-        swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, workers, keep=90, entropies=True)
-    for sharpen in (1.0, 3.0):
-        solution = Surrogate(swept, a, b, kernel.log_b).solve(sharpen, 1e-9)
+        swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, share, workers, keep=90, entropies=True)
+        stand_in = Surrogate(swept, a, b, kernel.log_b, share, workers)
+        solutions = {sharpen: stand_in.solve(sharpen, 1e-9) for sharpen in (1.0, 3.0)}
+    for sharpen, solution in solutions.items():
         cost = -(problem.x0 @ problem.x1.T)
         plan = ot.sinkhorn(a, b, cost, problem.eps / sharpen, method="sinkhorn_log", stopThr=1e-10, numItermax=100_000)
         entropy = torch.special.entr(plan).sum().item()
