@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.ot.anderson import Anderson
@@ -53,7 +53,7 @@ class Trail:
     stalled: int = 0
     anderson: Anderson = field(default_factory=lambda: Anderson(MEMORY))
 
-    def arrays(self) -> dict[str, Shaped[Tensor, "..."]]:
+    def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
         """Everything as float64 tensors."""
         numbers = [self.level, self.may_end, self.passes, self.keep, self.bar, self.lowest, self.stalled]
         out = {"gamma": self.gamma, "numbers": torch.tensor(numbers, dtype=torch.float64)}
@@ -64,7 +64,7 @@ class Trail:
         return out
 
     @classmethod
-    def of(cls, arrays: dict[str, Shaped[Tensor, "..."]], device: torch.device) -> "Trail":
+    def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Trail":
         """The trail that `arrays` came from."""
         level, may_end, passes, keep, bar, lowest, stalled = arrays["numbers"].tolist()
         trail = cls(arrays["gamma"].to(device), level, bool(may_end), passes=int(passes), keep=int(keep))
@@ -84,7 +84,7 @@ class Trail:
         self.anderson = Anderson(MEMORY)
 
 
-Save = Callable[[Trail], None]
+Save = Callable[[dict[str, Float64[Tensor, "..."]]], None]
 
 
 def cold(kernel: Kernel, eps: float, std: float, tol: float, team: Team = ALONE) -> Trail:
@@ -120,7 +120,7 @@ def descend(
         trail: where to start or to go on.
         tol, max_passes: when to end.
         progress: told the passes and the error after each.
-        save: given the trail before each pass but the first.
+        save: given the trail's arrays before each pass but the first.
         team: who shares the rows.
 
     Returns: the sweep over the final potentials, with its large entries and entropies, and the number of passes.
@@ -134,7 +134,7 @@ def descend(
                 trail.move(kernel.rescaled(trail.gamma, trail.level / eps), eps)
             trail.may_end = trail.may_end or last_one
             if save is not None and trail.passes:
-                save(trail)
+                save(trail.arrays())
             logits = kernel.bound(trail.gamma, trail.level)
             current = sweep(logits, trail.gamma, a, share, workers, keep=trail.keep, entropies=trail.may_end)
             trail.passes += 1

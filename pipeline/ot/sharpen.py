@@ -2,13 +2,16 @@
 
 import math
 import time
+from dataclasses import astuple, dataclass
+from functools import partial
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.ot.coupling import EntropicCoupling
-from pipeline.ot.descent import BLUR, GOOD, SHARPEN, Progress, cold, descend, warm
+from pipeline.ot.descent import BLUR, GOOD, SHARPEN, Progress, Save, Trail, cold, descend, warm
 from pipeline.ot.kernel import LOG2E
 from pipeline.ot.problem import Problem, entropy
 from pipeline.ot.share import ALONE, Team
@@ -18,10 +21,24 @@ from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
 CLOSE = 0.005  # to the sharpness that was asked for
-ROUNDS = 6
 ROUGH = 0.02  # L1 error at which E is known well enough to choose eps again
 HALVINGS = 12  # of a bracket of five octaves: eps to a thousandth
 GUESS = 0.02  # L1 error of the stand-in's solutions in the search
+
+# What the next solve is for: to see how sharp a blurred plan is, to see again between two such, to choose eps by it,
+# and, up to so many times, to end with it.
+BLURRED, BETWEEN, FIRST, FINAL, LAST = 0, 1, 2, 3, 8
+ACCURACY = {BLURRED: GOOD, BETWEEN: ROUGH, FIRST: ROUGH}  # L1 errors; the tolerance from FINAL on
+
+
+@dataclass
+class Search:
+    """Where the search for eps stands."""
+
+    eps: float
+    passes: int = 0  # before the solve at hand
+    stage: int = BLURRED
+    below: float = math.nan  # the sharpness at a quarter of eps, where that was too sharp
 
 
 def solve_for_entropy(
@@ -32,6 +49,8 @@ def solve_for_entropy(
     max_passes: int = 20_000,
     progress: Progress | None = None,
     team: Team = ALONE,
+    resume: dict[str, Float64[Tensor, "..."]] | None = None,
+    save: Save | None = None,
 ) -> EntropicCoupling:
     """Find the eps whose coupling has the sharpness E = 2 H(P) / (H(a) + H(b)) - 1, and that coupling.
 
@@ -42,7 +61,7 @@ def solve_for_entropy(
     Args:
         problem: the block; its eps is ignored, and the coupling's problem holds the one found.
         sharpness: in (0, 1); 0 a permutation, 1 independent.
-        tol, max_passes, progress, team: as `solve_sinkhorn`, over all passes.
+        tol, max_passes, progress, team, resume, save: as `solve_sinkhorn`, over all passes.
 
     Raises:
         InputError: a sharpness outside (0, 1), tol or max_passes out of range, or marginals of which one is a point.
@@ -50,46 +69,78 @@ def solve_for_entropy(
     if not 0 < sharpness < 1:
         raise InputError(f"entropy={sharpness!r}: lies between 0 (a permutation) and 1 (independent); give 0.1, say")
     check_limits(tol, max_passes)
-    with Workers(problem.x0.device):
-        return _solve(Block(problem, team), sharpness, tol, max_passes, progress)
-
-
-def _solve(block: Block, sharpness: float, tol: float, max_passes: int, progress: Progress | None) -> EntropicCoupling:
     started = time.perf_counter()
-    if min(len(block.a), len(block.b)) == 1 or block.std == 0:
-        raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
-    marginals = (entropy(block.a) + entropy(block.b)) / 2
-    eps, passes, start, first = BLUR * block.std, 0, None, ROUGH
+    with Workers(problem.x0.device):
+        block = Block(problem, team)
+        if min(len(block.a), len(block.b)) == 1 or block.std == 0:
+            raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
+        search, trail = Search(BLUR * block.std), None
+        if resume is not None:
+            eps, passes, stage, below = resume["search"].tolist()
+            search, trail = Search(eps, int(passes), int(stage), below), Trail.of(resume, block.a.device)
+        return _search(block, search, trail, sharpness, tol, max_passes, progress, save, started)
 
-    def solve(accuracy: float) -> tuple[Sweep, int, float]:
-        told = None if progress is None else (lambda new, error, before=passes: progress(before + new, error))
-        left = max(1, max_passes - passes)
-        kernel, std = block.kernel, block.std
-        trail = cold(kernel, eps, std, accuracy, block.team) if start is None else warm(kernel, eps, start)
-        last, new = descend(kernel, block.a, block.b, eps, std, trail, accuracy, left, progress=told, team=block.team)
+
+def _search(
+    block: Block,
+    search: Search,
+    trail: Trail | None,
+    sharpness: float,
+    tol: float,
+    max_passes: int,
+    progress: Progress | None,
+    save: Save | None,
+    started: float,
+) -> EntropicCoupling:
+    """Solve at one eps after the other, the next one chosen by what the last one left."""
+    kernel, a, b, std, team = block.kernel, block.a, block.b, block.std, block.team
+    marginals = (entropy(a) + entropy(b)) / 2
+    start = None
+    while True:
+        accuracy, before = max(tol, ACCURACY.get(search.stage, tol)), search.passes
+        if trail is None:
+            trail = cold(kernel, search.eps, std, accuracy, team) if start is None else warm(kernel, search.eps, start)
+        last, passes = descend(
+            kernel,
+            a,
+            b,
+            search.eps,
+            std,
+            trail,
+            accuracy,
+            max(1, max_passes - before),
+            progress=None if progress is None else partial(_told, progress, before),
+            save=None if save is None else partial(_saved, save, search),
+            team=team,
+        )
+        trail, search.passes = None, before + passes
         assert last.bits is not None
-        return last, passes + new, (entropy(block.a) + block.share.total(block.a * last.bits) / LOG2E) / marginals - 1
-
-    last, passes, reached = solve(GOOD)
-    while reached < sharpness and passes < max_passes:
-        # Blurrier than the first pass, where the stand-in says little: bracket, and interpolate E in log eps.
-        below, eps = reached, eps * 4
-        last, passes, reached = solve(GOOD)
-        if reached >= sharpness:
-            eps *= 4 ** ((sharpness - reached) / (reached - below))
-            last, passes, reached = solve(ROUGH)
-            first = tol
-            break
-    for accuracy in (first, *[tol] * ROUNDS):
-        eps, start = _search(block, last, eps, (1 + sharpness) * marginals)
-        last, passes, reached = solve(max(tol, accuracy))
-        done = (last.columns - block.b).abs().sum().item() < tol and abs(reached - sharpness) < CLOSE
-        if done or passes >= max_passes:
-            break
-    return finish(block, eps, last, tol, passes, started)
+        reached = (entropy(a) + block.share.total(a * last.bits) / LOG2E) / marginals - 1
+        error = (last.columns - b).abs().sum().item()
+        if search.stage == BLURRED and reached < sharpness and search.passes < max_passes:
+            # Blurrier than this pass, where the stand-in says little: bracket, and interpolate E in log eps.
+            search.below, search.eps = reached, search.eps * 4
+            continue
+        if search.stage == BLURRED and not math.isnan(search.below) and reached >= sharpness:
+            search.eps *= 4 ** ((sharpness - reached) / (reached - search.below))
+            search.stage = BETWEEN
+            continue
+        done = error < tol and abs(reached - sharpness) < CLOSE
+        if search.stage >= FIRST and (done or search.passes >= max_passes or search.stage == LAST):
+            return finish(block, search.eps, last, tol, search.passes, started)
+        search.stage = FINAL if search.stage == BETWEEN else max(search.stage + 1, FIRST)
+        search.eps, start = _sharpened(block, last, search.eps, (1 + sharpness) * marginals)
 
 
-def _search(block: Block, last: Sweep, eps: float, wanted: float) -> tuple[float, Float[Tensor, " m"]]:
+def _told(progress: Progress, before: int, passes: int, error: float) -> None:
+    progress(before + passes, error)
+
+
+def _saved(save: Save, search: Search, arrays: dict[str, Float64[Tensor, "..."]]) -> None:
+    save({**arrays, "search": torch.tensor(astuple(search), dtype=torch.float64)})
+
+
+def _sharpened(block: Block, last: Sweep, eps: float, wanted: float) -> tuple[float, Float[Tensor, " m"]]:
     """Bisect log eps on the stand-in of the sweep `last` until its entropy is the `wanted` one, in nats."""
     with Workers(block.a.device) as workers:
         surrogate = Surrogate(last, block.a, block.b, block.kernel.log_b, block.share, workers)

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.errors import InputError
@@ -27,7 +27,7 @@ def solve_sinkhorn(
     g0: Float[Tensor, " m"] | None = None,
     progress: Progress | None = None,
     team: Team = ALONE,
-    trail: Trail | None = None,
+    resume: dict[str, Float64[Tensor, "..."]] | None = None,
     save: Save | None = None,
 ) -> EntropicCoupling:
     """Find potentials whose plan has marginals within `tol` in L1 (Cuturi 2013; arXiv 2506.05526).
@@ -41,8 +41,8 @@ def solve_sinkhorn(
         g0: a potential to start from, in units of the cost [m], such as `Coupling.g` of an earlier block.
         progress: called after every pass with the passes so far and the error.
         team: processes that solve the block together; each calls this with the same arguments and gets the same answer.
-        trail: where an earlier solve of the same problem stood, to go on from there to the same bits.
-        save: given the trail before each pass but the first.
+        resume: what an earlier solve of the same problem last gave to `save`, to go on from there to the same bits.
+        save: called before each pass but the first with all that the rest of the solve depends on, some vectors of m.
 
     Raises:
         InputError: eps, tol or max_passes out of range, a g0 that does not match, or more members than rows can keep
@@ -57,8 +57,12 @@ def solve_sinkhorn(
     with Workers(problem.x0.device):
         block = Block(problem, team)
         kernel, eps, std = block.kernel, problem.eps, block.std
-        if trail is None:
-            trail = cold(kernel, eps, std, tol, team) if g0 is None else warm(kernel, eps, g0[block.target])
+        if resume is not None:
+            trail = Trail.of(resume, block.a.device)
+        elif g0 is None:
+            trail = cold(kernel, eps, std, tol, team)
+        else:
+            trail = warm(kernel, eps, g0[block.target])
         last, passes = descend(
             kernel, block.a, block.b, eps, std, trail, tol, max_passes, progress=progress, save=save, team=team
         )

@@ -14,9 +14,9 @@ from pipeline.ot import Problem, cost_std, solve_for_entropy, solve_sinkhorn
 from pipeline.ot.anderson import Anderson
 from pipeline.ot.gaussian import gaussian_potential
 from pipeline.ot.kernel import kernel_of
+from pipeline.ot.share import Share
 from pipeline.ot.surrogate import Surrogate
 from pipeline.ot.sweep import sweep
-from pipeline.ot.share import Share
 from pipeline.ot.tiles import Workers
 
 
