@@ -99,7 +99,8 @@ def _run(
     # The arrays go into the object store once; every actor on a node maps the same memory.
     data_features = features.of_data(target.x, flips=config.data.flips)
     shared = [ray.put(value) for value in (features, target.x, target.labels, data_features, table)]
-    actor: Any = ray.remote(CouplerActor).options(num_cpus=shape.cpus, num_gpus=shape.gpus)
+    remote: Any = ray.remote  # its annotations do not know concurrency groups
+    actor = remote(num_cpus=shape.cpus, num_gpus=shape.gpus, concurrency_groups={"write": 1})(CouplerActor)
 
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
     start, errors = time.monotonic(), [0.0]

@@ -1,9 +1,11 @@
 """One block from start to end: features of its rows, coupling, partners, shards. No Ray here: actor.py runs it.
 
-A block's shards are a pure function of (config, data, block); the actor that happens to compute it adds nothing.
+Solving and writing are apart, so that one block is written while the next one is solved. A block's shards are a pure
+function of (config, data, block); the actor that happens to compute it adds nothing.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,23 @@ from pipeline.store.format import pairs_per_record
 from pipeline.store.records import Record
 from pipeline.store.writer import write_shard
 from pipeline.table import Table, report
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A block that is ready to be written.
+
+    Attributes:
+        block: its number.
+        report: of its coupling, a row of blocks.parquet.
+        pairs: one a source row; of the last block, as many of them as the job needs are written.
+        g: the target potential, where the method has one.
+    """
+
+    block: int
+    report: dict[str, Any]
+    pairs: Table
+    g: Float64[np.ndarray, " m"] | None
 
 
 class Coupler:
@@ -55,23 +74,27 @@ class Coupler:
         self.config, self.directory, self.blocks, self.features = config, directory, blocks, features
         self.x, self.labels, self.data_features, self.table = x, labels, data_features, table
 
-    def couple(self, block: int) -> dict[str, Any]:
-        """Solve a block and draw its pairs, or take them from the table, and write its shards; returns the report.
+    def solve(self, block: int) -> Solved:
+        """Couple a block and draw its pairs, or take them from the table."""
+        report, pairs, g = self._couple(block) if self.table is None else self._take(self.table, block)
+        return Solved(block, {"block": block, **report}, pairs, g)
+
+    def write(self, solved: Solved) -> dict[str, Any]:
+        """Write a block's shards; returns its report when they are on disk.
 
         Nothing is written when the coupling did not converge and the config does not accept that.
         """
-        report, pairs, g = self._solve(block) if self.table is None else self._take(self.table, block)
-        row = {"block": block, **report}
-        if row["converged"] or self.config.coupling.on_unconverged == "record":
-            if g is not None:
-                write_array(self.directory / "potentials" / f"b{block:06d}.npy", g)
+        block, pairs = solved.block, solved.pairs
+        if solved.report["converged"] or self.config.coupling.on_unconverged == "record":
+            if solved.g is not None:
+                write_array(self.directory / "potentials" / f"b{block:06d}.npy", solved.g)
             for number, rows in self.blocks.shards(block).items():
                 first = None if pairs.rows is None else int(pairs.rows[rows.start])
                 records = self._records(pairs, rows)
-                write_shard(self.directory, number, block, records, first, row, self.config.output.payload)
-        return row
+                write_shard(self.directory, number, block, records, first, solved.report, self.config.output.payload)
+        return solved.report
 
-    def _solve(self, block: int) -> tuple[dict[str, Any], Table, Float64[np.ndarray, " m"] | None]:
+    def _couple(self, block: int) -> tuple[dict[str, Any], Table, Float64[np.ndarray, " m"] | None]:
         """The coupling's report, a pair per source row, and the target potential."""
         from pipeline.draw import draw_partners
 

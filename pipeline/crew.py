@@ -15,11 +15,13 @@ DEATHS = 3  # a block that takes this many actors with it is given up
 def work(hire: Callable[[], Any], size: int, todo: list[int]) -> Iterator[dict[str, Any]]:
     """Yield the report of every block, as they are finished.
 
-    A dead actor, or one on a dead node, is replaced and its block done again. This is done here rather than by Ray's
-    restarts, so that a block which kills its actors (out of memory) ends the job with a sentence.
+    An actor solves a block while it still writes the one before. A dead actor, or one on a dead node, is replaced and
+    what it had in hand is done again. This is done here rather than by Ray's restarts, so that a block which kills its
+    actors (out of memory) ends the job with a sentence.
 
     Args:
-        hire: makes an actor with a method `couple(block)`.
+        hire: makes an actor with a method `solve(block)` that keeps what it found, and `write()` that writes what was
+            kept first, and returns its report.
         size: how many actors work at a time.
         todo: block numbers.
 
@@ -28,37 +30,52 @@ def work(hire: Callable[[], Any], size: int, todo: list[int]) -> Iterator[dict[s
         JobError: a block killed `DEATHS` actors.
     """
     waiting, deaths = deque(todo), Counter[int]()
-    busy: dict[ray.ObjectRef, tuple[Any, int]] = {}
+    solving: dict[ray.ObjectRef, tuple[Any, int]] = {}
+    writing: dict[ray.ObjectRef, tuple[Any, int]] = {}
 
     def employ(actor: Any) -> None:
         if waiting:
             block = waiting.popleft()
-            busy[actor.couple.remote(block)] = actor, block
-        else:
-            ray.kill(actor)
+            solving[actor.solve.remote(block)] = actor, block
+
+    def lay_off(actor: Any) -> list[int]:
+        """Take back the blocks that an actor has in hand, the one that it worked on first."""
+        lost = []
+        for tasks in (solving, writing):
+            for ref in [ref for ref, (other, _) in tasks.items() if other is actor]:
+                lost.append(tasks.pop(ref)[1])
+        return lost
 
     try:
         for _ in range(min(size, len(todo))):
             employ(hire())
-        while busy:
-            (ready,), _ = ray.wait(list(busy), num_returns=1)
-            actor, block = busy.pop(ready)
+        while solving or writing:
+            (ready,), _ = ray.wait([*solving, *writing], num_returns=1)
+            actor, block = solving[ready] if ready in solving else writing[ready]
             try:
                 report = ray.get(ready)
             except RayActorError as error:
-                deaths[block] += 1
-                if deaths[block] == DEATHS:
+                lost = lay_off(actor)
+                deaths[lost[0]] += 1
+                if deaths[lost[0]] == DEATHS:
                     raise JobError(
-                        f"block {block} killed {DEATHS} actors ({' '.join(str(error).split())}); finished blocks are "
+                        f"block {lost[0]} killed {DEATHS} actors ({' '.join(str(error).split())}); finished blocks are "
                         "kept: lower coupling.n or give the actors more memory, then run the same command again"
                     ) from error
-                waiting.appendleft(block)
+                waiting.extendleft(lost)
                 employ(hire())
                 continue
             except RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, InputError | JobError) else error) from None
-            employ(actor)
+            if ready in solving:
+                del solving[ready]
+                writing[actor.write.remote()] = actor, block
+                employ(actor)
+                continue
+            del writing[ready]
+            if not any(actor is other for other, _ in [*solving.values(), *writing.values()]):
+                ray.kill(actor)
             yield report
     finally:
-        for actor, _ in busy.values():
+        for actor, _ in [*solving.values(), *writing.values()]:
             ray.kill(actor)

@@ -40,7 +40,7 @@ def recompute(directory: Path, count: int) -> list[str]:
             (scratch / part).mkdir()
         coupler = Coupler(config, scratch, blocks, fitted, target.x, target.labels, of_data, threads=1, table=table)
         for block in sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)}):
-            coupler.couple(block)
+            coupler.write(coupler.solve(block))
             for number in blocks.shards(block):
                 name = format.shard_name(number)
                 again = format.read_sidecar((scratch / "shards" / name).with_suffix(".json")).shard

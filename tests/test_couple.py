@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -119,15 +120,35 @@ def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path) -> None:
 
 def test_a_block_that_kills_every_actor_ends_the_job(local_ray: None) -> None:
     class Mortal:
-        def couple(self, block: int) -> dict[str, Any]:
+        def solve(self, block: int) -> None:
             if block == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
+
+        def write(self) -> dict[str, Any]:
+            return {}
+
+    with pytest.raises(JobError, match="block 1 killed 3 actors"):
+        list(work(lambda: ray.remote(Mortal).remote(), 1, [0, 1, 2]))
+
+
+def test_a_block_is_written_while_the_next_one_is_solved(local_ray: None) -> None:
+    """Writing a block waits for the next to be begun, which would be for ever if they took turns."""
+
+    class Patient:
+        def __init__(self) -> None:
+            self.begun, self.written = [threading.Event() for _ in range(3)], 0
+
+        def solve(self, block: int) -> None:
+            self.begun[block].set()
+
+        @ray.method(concurrency_group="write")
+        def write(self) -> dict[str, Any]:
+            block, self.written = self.written, self.written + 1
+            assert block == 2 or self.begun[block + 1].wait(30)
             return {"block": block}
 
-    reports = work(lambda: ray.remote(Mortal).remote(), 1, [0, 1, 2])
-    assert next(reports) == {"block": 0}
-    with pytest.raises(JobError, match="block 1 killed 3 actors"):
-        next(reports)
+    actor = ray.remote(concurrency_groups={"write": 1})(Patient)
+    assert [row["block"] for row in work(actor.remote, 1, [0, 1, 2])] == [0, 1, 2]
 
 
 def test_another_config_in_the_same_directory_is_refused(reference: Path) -> None:

@@ -1,0 +1,71 @@
+"""What share of its time a coupling actor spends solving: writes beside the next block, and writes in turn.
+
+    python benchmarks/write_overlap.py [--n 8192] [--blocks 5]
+
+One actor with one core couples blocks of images of 32x32x3 (random ones: the solver's work depends on their number
+alone, the writer's on their bytes) and writes payload full, the most bytes there are. In turn, each block is solved,
+then written, as it would be without the second thread. The share is the seconds inside the solver over those from the
+first block to the last; the fsync of each shard is part of writing.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from pipeline import features
+from pipeline.actor import CouplerActor
+from pipeline.blocks import Blocks
+from pipeline.config import CoupleConfig, validate
+from pipeline.coupler import Coupler
+from pipeline.crew import work
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=8192, help="rows of a block")
+    parser.add_argument("--blocks", type=int, default=5)
+    options = parser.parse_args()
+    n, pairs = options.n, options.n * options.blocks
+    x = np.random.default_rng(0).standard_normal((pairs, 3, 32, 32), np.float32)
+    tree = {
+        "data": {"path": "digits"},  # not read here
+        "features": {"pca": 64},
+        "coupling": {"n": n, "rel_eps": 0.1},
+        "output": {"dir": "unused", "pairs": pairs, "pairs_per_shard": 2048},
+    }
+    config = validate(CoupleConfig, tree)
+    fitted = features.fit(x, 64, flips=False)
+    blocks = Blocks(n, pairs, pairs, 2048, 0)
+    of_data = fitted.of_data(x, flips=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    shared = [ray.put(value) for value in (fitted, x, None, of_data, None)]
+
+    def overlapping(directory: Path) -> float:
+        remote: Any = ray.remote
+        actor = remote(num_cpus=1, concurrency_groups={"write": 1})(CouplerActor)
+        reports = work(lambda: actor.remote(config, directory, blocks, shared, 1), 1, list(range(options.blocks)))
+        next(reports)  # starting the actor and its imports are not measured
+        start = time.perf_counter()
+        return sum(row["seconds"] for row in reports) / (time.perf_counter() - start)
+
+    def in_turn(directory: Path) -> float:
+        coupler = Coupler(config, directory, blocks, fitted, x, None, of_data, 1)
+        coupler.write(coupler.solve(0))
+        start = time.perf_counter()
+        solving = sum(coupler.write(coupler.solve(block))["seconds"] for block in range(1, options.blocks))
+        return solving / (time.perf_counter() - start)
+
+    for name, way in {"beside the next block": overlapping, "in turn": in_turn}.items():
+        with tempfile.TemporaryDirectory() as temporary:
+            for part in ("shards", "potentials"):
+                (Path(temporary) / part).mkdir()
+            print(f"writes {name}: {100 * way(Path(temporary)):.0f} % of the time in the solver")
+
+
+if __name__ == "__main__":
+    main()
