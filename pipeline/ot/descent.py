@@ -29,6 +29,8 @@ GOOD = 0.3  # L1 error below which eps is lowered
 FAR = 0.5  # L1 error above which a start is dropped for the Gaussian one
 FEW, MANY = 64, 256  # entries of a row that the stand-in keeps, as the few hold nearly all of the plan or not
 NEARLY = 0.98
+SLOW = 0.2  # a step that lowers the error to more than this share of it asks for four times the entries
+ENTRIES = 2**24  # of a stand-in, where it grows beyond MANY a row: a gigabyte; nor should it come near a pass in cost
 CLOSE = 0.1  # L1 error below which the next pass may be the last and finds the entropies as well
 MEMORY = 3
 STALLED = 20  # passes without progress after which a solve gives up
@@ -126,6 +128,7 @@ def descend(
     Returns: the sweep over the final potentials, with its large entries and entropies, and the number of passes.
     """
     share = Share(len(a), len(b), a.device, team)
+    most = max(MANY, min(ENTRIES // len(a), len(b) // 8))
     with Workers(a.device) as workers:
         current: Sweep | None = None
         while trail.passes < max_passes:
@@ -147,7 +150,7 @@ def descend(
             trail.guess = False
             trail.stalled = 0 if error < trail.lowest else trail.stalled + 1
             trail.lowest = min(trail.lowest, error)
-            better = error < trail.bar
+            better, before = error < trail.bar, trail.bar
             if better:
                 trail.best, trail.bar = (current.gamma, current.columns), error
             if trail.level == eps and (error < tol or trail.stalled > STALLED):
@@ -156,7 +159,7 @@ def descend(
                 following = max(eps, trail.level / SHARPEN) if error < GOOD else trail.level
                 surrogate = Surrogate(current, a, b, kernel.log_b, share, workers)
                 solution, following = _propose(surrogate, trail.level, following, max(0.2 * tol, 0.02 * error))
-                trail.keep = MANY if solution.rest > 1 - NEARLY else FEW
+                trail.keep = _keep(trail.keep, solution.rest, error / before, most)
                 trail.may_end = error < max(CLOSE, tol)
                 if following != trail.level:
                     trail.move(solution.gamma, following)
@@ -173,6 +176,13 @@ def descend(
             current = sweep(kernel.bound(gamma, eps), gamma, a, share, workers, keep=trail.keep, entropies=True)
             trail.passes += 1
     return current, trail.passes
+
+
+def _keep(keep: int, rest: float, ratio: float, most: int) -> int:
+    """Entries of a row for the next stand-in, from the share of P it did not hold and how far it lowered the error."""
+    if ratio > SLOW:
+        return min(4 * keep, most)
+    return max(keep, MANY) if rest > 1 - NEARLY else keep
 
 
 def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[Solution, float]:

@@ -23,7 +23,7 @@ from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
 MEMORY = 8
-ITERATIONS = 500
+ITERATIONS = 200
 BOUND = 900.0  # of |log2 v|: float64 holds v and what it multiplies
 LEAST = 1e-30  # the rest's least share of a column, so that every column can be reached
 TINY = 1e-300
