@@ -3,9 +3,9 @@
     python benchmarks/loader.py [--megabytes 400]
 
 For vectors of 64, images of 28x28 and of 32x32x3, a store is written and then read three ways, in turn and several
-times, by one process: by the loader that training uses (exact epochs, shuffled, batches of 256), by plain webdataset
-decoding the same fields in order, and as bytes that are thrown away. All files are in the page cache, so the disk's
-line is what memory gives. Ratios are medians over the rounds.
+times, by one process: by the loader that training uses (exact epochs, shuffled, 8 lanes, batches of 256), by plain
+webdataset decoding the same fields in order, and as bytes that are thrown away. All files are in the page cache, so the
+disk's line is what memory gives. Ratios are medians over the rounds.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import webdataset as wds
 from pipeline.store import format
 from pipeline.store.records import Record
 from pipeline.store.writer import write_shard
+from training.directory import lanes
 from training.loader import PairLoader, Part
 
 SHAPES = {"vectors of 64": (64,), "images 28x28": (1, 28, 28), "images 32x32x3": (3, 32, 32)}
@@ -48,7 +49,7 @@ def make_store(directory: Path, shape: tuple[int, ...], pairs: int) -> format.In
 
 def by_loader(directory: Path, index: format.Index) -> float:
     """Pairs per second of training's loader, over one epoch."""
-    with PairLoader(directory, index, Part(BATCH, 0, 1, 1), seed=0) as loader:
+    with PairLoader(directory, index, Part(BATCH, 0, 1, lanes(BATCH, 1)), seed=0) as loader:
         for _ in range(index.pairs // BATCH):  # the first epoch also checks every hash
             next(loader)
         start = time.perf_counter()

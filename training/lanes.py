@@ -16,30 +16,37 @@ WINDOW_BYTES = 2**25  # of pairs; a lane holds two windows. It shapes the order,
 
 
 class Window:
-    """A stretch of a lane in random order: each pair is put at its shuffled place as it is read."""
+    """A stretch of a lane in random order.
 
-    def __init__(self, epoch: int, start: int, shuffle: np.ndarray, pieces: Iterator[Fields]) -> None:
-        self.epoch, self.start, self.shuffle, self.pieces = epoch, start, shuffle, pieces
+    Pairs lie in the memory in the order in which they are read, and are gathered when they are handed out.
+
+    Args:
+        epoch, start: where in the lane it begins.
+        gathered: which pair of the stretch is handed out first, second, ...
+        pieces: of the stretch, one after the other.
+        rows: memory that is free again, from a window before; it grows where it is too small.
+    """
+
+    def __init__(self, epoch: int, start: int, gathered: np.ndarray, pieces: Iterator[Fields], rows: Fields) -> None:
+        self.epoch, self.start, self.gathered, self.pieces, self.rows = epoch, start, gathered, pieces, rows
         self.filled = self.drained = 0
-        self.rows: Fields = {}
 
     def fill(self, upto: int) -> None:
         """Read until at least `upto` pairs are in place."""
         while self.filled < upto:
             piece = next(self.pieces)
+            stop = self.filled + len(next(iter(piece.values())))
             for name, array in piece.items():
-                if name not in self.rows:
-                    self.rows[name] = np.empty((len(self.shuffle), *array.shape[1:]), array.dtype)
-                places = self.shuffle[self.filled : self.filled + len(array)]
-                self.rows[name][places] = array
-            self.filled += len(places)
+                if name not in self.rows or len(self.rows[name]) < len(self.gathered):
+                    self.rows[name] = np.empty((len(self.gathered), *array.shape[1:]), array.dtype)
+                self.rows[name][self.filled : stop] = array
+            self.filled = stop
 
-    def drain(self, rows: int) -> Fields:
-        """Up to `rows` of the pairs not yet handed out; the window must be full."""
-        assert self.filled == len(self.shuffle)
-        part = {name: array[self.drained : self.drained + rows] for name, array in self.rows.items()}
-        self.drained = min(self.drained + rows, len(self.shuffle))
-        return part
+    def gather(self, places: np.ndarray, out: Fields) -> None:
+        """Copy the pairs at some places into `out`, whose arrays have the shape of `places` and then a pair's."""
+        assert self.filled == len(self.gathered)
+        for name, array in out.items():
+            np.take(self.rows[name], places, 0, out=array, mode="clip")  # the other modes fill a buffer first
 
 
 class Lane:
@@ -58,34 +65,52 @@ class Lane:
         self.reader, self.order, self.lane = reader, order, lane
         epoch, position = divmod(consumed, order.per_lane)
         skip = position % self.size
-        self.window = self._window(epoch, position - skip)
-        self.window.fill(len(self.window.shuffle))
+        self.window = self._window(epoch, position - skip, {})
+        self.window.fill(len(self.window.gathered))
         self.window.drained = skip
-        self.following = self._after(self.window)
+        self.following = self._after(self.window, {})
 
-    def take(self, rows: int) -> Fields:
-        """The next rows, over the edges of windows and epochs."""
-        parts = []
-        while rows:
-            part = self.window.drain(rows)
-            rows -= len(part[self.reader.fields[0]])
-            parts.append(part)
-            share = self.window.drained / len(self.window.shuffle)
-            self.following.fill(round(share * len(self.following.shuffle)))
+    @property
+    def left(self) -> int:
+        """Pairs of the window not yet handed out; the same in all lanes that were handed out equally many."""
+        return len(self.window.gathered) - self.window.drained
+
+    def take(self, batches: int, rows: int, part: slice, out: Fields) -> None:
+        """Go on by `batches` times `rows` pairs, and copy those of `part` out of each.
+
+        Args:
+            batches: one, which may lie over the edges of windows and epochs, or several out of one window.
+            rows: of each.
+            part: which of them.
+            out: arrays [batches, part, ...].
+        """
+        assert batches == 1 or batches * rows <= self.left
+        done = 0
+        while done < batches * rows:
+            step = min(batches * rows - done, self.left)
+            places = self.window.gathered[self.window.drained : self.window.drained + step]
+            first, last = max(part.start, done), min(part.stop, done + step)
+            if step == batches * rows:
+                self.window.gather(places.reshape(batches, rows)[:, part], out)
+            elif first < last:
+                there = slice(first - part.start, last - part.start)
+                piece = {name: array[:, there] for name, array in out.items()}
+                self.window.gather(places[None, first - done : last - done], piece)
+            done += step
+            self.window.drained += step
+            share = self.window.drained / len(self.window.gathered)
+            self.following.fill(round(share * len(self.following.gathered)))
             if share == 1:
-                self.window, self.following = self.following, self._after(self.following)
-        return {name: joined([part[name] for part in parts]) for name in self.reader.fields}
+                self.window, self.following = self.following, self._after(self.following, self.window.rows)
 
-    def _window(self, epoch: int, start: int) -> Window:
+    def _window(self, epoch: int, start: int, rows: Fields) -> Window:
         stop = min(start + self.size, self.order.per_lane)
         pieces = self.reader.read(self.order.stretches(epoch, self.lane, start, stop))
-        return Window(epoch, start, self.order.shuffle(epoch, self.lane, start, stop - start), pieces)
+        gathered = np.empty(stop - start, np.int64)
+        gathered[self.order.shuffle(epoch, self.lane, start, stop - start)] = np.arange(stop - start)
+        return Window(epoch, start, gathered, pieces, rows)
 
-    def _after(self, window: Window) -> Window:
-        start = window.start + len(window.shuffle)
-        return self._window(window.epoch, start) if start < self.order.per_lane else self._window(window.epoch + 1, 0)
-
-
-def joined(parts: list[np.ndarray]) -> np.ndarray:
-    """The parts one after the other; a single one as it is, without a copy."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def _after(self, window: Window, rows: Fields) -> Window:
+        start = window.start + len(window.gathered)
+        epoch, start = (window.epoch, start) if start < self.order.per_lane else (window.epoch + 1, 0)
+        return self._window(epoch, start, rows)

@@ -4,6 +4,7 @@ The state is three numbers: how many lanes there are (see training/order.py), th
 in it.
 """
 
+import math
 import queue
 import threading
 import time
@@ -16,11 +17,12 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from pipeline.store.format import Index
-from training.lanes import Lane, joined
+from training.lanes import Lane
 from training.order import Order
 from training.shards import ShardReader
 
-READ_AHEAD = 8  # batches
+READ_AHEAD = 8  # groups of batches
+GROUP_BYTES = 2**20  # small batches are made several at once: a hand-over to the other thread costs more than one
 
 State = dict[str, int]
 
@@ -31,7 +33,7 @@ class Batch:
 
     x0: Float32[Tensor, "b *shape"]
     x1: Float32[Tensor, "b *shape"]
-    label: Int64[Tensor, " b"] | None
+    label: Int64[Tensor, " b"] | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """On another device; asynchronous from pinned memory."""
@@ -108,7 +110,8 @@ class PairLoader:
         self._part, self._pin = part, pin
         self._consumed = 0 if state is None else state["epoch"] * self.order.per_lane + state["position"]
         self._reader = ShardReader(directory, index, ("x0", "x1", "label") if labels else ("x0", "x1"))
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(READ_AHEAD)
+        self._queue: queue.Queue[list[Batch] | BaseException] = queue.Queue(READ_AHEAD)
+        self._group: list[Batch] = []  # what is left of the group that was taken from the queue
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read_ahead, name="pair-loader", daemon=True)
         self._thread.start()
@@ -117,14 +120,16 @@ class PairLoader:
         return self
 
     def __next__(self) -> Batch:
-        start = time.perf_counter()
-        item = self._queue.get()
-        self.waited += time.perf_counter() - start
-        if isinstance(item, BaseException):
-            self._queue.put(item)  # so that asking again raises again rather than waits for ever
-            raise item
+        if not self._group:
+            start = time.perf_counter()
+            item = self._queue.get()
+            self.waited += time.perf_counter() - start
+            if isinstance(item, BaseException):
+                self._queue.put(item)  # so that asking again raises again rather than waits for ever
+                raise item
+            self._group = item[::-1]
         self._consumed += self._part.per_lane
-        return item
+        return self._group.pop()
 
     def __enter__(self) -> "PairLoader":
         return self
@@ -140,13 +145,13 @@ class PairLoader:
 
     def _read_ahead(self) -> None:
         try:
-            for batch in self._batches():
-                if not self._put(batch):
+            for group in self._groups():
+                if not self._put(group):
                     return
         except BaseException as error:  # handed to the consumer
             self._put(error)
 
-    def _put(self, item: Batch | BaseException) -> bool:
+    def _put(self, item: list[Batch] | BaseException) -> bool:
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
@@ -155,17 +160,23 @@ class PairLoader:
                 continue
         return False
 
-    def _batches(self) -> Iterator[Batch]:
-        slices = self._part.slices()
+    def _groups(self) -> Iterator[list[Batch]]:
+        slices, per_lane = self._part.slices(), self._part.per_lane
         lanes = [Lane(self._reader, self.order, lane, self._consumed) for lane in slices]
+        shape, rows = self._reader.index.shape, self._part.batch // self._part.world
+        room = GROUP_BYTES // (8 * rows * math.prod(shape))
         while True:
-            taken = [lane.take(self._part.per_lane) for lane in lanes]
-            rows = {
-                name: torch.from_numpy(
-                    joined([fields[name][part] for fields, part in zip(taken, slices.values(), strict=True)])
-                )
+            count = max(1, min(room, lanes[0].left // per_lane))
+            # New memory for every group, since nobody knows how long a batch is held.
+            group = {
+                name: torch.empty(count, rows, *shape, pin_memory=self._pin)
+                if name != "label"
+                else torch.empty(count, rows, dtype=torch.int64, pin_memory=self._pin)
                 for name in self._reader.fields
             }
-            if self._pin:
-                rows = {name: tensor.pin_memory() for name, tensor in rows.items()}
-            yield Batch(rows["x0"], rows["x1"], rows.get("label"))
+            arrays, filled = {name: tensor.numpy() for name, tensor in group.items()}, 0
+            for lane, part in zip(lanes, slices.values(), strict=True):
+                there = slice(filled, filled + part.stop - part.start)
+                lane.take(count, per_lane, part, {name: array[:, there] for name, array in arrays.items()})
+                filled = there.stop
+            yield [Batch(**dict(zip(group, tensors, strict=True))) for tensors in zip(*group.values(), strict=True)]

@@ -36,14 +36,14 @@ def read_reference(directory: str | Path, index: Index) -> Reference:
     reader = ShardReader(directory, index, fields)
     seen: set[int] = set()
     parts: dict[str, list[np.ndarray]] = {field: [] for field in fields}
-    for shard, record in reader.records((*fields, "data_ids")):
+    for shard, key, members in reader.records((*fields, "data_ids")):
         new = []
-        for row, datum in enumerate(reader.decode(shard, record, ("data_ids",))["data_ids"].tolist()):
+        for row, datum in enumerate(reader.decode(shard, key, members, ("data_ids",))["data_ids"].tolist()):
             if datum not in seen and len(seen) < LIMIT:
                 seen.add(datum)
                 new.append(row)
         if new:
-            for field, array in reader.decode(shard, record, fields).items():
+            for field, array in reader.decode(shard, key, members, fields).items():
                 parts[field].append(array[new])
         if len(seen) == LIMIT:
             break

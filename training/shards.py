@@ -1,22 +1,22 @@
 """Reads pairs from the shards of a store, named members alone; nothing is unpickled.
 
-A shard is checked against the index (bytes, SHA-256) before it is first read, and against its count whenever it is read
-to the end: a tar cut between two members would otherwise just read short.
+A shard is checked against the index (bytes, SHA-256, number of pairs) before it is first read: a tar cut between two
+members would otherwise just read short. Where its records lie is kept, so that a stretch is read from its first pair.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.store.format import Index, Shard
 from pipeline.store.integrity import damage
+from pipeline.store.layout import Layout, opened, survey
 from pipeline.store.records import Decoder, samples
 from training.order import Stretch
 
-Record = dict[str, Any]  # "__key__" and the bytes of each member
+Members = dict[str, bytes]  # of a record, by extension
 Fields = dict[str, np.ndarray]  # "x0" and "x1" [k, *shape] float32, "label" and "data_ids" [k] int64
 
 
@@ -34,7 +34,7 @@ class ShardReader:
         self.index = index
         self.fields = tuple(fields)
         self._decoder = Decoder(directory, index)
-        self._checked: set[int] = set()
+        self._layouts: dict[int, Layout] = {}
 
     def read(self, stretches: Sequence[Stretch]) -> Iterator[Fields]:
         """Stretch after stretch, in pieces as large as the records.
@@ -43,53 +43,52 @@ class ShardReader:
             InputError: a shard that is missing, damaged or not what the index says.
         """
         for stretch in stretches:
-            shard = self.index.shards[stretch.shard]
-            self._check(stretch.shard)
-            left = 0
-            for record in self._records(shard, self.fields):
-                fields = self.decode(shard, record, self.fields)
-                k = len(fields[self.fields[0]])
-                a, b = max(stretch.start - left, 0), min(stretch.stop - left, k)
-                if a < b:
-                    yield {field: array[a:b] for field, array in fields.items()}
-                left += k
-                if left >= stretch.stop:
-                    break
-            if left < stretch.stop:
-                raise InputError(self._damaged(shard, f"holds {left} pairs, the index says {shard.pairs}"))
+            shard, layout = self.index.shards[stretch.shard], self._layout(stretch.shard)
+            first = np.searchsorted(layout.edges, stretch.start, "right") - 1
+            last = np.searchsorted(layout.edges, stretch.stop, "left")
+            with opened(self.shards / shard.name) as file:
+                for record in range(first, last):
+                    fields = self.decode(shard, f"number {record}", layout.read(file, record), self.fields)
+                    left = int(layout.edges[record])
+                    part = slice(max(stretch.start - left, 0), stretch.stop - left)
+                    yield {field: array[part] for field, array in fields.items()}
 
-    def records(self, fields: Sequence[str]) -> Iterator[tuple[Shard, Record]]:
-        """All records of the store in order, each with its shard and the raw bytes that hold the named fields."""
+    def records(self, fields: Sequence[str]) -> Iterator[tuple[Shard, str, Members]]:
+        """All records of the store in order: shard, key, and the members that hold the named fields."""
         for number, shard in enumerate(self.index.shards):
             self._check(number)
-            for record in self._records(shard, fields):
-                yield shard, record
+            for key, members in samples(self.shards / shard.name, self._decoder.members(fields)):
+                yield shard, key, members
 
-    def _records(self, shard: Shard, fields: Sequence[str]) -> Iterator[Record]:
-        """The records of one shard, members that the fields do not need skipped."""
-        for key, members in samples(self.shards / shard.name, self._decoder.members(fields)):
-            yield {"__key__": key, **members}
-
-    def decode(self, shard: Shard, record: Record, fields: Sequence[str]) -> Fields:
+    def decode(self, shard: Shard, record: str, members: Members, fields: Sequence[str]) -> Fields:
         """Arrays of a record, of the shapes and types that the index promises.
 
         Raises:
             InputError: no such field, no npy bytes, or another shape or type.
         """
         try:
-            return self._decoder.decode(record, fields)
+            return self._decoder.decode(members, fields)
         except (ValueError, KeyError, OSError) as error:
-            raise InputError(self._damaged(shard, f"record {record['__key__']!r}: {error}")) from error
+            raise InputError(self._damaged(shard, f"record {record}: {error}")) from error
+
+    def _layout(self, number: int) -> Layout:
+        """Where the records of a shard lie, found once a process, behind the check of its bytes."""
+        if number not in self._layouts:
+            shard = self.index.shards[number]
+            self._check(number)
+            layout = survey(self.shards / shard.name, self._decoder.members(self.fields))
+            if layout.edges[-1] != shard.pairs:
+                found = f"holds {layout.edges[-1]} pairs, the index says {shard.pairs}"
+                raise InputError(self._damaged(shard, found))
+            self._layouts[number] = layout
+        return self._layouts[number]
 
     def _check(self, number: int) -> None:
-        """Bytes and SHA-256 of a shard, once a process."""
-        if number in self._checked:
-            return
+        """Bytes and SHA-256 of a shard."""
         shard = self.index.shards[number]
         found = damage(self.shards.parent, shard)
         if found:
             raise InputError(self._damaged(shard, found))
-        self._checked.add(number)
 
     def _damaged(self, shard: Shard, what: str) -> str:
         return f"shard {str(self.shards / shard.name)!r}: {what}; remove it with its sidecar and couple again"

@@ -30,12 +30,28 @@ def load(path: Path) -> np.ndarray:
         return decode(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
+def length(head: bytes) -> int:
+    """Size of the first axis, from the first bytes of a .npy file; ValueError where there is none."""
+    _, shape, _ = _header(head)
+    if not shape:
+        raise ValueError("a .npy array without axes")
+    return shape[0]
+
+
 def decode(data: bytes | mmap.mmap) -> np.ndarray:
     """The array in the bytes of a .npy file, read-only and without a copy.
 
     Raises:
         ValueError: not a little-endian array of numbers in C order, format 1.0, or of another length than it says.
     """
+    dtype, shape, body = _header(data)
+    if math.prod(shape) * dtype.itemsize != len(data) - body:
+        raise ValueError(f"{len(data) - body} bytes, where its header promises {list(shape)} of {dtype}")
+    return np.frombuffer(data, dtype, offset=body).reshape(shape)
+
+
+def _header(data: bytes | mmap.mmap) -> tuple[np.dtype, tuple[int, ...], int]:
+    """Type and shape of the array, and where its numbers begin."""
     start = len(_MAGIC) + 2
     body = start + int.from_bytes(data[len(_MAGIC) : start], "little")
     header = _HEADER.fullmatch(data[start:body])
@@ -45,7 +61,6 @@ def decode(data: bytes | mmap.mmap) -> np.ndarray:
         dtype = np.dtype(header[1].decode())
     except TypeError as error:
         raise ValueError(f"not an array of numbers ({error})") from error
-    shape = tuple(int(size) for size in header[2].split(b",") if size.strip())
-    if dtype.kind not in "iuf" or math.prod(shape) * dtype.itemsize != len(data) - body:
-        raise ValueError(f"{len(data) - body} bytes, where its header promises {list(shape)} of {dtype}")
-    return np.frombuffer(data, dtype, offset=body).reshape(shape)
+    if dtype.kind not in "iuf":
+        raise ValueError(f"an array of {dtype}, not of numbers")
+    return dtype, tuple(int(size) for size in header[2].split(b",") if size.strip()), body

@@ -14,11 +14,9 @@ format, for other programs: docs/pair-format.md.
 
 import json
 import math
-import tarfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +24,10 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from pipeline import noise
-from pipeline.errors import InputError
 from pipeline.features import gather
 from pipeline.store import npy
 from pipeline.store.format import Index
-from pipeline.tar import members
+from pipeline.store.layout import opened, read_member, walk
 
 
 @dataclass(frozen=True)
@@ -194,7 +191,7 @@ class Decoder:
 
 
 def samples(path: Path, extensions: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members, by extension, of each record of a local tar; read with the standard library alone.
+    """Key and members, by extension, of each record of a shard, in order.
 
     Args:
         path: of the tar.
@@ -203,21 +200,10 @@ def samples(path: Path, extensions: Collection[str] | None = None) -> Iterator[t
     Raises:
         InputError: not a tar of plain files, or a member that stands twice.
     """
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for key, parts in groupby(members(tar), lambda member: member.name.partition(".")[0]):
-                fields: dict[str, bytes] = {}
-                for member in parts:
-                    extension = member.name.partition(".")[2]
-                    if not member.isreg() or extension in fields:
-                        raise tarfile.ReadError(f"member {member.name!r} is no plain file, or stands twice")
-                    if extensions is None or extension in extensions:
-                        file = tar.extractfile(member)
-                        assert file is not None, "only links and directories have no content"
-                        fields[extension] = file.read()
-                yield key, fields
-    except (tarfile.TarError, OSError, EOFError, OverflowError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a shard ({error}); run `flowpairs verify`") from error
+    with opened(path) as file:
+        for key, places in walk(file):
+            chosen = places if extensions is None else {name: places[name] for name in places if name in extensions}
+            yield key, {name: read_member(file, place) for name, place in chosen.items()}
 
 
 def read_meta(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""The share of its time that training with the UNet waits for data.
+
+    python benchmarks/data_wait.py [--batch 32] [--steps 8]
+
+The training loop itself runs on stores of images of 28x28 and 32x32x3 (those of benchmarks/loader.py), with the UNet of
+training/models as configured by default, on a CUDA device where there is one. Half of the steps come first and are not
+counted: they contain the check of the first shards' hashes and the first window's reading.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from loader import PER_SHARD, SHAPES, make_store
+
+from training import loop, models
+from training.config import OptimisationConfig, UNetConfig
+from training.directory import lanes
+from training.loader import PairLoader, Part
+from training.paths import StraightPath
+from training.state import TrainState
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=8)
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = options.steps // 2
+    config = OptimisationConfig(steps=2 * half, batch=options.batch, log_every=half)
+    print("| pairs | pairs/s | waited for data |")
+    print("|---|---|---|")
+    for name in ("images 28x28", "images 32x32x3"):
+        with tempfile.TemporaryDirectory() as temporary:
+            index = make_store(Path(temporary), SHAPES[name], 4 * PER_SHARD)
+            model = models.build(UNetConfig(kind="unet"), index.shape, 0, seed=0).to(device)
+            state, lines = TrainState.start(model, config), list[loop.LogLine]()
+            part = Part(config.batch, 0, 1, lanes(config.batch, 1))
+            with PairLoader(Path(temporary), index, part, seed=0, pin=device.type == "cuda") as loader:
+                loop.run(state, model, loader, StraightPath(), config, part, lines.append, lambda metrics: None)
+        print(f"| {name} | {lines[-1].samples_per_s:,.0f} | {100 * lines[-1].data_wait:.2f} % |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Where the records of a shard lie: a tar is walked once, and any pair of it found at once from then on."""
+
+import tarfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Int64
+
+from pipeline.errors import InputError
+from pipeline.store import npy
+from pipeline.tar import members
+
+HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode` writes
+
+Places = dict[str, tuple[int, int]]  # extension -> offset and size of a record's member
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The records of one shard, in arrays: a store has as many of them as it has MiB.
+
+    Attributes:
+        members: extensions that the reader needs.
+        places: offset and size of each; size -1 where a record does without.
+        edges: pairs before each record, and of all.
+    """
+
+    members: tuple[str, ...]
+    places: Int64[np.ndarray, "records members 2"]
+    edges: Int64[np.ndarray, " edges"]
+
+    def read(self, file: BinaryIO, record: int) -> dict[str, bytes]:
+        """The members of a record, by extension."""
+        out = {}
+        for name, (offset, size) in zip(self.members, self.places[record].tolist(), strict=True):
+            if size >= 0:
+                out[name] = read_member(file, (offset, size))
+        return out
+
+
+def survey(path: Path, wanted: Collection[str]) -> Layout:
+    """Walk through a shard and note where its records' wanted members lie.
+
+    Raises:
+        InputError: not a tar of plain files, a member that stands twice, a record that does not tell its length.
+    """
+    names = tuple(sorted(wanted))
+    places, edges = [], [0]
+    with opened(path) as file:
+        for key, found in walk(file):
+            places.append([found.get(name, (0, -1)) for name in names])
+            arrays = [found[name] for name in names if name in found and name.endswith(".npy")]
+            if not arrays:
+                missing = next(name for name in names if name.endswith(".npy") and name != "row.npy")
+                raise ValueError(f"record {key!r}: {missing} is missing")
+            offset, size = arrays[0]
+            edges.append(edges[-1] + npy.length(read_member(file, (offset, min(size, HEADER_BYTES)))))
+    return Layout(names, np.array(places, np.int64).reshape(-1, len(names), 2), np.array(edges))
+
+
+def walk(file: BinaryIO) -> Iterator[tuple[str, Places]]:
+    """Key and members of each record of a tar, in order; nothing is read but headers.
+
+    Raises:
+        tarfile.TarError, ValueError and others: not a tar of plain files, or a member that stands twice; see `opened`.
+    """
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for key, parts in groupby(members(tar), lambda member: member.name.partition(".")[0]):
+            found: Places = {}
+            for member in parts:
+                extension = member.name.partition(".")[2]
+                if not member.isreg() or extension in found:
+                    raise tarfile.ReadError(f"member {member.name!r} is no plain file, or stands twice")
+                found[extension] = member.offset_data, member.size
+            yield key, found
+
+
+def read_member(file: BinaryIO, place: tuple[int, int]) -> bytes:
+    """The bytes at an offset, as many as there are up to a size."""
+    file.seek(place[0])
+    return file.read(place[1])
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a shard; whatever its tar makes the standard library raise is an `InputError` that names it."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except (tarfile.TarError, OSError, EOFError, OverflowError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read as a shard ({error}); run `flowpairs verify`") from error
