@@ -45,6 +45,11 @@ class Blocks:
         """Number of blocks."""
         return -(-self.pairs // self.n)
 
+    @property
+    def seeds(self) -> range:
+        """The blocks of the first epoch, which cover the data ids once, or nearly."""
+        return range(min(self.count, max(1, self.ids // self.n)))
+
     def first_row(self, block: int) -> int:
         """Global number of the block's first source row."""
         return block * self.n

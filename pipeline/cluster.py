@@ -39,7 +39,8 @@ class ActorShape:
 def actor_shape(config: ClusterConfig, blocks: int) -> ActorShape:
     """Decide on actors from the live nodes: one a GPU where there are GPUs, else one a CPU core.
 
-    Never more actors than blocks; fewer actors than cores share the cores evenly, as far as each fits on one node.
+    Never more than the blocks keep busy; fewer actors than cores share the cores evenly, as far as each fits on one
+    node. Where several solve a block together, their number is a multiple of a team's size.
 
     Raises:
         InputError: the cluster cannot hold the actors that the configuration asks for.
@@ -62,7 +63,10 @@ def actor_shape(config: ClusterConfig, blocks: int) -> ActorShape:
         raise InputError(f"{wanted}: not one such actor fits, {have}; lower them or give auto")
     if config.actors != "auto" and config.actors > room:
         raise InputError(f"cluster.actors={config.actors}: only {room} fit, {have}; lower it or give auto")
-    actors = min(room if config.actors == "auto" else config.actors, max(1, blocks))
+    team = config.actors_per_block
+    if room < team:
+        raise InputError(f"cluster.actors_per_block={team}: only {room} such actors fit, {have}; lower it")
+    actors = min((room if config.actors == "auto" else config.actors) // team, max(1, blocks)) * team
     if config.cpus_per_actor != "auto":
         return ActorShape(actors, least, per_actor)
     return ActorShape(actors, max(c for c in range(1, max(cpus) + 1) if fit(c) >= actors), per_actor)

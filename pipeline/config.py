@@ -6,7 +6,9 @@ the value and the remedy, before anything heavy is imported.
 """
 
 import hashlib
+import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -27,6 +29,7 @@ class Strict(BaseModel):
 MAX_DEPTH = 20  # levels of a YAML file
 
 Config = TypeVar("Config", bound=Strict)
+Cost = Literal["dot", "sqeuclidean"] | Callable[..., Any]
 
 
 class DataConfig(Strict):
@@ -62,13 +65,15 @@ class CouplingConfig(Strict):
 
     method: Literal["independent", "exact", "sinkhorn", "imported"] = "sinkhorn"
     n: int = Field(ge=1)
+    cost: str = "dot"  # or sqeuclidean, or module:function of tiles [r, d], [c, d] -> [r, c]; see pipeline/ot/cost.py
     table: str | None = None  # of pairs made elsewhere, for method imported: see pipeline/table.py
     table_fingerprint: str | None = None  # sha256 that its columns must have; the resolved config holds what was read
     rel_eps: PositiveFloat | None = None  # eps / std(C); 0.1 where neither is given
-    eps: PositiveFloat | None = None  # absolute, in the units of the dot-product cost
+    eps: PositiveFloat | None = None  # absolute, in the units of the cost
     entropy: float | None = Field(default=None, gt=0, lt=1)  # sharpness E to find eps for: 0 sharp, 1 blurred
     tol: PositiveFloat = 1e-3  # L1 error of the marginals
-    max_passes: PositiveInt = 20_000  # half-passes over the n x m entries before giving up
+    max_passes: PositiveInt = 20_000  # over the n x m entries before giving up
+    warm_start: Literal["auto", "always", "never"] = "auto"  # from the first epoch's potentials: see pipeline/known.py
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
     on_unconverged: Literal["fail", "record"] = "fail"
 
@@ -89,9 +94,37 @@ class CouplingConfig(Strict):
             raise ValueError("table belongs to method imported, and that method needs one; give both or neither")
         if self.method == "imported" and self.resample is not None:
             raise ValueError("resample does not belong to method imported, whose table says which data; remove it")
+        if self.method != "sinkhorn" and self.warm_start == "always":
+            raise ValueError(f"warm_start belongs to method sinkhorn, not to {self.method}; remove it")
+        if self.entropy is not None and self.warm_start == "always":
+            raise ValueError("warm_start=always needs one eps for all blocks; give rel_eps or eps instead of entropy")
+        if self.method == "imported" and self.cost != "dot":
+            raise ValueError("cost does not belong to method imported, which computes no coupling; remove it")
+        self.cost_function()
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, entropy")
         return self
+
+    def cost_function(self) -> Cost:
+        """What the coupling minimises: a name, or the function that the config names.
+
+        Raises:
+            ValueError: no such cost, module or function.
+        """
+        if self.cost in ("dot", "sqeuclidean"):
+            return cast("Cost", self.cost)
+        module, colon, name = self.cost.partition(":")
+        if not (module and colon and name):
+            raise ValueError(f"cost={self.cost!r}: unknown; give dot, sqeuclidean or module:function")
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"cost={self.cost!r}: cannot be imported ({error}); put its module where the job runs or on PYTHONPATH"
+            ) from error
+        if not callable(function):
+            raise ValueError(f"cost={self.cost!r}: is no function; give one that takes two tiles of features")
+        return cast("Cost", function)
 
 
 class SamplingConfig(Strict):
@@ -113,7 +146,8 @@ class ClusterConfig(Strict):
     """What the job asks of Ray. It never changes the pairs."""
 
     actors: PositiveInt | Literal["auto"] = "auto"
-    actors_per_block: Literal[1] = 1
+    actors_per_block: PositiveInt = 1  # that solve one block together; `actors` counts all of them
+    checkpoint_seconds: float = Field(default=60.0, ge=0)  # between two records of how far a block's solve has come
     gpus_per_actor: float | Literal["auto"] = Field(default="auto")
     cpus_per_actor: PositiveInt | Literal["auto"] = "auto"
 
@@ -138,6 +172,17 @@ class CoupleConfig(Strict):
         for key in ("on_unconverged", "table", *(["table_fingerprint"] if self.coupling.table is None else [])):
             config["coupling"].pop(key)
         return config
+
+    @model_validator(mode="after")
+    def _several_actors(self) -> "CoupleConfig":
+        k, method = self.cluster.actors_per_block, self.coupling.method
+        if k > 1 and method != "sinkhorn":
+            raise ValueError(f"cluster.actors_per_block={k}: method {method} works on one actor a block; remove it")
+        if self.cluster.actors != "auto" and self.cluster.actors % k:
+            raise ValueError(
+                f"cluster.actors={self.cluster.actors}: no multiple of actors_per_block={k}; give one or auto"
+            )
+        return self
 
 
 def digest(determining: dict[str, Any]) -> str:

@@ -90,22 +90,28 @@ def _run(
     """Couple the blocks that are left on as many actors as fit."""
     import ray
 
-    from pipeline.actor import CouplerActor
+    from pipeline import known
+    from pipeline.actor import Posts
     from pipeline.cluster import actor_shape
     from pipeline.crew import work
 
     features = resume.features(config, directory, target.x)
     shape = actor_shape(config.cluster, len(todo))
+    per_block = config.cluster.actors_per_block
     # The arrays go into the object store once; every actor on a node maps the same memory.
     data_features = features.of_data(target.x, flips=config.data.flips)
     shared = [ray.put(value) for value in (features, target.x, target.labels, data_features, table)]
-    remote: Any = ray.remote  # its annotations do not know concurrency groups
-    actor = remote(num_cpus=shape.cpus, num_gpus=shape.gpus, concurrency_groups={"write": 1})(CouplerActor)
+    posts = Posts(shape, per_block, config, directory, blocks, shared, shape.cpus)
+    stages = [todo]
+    if known.warm(config.coupling, features.dim):
+        later = [block for block in todo if block not in blocks.seeds]
+        lost = [block for block in blocks.seeds if later and not known.file(directory, block).is_file()]
+        stages = [sorted({*lost, *todo} - {*later}), later]
 
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
     start, errors = time.monotonic(), [0.0]
     with progress(f"coupling on {shape.actors} actors", blocks.pairs) as show:
-        reports = work(lambda: actor.remote(config, directory, blocks, shared, shape.cpus), shape.actors, todo)
+        reports = work(posts, shape.actors // per_block, stages)
         for number, row in enumerate(reports, blocks.count - len(todo) + 1):
             if not row["converged"] and config.coupling.on_unconverged == "fail":
                 raise JobError(_unconverged(row))

@@ -7,12 +7,12 @@ function of (config, data, block); the actor that happens to compute it adds not
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from pipeline import noise
+from pipeline import known, noise, trail
 from pipeline.blocks import Blocks
 from pipeline.config import CoupleConfig
 from pipeline.features import Features, gather
@@ -21,6 +21,9 @@ from pipeline.store.format import pairs_per_record
 from pipeline.store.records import Record
 from pipeline.store.writer import write_shard
 from pipeline.table import Table, report
+
+if TYPE_CHECKING:
+    from pipeline.ot.share import Team
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,11 @@ class Coupler:
     ) -> None:
         import torch
 
+        from pipeline.ot.share import ALONE
+
         torch.set_num_threads(threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.team: "Team" = ALONE  # changed by an actor that is not
         self.config, self.directory, self.blocks, self.features = config, directory, blocks, features
         self.x, self.labels, self.data_features, self.table = x, labels, data_features, table
 
@@ -85,9 +91,10 @@ class Coupler:
         Nothing is written when the coupling did not converge and the config does not accept that.
         """
         block, pairs = solved.block, solved.pairs
+        trail.remove(self.directory, block)
         if solved.report["converged"] or self.config.coupling.on_unconverged == "record":
             if solved.g is not None:
-                write_array(self.directory / "potentials" / f"b{block:06d}.npy", solved.g)
+                write_array(known.file(self.directory, block), solved.g)
             for number, rows in self.blocks.shards(block).items():
                 first = None if pairs.rows is None else int(pairs.rows[rows.start])
                 records = self._records(pairs, rows)
@@ -103,9 +110,34 @@ class Coupler:
         uniforms = noise.uniforms(seed, noise.Stream.DRAW, first, n)
         balanced = self.config.sampling.draw == "balanced"
         order = noise.permutation(seed, noise.Stream.BALANCE, len(ids), high=block) if balanced else None
-        x0, x1 = self.features.of_noise(seed, first, n), self.data_features[ids]
-        report, partners, g = draw_partners(self.config.coupling, x0, x1, uniforms, order, self.device)
+        x1 = self.data_features[ids]
+        warm = known.warm(self.config.coupling, x1.shape[1])
+        report, partners, g = draw_partners(
+            self.config.coupling,
+            self._source(first, n, len(ids)),
+            x1,
+            uniforms,
+            order,
+            self.device,
+            g0=known.start(self.directory, self.blocks, block, self.data_features) if warm else None,
+            team=self.team,
+            resume=trail.load(self.directory, block),
+            save=trail.saver(self.directory, block, self.config.cluster.checkpoint_seconds, self.team),
+        )
         return report, Table(ids[partners], np.arange(first, first + n), None), g
+
+    def _source(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
+        """Features of the block's source rows; with a team, of this member's share of them."""
+        import torch
+
+        from pipeline.ot.share import Share
+
+        share = Share(n, m, torch.device(self.device), self.team)
+        x0 = np.zeros((n, self.features.dim), np.float32)
+        for k in share.mine:  # section by section, whoever owns it: the same products in the same bits
+            rows = share.sections[k]
+            x0[rows] = self.features.of_noise(self.config.source.seed, first + rows.start, rows.stop - rows.start)
+        return x0
 
     def _take(self, table: Table, block: int) -> tuple[dict[str, Any], Table, None]:
         """The block's part of the table, and its costs."""

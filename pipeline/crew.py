@@ -1,8 +1,8 @@
 """A crew of actors that works through blocks, and goes on when one of them dies."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -12,7 +12,20 @@ from pipeline.errors import InputError, JobError
 DEATHS = 3  # a block that takes this many actors with it is given up
 
 
-def work(hire: Callable[[], Any], size: int, todo: list[int]) -> Iterator[dict[str, Any]]:
+@runtime_checkable
+class Hiring(Protocol):
+    """Where actors come from and go to; one has a method `solve(block)` that keeps what it found, and a method
+    `write()` that writes what was kept first and returns its report.
+    """
+
+    def hire(self) -> Any:
+        """A new actor."""
+
+    def dismiss(self, actor: Any) -> None:
+        """End an actor, dead or alive."""
+
+
+def work(posts: Hiring, size: int, stages: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
     """Yield the report of every block, as they are finished.
 
     An actor solves a block while it still writes the one before. A dead actor, or one on a dead node, is replaced and
@@ -20,26 +33,36 @@ def work(hire: Callable[[], Any], size: int, todo: list[int]) -> Iterator[dict[s
     actors (out of memory) ends the job with a sentence.
 
     Args:
-        hire: makes an actor with a method `solve(block)` that keeps what it found, and `write()` that writes what was
-            kept first, and returns its report.
-        size: how many actors work at a time.
-        todo: block numbers.
+        posts: where actors are hired.
+        size: how many of them work at a time.
+        stages: block numbers; a stage begins when the one before is on disk.
 
     Raises:
         InputError, JobError: as a block raised it.
         JobError: a block killed `DEATHS` actors.
     """
-    waiting, deaths = deque(todo), Counter[int]()
+    waiting, coming, deaths = deque[int](), deque(stages), Counter[int]()
     solving: dict[ray.ObjectRef, tuple[Any, int]] = {}
     writing: dict[ray.ObjectRef, tuple[Any, int]] = {}
+    idle: list[Any] = []
+
+    def has(actor: Any, tasks: dict[ray.ObjectRef, tuple[Any, int]]) -> bool:
+        return any(actor is other for other, _ in tasks.values())
 
     def employ(actor: Any) -> None:
+        if has(actor, solving):
+            return
         if waiting:
             block = waiting.popleft()
             solving[actor.solve.remote(block)] = actor, block
+        elif coming:
+            idle.append(actor)
+        elif not has(actor, writing):
+            posts.dismiss(actor)
 
     def lay_off(actor: Any) -> list[int]:
         """Take back the blocks that an actor has in hand, the one that it worked on first."""
+        posts.dismiss(actor)
         lost = []
         for tasks in (solving, writing):
             for ref in [ref for ref, (other, _) in tasks.items() if other is actor]:
@@ -47,9 +70,13 @@ def work(hire: Callable[[], Any], size: int, todo: list[int]) -> Iterator[dict[s
         return lost
 
     try:
-        for _ in range(min(size, len(todo))):
-            employ(hire())
-        while solving or writing:
+        while coming or solving or writing:
+            if not (solving or writing):
+                waiting.extend(coming.popleft())
+                idle += [posts.hire() for _ in range(min(size, len(waiting)) - len(idle))]
+                while idle:
+                    employ(idle.pop())
+                continue
             (ready,), _ = ray.wait([*solving, *writing], num_returns=1)
             actor, block = solving[ready] if ready in solving else writing[ready]
             try:
@@ -63,7 +90,7 @@ def work(hire: Callable[[], Any], size: int, todo: list[int]) -> Iterator[dict[s
                         "kept: lower coupling.n or give the actors more memory, then run the same command again"
                     ) from error
                 waiting.extendleft(lost)
-                employ(hire())
+                employ(posts.hire())
                 continue
             except RayTaskError as error:
                 raise (error.cause if isinstance(error.cause, InputError | JobError) else error) from None
@@ -73,9 +100,8 @@ def work(hire: Callable[[], Any], size: int, todo: list[int]) -> Iterator[dict[s
                 employ(actor)
                 continue
             del writing[ready]
-            if not any(actor is other for other, _ in [*solving.values(), *writing.values()]):
-                ray.kill(actor)
+            employ(actor)
             yield report
     finally:
-        for actor, _ in [*solving.values(), *writing.values()]:
-            ray.kill(actor)
+        for actor in {*idle, *(actor for actor, _ in [*solving.values(), *writing.values()])}:
+            posts.dismiss(actor)

@@ -1,6 +1,7 @@
 """Computing some blocks of a finished store again, to hold its bytes against what the config and the data determine."""
 
 import dataclasses
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def recompute(directory: Path, count: int) -> list[str]:
     recorded, faults = {shard.name: shard for shard in index.shards}, []
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        for part in ("shards", "potentials"):
-            (scratch / part).mkdir()
+        (scratch / "shards").mkdir()
+        shutil.copytree(directory / "potentials", scratch / "potentials")  # which later blocks may start from
         coupler = Coupler(config, scratch, blocks, fitted, target.x, target.labels, of_data, threads=1, table=table)
         for block in sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)}):
             coupler.write(coupler.solve(block))

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_a_block_that_kills_every_actor_ends_the_job(local_ray: None) -> None:
             return {}
 
     with pytest.raises(JobError, match="block 1 killed 3 actors"):
-        list(work(lambda: ray.remote(Mortal).remote(), 1, [0, 1, 2]))
+        list(work(SimpleNamespace(hire=ray.remote(Mortal).remote, dismiss=ray.kill), 1, [[0, 1, 2]]))
 
 
 def test_a_block_is_written_while_the_next_one_is_solved(local_ray: None) -> None:
@@ -148,7 +149,8 @@ def test_a_block_is_written_while_the_next_one_is_solved(local_ray: None) -> Non
             return {"block": block}
 
     actor = ray.remote(concurrency_groups={"write": 1})(Patient)
-    assert [row["block"] for row in work(actor.remote, 1, [0, 1, 2])] == [0, 1, 2]
+    posts = SimpleNamespace(hire=actor.remote, dismiss=ray.kill)
+    assert [row["block"] for row in work(posts, 1, [[0, 1, 2]])] == [0, 1, 2]
 
 
 def test_another_config_in_the_same_directory_is_refused(reference: Path) -> None:
