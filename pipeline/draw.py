@@ -46,9 +46,10 @@ def couple(options: CouplingConfig, x0: Float[Tensor, "n k"], x1: Float[Tensor, 
         return ot.solve_exact(ot.Problem(x0, x1, 0.0))
     if options.method == "independent":
         return ot.independent(ot.Problem(x0, x1, 0.0))
-    tol, passes = options.tol, options.max_passes
+    tol, passes, backend = options.tol, options.max_passes, options.backend
     if options.entropy is not None:
-        return ot.solve_for_entropy(ot.Problem(x0, x1, 1.0), options.entropy, tol=tol, max_passes=passes)
+        problem = ot.Problem(x0, x1, 1.0)
+        return ot.solve_for_entropy(problem, options.entropy, tol=tol, max_passes=passes, backend=backend)
     eps = options.eps if options.rel_eps is None else options.rel_eps * ot.cost_std(x0, x1)
     assert eps is not None, "the config fills in one of the three"
-    return ot.solve_sinkhorn(ot.Problem(x0, x1, eps), tol=tol, max_passes=passes)
+    return ot.solve_sinkhorn(ot.Problem(x0, x1, eps), tol=tol, max_passes=passes, backend=backend)
