@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.ot import tiles
 from pipeline.ot.draws import CHUNK, chunk_of, first_beyond
 from pipeline.ot.logits import InnerLogits, Logits
 from pipeline.ot.problem import Problem
 from pipeline.ot.share import ALONE, Share, Team, count
 from pipeline.ot.sweep import Sweep, large_entries
-from pipeline.ot.tiles import Workers, tile_rows
+from pipeline.ot.tiles import Workers
 
 LN2 = math.log(2)
 WIDTH = 4  # features are padded to a multiple of it, so that a formula serves several numbers of features
@@ -89,7 +90,7 @@ class KeOps:
         x, y, _, _ = _below_top(logits, share)
         drawn = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
         mine, uniforms = drawn[share.rows], u[share.rows]
-        for rows in torch.arange(len(x), device=x.device).split(tile_rows(CHUNK * x.shape[1], logits.device)):
+        for rows in torch.arange(len(x), device=x.device).split(tiles.tile_rows(CHUNK * x.shape[1], logits.device)):
             mine[rows] = _draw(x[rows], y, uniforms[rows])
         return share.gather(drawn)
 
