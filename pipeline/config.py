@@ -75,6 +75,7 @@ class CouplingConfig(Strict):
     max_passes: PositiveInt = 20_000  # over the n x m entries before giving up
     warm_start: Literal["auto", "always", "never"] = "auto"  # from the first epoch's potentials: see pipeline/known.py
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
+    backend: Literal["auto", "torch", "keops", "flash"] = "auto"  # what computes the passes: see docs/solver.md
     on_unconverged: Literal["fail", "record"] = "fail"
 
     @model_validator(mode="before")
@@ -90,6 +91,8 @@ class CouplingConfig(Strict):
         given = [key for key in ("rel_eps", "eps", "entropy") if getattr(self, key) is not None]
         if self.method != "sinkhorn" and given:
             raise ValueError(f"{' and '.join(given)} belong to method sinkhorn, not to {self.method}; remove them")
+        if self.method != "sinkhorn" and self.backend != "auto":
+            raise ValueError(f"backend belongs to method sinkhorn, not to {self.method}; remove it")
         if (self.method == "imported") != (self.table is not None):
             raise ValueError("table belongs to method imported, and that method needs one; give both or neither")
         if self.method == "imported" and self.resample is not None:
@@ -166,10 +169,14 @@ class CoupleConfig(Strict):
     def determining(self) -> dict[str, Any]:
         """The part that determines the pairs: not where they go, nor how many actors make them, nor where the data lie.
 
-        The data themselves, and a table of pairs, enter by their fingerprint, which the resolved config holds.
+        The data themselves, and a table of pairs, enter by their fingerprint, which the resolved config holds. A
+        backend counts where one is named: pairs of two backends may differ, as may those of two kinds of devices.
         """
         config = self.model_dump(exclude={"cluster": True, "output": {"dir"}, "data": {"path"}})
-        for key in ("on_unconverged", "table", *(["table_fingerprint"] if self.coupling.table is None else [])):
+        silent = ["on_unconverged", "table"]
+        silent += ["table_fingerprint"] if self.coupling.table is None else []
+        silent += ["backend"] if self.coupling.backend == "auto" else []
+        for key in silent:
             config["coupling"].pop(key)
         return config
 

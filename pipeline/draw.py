@@ -69,7 +69,7 @@ def couple(
         return ot.solve_exact(problem)
     if options.method == "independent":
         return ot.independent(problem)
-    limits: dict[str, Any] = {"tol": options.tol, "max_passes": options.max_passes}
+    limits: dict[str, Any] = {"tol": options.tol, "max_passes": options.max_passes, "backend": options.backend}
     together: dict[str, Any] = {"team": team, "resume": resume, "save": save}
     if options.entropy is not None:
         return ot.solve_for_entropy(problem, options.entropy, **limits, **together)

@@ -39,7 +39,7 @@ def test_the_default_epsilon_stands_in_the_resolved_config(config: Path) -> None
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; known here: entropy, eps"),
+        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; known here: backend, entropy"),
         ("colour=red", "colour='red': unknown key; known here: cluster, coupling, data"),
         ("coupling.n=many", "coupling.n='many': input should be a valid integer"),
         ("coupling.n=0", "coupling.n=0: input should be greater than or equal to 1"),
@@ -87,7 +87,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_hash_covers_what_determines_the_pairs_and_nothing_else(config: Path) -> None:
     base = load(CoupleConfig, config).determining()
     same = ["output.dir=x", "cluster.actors=7", "data.path=elsewhere.npz", "coupling.on_unconverged=record"]
+    same += ["coupling.backend=auto"]
     other = ["coupling.n=511", "source.seed=1", "output.pairs=1023", "features.pca=3", "sampling.draw=balanced"]
+    other += ["coupling.backend=torch"]
     for item in same:
         assert digest(load(CoupleConfig, config, [item]).determining()) == digest(base)
     for item in other:

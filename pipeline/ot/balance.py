@@ -6,8 +6,9 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pipeline.ot import draws
-from pipeline.ot.kernel import Logits, kernel_of
+from pipeline.ot.backend import TORCH, Backend
+from pipeline.ot.kernel import kernel_of
+from pipeline.ot.logits import Logits
 from pipeline.ot.problem import Problem
 from pipeline.ot.share import ALONE, Team
 
@@ -29,7 +30,13 @@ def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[
     return room
 
 
-def fill(kernel: Logits, room: Int[Tensor, " m"], u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
+def fill(
+    kernel: Logits,
+    room: Int[Tensor, " m"],
+    u: Float[Tensor, " n"],
+    team: Team = ALONE,
+    backend: Backend = TORCH,
+) -> Int[Tensor, " n"]:
     """Rounds of categorical draws among the columns with room left; the last rows are assigned at the least cost.
 
     In a round every open row draws; a column drawn by more rows than it has room keeps some of them at random, and the
@@ -40,6 +47,7 @@ def fill(kernel: Logits, room: Int[Tensor, " m"], u: Float[Tensor, " n"], team: 
         room: how often each column is to be used [m]; sums to n.
         u: uniforms in [0, 1), float64 [n].
         team: who shares the draws; all get all partners.
+        backend: what draws.
     """
     fresh = np.random.default_rng(u.cpu().numpy().view(np.uint64))
     room = room.clone()
@@ -47,7 +55,7 @@ def fill(kernel: Logits, room: Int[Tensor, " m"], u: Float[Tensor, " n"], team: 
     rows = torch.arange(len(u), device=u.device)
     while len(rows) > RESIDUAL:
         columns = room.nonzero()[:, 0]
-        drawn = columns[draws.categorical(kernel.restrict(rows, columns), u, team)]
+        drawn = columns[backend.draw(kernel.restrict(rows, columns), u, team)]
         shuffled = torch.from_numpy(fresh.permutation(len(rows))).to(u.device)
         kept = shuffled[_rank_within(drawn[shuffled]) < room[drawn[shuffled]]]
         partners[rows[kept]] = drawn[kept]

@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.ot import balance, draws
-from pipeline.ot.kernel import Logits, kernel_of
+from pipeline.ot.backend import TORCH, Backend
+from pipeline.ot.kernel import kernel_of
+from pipeline.ot.logits import Logits
 from pipeline.ot.problem import Problem
 from pipeline.ot.share import ALONE, Team
 from pipeline.ot.tiles import Workers
@@ -85,19 +87,21 @@ class EntropicCoupling(Coupling):
         g: Float[Tensor, " m"],
         report: BlockReport,
         team: Team = ALONE,
+        backend: Backend = TORCH,
     ) -> None:
-        self.problem, self.f, self.g, self.report, self.team = problem, f, g, report, team
+        self.problem, self.f, self.g, self.report = problem, f, g, report
+        self.team, self.backend = team, backend
 
     def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw`."""
         with Workers(u.device):
-            return draws.categorical(self._logits(), u, self.team)
+            return self.backend.draw(self._logits(), u, self.team)
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw_balanced`; rounds of draws among the target rows that still have room."""
         room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
         with Workers(u.device):
-            return balance.fill(self._logits(), room, u, self.team)
+            return balance.fill(self._logits(), room, u, self.team, self.backend)
 
     def _logits(self) -> Logits:
         kernel = kernel_of(self.problem)

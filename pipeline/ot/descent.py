@@ -18,7 +18,7 @@ from pipeline.ot.kernel import Kernel, kernel_of
 from pipeline.ot.problem import Problem
 from pipeline.ot.share import ALONE, Share, Team
 from pipeline.ot.surrogate import Solution, Surrogate
-from pipeline.ot.sweep import Sweep, sweep
+from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
 Progress = Callable[[int, float], None]
@@ -139,7 +139,9 @@ def descend(
             if save is not None and trail.passes:
                 save(trail.arrays())
             logits = kernel.bound(trail.gamma, trail.level)
-            current = sweep(logits, trail.gamma, a, share, workers, keep=trail.keep, entropies=trail.may_end)
+            current = kernel.backend.sweep(
+                logits, trail.gamma, a, share, workers, keep=trail.keep, entropies=trail.may_end
+            )
             trail.passes += 1
             error = (current.columns - b).abs().sum().item()
             if progress is not None:
@@ -173,7 +175,8 @@ def descend(
         assert trail.best is not None
         gamma, _ = trail.best
         if current is None or current.gamma is not gamma or current.bits is None:
-            current = sweep(kernel.bound(gamma, eps), gamma, a, share, workers, keep=trail.keep, entropies=True)
+            logits = kernel.bound(gamma, eps)
+            current = kernel.backend.sweep(logits, gamma, a, share, workers, keep=trail.keep, entropies=True)
             trail.passes += 1
     return current, trail.passes
 
@@ -202,13 +205,14 @@ def _thinned(kernel: Kernel, eps: float, std: float, team: Team) -> Float[Tensor
     a, b = problem.weights()
     rows, columns = (torch.arange(0, k, THINNED, device=a.device) for k in (problem.n, problem.m))
     a, b = a[rows] / a[rows].sum(), b[columns] / b[columns].sum()
-    small = kernel_of(Problem(problem.x0[rows], problem.x1[columns], eps, a, b, problem.cost))
+    small = kernel_of(Problem(problem.x0[rows], problem.x1[columns], eps, a, b, problem.cost), kernel.backend)
     start = cold(small, eps, std, ROUGH)
     last, _ = descend(small, a, b, eps, std, start, ROUGH, STALLED)
     turned = replace(problem.turned(problem.x0[rows], a), eps=eps)
-    kernel_turned = kernel_of(turned)
+    kernel_turned = kernel_of(turned, kernel.backend)
     gamma = kernel_turned.gamma(small.f(last.phi, eps), eps)
     share = Share(problem.m, len(rows), a.device, team)
     with Workers(a.device) as workers:
-        swept = sweep(kernel_turned.bound(gamma, eps), gamma, problem.weights()[1], share, workers)
+        logits = kernel_turned.bound(gamma, eps)
+        swept = kernel.backend.sweep(logits, gamma, problem.weights()[1], share, workers)
     return kernel.gamma(kernel_turned.f(share.gather(swept.phi), eps), eps)

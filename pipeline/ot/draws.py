@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ot.kernel import Logits
+from pipeline.ot.logits import Logits
 from pipeline.ot.share import ALONE, Share, Team
 from pipeline.ot.tiles import Group, Workers
 
@@ -46,15 +46,23 @@ def categorical(kernel: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> I
 def _invert(weights: Float[Tensor, "r width"], u: Float[Tensor, " r"]) -> Int[Tensor, " r"]:
     """First find the chunk in which u falls, then the column in the chunk."""
     chunks = weights.unflatten(1, (-1, CHUNK))
-    ends = chunks.sum(2, dtype=torch.float64).cumsum(1)
-    aim = u[:, None] * ends[:, -1:]
-    chunk = _first_beyond(ends, aim)
-    before = torch.where(chunk > 0, ends.gather(1, (chunk - 1).clamp(min=0)), 0.0)
+    chunk, aim = chunk_of(chunks.sum(2, dtype=torch.float64), u)
     inside = chunks[torch.arange(len(u), device=u.device), chunk[:, 0]].double().cumsum(1)
-    return (chunk * CHUNK + _first_beyond(inside, aim - before))[:, 0]
+    return (chunk * CHUNK + first_beyond(inside, aim))[:, 0]
 
 
-def _first_beyond(ends: Float[Tensor, "r c"], aim: Float[Tensor, "r 1"]) -> Int[Tensor, "r 1"]:
+def chunk_of(
+    masses: Float[Tensor, "r chunks"], u: Float[Tensor, " r"]
+) -> tuple[Int[Tensor, "r 1"], Float[Tensor, "r 1"]]:
+    """The chunk in which u of the row's mass falls, and how much mass lies before that point in the chunk."""
+    ends = masses.cumsum(1)
+    aim = u[:, None] * ends[:, -1:]
+    chunk = first_beyond(ends, aim)
+    before = torch.where(chunk > 0, ends.gather(1, (chunk - 1).clamp(min=0)), 0.0)
+    return chunk, aim - before
+
+
+def first_beyond(ends: Float[Tensor, "r c"], aim: Float[Tensor, "r 1"]) -> Int[Tensor, "r 1"]:
     """The first column whose cumulative mass exceeds `aim`, which rounding may have put on the total or below 0."""
     below_total = torch.nextafter(ends[:, -1:], torch.zeros_like(aim))
     return torch.searchsorted(ends, torch.minimum(aim.clamp(min=0), below_total), right=True)

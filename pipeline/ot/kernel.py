@@ -10,36 +10,19 @@ would cost float32 its digits, and one matrix product with a column more gives t
 """
 
 import math
-from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.ot.cost import CostFunction, centred, tile
+from pipeline.ot.backend import TORCH, Backend
+from pipeline.ot.cost import centred, tile
 from pipeline.ot.gaussian import gaussian_potential
+from pipeline.ot.logits import CostLogits, InnerLogits, Logits
 from pipeline.ot.problem import Problem
 
 LOG2E = 1 / math.log(2)
 NEVER = -1e30  # a logit that stands for zero probability and, unlike -inf, survives subtraction
-
-
-@runtime_checkable
-class Logits(Protocol):
-    """Logits with their `gamma` inside."""
-
-    n: int
-    m: int
-    device: torch.device
-
-    def restrict(self, rows: Int[Tensor, " r"], columns: Int[Tensor, " c"]) -> "Logits":
-        """The same logits for some of the rows and columns."""
-
-    def tile(self, rows: slice, out: Float[Tensor, "_ m"]) -> Float[Tensor, "r m"]:
-        """Write the logits of some rows into the first rows of `out` and return them."""
-
-    def empty(self, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
-        """Room for a tile, of the kernel's type and device."""
 
 
 class Kernel:
@@ -48,10 +31,11 @@ class Kernel:
     Args:
         problem: whose points and weights.
         p, q: the parts of the cost that the potentials absorb, float64 [n], [m].
+        backend: what reduces the logits.
     """
 
-    def __init__(self, problem: Problem, p: Float[Tensor, " n"], q: Float[Tensor, " m"]) -> None:
-        self.problem, self.p, self.q = problem, p, q
+    def __init__(self, problem: Problem, p: Float[Tensor, " n"], q: Float[Tensor, " m"], backend: Backend) -> None:
+        self.problem, self.p, self.q, self.backend = problem, p, q, backend
         self.log_b = torch.log2(problem.weights()[1]).clamp(min=NEVER)
 
     def gamma(self, g: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
@@ -83,15 +67,15 @@ class Kernel:
         raise NotImplementedError
 
 
-def kernel_of(problem: Problem) -> Kernel:
+def kernel_of(problem: Problem, backend: Backend = TORCH) -> Kernel:
     """The kernel of the problem's cost."""
-    return CostKernel(problem) if callable(problem.cost) else InnerKernel(problem)
+    return CostKernel(problem, backend) if callable(problem.cost) else InnerKernel(problem, backend)
 
 
 class InnerKernel(Kernel):
     """The dot product, c = -x.y, and the squared distance, c = -2 x.y, of the centred points x, y."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, backend: Backend) -> None:
         a, b = problem.weights()
         (centre0, self.rows), (centre1, self.columns) = centred(problem.x0, a), centred(problem.x1, b)
         if problem.cost == "dot":
@@ -102,7 +86,7 @@ class InnerKernel(Kernel):
             apart = centre0 - centre1
             p = self.rows.square().sum(1) + 2 * (self.rows @ apart) + apart @ apart
             q = self.columns.square().sum(1) - 2 * (self.columns @ apart)
-        super().__init__(problem, p, q)
+        super().__init__(problem, p, q, backend)
 
     def closed_form(self, eps: float) -> Float[Tensor, " m"]:
         """See `Kernel.closed_form`."""
@@ -123,33 +107,12 @@ class InnerKernel(Kernel):
         return (self.rows @ self.columns.T).mul_(-self.factor)
 
 
-class InnerLogits:
-    """Rows of `left` [n, k] times rows of `right` [m, k]; see `Logits`."""
-
-    def __init__(self, left: Float[Tensor, "n k"], right: Float[Tensor, "m k"]) -> None:
-        self.left, self.right = left, right
-        self.n, self.m, self.device = len(left), len(right), left.device
-
-    def restrict(self, rows: Int[Tensor, " r"], columns: Int[Tensor, " c"]) -> "InnerLogits":
-        """See `Logits.restrict`."""
-        return InnerLogits(self.left[rows], self.right[columns])
-
-    def tile(self, rows: slice, out: Float[Tensor, "_ m"]) -> Float[Tensor, "r m"]:
-        """See `Logits.tile`."""
-        left = self.left[rows]
-        return torch.mm(left, self.right.T, out=out[: len(left)])
-
-    def empty(self, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
-        """See `Logits.empty`."""
-        return self.left.new_empty(rows, columns)
-
-
 class CostKernel(Kernel):
     """A cost given as a function of tiles."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, backend: Backend) -> None:
         a, b = problem.weights()
-        super().__init__(problem, torch.zeros_like(a), torch.zeros_like(b))
+        super().__init__(problem, torch.zeros_like(a), torch.zeros_like(b), backend)
 
     def closed_form(self, eps: float) -> None:
         """There is none; see descent.py for where such a solve starts."""
@@ -164,31 +127,3 @@ class CostKernel(Kernel):
         """See `Kernel.dense`."""
         assert callable(self.problem.cost)
         return tile(self.problem.cost, self.problem.x0.double(), self.problem.x1.double())
-
-
-class CostLogits:
-    """`scale` times the cost plus `gamma`; see `Logits`."""
-
-    def __init__(
-        self,
-        cost: CostFunction,
-        x0: Float[Tensor, "n d"],
-        x1: Float[Tensor, "m d"],
-        scale: float,
-        gamma: Float[Tensor, " m"],
-    ) -> None:
-        self.cost, self.x0, self.x1, self.scale, self.gamma = cost, x0, x1, scale, gamma
-        self.n, self.m, self.device = len(x0), len(x1), x0.device
-
-    def restrict(self, rows: Int[Tensor, " r"], columns: Int[Tensor, " c"]) -> "CostLogits":
-        """See `Logits.restrict`."""
-        return CostLogits(self.cost, self.x0[rows], self.x1[columns], self.scale, self.gamma[columns])
-
-    def tile(self, rows: slice, out: Float[Tensor, "_ m"]) -> Float[Tensor, "r m"]:
-        """See `Logits.tile`."""
-        cost = tile(self.cost, self.x0[rows], self.x1)
-        return torch.add(self.gamma, cost, alpha=self.scale, out=out[: len(cost)])
-
-    def empty(self, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
-        """See `Logits.empty`."""
-        return self.x0.new_empty(rows, columns)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.ot.choose import BackendName, choose
 from pipeline.ot.coupling import EntropicCoupling
 from pipeline.ot.descent import BLUR, GOOD, SHARPEN, Progress, Save, Trail, cold, descend, warm
 from pipeline.ot.kernel import LOG2E
@@ -51,6 +52,7 @@ def solve_for_entropy(
     team: Team = ALONE,
     resume: dict[str, Float64[Tensor, "..."]] | None = None,
     save: Save | None = None,
+    backend: BackendName = "auto",
 ) -> EntropicCoupling:
     """Find the eps whose coupling has the sharpness E = 2 H(P) / (H(a) + H(b)) - 1, and that coupling.
 
@@ -61,7 +63,7 @@ def solve_for_entropy(
     Args:
         problem: the block; its eps is ignored, and the coupling's problem holds the one found.
         sharpness: in (0, 1); 0 a permutation, 1 independent.
-        tol, max_passes, progress, team, resume, save: as `solve_sinkhorn`, over all passes.
+        tol, max_passes, progress, team, resume, save, backend: as `solve_sinkhorn`, over all passes.
 
     Raises:
         InputError: a sharpness outside (0, 1), tol or max_passes out of range, or marginals of which one is a point.
@@ -71,7 +73,7 @@ def solve_for_entropy(
     check_limits(tol, max_passes)
     started = time.perf_counter()
     with Workers(problem.x0.device):
-        block = Block(problem, team)
+        block = Block(problem, team, choose(backend, problem))
         if min(len(block.a), len(block.b)) == 1 or block.std == 0:
             raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
         search, trail = Search(BLUR * block.std), None

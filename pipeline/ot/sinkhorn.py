@@ -9,13 +9,15 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.ot.backend import TORCH, Backend
+from pipeline.ot.choose import BackendName, choose
 from pipeline.ot.coupling import BlockReport, EntropicCoupling
 from pipeline.ot.descent import Progress, Save, Trail, cold, descend, warm
 from pipeline.ot.kernel import LOG2E, kernel_of
 from pipeline.ot.problem import Problem, entropy
 from pipeline.ot.report import sharpness, transport_costs
 from pipeline.ot.share import ALONE, Share, Team
-from pipeline.ot.sweep import Sweep, sweep
+from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
 
@@ -29,6 +31,7 @@ def solve_sinkhorn(
     team: Team = ALONE,
     resume: dict[str, Float64[Tensor, "..."]] | None = None,
     save: Save | None = None,
+    backend: BackendName = "auto",
 ) -> EntropicCoupling:
     """Find potentials whose plan has marginals within `tol` in L1 (Cuturi 2013; arXiv 2506.05526).
 
@@ -43,10 +46,11 @@ def solve_sinkhorn(
         team: processes that solve the block together; each calls this with the same arguments and gets the same answer.
         resume: what an earlier solve of the same problem last gave to `save`, to go on from there to the same bits.
         save: called before each pass but the first with all that the rest of the solve depends on, some vectors of m.
+        backend: what computes passes and draws; see `pipeline.ot.choose.choose`.
 
     Raises:
-        InputError: eps, tol or max_passes out of range, a g0 that does not match, or more members than rows can keep
-            busy.
+        InputError: eps, tol or max_passes out of range, a g0 that does not match, more members than rows can keep
+            busy, or a backend that cannot serve the problem.
     """
     if not (problem.eps > 0 and math.isfinite(problem.eps)):
         raise InputError(f"eps={problem.eps!r}: the regularisation must be positive and finite; give a larger eps")
@@ -55,7 +59,7 @@ def solve_sinkhorn(
         raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
     started = time.perf_counter()
     with Workers(problem.x0.device):
-        block = Block(problem, team)
+        block = Block(problem, team, choose(backend, problem))
         kernel, eps, std = block.kernel, problem.eps, block.std
         if resume is not None:
             trail = Trail.of(resume, block.a.device)
@@ -80,7 +84,7 @@ def check_limits(tol: float, max_passes: int) -> None:
 class Block:
     """A problem without its rows of zero weight, ready to be solved by a team."""
 
-    def __init__(self, problem: Problem, team: Team) -> None:
+    def __init__(self, problem: Problem, team: Team, backend: Backend) -> None:
         self.whole, self.team = problem.measured(team), team
         assert self.whole.known is not None
         self.std = self.whole.known.std
@@ -90,7 +94,7 @@ class Block:
         self.supported = self.whole
         if len(self.a) < problem.n or len(self.b) < problem.m:
             self.supported = replace(self.whole, x0=problem.x0[source], x1=problem.x1[self.target], a=self.a, b=self.b)
-        self.kernel = kernel_of(self.supported)
+        self.kernel = kernel_of(self.supported, backend)
         self.share = Share(len(self.a), len(self.b), a.device, team)
         most = len(self.share.sections)
         if team.size > most:
@@ -129,28 +133,31 @@ def finish(block: Block, eps: float, last: Sweep, tol: float, passes: int, start
         converged=error < tol,
         seconds=time.perf_counter() - started,
     )
-    return EntropicCoupling(problem, f, g, report, block.team)
+    return EntropicCoupling(problem, f, g, report, block.team, kernel.backend)
 
 
 def _extend(
     problem: Problem, block: Block, f: Float[Tensor, " n_support"], g: Float[Tensor, " m_support"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
     """Potentials of the rows of zero weight: the soft-min of the other side's, which all other rows satisfy already."""
-    supported, team = block.supported, block.team
-    full_g = softmin(problem.turned(supported.x0, supported.a), f, team)
+    supported, team, backend = block.supported, block.team, block.kernel.backend
+    full_g = softmin(problem.turned(supported.x0, supported.a), f, team, backend)
     full_g[block.target] = g
-    return softmin(replace(problem, a=None, x1=supported.x1, b=supported.b, known=None), g, team), full_g
+    return softmin(replace(problem, a=None, x1=supported.x1, b=supported.b, known=None), g, team, backend), full_g
 
 
-def softmin(problem: Problem, g: Float[Tensor, " m"], team: Team = ALONE) -> Float[Tensor, " n"]:
+def softmin(
+    problem: Problem, g: Float[Tensor, " m"], team: Team = ALONE, backend: Backend = TORCH
+) -> Float[Tensor, " n"]:
     """f_i = -eps log sum_j b_j exp((g_j - C_ij) / eps), one half-pass.
 
     Args:
-        problem: whose x0, x1, b and eps are used; g: in units of the cost [m]; team: who shares the rows.
+        problem: whose x0, x1, b and eps are used; g: in units of the cost [m]; team: who shares the rows;
+            backend: what computes it.
     """
-    kernel = kernel_of(problem)
+    kernel = kernel_of(problem, backend)
     gamma = kernel.gamma(g, problem.eps)
     share = Share(problem.n, problem.m, gamma.device, team)
     with Workers(gamma.device) as workers:
-        swept = sweep(kernel.bound(gamma, problem.eps), gamma, problem.weights()[0], share, workers)
+        swept = backend.sweep(kernel.bound(gamma, problem.eps), gamma, problem.weights()[0], share, workers)
     return kernel.f(share.gather(swept.phi), problem.eps)

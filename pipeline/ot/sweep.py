@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ot.kernel import Logits
+from pipeline.ot.logits import Logits
 from pipeline.ot.share import Share, count
 from pipeline.ot.tiles import Group, Workers
 
@@ -95,6 +95,30 @@ def sweep(
         return Sweep(gamma, phi, columns, bits)
     i, j, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Sweep(gamma, phi, columns, bits, Entries(i, j, logits))
+
+
+def large_entries(kernel: Logits, phi: Float[Tensor, " n"], share: Share, workers: Workers, keep: int) -> Entries:
+    """The entries that `sweep` collects, for a backend that knows the rows' log-sums from elsewhere.
+
+    Args:
+        kernel, share, workers, keep: as for `sweep`.
+        phi: the log-sums of this process's rows [n].
+    """
+    window = _window(kernel, keep)
+
+    def work(group: Group) -> list[tuple[Tensor, Tensor, Tensor]]:
+        buffer = kernel.empty(group[0].stop - group[0].start, kernel.m)
+        found = []
+        for rows in group:
+            logits = kernel.tile(rows, buffer)
+            top = logits.amax(1, keepdim=True)
+            i, j, logit = _within(logits.sub_(top), window, 4 * keep * len(logits))
+            found.append(((i + rows.start).int(), j.int(), logit + (top[:, 0] - phi[rows]).to(logit.dtype)[i]))
+        return found
+
+    found = [entries for part in workers.map(work, share.groups()) for entries in part]
+    i, j, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Entries(i, j, logits)
 
 
 def _window(kernel: Logits, keep: int) -> float:

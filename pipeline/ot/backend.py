@@ -1,0 +1,81 @@
+"""Backends: what reduces the logits of a kernel to vectors, behind one protocol; torch tiles serve every problem.
+
+A backend is given logits (a kernel at some gamma and eps) and a team that shares the rows, and has three operations:
+the pass, whose log-sums, marginal and entropies are all that potentials, transport cost and entropy need; the most
+likely column of every row; and a draw from every row. choose.py says which backend serves which problem.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.ot import draws
+from pipeline.ot.logits import Logits
+from pipeline.ot.share import ALONE, Share, Team
+from pipeline.ot.sweep import Sweep, sweep
+from pipeline.ot.tiles import Group, Workers
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """The reductions of logits over their columns."""
+
+    def sweep(
+        self,
+        logits: Logits,
+        gamma: Float[Tensor, " m"],
+        a: Float[Tensor, " n"],
+        share: Share,
+        workers: Workers,
+        *,
+        keep: int | None = None,
+        entropies: bool = False,
+    ) -> Sweep:
+        """One pass; see `pipeline.ot.sweep.sweep`."""
+
+    def argmax(self, logits: Logits, team: Team = ALONE) -> Int[Tensor, " n"]:
+        """The column of the largest logit of every row, the first of several."""
+
+    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
+        """A column per row, by the inverse distribution function at u; see `pipeline.ot.draws.categorical`."""
+
+
+class TorchTiles:
+    """See `Backend`: any cost, any device, float32 and float64."""
+
+    def sweep(
+        self,
+        logits: Logits,
+        gamma: Float[Tensor, " m"],
+        a: Float[Tensor, " n"],
+        share: Share,
+        workers: Workers,
+        *,
+        keep: int | None = None,
+        entropies: bool = False,
+    ) -> Sweep:
+        """See `Backend.sweep`."""
+        return sweep(logits, gamma, a, share, workers, keep=keep, entropies=entropies)
+
+    def argmax(self, logits: Logits, team: Team = ALONE) -> Int[Tensor, " n"]:
+        """See `Backend.argmax`."""
+        share = Share(logits.n, logits.m, logits.device, team)
+        best = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
+
+        def work(group: Group) -> None:
+            buffer = logits.empty(group[0].stop - group[0].start, logits.m)
+            for rows in group:
+                best[rows] = logits.tile(rows, buffer).argmax(1)
+
+        with Workers(logits.device) as workers:
+            list(workers.map(work, share.groups()))
+        return share.gather(best)
+
+    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
+        """See `Backend.draw`."""
+        return draws.categorical(logits, u, team)
+
+
+TORCH = TorchTiles()

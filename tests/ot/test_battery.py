@@ -1,0 +1,76 @@
+"""The battery over every backend that this machine can run, and how a backend is chosen."""
+
+import pytest
+import torch
+from battery import Battery
+from ot_problems import blobs
+
+from pipeline.errors import InputError
+from pipeline.ot import Problem, solve_for_entropy, solve_sinkhorn
+from pipeline.ot.backend import TORCH, Backend
+from pipeline.ot.choose import choose
+from pipeline.ot.flash import Flash
+from pipeline.ot.keops import KeOps
+
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+class TestTorch(Battery):
+    name = "torch"
+
+
+class TestTorchInFloat64(Battery):
+    name = "torch"
+    dtype = torch.float64
+    tol = 1e-8
+
+
+@pytest.mark.skipif(KeOps().refusal(blobs(1, 1, 1, 1.0)) is not None, reason="KeOps needs a C++ compiler")
+class TestKeOps(Battery):
+    name = "keops"
+
+
+class TestTorchOnCuda(Battery):
+    pytestmark = gpu
+    name = "torch"
+    device = "cuda"
+
+
+class TestKeOpsOnCuda(Battery):
+    pytestmark = gpu
+    name = "keops"
+    device = "cuda"
+
+
+class TestFlashOnCuda(Battery):
+    pytestmark = gpu
+    name = "flash"
+    device = "cuda"
+    features = 32
+
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        pytest.importorskip("flash_sinkhorn")
+
+
+def test_backends_are_backends() -> None:
+    assert all(isinstance(backend, Backend) for backend in (TORCH, KeOps(), Flash()))
+
+
+def test_auto_is_torch_on_a_cpu() -> None:
+    problem = blobs(5, 5, 2, 1.0)
+    assert choose("auto", problem) is choose("torch", problem) is TORCH
+
+
+@pytest.mark.parametrize(
+    ("name", "problem", "words"),
+    [
+        ("keops", Problem(torch.ones(3, 2), torch.ones(4, 2), 1.0, cost=torch.cdist), "'keops': a cost given as"),
+        ("flash", Problem(torch.ones(3, 2), torch.ones(4, 2), 1.0, cost=torch.cdist), "'flash': a cost given as"),
+        ("flash", Problem(torch.ones(3, 2), torch.ones(4, 2), 1.0), "'flash': it needs CUDA; give backend torch"),
+    ],
+)
+def test_backends_that_cannot_serve_are_refused(name: str, problem: Problem, words: str) -> None:
+    for solve in (solve_sinkhorn, lambda given, backend: solve_for_entropy(given, 0.5, backend=backend)):
+        with pytest.raises(InputError, match=f"coupling.backend={words}"):
+            solve(problem, backend=name)
