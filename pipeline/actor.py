@@ -1,6 +1,5 @@
 """The actor around a `Coupler`: it fetches the shared arrays, solves in one thread and writes in another."""
 
-from pathlib import Path
 from queue import Queue
 from typing import Any
 
@@ -9,6 +8,7 @@ import ray
 from pipeline.blocks import Blocks
 from pipeline.config import CoupleConfig
 from pipeline.coupler import Coupler, Solved
+from pipeline.place import Place
 
 
 class CouplerActor:
@@ -25,7 +25,7 @@ class CouplerActor:
     """
 
     def __init__(
-        self, config: CoupleConfig, directory: Path, blocks: Blocks, shared: list[ray.ObjectRef], threads: int
+        self, config: CoupleConfig, directory: Place, blocks: Blocks, shared: list[ray.ObjectRef], threads: int
     ) -> None:
         features, x, labels, data_features, table = ray.get(shared)
         self.coupler = Coupler(config, directory, blocks, features, x, labels, data_features, threads, table)

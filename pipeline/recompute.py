@@ -11,11 +11,12 @@ from pipeline.blocks import divide
 from pipeline.cluster import connect
 from pipeline.config import CoupleConfig, load
 from pipeline.coupler import Coupler
+from pipeline.place import Place
 from pipeline.store import format
 from pipeline.table import read_table
 
 
-def recompute(directory: Path, count: int) -> list[str]:
+def recompute(directory: Place, count: int) -> list[str]:
     """Couple `count` evenly spaced blocks again; a sentence for every shard that comes out otherwise.
 
     Raises:
