@@ -1,14 +1,13 @@
 """`flowpairs convert DIR DESTINATION --payload P`: the same pairs in another payload."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
 def convert(
-    directory: Annotated[Path, typer.Argument(help="a complete pair store")],
-    destination: Annotated[Path, typer.Argument(help="a new directory")],
+    directory: Annotated[str, typer.Argument(help="a complete pair store, a directory or a URL")],
+    destination: Annotated[str, typer.Argument(help="a new directory or URL")],
     payload: Annotated[str, typer.Option(help="full, seeded (noise left out) or ids (12 bytes a pair at most)")],
 ) -> None:
     """Write a pair store anew as `full`, `seeded` or `ids`; the pairs stay the same bit by bit.
@@ -16,8 +15,9 @@ def convert(
     Example: `flowpairs convert out/digits out/digits-ids --payload ids`
     """
     from pipeline.convert import convert as run_job
+    from pipeline.place import place
 
-    index = run_job(directory, destination, payload)
+    index = run_job(place(directory), place(destination), payload)
     size = sum(shard.bytes for shard in index.shards)
     print(f"{destination}: {index.pairs:,} pairs, {size:,} bytes of shards, {size / index.pairs:.1f} bytes a pair")
 

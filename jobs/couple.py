@@ -18,10 +18,11 @@ def couple(
 
     settings = load(CoupleConfig, config, overrides)
     from pipeline.couple import couple as run_job
+    from pipeline.place import place
     from pipeline.store.summary import print_summary
 
     run_job(settings)
-    print_summary(Path(settings.output.dir))
+    print_summary(place(settings.output.dir))
 
 
 if __name__ == "__main__":

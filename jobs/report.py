@@ -7,7 +7,7 @@ import typer
 
 
 def report(
-    directories: Annotated[list[Path], typer.Argument(help="pair stores and training runs, in the order to show them")],
+    directories: Annotated[list[str], typer.Argument(help="pair stores and training runs, in the order to show them")],
     output: Annotated[
         Path | None, typer.Option(help="the HTML file to write", show_default="report.html in the first directory")
     ] = None,
@@ -18,9 +18,10 @@ def report(
 
     Example: `flowpairs report out/pairs-sinkhorn out/run-sinkhorn out/run-independent --output report.html`
     """
+    from pipeline.place import place
     from training.report.page import write_report
 
-    typer.echo(f"report: {write_report(directories, output)}")
+    typer.echo(f"report: {write_report([place(directory) for directory in directories], output)}")
 
 
 if __name__ == "__main__":

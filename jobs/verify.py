@@ -1,13 +1,12 @@
 """`flowpairs verify DIR`: read every byte of a pair store and hold it against its index."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
 def verify(
-    directory: Annotated[Path, typer.Argument(help="a complete pair store")],
+    directory: Annotated[str, typer.Argument(help="a complete pair store")],
     deep: Annotated[int, typer.Option(help="compute this many blocks again and compare bit by bit", min=0)] = 0,
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
@@ -15,9 +14,10 @@ def verify(
 
     Example: `flowpairs verify out/digits --deep 1`
     """
+    from pipeline.place import place
     from pipeline.store.verify import print_verdict
 
-    if not print_verdict(directory, deep=deep, as_json=json):
+    if not print_verdict(place(directory), deep=deep, as_json=json):
         raise typer.Exit(1)
 
 

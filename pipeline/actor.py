@@ -7,7 +7,6 @@ leader alone writes.
 
 import os
 import sys
-from pathlib import Path
 from queue import Queue
 from threading import Thread
 from typing import Any
@@ -22,6 +21,7 @@ from pipeline.cluster import ActorShape
 from pipeline.config import CoupleConfig
 from pipeline.coupler import Coupler, Solved
 from pipeline.errors import InputError, JobError
+from pipeline.place import Place
 
 
 class Member:
@@ -35,7 +35,7 @@ class Member:
     """
 
     def __init__(
-        self, config: CoupleConfig, directory: Path, blocks: Blocks, shared: list[ray.ObjectRef], threads: int
+        self, config: CoupleConfig, directory: Place, blocks: Blocks, shared: list[ray.ObjectRef], threads: int
     ) -> None:
         features, x, labels, data_features, table = ray.get(shared)
         self.coupler = Coupler(config, directory, blocks, features, x, labels, data_features, threads, table)
@@ -65,7 +65,7 @@ class CouplerActor(Member):
     def __init__(
         self,
         config: CoupleConfig,
-        directory: Path,
+        directory: Place,
         blocks: Blocks,
         shared: list[ray.ObjectRef],
         threads: int,

@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable
-from pathlib import Path
+from io import BytesIO
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import yaml
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
+from pipeline.place import Place, place
 
 
 class Strict(BaseModel):
@@ -210,18 +211,19 @@ def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") ->
     return out
 
 
-def load(model: type[Config], path: str | Path, overrides: list[str] | None = None) -> Config:
+def load(model: type[Config], path: str | Place, overrides: list[str] | None = None) -> Config:
     """Read a YAML file, apply `key.sub=value` overrides and validate.
 
     Raises:
         InputError: file missing, no YAML mapping, malformed override, unknown key, wrong type or value.
     """
-    path = Path(path)
+    path = place(path)
     if not path.is_file():
         raise InputError(f"config {str(path)!r}: no such file; give the path of a YAML file")
     try:
-        _refuse_depth(path.read_bytes())
-        tree: Any = OmegaConf.load(path)
+        text = path.read_bytes()
+        _refuse_depth(text)
+        tree: Any = OmegaConf.load(BytesIO(text))
         if not OmegaConf.is_dict(tree):
             raise InputError(f"config {str(path)!r}: not a YAML mapping; start from one of configs/")
         plain = _apply(tree, overrides, "key.sub=value, as in coupling.n=4096")
@@ -270,7 +272,7 @@ def _override(item: str, form: str) -> Any:
     raise InputError(f"override {item!r}: not of the form {form}")
 
 
-def save(config: Strict, path: Path, remark: str) -> None:
+def save(config: Strict, path: Place, remark: str) -> None:
     """Write a resolved config as YAML that the same command accepts again, below a one-line remark."""
     body = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_atomically(path, f"# {remark}\n{body}".encode())

@@ -1,8 +1,6 @@
 """The same pairs in another payload: bit by bit what the coupling job would have written with that payload."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +9,8 @@ from pipeline import resume
 from pipeline.config import CoupleConfig
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
+from pipeline.files import write_atomically
+from pipeline.place import Place
 from pipeline.progress import progress
 from pipeline.store import format
 from pipeline.store.integrity import damage
@@ -18,7 +18,7 @@ from pipeline.store.records import Decoder, Record, read_meta, samples
 from pipeline.store.writer import write_shard
 
 
-def convert(source: Path, destination: Path, payload: str) -> format.Index:
+def convert(source: Place, destination: Place, payload: str) -> format.Index:
     """Write the pairs of one store into a new one.
 
     Args:
@@ -37,9 +37,10 @@ def convert(source: Path, destination: Path, payload: str) -> format.Index:
         raise InputError(f"destination {str(destination)!r}: not empty; give a new directory")
     destination.mkdir(parents=True, exist_ok=True)
     resume.prepare(config, destination, _target(config, index, source))
-    for extra in (source / "features.npz", source / "blocks.parquet", *sorted((source / "potentials").glob("b*.npy"))):
-        if extra.is_file():  # pairs made elsewhere come without
-            shutil.copyfile(extra, destination / extra.relative_to(source))
+    potentials = [f"potentials/b{block:06d}.npy" for block in sorted({shard.block for shard in index.shards})]
+    for extra in ("features.npz", "blocks.parquet", *potentials):
+        if (source / extra).is_file():  # pairs made elsewhere come without
+            write_atomically(destination / extra, (source / extra).read_bytes())
     shards = []
     with progress("converting", index.pairs) as show:
         for number, shard in enumerate(index.shards):
@@ -65,7 +66,7 @@ def convert(source: Path, destination: Path, payload: str) -> format.Index:
     return converted
 
 
-def _target(config: CoupleConfig, index: format.Index, source: Path) -> Target:
+def _target(config: CoupleConfig, index: format.Index, source: Place) -> Target:
     """The data set, read again only where the new store keeps a copy of it."""
     if config.output.payload != "ids":
         empty = np.empty((0, *index.shape), np.float32)
@@ -85,7 +86,7 @@ def _target(config: CoupleConfig, index: format.Index, source: Path) -> Target:
     return target
 
 
-def _records(directory: Path, index: format.Index, shard: format.Shard, payload: str) -> Iterator[Record]:
+def _records(directory: Place, index: format.Index, shard: format.Shard, payload: str) -> Iterator[Record]:
     """A shard's pairs, cut into records of the new payload's size."""
     names = ["data_ids", *(["x0"] if payload == "full" else []), *([] if payload == "ids" else ["x1"])]
     names += ["label"] if index.num_classes and payload != "ids" else []

@@ -6,7 +6,7 @@ recomputes comes out in the same bits.
 
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline import config as configs
@@ -14,6 +14,7 @@ from pipeline import resume
 from pipeline.blocks import Blocks, divide
 from pipeline.config import CoupleConfig
 from pipeline.errors import InputError, JobError
+from pipeline.place import Place, place
 from pipeline.progress import progress, remaining
 from pipeline.store import format, tables
 from pipeline.table import Table, check_table, read_table
@@ -37,7 +38,7 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     """
     from pipeline import data
 
-    directory = Path(config.output.dir)
+    directory = place(config.output.dir)
     finished = resume.check(config, directory)
     if finished:
         return finished
@@ -80,7 +81,7 @@ def _check_sizes(config: CoupleConfig, rows: int, table: Table | None) -> Blocks
 
 def _run(
     config: CoupleConfig,
-    directory: Path,
+    directory: Place,
     blocks: Blocks,
     target: Any,
     table: Table | None,
@@ -106,7 +107,8 @@ def _run(
     if known.warm(config.coupling, features.dim):
         later = [block for block in todo if block not in blocks.seeds]
         lost = [block for block in blocks.seeds if later and not known.file(directory, block).is_file()]
-        stages = [sorted({*lost, *todo} - {*later}), later]
+        todo = sorted({*lost, *todo})
+        stages = [[block for block in todo if block in blocks.seeds], later]
 
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
     start, errors = time.monotonic(), [0.0]
@@ -134,10 +136,10 @@ def _unconverged(row: dict[str, Any]) -> str:
     )
 
 
-def _finish(config: CoupleConfig, directory: Path, blocks: Blocks, target: Any, table: Table | None) -> format.Index:
+def _finish(config: CoupleConfig, directory: Place, blocks: Blocks, target: Any, table: Table | None) -> format.Index:
     """Write blocks.parquet and, last, the index, from the sidecars alone."""
     sidecars = [
-        format.read_sidecar(directory / "shards" / Path(format.shard_name(number)).with_suffix(".json"))
+        format.read_sidecar(directory / "shards" / PurePosixPath(format.shard_name(number)).with_suffix(".json"))
         for block in range(blocks.count)
         for number in blocks.shards(block)
     ]

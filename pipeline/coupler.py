@@ -6,7 +6,6 @@ function of (config, data, block); the actor that happens to compute it adds not
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from pipeline.blocks import Blocks
 from pipeline.config import CoupleConfig
 from pipeline.features import Features, gather
 from pipeline.files import write_array
+from pipeline.place import Place
 from pipeline.store.format import pairs_per_record
 from pipeline.store.records import Record
 from pipeline.store.writer import write_shard
@@ -61,7 +61,7 @@ class Coupler:
     def __init__(
         self,
         config: CoupleConfig,
-        directory: Path,
+        directory: Place,
         blocks: Blocks,
         features: Features,
         x: Float32[np.ndarray, "N ..."],

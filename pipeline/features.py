@@ -5,7 +5,6 @@ With the dot-product cost, noise projected on the same orthonormal directions st
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -13,6 +12,7 @@ from jaxtyping import Float32, Int64
 from pipeline import noise
 from pipeline.errors import InputError
 from pipeline.files import whole
+from pipeline.place import Place
 
 PCA_ROWS = 65_536  # principal directions come from at most this many evenly spaced data
 _CHUNK = 4_096  # rows projected at a time; part of the definition, as matmul may round differently for other shapes
@@ -79,14 +79,14 @@ def fit(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Fea
     return Features(mean.astype(np.float32), np.ascontiguousarray(basis, np.float32))
 
 
-def save(features: Features, path: Path) -> None:
+def save(features: Features, path: Place) -> None:
     """Write features.npz, which pins the bits of the basis for every later run in the same store."""
     arrays = {"mean": features.mean} | ({} if features.basis is None else {"basis": features.basis})
     with whole(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def load(path: Path) -> Features:
+def load(path: Place) -> Features:
     """Read features.npz; `InputError` where it is damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

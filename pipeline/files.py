@@ -1,6 +1,7 @@
 """Files that are complete under their final name or not there at all."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,24 +10,31 @@ from typing import BinaryIO
 import numpy as np
 
 from pipeline.errors import JobError
+from pipeline.place import Place, Remote
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that gets its name when the block ends and all of it is on disk; an exception leaves nothing.
+def whole(path: Place) -> Iterator[BinaryIO]:
+    """Open a file that gets its name when the block ends and all of it is in place; an exception leaves nothing.
 
-    It is written under a temporary name in the same directory, synced, renamed, and the directory synced.
+    A local file is written under a temporary name in the same directory, synced, renamed, and the directory synced. One
+    at a URL is written to local temporary storage and put there when it is whole.
 
     Raises:
-        JobError: a full or read-only disk.
+        JobError: a full or read-only disk, or a URL that takes no files.
     """
-    temporary = temporary_name(path)
+    temporary = temporary_name(path) if isinstance(path, Path) else _scratch()
     try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        _commit(temporary, path)
+            if isinstance(path, Path):
+                os.fsync(file.fileno())
+        if isinstance(path, Remote):
+            path.put(temporary)
+            temporary.unlink()
+        else:
+            _commit(temporary, path)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -36,13 +44,13 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Place, data: bytes) -> None:
     """Write a file of these bytes."""
     with whole(path) as file:
         file.write(data)
 
 
-def write_array(path: Path, values: np.ndarray) -> None:
+def write_array(path: Place, values: np.ndarray) -> None:
     """Write a .npy file."""
     with whole(path) as file:
         np.save(file, values, allow_pickle=False)
@@ -51,6 +59,13 @@ def write_array(path: Path, values: np.ndarray) -> None:
 def temporary_name(path: Path) -> Path:
     """A name in the same directory that no reader looks at, one per process."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _scratch() -> Path:
+    """A new empty file in local temporary storage."""
+    descriptor, name = tempfile.mkstemp(prefix="flowpairs-")
+    os.close(descriptor)
+    return Path(name)
 
 
 def _commit(temporary: Path, path: Path) -> None:

@@ -4,13 +4,14 @@ The blocks of the first epoch cover the data ids once and are solved cold; all o
 data id. So where a block starts is a function of the config and the data, whoever computes it and when.
 """
 
-from pathlib import Path
+from io import BytesIO
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from pipeline.blocks import Blocks
 from pipeline.config import CouplingConfig
+from pipeline.place import Place
 
 FEW_FEATURES = 8  # up to here an earlier block's potential beats the closed form (docs/solver.md)
 
@@ -22,13 +23,13 @@ def warm(coupling: CouplingConfig, features: int) -> bool:
     return coupling.warm_start == "always" or callable(coupling.cost_function()) or features <= FEW_FEATURES
 
 
-def file(directory: Path, block: int) -> Path:
+def file(directory: Place, block: int) -> Place:
     """Where a block's target potential is."""
     return directory / "potentials" / f"b{block:06d}.npy"
 
 
 def start(
-    directory: Path, blocks: Blocks, block: int, data_features: Float32[np.ndarray, "ids k"]
+    directory: Place, blocks: Blocks, block: int, data_features: Float32[np.ndarray, "ids k"]
 ) -> Float64[np.ndarray, " m"] | None:
     """The potential that a block starts from; None for those of the first epoch.
 
@@ -38,7 +39,7 @@ def start(
         return None
     g = np.full(blocks.ids, np.nan)
     for seed in blocks.seeds:
-        values = np.load(file(directory, seed), allow_pickle=False)
+        values = np.load(BytesIO(file(directory, seed).read_bytes()), allow_pickle=False)
         g[blocks.data_ids(seed)] = values - values.mean()  # a potential is known up to a constant
     ids = blocks.data_ids(block)
     unknown = ids[np.isnan(g[ids])]

@@ -1,22 +1,23 @@
 """Computing some blocks of a finished store again, to hold its bytes against what the config and the data determine."""
 
 import dataclasses
-import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from pipeline import data, features
+from pipeline import data, features, known
 from pipeline.blocks import divide
 from pipeline.cluster import connect
 from pipeline.config import CoupleConfig, load
 from pipeline.coupler import Coupler
+from pipeline.files import write_atomically
+from pipeline.place import Place
 from pipeline.store import format
 from pipeline.table import read_table
 
 
-def recompute(directory: Path, count: int) -> list[str]:
+def recompute(directory: Place, count: int) -> list[str]:
     """Couple `count` evenly spaced blocks again; a sentence for every shard that comes out otherwise.
 
     Raises:
@@ -37,8 +38,11 @@ def recompute(directory: Path, count: int) -> list[str]:
     recorded, faults = {shard.name: shard for shard in index.shards}, []
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        (scratch / "shards").mkdir()
-        shutil.copytree(directory / "potentials", scratch / "potentials")  # which later blocks may start from
+        for part in ("shards", "potentials"):
+            (scratch / part).mkdir()
+        if known.warm(config.coupling, fitted.dim):
+            for seed in blocks.seeds:
+                write_atomically(known.file(scratch, seed), known.file(directory, seed).read_bytes())
         coupler = Coupler(config, scratch, blocks, fitted, target.x, target.labels, of_data, threads=1, table=table)
         for block in sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)}):
             coupler.write(coupler.solve(block))

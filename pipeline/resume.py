@@ -15,12 +15,13 @@ from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.features import Features
 from pipeline.files import write_array
+from pipeline.place import Place
 from pipeline.store import format
 from pipeline.store.integrity import damage
 from pipeline.table import Table
 
 
-def check(config: CoupleConfig, directory: Path) -> format.Index | None:
+def check(config: CoupleConfig, directory: Place) -> format.Index | None:
     """Look at the output directory before anything is started; the index when the store is already complete.
 
     Raises:
@@ -29,11 +30,12 @@ def check(config: CoupleConfig, directory: Path) -> format.Index | None:
     """
     from pipeline.cluster import in_submitted_job
 
-    if "://" in config.output.dir:  # which would become a local directory of that name
+    if config.output.dir.startswith("memory://"):
         raise InputError(
-            f"output.dir={config.output.dir!r}: pairs are not written to URLs; give a directory that all nodes mount"
+            f"output.dir={config.output.dir!r}: every process has a memory of its own, and actors are others; "
+            "give a directory or a URL that all nodes reach, as in s3://bucket/pairs"
         )
-    if in_submitted_job() and not directory.is_absolute():
+    if in_submitted_job() and isinstance(directory, Path) and not directory.is_absolute():
         raise InputError(
             f"output.dir={str(directory)!r}: relative, and a submitted job's working directory is thrown away; "
             "give an absolute path on storage that all nodes share"
@@ -66,7 +68,7 @@ def pin_table(config: CoupleConfig, table: Table) -> CoupleConfig:
     return config.model_copy(update={"coupling": config.coupling.model_copy(update={"table_fingerprint": found})})
 
 
-def pin_data(config: CoupleConfig, directory: Path, fingerprint: str) -> CoupleConfig:
+def pin_data(config: CoupleConfig, directory: Place, fingerprint: str) -> CoupleConfig:
     """The config with the fingerprint of the data that were read.
 
     Raises:
@@ -84,12 +86,13 @@ def pin_data(config: CoupleConfig, directory: Path, fingerprint: str) -> CoupleC
     return pinned
 
 
-def prepare(config: CoupleConfig, directory: Path, target: Target) -> None:
+def prepare(config: CoupleConfig, directory: Place, target: Target) -> None:
     """Make the directories, write the resolved config and sweep out what a dead run left half-written."""
     for part in (directory, directory / "shards", directory / "potentials"):
         part.mkdir(parents=True, exist_ok=True)
-        for temporary in part.glob(".*.tmp"):
-            temporary.unlink(missing_ok=True)
+        if isinstance(part, Path):  # at a URL nothing is ever half-written
+            for temporary in part.glob(".*.tmp"):
+                temporary.unlink(missing_ok=True)
     if config.output.payload == "ids":
         for name, values in {"data.npy": target.x, "labels.npy": target.labels}.items():
             if values is not None and not (directory / name).is_file():
@@ -99,7 +102,7 @@ def prepare(config: CoupleConfig, directory: Path, target: Target) -> None:
         configs.save(config, directory / "config.yaml", remark)
 
 
-def features(config: CoupleConfig, directory: Path, x: Float32[np.ndarray, "N ..."]) -> Features:
+def features(config: CoupleConfig, directory: Place, x: Float32[np.ndarray, "N ..."]) -> Features:
     """The feature map: the one that the store recorded, or a new one that is recorded now."""
     path = directory / "features.npz"
     if path.is_file():
@@ -109,7 +112,7 @@ def features(config: CoupleConfig, directory: Path, x: Float32[np.ndarray, "N ..
     return fitted
 
 
-def block_done(directory: Path, blocks: Blocks, block: int) -> bool:
+def block_done(directory: Place, blocks: Blocks, block: int) -> bool:
     """Whether every shard of the block is there with its sidecar and its recorded size."""
     for number in blocks.shards(block):
         sidecar = (directory / "shards" / format.shard_name(number)).with_suffix(".json")
@@ -118,7 +121,7 @@ def block_done(directory: Path, blocks: Blocks, block: int) -> bool:
     return True
 
 
-def _finished(directory: Path) -> format.Index | None:
+def _finished(directory: Place) -> format.Index | None:
     """The index, where all that it promises is there, shards in their size; an index that promises more goes."""
     path = directory / "index.json"
     if not path.is_file():
@@ -135,14 +138,16 @@ def _finished(directory: Path) -> format.Index | None:
     return None
 
 
-def _refuse_unwritable(directory: Path) -> None:
+def _refuse_unwritable(directory: Place) -> None:
     """Refuse a place where nothing can be written, before anything is computed for it."""
+    if not isinstance(directory, Path):  # the first file, config.yaml, tells
+        return
     there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK):
         raise InputError(f"output.dir={str(directory)!r}: {there} cannot be written; give a directory that can")
 
 
-def _in_place(directory: Path, shard: format.Shard) -> bool:
+def _in_place(directory: Place, shard: format.Shard) -> bool:
     """Whether the shard and its sidecar are there, the tar in its recorded size.
 
     Its bytes are not hashed: whole stores would be read at every start, and what is read for training is hashed then.
@@ -151,12 +156,12 @@ def _in_place(directory: Path, shard: format.Shard) -> bool:
     return sidecar.is_file() and damage(directory, shard, content=False) is None
 
 
-def _earlier(directory: Path) -> CoupleConfig | None:
+def _earlier(directory: Place) -> CoupleConfig | None:
     path = directory / "config.yaml"
     return configs.load(CoupleConfig, path) if path.is_file() else None
 
 
-def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: Path) -> None:
+def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: Place) -> None:
     ours, theirs = config.determining(), earlier.determining()
     if config.data.fingerprint is None:  # not read yet
         ours["data"].pop("fingerprint")

@@ -1,13 +1,13 @@
 """How far the solve of a block has come, on disk: a killed actor costs the passes since then, and no bits."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.files import whole
+from pipeline.place import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.ot.share import Team
 
 
-def load(directory: Path, block: int) -> "dict[str, Tensor] | None":
+def load(directory: Place, block: int) -> "dict[str, Tensor] | None":
     """What the solve of a block last recorded, for `solve_sinkhorn(resume=)`; None where it is to start.
 
     Raises:
@@ -34,7 +34,7 @@ def load(directory: Path, block: int) -> "dict[str, Tensor] | None":
         raise InputError(f"{path}: not the record of a solve ({error}); remove it and run the job again") from error
 
 
-def saver(directory: Path, block: int, seconds: float, team: "Team") -> "Save | None":
+def saver(directory: Place, block: int, seconds: float, team: "Team") -> "Save | None":
     """A `save` for the solver that writes at most every so many seconds; for the first member of a team."""
     if team.rank:
         return None
@@ -50,10 +50,10 @@ def saver(directory: Path, block: int, seconds: float, team: "Team") -> "Save | 
     return save
 
 
-def remove(directory: Path, block: int) -> None:
+def remove(directory: Place, block: int) -> None:
     """Forget the record of a block that is solved."""
     _file(directory, block).unlink(missing_ok=True)
 
 
-def _file(directory: Path, block: int) -> Path:
+def _file(directory: Place, block: int) -> Place:
     return directory / "potentials" / f"b{block:06d}.trail.npz"

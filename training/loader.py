@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from pipeline.place import Place
 from pipeline.store.format import Index
 from training.lanes import Lane
 from training.order import Order
@@ -96,7 +96,7 @@ class PairLoader:
 
     def __init__(
         self,
-        directory: str | Path,
+        directory: str | Place,
         index: Index,
         part: Part,
         seed: int,

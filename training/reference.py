@@ -1,13 +1,13 @@
 """The data set behind a pair store: every datum that occurs in its pairs, once."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from pipeline.place import Place
 from pipeline.store.format import Index
 from training.shards import ShardReader
 
@@ -22,7 +22,7 @@ class Reference:
     label: Int64[Tensor, " n"] | None
 
 
-def read_reference(directory: str | Path, index: Index) -> Reference:
+def read_reference(directory: str | Place, index: Index) -> Reference:
     """Read the distinct data of a store, up to LIMIT of them.
 
     Args:

@@ -5,11 +5,11 @@ members would otherwise just read short. Where its records lie is kept, so that 
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.place import Place, place
 from pipeline.store.format import Index, Shard
 from pipeline.store.integrity import damage
 from pipeline.store.layout import Layout, opened, survey
@@ -29,8 +29,9 @@ class ShardReader:
         fields: names of the fields to decode, of x0, x1 and label.
     """
 
-    def __init__(self, directory: str | Path, index: Index, fields: Sequence[str]) -> None:
-        self.shards = Path(directory) / "shards"
+    def __init__(self, directory: str | Place, index: Index, fields: Sequence[str]) -> None:
+        self.directory = place(directory)
+        self.shards = self.directory / "shards"
         self.index = index
         self.fields = tuple(fields)
         self._decoder = Decoder(directory, index)
@@ -86,7 +87,7 @@ class ShardReader:
     def _check(self, number: int) -> None:
         """Bytes and SHA-256 of a shard."""
         shard = self.index.shards[number]
-        found = damage(self.shards.parent, shard)
+        found = damage(self.directory, shard)
         if found:
             raise InputError(self._damaged(shard, found))
 

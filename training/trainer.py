@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from pipeline.cluster import connect
 from pipeline.errors import InputError, JobError
+from pipeline.place import place
 from pipeline.progress import progress, remaining
 from pipeline.store.format import read_index
 from training import directory, loop, models
@@ -49,7 +50,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     connect()
     shape = worker_shape(config.cluster)
     directory.check_workers(config.train.batch, shape.workers)
-    run, pairs = directory.prepare(config), str(Path(config.pairs.dir).absolute())
+    run, pairs = directory.prepare(config), str(place(config.pairs.dir).absolute())
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={

@@ -16,13 +16,14 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
+from pipeline.place import Place, place
 
 FORMAT_VERSION = 1
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
@@ -86,25 +87,25 @@ def pairs_per_record(shape: tuple[int, ...], payload: str) -> int:
     return max(1, RECORD_BYTES // {"full": 2 * side, "seeded": side, "ids": 12}[payload])
 
 
-def write_index(directory: Path, index: Index) -> None:
+def write_index(directory: Place, index: Index) -> None:
     """Write `index.json`; call it when every shard is in place."""
     write_atomically(directory / "index.json", _to_json(index))
 
 
-def write_sidecar(directory: Path, sidecar: Sidecar) -> None:
+def write_sidecar(directory: Place, sidecar: Sidecar) -> None:
     """Write a shard's sidecar beside it; call it when the tar has its final name."""
-    name = Path(sidecar.shard.name).with_suffix(".json").name
+    name = str(PurePosixPath(sidecar.shard.name).with_suffix(".json"))
     write_atomically(directory / "shards" / name, _to_json(sidecar))
 
 
-def read_index(directory: str | Path) -> Index:
+def read_index(directory: str | Place) -> Index:
     """Read `index.json`.
 
     Raises:
         InputError: no such directory, a store that is not complete, or one of another format version.
     """
-    path = Path(directory) / "index.json"
-    if not Path(directory).is_dir():
+    path = place(directory) / "index.json"
+    if not place(directory).is_dir():
         raise InputError(f"pair store {str(directory)!r}: no such directory; make it with `flowpairs couple CONFIG`")
     if not path.is_file():
         raise InputError(
@@ -123,7 +124,7 @@ def read_index(directory: str | Path) -> Index:
         raise InputError(f"{path}: not an index of a pair store ({_first(error)}); make the store again") from error
 
 
-def read_sidecar(path: Path) -> Sidecar:
+def read_sidecar(path: Place) -> Sidecar:
     """Read one sidecar; `InputError` when it is not one."""
     data, _ = _read_json(path)
     try:
@@ -137,7 +138,7 @@ def _to_json(value: Any) -> bytes:
     return (json.dumps(dataclasses.asdict(value), indent=1, sort_keys=True) + "\n").encode()
 
 
-def _read_json(path: Path) -> tuple[bytes, dict[str, Any]]:
+def _read_json(path: Place) -> tuple[bytes, dict[str, Any]]:
     """The bytes of a JSON file and the object that they are."""
     try:
         data = path.read_bytes()

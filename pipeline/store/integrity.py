@@ -1,12 +1,12 @@
 """Whether a shard's file is the one that the index recorded; whoever reads pairs asks this first."""
 
 import hashlib
-from pathlib import Path
 
+from pipeline.place import Place
 from pipeline.store.format import Shard
 
 
-def damage(directory: Path, shard: Shard, *, content: bool = True) -> str | None:
+def damage(directory: Place, shard: Shard, *, content: bool = True) -> str | None:
     """What is wrong with a shard, to be put behind its name; None where nothing is.
 
     Args:
@@ -17,8 +17,9 @@ def damage(directory: Path, shard: Shard, *, content: bool = True) -> str | None
     path = directory / "shards" / shard.name
     if not path.is_file():
         return "is missing"
-    if path.stat().st_size != shard.bytes:
-        return f"has {path.stat().st_size} bytes, the index says {shard.bytes}"
+    size = path.stat().st_size
+    if size != shard.bytes:
+        return f"has {size} bytes, the index says {shard.bytes}"
     if content:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:

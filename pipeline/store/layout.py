@@ -5,19 +5,30 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
 from pipeline.errors import InputError
+from pipeline.place import Place
 from pipeline.store import npy
 from pipeline.tar import members
 
 HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode` writes
 
 Places = dict[str, tuple[int, int]]  # extension -> offset and size of a record's member
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An open file, local or one of fsspec's."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to `size` bytes from there."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Layout:
     places: Int64[np.ndarray, "records members 2"]
     edges: Int64[np.ndarray, " edges"]
 
-    def read(self, file: BinaryIO, record: int) -> dict[str, bytes]:
+    def read(self, file: Source, record: int) -> dict[str, bytes]:
         """The members of a record, by extension."""
         out = {}
         for name, (offset, size) in zip(self.members, self.places[record].tolist(), strict=True):
@@ -43,7 +54,7 @@ class Layout:
         return out
 
 
-def survey(path: Path, wanted: Collection[str]) -> Layout:
+def survey(path: Place, wanted: Collection[str]) -> Layout:
     """Walk through a shard and note where its records' wanted members lie.
 
     Raises:
@@ -63,13 +74,14 @@ def survey(path: Path, wanted: Collection[str]) -> Layout:
     return Layout(names, np.array(places, np.int64).reshape(-1, len(names), 2), np.array(edges))
 
 
-def walk(file: BinaryIO) -> Iterator[tuple[str, Places]]:
+def walk(file: Source) -> Iterator[tuple[str, Places]]:
     """Key and members of each record of a tar, in order; nothing is read but headers.
 
     Raises:
         tarfile.TarError, ValueError and others: not a tar of plain files, or a member that stands twice; see `opened`.
     """
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    source: Any = file
+    with tarfile.open(fileobj=source, mode="r:") as tar:
         for key, parts in groupby(members(tar), lambda member: member.name.partition(".")[0]):
             found: Places = {}
             for member in parts:
@@ -80,14 +92,14 @@ def walk(file: BinaryIO) -> Iterator[tuple[str, Places]]:
             yield key, found
 
 
-def read_member(file: BinaryIO, place: tuple[int, int]) -> bytes:
+def read_member(file: Source, place: tuple[int, int]) -> bytes:
     """The bytes at an offset, as many as there are up to a size."""
     file.seek(place[0])
     return file.read(place[1])
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Place) -> Iterator[Source]:
     """Open a shard; whatever its tar makes the standard library raise is an `InputError` that names it."""
     try:
         with path.open("rb") as file:

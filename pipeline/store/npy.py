@@ -8,9 +8,14 @@ import io
 import math
 import mmap
 import re
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from pipeline.place import Place
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _SHAPE = rb"((?:\d{1,18}, ?)*\d{0,18})"
@@ -24,10 +29,19 @@ def encode(values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def load(path: Path) -> np.ndarray:
-    """The array of a .npy file, read-only and mapped into memory; raises as `decode`, and OSError."""
-    with path.open("rb") as file:
-        return decode(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+def load(path: Place) -> np.ndarray:
+    """The array of a .npy file, read-only and mapped into memory; raises as `decode`, and OSError.
+
+    A file at a URL is copied into local temporary storage first, which is free again when the array is.
+    """
+    with path.open("rb") as source:
+        if isinstance(path, Path):
+            return decode(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
+        with tempfile.TemporaryFile() as file:
+            print(f"{path}: copying {path.stat().st_size:,} bytes to {tempfile.gettempdir()}", file=sys.stderr)
+            shutil.copyfileobj(source, file, 2**22)
+            file.flush()
+            return decode(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def length(head: bytes) -> int:

@@ -17,7 +17,6 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from jaxtyping import Float32, Int64
 
 from pipeline import noise
 from pipeline.features import gather
+from pipeline.place import Place, place
 from pipeline.store import npy
 from pipeline.store.format import Index
 from pipeline.store.layout import opened, read_member, walk
@@ -84,8 +84,8 @@ class Decoder:
         index: its index.
     """
 
-    def __init__(self, directory: str | Path, index: Index) -> None:
-        self.directory, self.index = Path(directory), index
+    def __init__(self, directory: str | Place, index: Index) -> None:
+        self.directory, self.index = place(directory), index
 
     def members(self, names: Sequence[str]) -> set[str]:
         """The tar extensions that hold the named arrays (of x0, x1, label, data_ids, rows)."""
@@ -190,7 +190,7 @@ class Decoder:
         return labels
 
 
-def samples(path: Path, extensions: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+def samples(path: Place, extensions: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key and members, by extension, of each record of a shard, in order.
 
     Args:

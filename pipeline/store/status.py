@@ -3,10 +3,11 @@
 import json
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from fnmatch import fnmatch
 
 from pipeline.config import CoupleConfig, load
 from pipeline.errors import InputError
+from pipeline.place import Place
 from pipeline.progress import remaining
 from pipeline.store import format
 
@@ -36,7 +37,7 @@ class Status:
     seconds_since_last_shard: float | None
 
 
-def read_status(directory: Path) -> Status:
+def read_status(directory: Place) -> Status:
     """Read the status of a pair store.
 
     Raises:
@@ -48,7 +49,9 @@ def read_status(directory: Path) -> Status:
             f"{str(directory)!r}: no config.yaml, so no coupling job ran here; give a pair store's directory"
         )
     config = load(CoupleConfig, path)
-    found = sorted((directory / "shards").glob("pairs-*.json"))
+    shards = directory / "shards"
+    names = sorted(file.name for file in shards.iterdir()) if shards.is_dir() else []
+    found = [shards / name for name in names if fnmatch(name, "pairs-*.json")]
     sidecars = [format.read_sidecar(path) for path in found]
     times = sorted(path.stat().st_mtime for path in found)
     n, total = config.coupling.n, config.output.pairs
@@ -78,7 +81,7 @@ def read_status(directory: Path) -> Status:
     )
 
 
-def print_status(directory: Path, *, as_json: bool) -> None:
+def print_status(directory: Place, *, as_json: bool) -> None:
     """Print the status, for a person or as one JSON object."""
     status = read_status(directory)
     if as_json:

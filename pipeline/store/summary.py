@@ -1,11 +1,10 @@
 """The short table that ends a coupling job."""
 
-from pathlib import Path
-
+from pipeline.place import Place
 from pipeline.store import format, tables
 
 
-def print_summary(directory: Path) -> None:
+def print_summary(directory: Place) -> None:
     """Print what a complete pair store holds and how good its couplings are."""
     from rich.console import Console
     from rich.table import Table

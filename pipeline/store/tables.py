@@ -1,14 +1,14 @@
 """blocks.parquet: a row per block, made from the sidecars' reports."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.files import whole
+from pipeline.place import Place
 
 
-def write_blocks(directory: Path, reports: Iterable[dict[str, Any]]) -> None:
+def write_blocks(directory: Place, reports: Iterable[dict[str, Any]]) -> None:
     """Write one row per block, in block order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -18,14 +18,15 @@ def write_blocks(directory: Path, reports: Iterable[dict[str, Any]]) -> None:
         pq.write_table(pa.Table.from_pylist(rows), file)
 
 
-def read_blocks(directory: Path) -> list[dict[str, Any]]:
+def read_blocks(directory: Place) -> list[dict[str, Any]]:
     """The rows of blocks.parquet; `InputError` where it is missing or damaged."""
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
     path = directory / "blocks.parquet"
     try:
-        return pq.read_table(path).to_pylist()
+        with path.open("rb") as file:
+            return pq.read_table(file).to_pylist()
     except (ArrowException, OSError) as error:
         remedy = "remove it and index.json, then couple again to have it written anew"
         raise InputError(f"{path}: cannot be read as parquet ({error}); {remedy}") from error

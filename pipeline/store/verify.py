@@ -4,12 +4,13 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from pipeline.data.spec import fingerprint
 from pipeline.errors import InputError
+from pipeline.place import Place
 from pipeline.store import format
 from pipeline.store.integrity import damage
 from pipeline.store.records import Decoder, samples
@@ -34,7 +35,7 @@ class Verdict:
     faults: list[str] = field(default_factory=list)
 
 
-def verify(directory: Path) -> Verdict:
+def verify(directory: Place) -> Verdict:
     """Check sizes, hashes, counts, record keys, fields, shapes, finiteness and data ids of every shard.
 
     Raises:
@@ -48,11 +49,11 @@ def verify(directory: Path) -> Verdict:
         if verdict.faults:
             return verdict
     known = {shard.name for shard in index.shards}
-    for path in sorted((directory / "shards").iterdir()):
-        if path.name not in known and path.with_suffix(".tar").name not in known:
-            verdict.faults.append(f"{path.name}: not listed in the index; remove it")
+    for name in sorted(file.name for file in (directory / "shards").iterdir()):
+        if name not in known and str(PurePosixPath(name).with_suffix(".tar")) not in known:
+            verdict.faults.append(f"{name}: not listed in the index; remove it")
     for shard in index.shards:
-        _check_shard(directory / "shards" / shard.name, shard, index, seen, verdict)
+        _check_shard(directory, shard, index, seen, verdict)
     if verdict.pairs != index.pairs:
         verdict.faults.append(f"index.json: promises {index.pairs} pairs, the shards hold {verdict.pairs}")
     if seen.data_ids:
@@ -71,10 +72,10 @@ class _Seen:
     data_ids: Counter[int] = field(default_factory=Counter)  # how often each was drawn
 
 
-def _check_shard(path: Path, shard: format.Shard, index: format.Index, seen: _Seen, verdict: Verdict) -> None:
+def _check_shard(directory: Place, shard: format.Shard, index: format.Index, seen: _Seen, verdict: Verdict) -> None:
     """Check one shard; a wrong hash is told once and its content is not looked at."""
     remedy = "remove it and its sidecar, then run the same `flowpairs couple` again"
-    found = damage(path.parents[1], shard)
+    path, found = directory / "shards" / shard.name, damage(directory, shard)
     if found:
         verdict.faults.append(f"{shard.name}: {found}; {remedy}")
         return
@@ -84,7 +85,7 @@ def _check_shard(path: Path, shard: format.Shard, index: format.Index, seen: _Se
         verdict.faults.append(f"{shard.name}: its sidecar says otherwise than the index; {remedy}")
     verdict.shards += 1
     verdict.bytes += shard.bytes
-    records, pairs, decoder = 0, 0, Decoder(path.parents[1], index)
+    records, pairs, decoder = 0, 0, Decoder(directory, index)
     try:
         for key, fields in samples(path):
             records += 1
@@ -108,7 +109,7 @@ def _check_shard(path: Path, shard: format.Shard, index: format.Index, seen: _Se
     verdict.pairs += pairs
 
 
-def _recorded(path: Path) -> format.Shard | None:
+def _recorded(path: Place) -> format.Shard | None:
     """What a shard's sidecar says of it; None where it is not a sidecar."""
     try:
         return format.read_sidecar(path.with_suffix(".json")).shard
@@ -130,7 +131,7 @@ def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:
     return arrays["data_ids"].tolist()
 
 
-def _check_data(directory: Path, index: format.Index, verdict: Verdict) -> None:
+def _check_data(directory: Place, index: format.Index, verdict: Verdict) -> None:
     """Hold the copy of the data set in a store of ids against its fingerprint."""
     decoder = Decoder(directory, index)
     try:
@@ -142,7 +143,7 @@ def _check_data(directory: Path, index: format.Index, verdict: Verdict) -> None:
         verdict.faults.append("data.npy: not the data that were coupled; remove data.npy and labels.npy, couple again")
 
 
-def print_verdict(directory: Path, *, deep: int, as_json: bool) -> bool:
+def print_verdict(directory: Place, *, deep: int, as_json: bool) -> bool:
     """Print the verdict, for a person or as one JSON object; True where no fault was found.
 
     Args:

@@ -7,11 +7,11 @@ webdataset's own `ShardWriter` would leave a valid but short tar under the final
 import hashlib
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from pipeline.files import whole
+from pipeline.place import Place
 from pipeline.store import format
 from pipeline.store.records import Record, encode
 
@@ -41,7 +41,7 @@ class ShardWriter:
         payload: what a record holds, see records.py.
     """
 
-    def __init__(self, directory: Path, number: int, block: int, payload: str = "full") -> None:
+    def __init__(self, directory: Place, number: int, block: int, payload: str = "full") -> None:
         self.directory, self.block, self.payload = directory, block, payload
         self.path = directory / "shards" / format.shard_name(number)
         self.records = self.pairs = 0
@@ -90,7 +90,7 @@ class ShardWriter:
 
 
 def write_shard(
-    directory: Path,
+    directory: Place,
     number: int,
     block: int,
     records: Iterable[Record],

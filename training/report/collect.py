@@ -4,14 +4,16 @@ A pair store is a directory with index.json, a training run one with train.json.
 optional, since a report is most wanted while something is still missing: absent parts are None, and the page says so.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.place import Place
 from training.report.runs import Run, read_run
 from training.report.stores import Store, read_store
 
 
-def collect(directories: list[Path]) -> tuple[list[Store], list[Run]]:
+def collect(directories: Sequence[Place]) -> tuple[list[Store], list[Run]]:
     """Read every directory as a pair store, a training run, or both.
 
     Args:
@@ -22,10 +24,11 @@ def collect(directories: list[Path]) -> tuple[list[Store], list[Run]]:
     """
     if not directories:
         raise InputError("report: no directory given; name at least one pair store or training run")
-    paths = list(dict.fromkeys(Path(directory).resolve() for directory in directories))
+    paths = list(dict.fromkeys(directory.resolve() for directory in directories))
     stores, runs = [], []
     for path, name in zip(paths, short_names(paths), strict=True):
-        is_store, is_run = (path / "index.json").is_file(), (path / "train.json").is_file()
+        is_store = (path / "index.json").is_file()
+        is_run = isinstance(path, Path) and (path / "train.json").is_file()  # runs are never at URLs
         if not path.is_dir():
             raise InputError(f"report directory {str(path)!r}: no such directory; check the spelling")
         if not (is_store or is_run):
@@ -36,11 +39,12 @@ def collect(directories: list[Path]) -> tuple[list[Store], list[Run]]:
         if is_store:
             stores.append(read_store(path, name))
         if is_run:
+            assert isinstance(path, Path)
             runs.append(read_run(path, name))
     return stores, runs
 
 
-def short_names(paths: list[Path]) -> list[str]:
+def short_names(paths: Sequence[Place]) -> list[str]:
     """The shortest path endings, of equal depth, that tell distinct paths apart."""
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):

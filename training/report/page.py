@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
+from pipeline.place import Place
 from training.report import configs, figures, images, theme, verdict
 from training.report.collect import collect
 from training.report.runs import Run
@@ -21,7 +22,7 @@ BLOCKS_IN_FULL = 12  # more are summarised
 BLOCKS_DRAWN = 4  # fewer are read off the table
 
 
-def write_report(directories: list[Path], output: Path | None = None) -> Path:
+def write_report(directories: Sequence[Place], output: Place | None = None) -> Place:
     """Write the report of pair stores and training runs as one HTML file that needs nothing else.
 
     Args:
@@ -36,7 +37,7 @@ def write_report(directories: list[Path], output: Path | None = None) -> Path:
     """
     page = render(*collect(directories))
     output = output or directories[0] / "report.html"
-    if output.is_dir() or not output.parent.is_dir():
+    if isinstance(output, Path) and (output.is_dir() or not output.parent.is_dir()):
         raise InputError(f"--output {str(output)!r}: not a file in an existing directory; give one, as in report.html")
     write_atomically(output, page.encode())
     return output

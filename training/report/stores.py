@@ -3,13 +3,13 @@
 import dataclasses
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from pipeline.errors import InputError
+from pipeline.place import Place
 from pipeline.store.format import Index, read_index
 from pipeline.store.records import Decoder, samples
 
@@ -52,14 +52,14 @@ class Store:
     """One pair store."""
 
     name: str
-    path: Path
+    path: Place
     index: Index
     blocks: list[Block] | None
     pairs: Pairs
     config: str | None
 
 
-def read_store(path: Path, name: str) -> Store:
+def read_store(path: Place, name: str) -> Store:
     """Read a pair store's index, its blocks' reports and its first pairs."""
     index, config = read_index(path), path / "config.yaml"
     return Store(
@@ -72,20 +72,21 @@ def read_store(path: Path, name: str) -> Store:
     )
 
 
-def _read_blocks(path: Path) -> list[Block] | None:
+def _read_blocks(path: Place) -> list[Block] | None:
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
     if not path.is_file():
         return None
     try:
-        rows = pq.read_table(path, columns=[field.name for field in dataclasses.fields(Block)]).to_pylist()
+        with path.open("rb") as file:
+            rows = pq.read_table(file, columns=[field.name for field in dataclasses.fields(Block)]).to_pylist()
         return [Block(**row) for row in rows]
     except (ArrowException, TypeError) as error:
         raise InputError(f"{path}: not the blocks' reports of a pair store ({error}); couple again") from error
 
 
-def _read_pairs(directory: Path, index: Index) -> Pairs:
+def _read_pairs(directory: Place, index: Index) -> Pairs:
     """The first pairs of the first shard."""
     path = directory / "shards" / index.shards[0].name
     names = ("x0", "x1", "data_ids", *(["label"] if index.num_classes else []))

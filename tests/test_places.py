@@ -1,0 +1,182 @@
+"""Pair stores at URLs: the bytes of a local store, read back by everything that reads stores."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+from test_couple import settings, shard_bytes
+
+from pipeline import data, features, resume
+from pipeline.blocks import divide
+from pipeline.convert import convert
+from pipeline.couple import _finish, couple
+from pipeline.coupler import Coupler
+from pipeline.errors import InputError
+from pipeline.files import whole
+from pipeline.place import Place, Remote, place
+from pipeline.recompute import recompute
+from pipeline.store.format import read_index
+from pipeline.store.status import read_status
+from pipeline.store.tables import read_blocks
+from pipeline.store.verify import verify
+from training.loader import PairLoader, Part
+from training.reference import read_reference
+from training.report.page import write_report
+
+JOB = {"coupling": {"n": 300}, "output": {"pairs": 600, "payload": "ids"}}
+
+
+def couple_here(directory: Place) -> None:
+    """The steps of a coupling job one after the other, in this process alone."""
+    config = settings(directory, **JOB)  # type: ignore[arg-type]
+    target = data.read(config.data, data.check(config.data))
+    config = resume.pin_data(config, directory, target.fingerprint)
+    blocks = divide(config, len(target.x))
+    resume.prepare(config, directory, target)
+    fitted = resume.features(config, directory, target.x)
+    assert isinstance(fitted, features.Features)
+    coupler = Coupler(
+        config, directory, blocks, fitted, target.x, target.labels, fitted.of_data(target.x, flips=False), 1
+    )
+    for block in range(blocks.count):
+        assert not resume.block_done(directory, blocks, block)
+        coupler.write(coupler.solve(block))
+        assert resume.block_done(directory, blocks, block)
+    _finish(config, directory, blocks, target, None)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[tuple[Path, Remote]]:
+    """The same job on the local disk and in memory."""
+    local, remote = tmp_path_factory.mktemp("places") / "local", place("memory://places/store")
+    couple_here(local)
+    assert isinstance(remote, Remote)
+    couple_here(remote)
+    yield local, remote
+    fsspec.filesystem("memory").rm("/places", recursive=True)
+
+
+def test_a_store_at_a_url_has_the_bytes_of_a_local_one(stores: tuple[Path, Remote]) -> None:
+    local, remote = stores
+    files = {path.relative_to(local).as_posix(): path.read_bytes() for path in local.rglob("*") if path.is_file()}
+    names = fsspec.filesystem("memory").find("/places/store")
+    found = {name.removeprefix("/places/store/"): (remote / name.removeprefix("/places/store/")) for name in names}
+    assert found.keys() == files.keys()
+    for name, content in files.items():
+        if name.endswith((".tar", ".npy", "index.json")):
+            assert found[name].read_bytes() == content
+
+
+def test_everything_that_reads_stores_reads_it(stores: tuple[Path, Remote], tmp_path: Path) -> None:
+    local, remote = stores
+    assert verify(remote).faults == recompute(remote, 1) == []
+    status = read_status(remote)
+    assert (status.complete, status.pairs, status.blocks) == (True, 600, 2)
+    assert [row["n"] for row in read_blocks(remote)] == [300, 300]
+    ours, theirs = (read_reference(where, read_index(where)) for where in (str(remote), local))
+    assert torch.equal(ours.x1, theirs.x1)
+    batches = []
+    for where in (str(remote), str(local)):
+        with PairLoader(where, read_index(where), Part(32, 0, 1, 4), seed=0, labels=True) as loader:
+            batches.append([batch.x1 for batch in islice(loader, 30)])
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+    assert "600" in write_report([remote], tmp_path / "report.html").read_text()
+    convert(remote, place("memory://places/full"), "full")
+    convert(local, tmp_path / "full", "full")
+    for path in (tmp_path / "full" / "shards").glob("*.tar"):
+        assert (place("memory://places/full") / "shards" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_damage_at_a_url_is_found(stores: tuple[Path, Remote]) -> None:
+    remote = stores[1]
+    tar = remote / "shards" / "pairs-000001.tar"
+    kept = tar.read_bytes()
+    for content, says in (
+        (kept[:-512], "bytes, the index says"),
+        (kept[:-1] + b"x", "another SHA-256"),
+        (None, "is missing"),
+    ):
+        tar.unlink()
+        if content is not None:
+            fsspec.filesystem("memory").pipe("/places/store/shards/pairs-000001.tar", content)
+        assert says in verify(remote).faults[0]
+    fsspec.filesystem("memory").pipe("/places/store/shards/pairs-000001.tar", kept)
+
+
+def test_an_exception_leaves_nothing_at_a_url() -> None:
+    file = place("memory://places/half")
+
+    def fail_halfway() -> None:
+        with whole(file) as opened:
+            opened.write(b"half")
+            raise RuntimeError("mid-write")
+
+    with pytest.raises(RuntimeError, match="mid-write"):
+        fail_halfway()
+    assert not file.exists()
+
+
+def test_file_urls_are_paths_and_other_schemes_say_what_they_need(tmp_path: Path) -> None:
+    assert place((tmp_path / "a b").as_uri()) == tmp_path / "a b"
+    assert place(str(tmp_path)) == place(tmp_path) == tmp_path
+    with pytest.raises(InputError, match="'s4://bucket': Protocol not known"):
+        place("s4://bucket")
+    with pytest.raises(InputError, match=r"output.dir='memory://x': every process has a memory of its own"):
+        couple(settings("memory://x"))  # type: ignore[arg-type]
+    without = "import sys; sys.modules['gcsfs'] = None; from pipeline.place import place; place('gs://bucket/pairs')"
+    out = subprocess.run([sys.executable, "-c", without], stderr=subprocess.PIPE, text=True, check=False)
+    assert "pip install 'flowpairs[gcs]'" in out.stderr.splitlines()[-1]
+
+
+S3 = """
+import os, sys
+sys.path.insert(0, "tests")
+from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+host, port = server.get_host_and_port()
+os.environ["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
+import fsspec
+from pipeline.couple import couple
+from pipeline.errors import JobError
+from pipeline.place import place
+from pipeline.store.verify import verify
+from test_couple import settings
+
+try:
+    couple(settings("s3://nowhere/pairs"))
+except JobError as error:
+    print(error)
+bucket = fsspec.filesystem("s3", use_listings_cache=False)
+bucket.mkdir("bucket")
+couple(settings("s3://bucket/pairs"))
+before = bucket.modified("bucket/pairs/shards/pairs-000000.tar")
+bucket.rm_file("bucket/pairs/shards/pairs-000004.tar")
+assert couple(settings("s3://bucket/pairs")).pairs == 1500
+assert bucket.modified("bucket/pairs/shards/pairs-000000.tar") == before, "a finished block was computed again"
+assert verify(place("s3://bucket/pairs")).faults == []
+bucket.get("bucket/pairs", sys.argv[1], recursive=True)
+server.stop()
+"""
+
+
+@pytest.mark.slow
+def test_a_job_on_an_object_store(tmp_path: Path, local_ray: None) -> None:
+    """Real actors and a real S3 protocol: a bucket that is not there, a run, a lost shard, the same bytes."""
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    command = [sys.executable, "-c", S3, str(tmp_path / "fetched")]
+    out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=240)
+    assert "s3://nowhere/pairs/config.yaml: cannot be written" in out.stdout
+    couple(settings(tmp_path / "local"))
+    assert shard_bytes(tmp_path / "fetched") == shard_bytes(tmp_path / "local")
+    assert (tmp_path / "fetched" / "index.json").read_bytes() == (tmp_path / "local" / "index.json").read_bytes()
