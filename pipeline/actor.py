@@ -6,7 +6,9 @@ leader alone writes.
 """
 
 import os
+import resource
 import sys
+import time
 from queue import Queue
 from threading import Thread
 from typing import Any
@@ -72,7 +74,7 @@ class CouplerActor(Member):
         places: Any = None,
     ) -> None:
         super().__init__(config, directory, blocks, shared, threads)
-        self.unwritten: Queue[Solved] = Queue()
+        self.unwritten: Queue[tuple[Solved, float]] = Queue()
         self.members = []
         for rank in range(1, places.bundle_count if places else 1):
             bundle = places.bundle_specs[rank]
@@ -96,6 +98,7 @@ class CouplerActor(Member):
         """Couple a block and keep it for `write`, as soon as the block before has been written."""
         watch = Thread(target=_fall_with, args=([member.help.remote(block) for member in self.members],))
         watch.start()
+        started = time.monotonic()
         try:
             solved = self.coupler.solve(block)
         except (InputError, JobError):
@@ -104,15 +107,23 @@ class CouplerActor(Member):
             watch.join(10)  # where it was a member's death, this actor does not live on to say something else
             raise
         watch.join()
+        seconds = time.monotonic() - started
         self.unwritten.join()
-        self.unwritten.put(solved)
+        self.unwritten.put((solved, seconds))
 
     @ray.method(concurrency_group="write")
     def write(self) -> dict[str, Any]:
-        """Write the shards of the block that was solved; returns its report with the GPUs of this actor."""
-        solved = self.unwritten.get()
+        """Write the shards of the block that was solved; returns its report with what it took of this actor."""
+        solved, solving = self.unwritten.get()
+        started = time.monotonic()
         try:
-            return {**self.coupler.write(solved), "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
+            return {
+                **self.coupler.write(solved),
+                "gpus": [str(gpu) for gpu in ray.get_gpu_ids()],
+                "solve_seconds": solving,
+                "write_seconds": time.monotonic() - started,
+                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # of memory, not of a GPU's
+            }
         finally:
             self.unwritten.task_done()
 

@@ -70,3 +70,17 @@ def actor_shape(config: ClusterConfig, blocks: int) -> ActorShape:
     if config.cpus_per_actor != "auto":
         return ActorShape(actors, least, per_actor)
     return ActorShape(actors, max(c for c in range(1, max(cpus) + 1) if fit(c) >= actors), per_actor)
+
+
+def room(shape: ActorShape) -> list[tuple[int, float]]:
+    """How many such actors every live node will hold at once, and the bytes of memory that Ray counts there."""
+    out, left = [], shape.actors
+    for node in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+        held = int(node.get("CPU", 0)) // shape.cpus
+        if shape.gpus:
+            held = min(held, math.floor(node.get("GPU", 0.0) / shape.gpus))
+        held = min(held, left)
+        left -= held
+        if held:
+            out.append((held, node["memory"]))
+    return out

@@ -5,9 +5,9 @@ recomputes comes out in the same bits.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import config as configs
 from pipeline import resume
@@ -19,8 +19,12 @@ from pipeline.progress import progress, remaining
 from pipeline.store import format, tables
 from pipeline.table import Table, check_table, read_table
 
+if TYPE_CHECKING:
+    from pipeline.cluster import ActorShape
+
+COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2"}
 CONVENTION = (
-    "cost C = -<x0, x1> on the features; eps in units of C; potentials f, g without the marginals: "
+    "cost C = {cost} on the features; eps in units of C; potentials f, g without the marginals: "
     "P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps)"
 )
 
@@ -48,13 +52,13 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
         table = read_table(config.coupling.table, spec.shape)
         config = resume.pin_table(config, table)
     if spec.rows is not None:
-        _check_sizes(config, spec.rows, table)
+        check_sizes(config, spec.rows, table)
     from pipeline.cluster import connect
 
     connect()
     target = data.read(config.data, spec)
     config = resume.pin_data(config, directory, target.fingerprint)
-    blocks = _check_sizes(config, len(target.x), table)
+    blocks = check_sizes(config, len(target.x), table)
     directory = directory.resolve()
     resume.prepare(config, directory, target)
     todo = [block for block in range(blocks.count) if not resume.block_done(directory, blocks, block)]
@@ -63,7 +67,7 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     return _finish(config, directory, blocks, target, table)
 
 
-def _check_sizes(config: CoupleConfig, rows: int, table: Table | None) -> Blocks:
+def check_sizes(config: CoupleConfig, rows: int, table: Table | None) -> Blocks:
     """Divide the job, and refuse an exact coupling that memory cannot hold or a table that does not fit the data."""
     blocks = divide(config, rows)
     if config.features.pca is not None and config.coupling.method in ("independent", "imported"):
@@ -88,32 +92,11 @@ def _run(
     todo: list[int],
     on_block: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Couple the blocks that are left on as many actors as fit."""
-    import ray
-
-    from pipeline import known
-    from pipeline.actor import Posts
-    from pipeline.cluster import actor_shape
-    from pipeline.crew import work
-
-    features = resume.features(config, directory, target.x)
-    shape = actor_shape(config.cluster, len(todo))
-    per_block = config.cluster.actors_per_block
-    # The arrays go into the object store once; every actor on a node maps the same memory.
-    data_features = features.of_data(target.x, flips=config.data.flips)
-    shared = [ray.put(value) for value in (features, target.x, target.labels, data_features, table)]
-    posts = Posts(shape, per_block, config, directory, blocks, shared, shape.cpus)
-    stages = [todo]
-    if known.warm(config.coupling, features.dim):
-        later = [block for block in todo if block not in blocks.seeds]
-        lost = [block for block in blocks.seeds if later and not known.file(directory, block).is_file()]
-        todo = sorted({*lost, *todo})
-        stages = [[block for block in todo if block in blocks.seeds], later]
-
+    """Couple the blocks that are left, and tell how far they are."""
+    shape, reports, todo = run_blocks(config, directory, blocks, target, table, todo)
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
     start, errors = time.monotonic(), [0.0]
     with progress(f"coupling on {shape.actors} actors", blocks.pairs) as show:
-        reports = work(posts, shape.actors // per_block, stages)
         for number, row in enumerate(reports, blocks.count - len(todo) + 1):
             if not row["converged"] and config.coupling.on_unconverged == "fail":
                 raise JobError(_unconverged(row))
@@ -127,6 +110,40 @@ def _run(
                 f"worst marginal error {max(errors):.1e}"
             )
             show(done, text)
+
+
+def run_blocks(
+    config: CoupleConfig, directory: Place, blocks: Blocks, target: Any, table: Table | None, todo: list[int]
+) -> tuple["ActorShape", Iterator[dict[str, Any]], list[int]]:
+    """Hire as many actors as fit and couple the blocks `todo` on them.
+
+    Returns: the actors' shape, the report of every block as it is finished, and the blocks, of which there are more
+    than asked for where others start from potentials that were lost.
+    """
+    import ray
+
+    from pipeline import known
+    from pipeline.actor import Posts
+    from pipeline.cluster import actor_shape
+    from pipeline.crew import work
+
+    features = resume.features(config, directory, target.x)
+    # The arrays go into the object store once; every actor on a node maps the same memory.
+    data_features = features.of_data(target.x, flips=config.data.flips)
+    shared = [ray.put(value) for value in (features, target.x, target.labels, data_features, table)]
+    shape, per_block = actor_shape(config.cluster, len(todo)), config.cluster.actors_per_block
+    posts = Posts(shape, per_block, config, directory, blocks, shared, shape.cpus)
+    stages = [todo]
+    if known.warm(config.coupling, features.dim):
+        later = [block for block in todo if block not in blocks.seeds]
+        lost = [block for block in blocks.seeds if later and not known.file(directory, block).is_file()]
+        todo = sorted({*lost, *todo})
+        stages = [[block for block in todo if block in blocks.seeds], later]
+    return shape, work(posts, shape.actors // per_block, stages), todo
+
+
+def _convention(config: CoupleConfig) -> str:
+    return CONVENTION.format(cost=COSTS.get(config.coupling.cost, config.coupling.cost))
 
 
 def _unconverged(row: dict[str, Any]) -> str:
@@ -152,7 +169,7 @@ def _finish(config: CoupleConfig, directory: Place, blocks: Blocks, target: Any,
         num_classes=target.num_classes,
         payload=config.output.payload,
         method=config.coupling.method,
-        convention=CONVENTION if table is None else "pairs made elsewhere, as a table had them",
+        convention=_convention(config) if table is None else "pairs made elsewhere, as a table had them",
         shards=tuple(s.shard for s in sidecars),
     )
     format.write_index(directory, index)

@@ -1,0 +1,234 @@
+"""What a coupling job will take on this cluster, before it is paid for: a small job of the same kind, scaled.
+
+The trial runs the job's own code on the job's own data and actors, on blocks of the job's size or, where that is
+larger, of two smaller sizes. A block's seconds grow as A n m + B n (passes and draws; noise, features and writing), an
+exact coupling's by a power of n; memory grows as base + C n.
+"""
+
+import dataclasses
+import json
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import data
+from pipeline.blocks import Blocks, divide
+from pipeline.cluster import ActorShape, actor_shape, connect, room
+from pipeline.config import CoupleConfig
+from pipeline.couple import check_sizes, run_blocks
+from pipeline.data.spec import Target
+from pipeline.errors import InputError
+from pipeline.place import Place, place
+from pipeline.resume import prepare
+
+TRIAL = {"exact": 2048}  # rows of the larger trial block; 8,192 for all other methods
+HALF = 2  # the smaller trial's blocks are so many times smaller
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The forecast of a job."""
+
+    pairs: int
+    blocks: int
+    n: int  # source rows of a block
+    m: int  # target rows of a block
+    actors: int
+    actors_per_block: int
+    block_seconds: float  # of one block on one actor, or on one team
+    start_seconds: float  # reading the data, features, starting the actors
+    seconds: float  # of the whole job, without Ray's own start
+    actor_bytes: int  # memory of one actor, the data that it shares with others included
+    shards: int
+    shard_bytes: int  # in all
+    trial_seconds: float  # what the forecast took
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a small job of one block size took."""
+
+    n: int
+    m: int
+    block_seconds: float
+    write_seconds: float
+    start_seconds: float
+    actor_bytes: int
+    pair_bytes: float
+
+
+def plan(config: CoupleConfig) -> Plan:
+    """Forecast the job that `config` describes.
+
+    Raises:
+        InputError: whatever `couple` would refuse, and a job that does not fit in the nodes' memory or on the disk.
+    """
+    began = time.monotonic()
+    directory = place(config.output.dir)
+    spec = data.check(config.data)
+    if config.coupling.method == "imported":
+        raise InputError("coupling.method='imported': copies a table, and nothing of that is forecast; run couple")
+    if spec.rows is not None:
+        check_sizes(config, spec.rows, None)
+    connect()
+    started = time.monotonic()
+    target = data.read(config.data, spec)
+    reading = time.monotonic() - started
+    blocks = check_sizes(config, len(target.x), None)
+    shape = actor_shape(config.cluster, blocks.count)
+    most = TRIAL.get(config.coupling.method, 8192)
+    sizes = [blocks.n] if blocks.n <= most else [most // HALF, most]
+    with _scratch(directory) as scratch:
+        trials = [_try(config, scratch / str(n), target, n) for n in sizes]
+    last = trials[-1]
+    block_seconds = _at(trials, blocks, config.coupling.method)
+    waves = math.ceil(blocks.count / (shape.actors // config.cluster.actors_per_block))
+    # The last block kept may be cut short, and its writing is not hidden behind another block.
+    writing = last.write_seconds * min(1.0, blocks.pairs / blocks.n) * blocks.n / last.n
+    starting = reading + last.start_seconds
+    actor_bytes = _line([(t.n, t.actor_bytes) for t in trials], blocks.n)
+    forecast = Plan(
+        pairs=blocks.pairs,
+        blocks=blocks.count,
+        n=blocks.n,
+        m=blocks.m,
+        actors=shape.actors,
+        actors_per_block=config.cluster.actors_per_block,
+        block_seconds=block_seconds,
+        start_seconds=starting,
+        seconds=starting + waves * block_seconds + writing,
+        actor_bytes=round(actor_bytes),
+        shards=sum(len(blocks.shards(block)) for block in (0, blocks.count - 1)[: blocks.count])
+        + max(0, blocks.count - 2) * len(blocks.shards(0)),
+        shard_bytes=round(blocks.pairs * last.pair_bytes),
+        trial_seconds=time.monotonic() - began,
+    )
+    _refuse_memory(config, shape, forecast, trials)
+    _refuse_disk(config, directory, forecast)
+    return forecast
+
+
+def _try(config: CoupleConfig, directory: Path, target: Target, n: int) -> Trial:
+    """Two blocks of n rows on every actor or team; the first warms up, the second counts."""
+    teams = actor_shape(config.cluster, 10**9).actors // config.cluster.actors_per_block
+    teams = min(teams, divide(config, len(target.x)).count)
+    small = config.model_copy(
+        update={
+            "coupling": config.coupling.model_copy(update={"n": n, "on_unconverged": "record", "warm_start": "never"}),
+            "output": config.output.model_copy(update={"dir": str(directory), "pairs": 2 * teams * n}),
+        }
+    )
+    blocks = divide(small, len(target.x))
+    prepare(small, directory, target)
+    started, rows, first = time.monotonic(), [], 0.0
+    shape, reports, _ = run_blocks(small, directory, blocks, target, None, list(range(blocks.count)))
+    assert shape.actors == teams * config.cluster.actors_per_block
+    for row in reports:
+        first = first or time.monotonic() - started
+        rows.append(row)
+    counted = sorted(rows, key=lambda row: row["block"])[teams:]
+    tars = list((directory / "shards").glob("*.tar"))
+    seconds = [max(row["solve_seconds"], row["write_seconds"]) for row in counted]
+    writing = sum(row["write_seconds"] for row in counted) / len(counted)
+    return Trial(
+        n=n,
+        m=blocks.m,
+        block_seconds=sum(seconds) / len(seconds),
+        write_seconds=writing,
+        start_seconds=max(0.0, first - rows[0]["solve_seconds"] - rows[0]["write_seconds"]),
+        actor_bytes=max(row["peak_bytes"] for row in rows),
+        pair_bytes=sum(tar.stat().st_size for tar in tars) / blocks.pairs,
+    )
+
+
+def _at(trials: list[Trial], blocks: Blocks, method: str) -> float:
+    """Seconds of a block of the job's size."""
+    if len(trials) == 1:
+        return trials[0].block_seconds
+    low, high = trials
+    if method == "exact":
+        power = math.log(high.block_seconds / low.block_seconds) / math.log(high.n / low.n)
+        return high.block_seconds * (blocks.n / high.n) ** max(2.0, power)
+    # seconds / n = A m + B, where neither part can be negative
+    per_row = _line([(t.m, t.block_seconds / t.n) for t in trials], blocks.m)
+    least, greatest = sorted((high.block_seconds / high.n, high.block_seconds / high.n * blocks.m / high.m))
+    return blocks.n * min(max(per_row, least), greatest)
+
+
+def _line(points: list[tuple[int, float]], x: int) -> float:
+    """The value at x of the line through one or two points."""
+    if len(points) == 1 or points[0][0] == points[1][0]:
+        return points[-1][1]
+    (x0, y0), (x1, y1) = points
+    return y1 + (y1 - y0) / (x1 - x0) * (x - x1)
+
+
+@contextmanager
+def _scratch(directory: Place) -> Iterator[Path]:
+    """A directory to try in, on the disk of the output where that is local, so that its pace is measured."""
+    there = None
+    if isinstance(directory, Path):
+        there = next(path for path in directory.absolute().parents if path.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".flowpairs-plan-", dir=there) as scratch:
+        yield Path(scratch)
+
+
+def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, trials: list[Trial]) -> None:
+    """Refuse a job of which some node cannot hold its actors; say which n or how many actors it can."""
+    per_row = _line([(t.n, t.actor_bytes) for t in trials], 1) - _line([(t.n, t.actor_bytes) for t in trials], 0)
+    for held, memory in room(shape):
+        if held * forecast.actor_bytes <= memory:
+            continue
+        rows = int(forecast.n - (forecast.actor_bytes - memory / held) / per_row) if per_row > 0 else 0
+        remedies = [f"coupling.n={rows}"] if rows > 0 else []
+        if held > 1 and forecast.actor_bytes <= memory:
+            remedies.append(f"cluster.cpus_per_actor={shape.cpus * held // int(memory // forecast.actor_bytes)}")
+        raise InputError(
+            f"coupling.n={forecast.n}: an actor takes about {forecast.actor_bytes / 2**30:.1f} GiB, and a node has "
+            f"{memory / 2**30:.1f} GiB for {held} of them; give {' or '.join(remedies) or 'nodes with more memory'}"
+        )
+
+
+def _refuse_disk(config: CoupleConfig, directory: Place, forecast: Plan) -> None:
+    if not isinstance(directory, Path):
+        return
+    free = shutil.disk_usage(next(path for path in directory.absolute().parents if path.is_dir())).free
+    if forecast.shard_bytes > free:
+        fits = int(forecast.pairs * free / forecast.shard_bytes)
+        lighter = {"full": "seeded", "seeded": "ids"}.get(config.output.payload)
+        leaner = f"output.payload={lighter} or " if lighter else ""
+        raise InputError(
+            f"output.pairs={forecast.pairs}: shards of about {forecast.shard_bytes / 1e9:,.1f} GB, and "
+            f"{free / 1e9:,.1f} GB are free; give {leaner}output.pairs={fits}"
+        )
+
+
+def print_plan(forecast: Plan, as_json: bool) -> None:
+    """Print a forecast as a short table, or as JSON."""
+    if as_json:
+        print(json.dumps(dataclasses.asdict(forecast)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    hours = forecast.seconds * forecast.actors / 3600
+    table = Table(title="what the job will take", show_header=False)
+    rows: list[tuple[str, Any]] = [
+        ("pairs", f"{forecast.pairs:,} from {forecast.blocks:,} blocks of {forecast.n:,} x {forecast.m:,}"),
+        ("actors", f"{forecast.actors}, {forecast.actors_per_block} a block"),
+        ("seconds a block", f"{forecast.block_seconds:.2f}"),
+        ("seconds", f"{forecast.seconds:,.0f}, {forecast.start_seconds:.0f} of them to start"),
+        ("actor hours", f"{hours:.2f}"),
+        ("memory of an actor", f"{forecast.actor_bytes / 2**30:.2f} GiB"),
+        ("shards", f"{forecast.shards:,}, {forecast.shard_bytes / 1e6:,.0f} MB"),
+        ("this forecast took", f"{forecast.trial_seconds:.0f} s"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
