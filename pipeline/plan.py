@@ -92,7 +92,7 @@ def plan(config: CoupleConfig) -> Plan:
     # The last block kept may be cut short, and its writing is not hidden behind another block.
     writing = last.write_seconds * min(1.0, blocks.pairs / blocks.n) * blocks.n / last.n
     starting = reading + last.start_seconds
-    actor_bytes = _line([(t.n, t.actor_bytes) for t in trials], blocks.n)
+    actor_bytes = _line([(t.n, float(t.actor_bytes)) for t in trials], blocks.n)
     forecast = Plan(
         pairs=blocks.pairs,
         blocks=blocks.count,
@@ -181,7 +181,8 @@ def _scratch(directory: Place) -> Iterator[Path]:
 
 def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, trials: list[Trial]) -> None:
     """Refuse a job of which some node cannot hold its actors; say which n or how many actors it can."""
-    per_row = _line([(t.n, t.actor_bytes) for t in trials], 1) - _line([(t.n, t.actor_bytes) for t in trials], 0)
+    points = [(t.n, float(t.actor_bytes)) for t in trials]
+    per_row = _line(points, 1) - _line(points, 0)
     for held, memory in room(shape):
         if held * forecast.actor_bytes <= memory:
             continue

@@ -1,0 +1,44 @@
+"""The forecast of a job against the job, and what cannot fit told before it is tried."""
+
+import re
+from pathlib import Path
+
+import pytest
+from test_couple import settings
+
+from pipeline.config import CoupleConfig, load
+from pipeline.couple import couple
+from pipeline.errors import InputError
+from pipeline.plan import plan
+
+
+def test_the_forecast_is_of_the_job(tmp_path: Path, local_ray: None) -> None:
+    config = settings(tmp_path / "s", features={"pca": 16})
+    forecast = plan(config)
+    assert list(tmp_path.iterdir()) == [], "a trial leaves nothing behind"
+    index = couple(config)
+    assert (forecast.pairs, forecast.blocks, forecast.n, forecast.m) == (1500, 4, 400, 400)
+    assert forecast.shards == len(index.shards)
+    assert forecast.shard_bytes == pytest.approx(sum(shard.bytes for shard in index.shards), rel=0.02)
+    assert forecast.seconds > forecast.block_seconds > 0
+
+
+def test_blocks_too_large_for_the_nodes_are_refused_with_what_fits(tmp_path: Path, local_ray: None) -> None:
+    huge = {"n": 2**26, "resample": "repeat"}
+    with pytest.raises(InputError, match=r"coupling\.n=67108864: an actor takes about .* GiB") as refused:
+        plan(settings(tmp_path / "s", coupling=huge, cluster={"actors": 1}, output={"pairs": 2**26}))
+    fits = int(re.search(r"give coupling\.n=(\d+)", str(refused.value)).group(1))
+    assert 2**16 < fits < 2**26
+
+
+def test_shards_too_large_for_the_disk_are_refused_with_what_fits(tmp_path: Path, local_ray: None) -> None:
+    with pytest.raises(
+        InputError, match=r"output\.pairs=1000000000000: .* give output\.payload=seeded or output\.pairs="
+    ):
+        plan(settings(tmp_path / "s", output={"pairs": 10**12}))
+
+
+def test_what_couple_refuses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "couple.yaml").write_text("data: {path: digits}\ncoupling: {n: 5000}\noutput: {dir: out, pairs: 10}")
+    with pytest.raises(InputError, match=r"coupling\.n=5000: larger than the data set"):
+        plan(load(CoupleConfig, tmp_path / "couple.yaml"))
