@@ -45,7 +45,7 @@ class Battery:
         return replace(problem, x0=x0, x1=x1, a=a, b=b)
 
     def solve(self, problem: Problem, tol: float | None = None) -> EntropicCoupling:
-        return solve_sinkhorn(self.given(problem), tol=tol or self.tol, backend=self.name)
+        return solve_sinkhorn(self.given(problem), tol=tol or self.tol, max_passes=200, backend=self.name)
 
     def plan(self, coupling: EntropicCoupling) -> torch.Tensor:
         return dense(coupling.problem, coupling.f, coupling.g).plan
