@@ -87,11 +87,13 @@ class KeOps:
     def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
         """See `Backend.draw`: the mass of every chunk by KeOps, the entries of the one that was hit by torch."""
         share = Share(logits.n, logits.m, logits.device, team)
-        x, y, _, _ = _below_top(logits, share)
         drawn = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
-        mine, uniforms = drawn[share.rows], u[share.rows]
-        for rows in torch.arange(len(x), device=x.device).split(tiles.tile_rows(CHUNK * x.shape[1], logits.device)):
-            mine[rows] = _draw(x[rows], y, uniforms[rows])
+        with Workers(logits.device):
+            x, y, _, _ = _below_top(logits, share)
+            mine, uniforms = drawn[share.rows], u[share.rows]
+            step = tiles.tile_rows(CHUNK * x.shape[1], logits.device)
+            for rows in (slice(start, start + step) for start in range(0, len(x), step)):
+                mine[rows] = _draw(x[rows], y, uniforms[rows])
         return share.gather(drawn)
 
 
