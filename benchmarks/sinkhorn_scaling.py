@@ -19,7 +19,8 @@ def measure(n: int) -> None:
     import torch
 
     from pipeline.ot import Problem, cost_std
-    from pipeline.ot.kernel import DotKernel
+    from pipeline.ot.kernel import kernel_of
+    from pipeline.ot.share import Share
     from pipeline.ot.sweep import sweep
     from pipeline.ot.tiles import Workers
 
@@ -28,12 +29,12 @@ def measure(n: int) -> None:
     x0, x1 = (torch.randn(n, 64, generator=random) for _ in range(2))
     x1 *= torch.linspace(2, 0.1, 64)
     block = Problem(x0, x1, 0.1 * cost_std(x0, x1))
-    kernel = DotKernel(block)
+    kernel = kernel_of(block)
     a = block.weights()[0]
     gamma = kernel.log_b
     with Workers(a.device) as workers:
         started = time.perf_counter()
-        sweep(kernel.bound(gamma, block.eps), gamma, a, workers, keep=64)
+        sweep(kernel.bound(gamma, block.eps), gamma, a, Share(n, n, a.device), workers, keep=64)
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{n:7d} | {seconds:8.2f} s | {seconds / n**2 * 1e9:6.2f} ns/entry | {imports:5.2f} GB | {peak:5.2f} GB")

@@ -12,7 +12,8 @@ import torch
 from fashion import problem
 
 from pipeline.ot import Problem, cost_std, solve_sinkhorn
-from pipeline.ot.kernel import DotKernel
+from pipeline.ot.kernel import kernel_of
+from pipeline.ot.share import Share
 from pipeline.ot.sweep import sweep
 from pipeline.ot.tiles import Workers
 
@@ -21,12 +22,13 @@ LIMIT = 3000
 
 def plain(block: Problem, tol: float) -> int:
     """Passes of Sinkhorn's own iteration from g = 0."""
-    kernel = DotKernel(block)
+    kernel = kernel_of(block)
     a, b = block.weights()
     gamma = kernel.log_b.clone()
+    share = Share(block.n, block.m, a.device)
     with Workers(a.device) as workers:
         for passes in range(1, LIMIT + 1):
-            columns = sweep(kernel.bound(gamma, block.eps), gamma, a, workers).columns
+            columns = sweep(kernel.bound(gamma, block.eps), gamma, a, share, workers).columns
             if (columns - b).abs().sum() < tol:
                 return passes
             gamma = gamma + (b / columns.clamp(min=1e-30)).log2()

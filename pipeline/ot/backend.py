@@ -32,6 +32,7 @@ class Backend(Protocol):
         *,
         keep: int | None = None,
         entropies: bool = False,
+        marginal: bool = True,
     ) -> Sweep:
         """One pass; see `pipeline.ot.sweep.sweep`."""
 
@@ -55,9 +56,10 @@ class TorchTiles:
         *,
         keep: int | None = None,
         entropies: bool = False,
+        marginal: bool = True,
     ) -> Sweep:
         """See `Backend.sweep`."""
-        return sweep(logits, gamma, a, share, workers, keep=keep, entropies=entropies)
+        return sweep(logits, gamma, a, share, workers, keep=keep, entropies=entropies, marginal=marginal)
 
     def argmax(self, logits: Logits, team: Team = ALONE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`."""

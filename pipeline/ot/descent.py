@@ -214,5 +214,5 @@ def _thinned(kernel: Kernel, eps: float, std: float, team: Team) -> Float[Tensor
     share = Share(problem.m, len(rows), a.device, team)
     with Workers(a.device) as workers:
         logits = kernel_turned.bound(gamma, eps)
-        swept = kernel.backend.sweep(logits, gamma, problem.weights()[1], share, workers)
+        swept = kernel.backend.sweep(logits, gamma, problem.weights()[1], share, workers, marginal=False)
     return kernel.gamma(kernel_turned.f(share.gather(swept.phi), eps), eps)

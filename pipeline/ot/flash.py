@@ -52,15 +52,16 @@ class Flash:
         *,
         keep: int | None = None,
         entropies: bool = False,
+        marginal: bool = True,
     ) -> Sweep:
         """See `Backend.sweep`; with entropies by torch tiles, which also find the large entries."""
         if entropies:
-            return TORCH.sweep(logits, gamma, a, share, workers, keep=keep, entropies=True)
+            return TORCH.sweep(logits, gamma, a, share, workers, keep=keep, entropies=True, marginal=marginal)
         assert isinstance(logits, InnerLogits)
         x, y = logits.left[:, :-1], logits.right[:, :-1]
         phi, masses = torch.zeros_like(a), torch.zeros_like(gamma, dtype=torch.int64)
         phi[share.rows] = _log_sum(x[share.rows], y, gamma)
-        for k in share.mine:  # a sum for every section, or it would depend on the team's size
+        for k in share.mine if marginal else ():  # a sum for every section, or it would depend on the team's size
             rows = share.sections[k]
             masses += count((gamma + _log_sum(y, x[rows], a[rows].log2() - phi[rows])).exp2())
         entries = None if keep is None else large_entries(logits, phi, share, workers, keep)

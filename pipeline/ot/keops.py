@@ -57,6 +57,7 @@ class KeOps:
         *,
         keep: int | None = None,
         entropies: bool = False,
+        marginal: bool = True,
     ) -> Sweep:
         """See `Backend.sweep`; the large entries are found by torch tiles."""
         x, y, top, total = _below_top(logits, share)
@@ -64,7 +65,7 @@ class KeOps:
         phi[share.rows] = top.double() / LN2 + total.double().log2()
         weights = (a[share.rows] / total).to(y.dtype)
         masses = torch.zeros_like(gamma, dtype=torch.int64)
-        for k in share.mine:  # a sum for every section, or it would depend on the team's size
+        for k in share.mine if marginal else ():  # a sum for every section, or it would depend on the team's size
             section = share.sections[k]
             part = slice(section.start - share.rows.start, section.stop - share.rows.start)
             highest, mass, _ = _moments(y, x[part], weights[part])

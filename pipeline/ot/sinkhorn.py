@@ -159,5 +159,6 @@ def softmin(
     gamma = kernel.gamma(g, problem.eps)
     share = Share(problem.n, problem.m, gamma.device, team)
     with Workers(gamma.device) as workers:
-        swept = backend.sweep(kernel.bound(gamma, problem.eps), gamma, problem.weights()[0], share, workers)
+        logits = kernel.bound(gamma, problem.eps)
+        swept = backend.sweep(logits, gamma, problem.weights()[0], share, workers, marginal=False)
     return kernel.f(share.gather(swept.phi), problem.eps)

@@ -46,6 +46,7 @@ def sweep(
     *,
     keep: int | None = None,
     entropies: bool = False,
+    marginal: bool = True,
 ) -> Sweep:
     """Soft-min over every row and, from the same tiles, the target marginal; on demand large entries and entropies.
 
@@ -60,14 +61,15 @@ def sweep(
         workers: the threads.
         keep: collect about this many entries a row, the largest over all rows; None collects none.
         entropies: also find the rows' entropies, for which logits must outlive their exponentials.
+        marginal: add up the target marginal, the other half of an iteration; without it `columns` are zero.
     """
     phi, bits = torch.zeros_like(a), torch.zeros_like(a) if entropies else None
     window = None if keep is None else _window(kernel, keep)
 
     def work(group: Group) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
         size = group[0].stop - group[0].start
-        buffer = kernel.empty(size, kernel.m)
-        weights_buffer = kernel.empty(size, kernel.m) if entropies else buffer
+        buffer = workers.room(0, size, kernel.m, kernel.empty)
+        weights_buffer = workers.room(1, size, kernel.m, kernel.empty) if entropies else buffer
         columns = buffer.new_zeros(kernel.m)
         found = []
         for rows in group:
@@ -77,7 +79,8 @@ def sweep(
             near = None if keep is None or window is None else _within(logits, window, 4 * keep * len(logits))
             weights = torch.exp2(logits, out=weights_buffer[: len(logits)])
             total = weights.sum(1)
-            columns.addmv_(weights.T, (a[rows] / total).to(weights.dtype))
+            if marginal:
+                columns.addmv_(weights.T, (a[rows] / total).to(weights.dtype))
             phi[rows] = top[:, 0] + total.log2().double()
             if bits is not None:
                 bits[rows] = total.log2() - torch.linalg.vecdot(weights, logits) / total
@@ -107,7 +110,7 @@ def large_entries(kernel: Logits, phi: Float[Tensor, " n"], share: Share, worker
     window = _window(kernel, keep)
 
     def work(group: Group) -> list[tuple[Tensor, Tensor, Tensor]]:
-        buffer = kernel.empty(group[0].stop - group[0].start, kernel.m)
+        buffer = workers.room(0, group[0].stop - group[0].start, kernel.m, kernel.empty)
         found = []
         for rows in group:
             logits = kernel.tile(rows, buffer)

@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-CPU_SMALL, CPU_LARGE = 2**19, 2**22  # entries of a tile: enough to hide a call's cost, few enough for the cache
-CPU_ROWS = (16, 64, 512)  # fewer than 16 starve the matrix product, 64 feed it, 512 are plenty
+CPU_SMALL, CPU_LARGE = 2**20, 2**22  # entries of a tile: enough to hide a call's cost, few enough for the cache
+CPU_ROWS = (16, 128, 512)  # fewer than 16 starve the matrix product, 128 feed it, 512 are plenty
 GPU_ENTRIES = 2**27
 CPU_SECTIONS, GPU_SECTIONS = 16, 64  # at most: so many processes can share a block
 GROUPS = 4  # of a section, at most: runs of tiles that one thread adds up
@@ -71,9 +72,10 @@ class Workers:
     def __enter__(self) -> "Workers":
         self._outer: Workers | None = getattr(_here, "workers", None)
         if self._outer is not None:
-            self.threads, self._pool = self._outer.threads, self._outer._pool
+            self.threads, self._pool, self._rooms = self._outer.threads, self._outer._pool, self._outer._rooms
             return self
         self.threads = torch.get_num_threads()
+        self._rooms = threading.local()
         self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
         torch.set_num_threads(1)
         _here.workers = self
@@ -86,6 +88,14 @@ class Workers:
             _here.workers = None
             self._pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self.threads)
+
+    def room(self, number: int, rows: int, columns: int, like: Callable[[int, int], Tensor]) -> Tensor:
+        """A buffer [rows, columns] of this thread, the same memory at every call: fresh pages cost as much as a sum."""
+        buffers = self._rooms.__dict__.setdefault("buffers", {})
+        found = buffers.get(number)
+        if found is None or found.numel() < rows * columns or found.dtype != like(0, 0).dtype:
+            buffers[number] = found = like(rows, columns).view(-1)
+        return found[: rows * columns].view(rows, columns)
 
     def map(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
         """Yield `work(part)` for every part, in order."""
