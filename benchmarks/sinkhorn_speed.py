@@ -3,7 +3,7 @@
     python benchmarks/sinkhorn_speed.py [--n 8192] [--rounds 9]
 
 The ingredients are measured in the same run on the same threads: the float32 product X Y^T at that shape and exp2 on a
-buffer that stays in cache, one after the other. A half-pass is the soft-min of every row; a pass is both half-passes of a
+buffer that stays in cache, one after the other. A half-pass is the soft-min of every row; a pass is both halves of a
 Sinkhorn iteration and the error of the potential that it started from. All works take turns, so that a disturbance
 hits all alike; the least time counts.
 """

@@ -11,7 +11,7 @@ import argparse
 import torch
 from fashion import problem
 
-from pipeline.ot import Problem, cost_std, solve_sinkhorn
+from pipeline.ot import Problem, cost_std, solve_for_entropy, solve_sinkhorn
 from pipeline.ot.kernel import kernel_of
 from pipeline.ot.share import Share
 from pipeline.ot.sweep import sweep
@@ -54,6 +54,14 @@ def main() -> None:
             row += f" {report.passes:12d} {report.seconds:8.2f}  {report.target_error:8.1e} |"
             assert report.converged
         print(row + (f" {plain(Problem(x0, x1, eps), 1e-3):5d}" if options.plain and rel_eps >= 0.01 else " -"))
+
+    print(
+        "\nBy sharpness: E asked for, E reached, rel_eps found | passes of the search and the solve | of a solve at that eps"
+    )
+    for sharpness in (0.9, 0.6, 0.3, 0.1, 0.05, 0.03):
+        found = solve_for_entropy(Problem(x0, x1, 1.0), sharpness).report
+        alone = solve_sinkhorn(Problem(x0, x1, found.eps)).report
+        print(f"{sharpness:5g} {found.entropy:6.3f} {found.rel_eps:8.4f} | {found.passes:3d} | {alone.passes:3d}")
 
 
 if __name__ == "__main__":
