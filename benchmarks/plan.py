@@ -79,9 +79,7 @@ class Line:
 
 
 def main() -> None:
-    print(
-        "job                                | seconds: plan, job, ratio | actor GB: plan, job, ratio | shards MB: plan, job"
-    )
+    print("plan, job and their ratio for      | seconds                 | GB of an actor          | MB of shards")
     for name, job in JOBS.items():
         with tempfile.TemporaryDirectory() as temporary:
             config = Path(temporary) / "couple.yaml"

@@ -55,9 +55,7 @@ def main() -> None:
             assert report.converged
         print(row + (f" {plain(Problem(x0, x1, eps), 1e-3):5d}" if options.plain and rel_eps >= 0.01 else " -"))
 
-    print(
-        "\nBy sharpness: E asked for, E reached, rel_eps found | passes of the search and the solve | of a solve at that eps"
-    )
+    print("\nE asked for, E reached, rel_eps found | passes with the search | passes of a solve at that eps")
     for sharpness in (0.9, 0.6, 0.3, 0.1, 0.05, 0.03):
         found = solve_for_entropy(Problem(x0, x1, 1.0), sharpness).report
         alone = solve_sinkhorn(Problem(x0, x1, found.eps)).report
