@@ -1,6 +1,6 @@
 """Passes on inputs of other shapes, over epsilon: few features, clusters, heavy tails; cold, and from an earlier block.
 
-    python benchmarks/sinkhorn_hard.py [--n 4096] [--most 100]
+    python benchmarks/sinkhorn_hard.py [--n 4096] [--most 40]
 
 Warm: started from the potential of a block with the same data and other noise, as blocks after the first epoch may be.
 A number in brackets did not converge within `--most` passes: what follows is the error it reached.
@@ -46,7 +46,7 @@ def told(report: BlockReport) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=4096)
-    parser.add_argument("--most", type=int, default=100)
+    parser.add_argument("--most", type=int, default=40)
     options = parser.parse_args()
     print(f"n = m = {options.n}, L1 target 1e-3; passes cold / warm (seconds cold) at rel_eps {LEVELS}")
     for name, x1 in problems(options.n).items():

@@ -112,7 +112,7 @@ def attempt(name: str, x0: torch.Tensor, x1: torch.Tensor, eps: float, limit: in
 
 
 def run(sizes: list[int], levels: list[float], patience: float) -> list[dict]:
-    """One row for every library, n and eps that was done; what was not is printed."""
+    """One row for every library, n and eps that was tried."""
     rows = []
     warm_x0, warm_x1 = problem(1024)
     for name in PEERS:  # imports and KeOps' compilers run before anything is timed
@@ -129,9 +129,11 @@ def run(sizes: list[int], levels: list[float], patience: float) -> list[dict]:
             rows.append({"name": "flowpairs", "n": n, "rel_eps": rel_eps, "seconds": seconds})
             print(f"rel_eps {rel_eps:g}: flowpairs {seconds:.2f} s, error {error_of(x0, x1, block.eps, g):.1e}")
             for name in [name for name in PEERS if left[name]]:
-                found = attempt(name, x0, x1, block.eps, max(20, math.ceil(patience * seconds)))
+                limit = max(20, math.ceil(patience * seconds))
+                found = attempt(name, x0, x1, block.eps, limit)
                 if isinstance(found, str):
                     left[name] = False
+                    rows.append({"name": name, "n": n, "rel_eps": rel_eps, "stopped": limit})
                     print(f"    {name:16s} {found}", flush=True)
                     continue
                 rows.append({"name": name, "n": n, "rel_eps": rel_eps, "seconds": found[0], "error": found[1]})
@@ -140,7 +142,7 @@ def run(sizes: list[int], levels: list[float], patience: float) -> list[dict]:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Seconds against eps at the largest n, and against n at two eps."""
+    """Seconds against eps at the smallest n and against n at two eps; a triangle stands where a peer was stopped."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -148,14 +150,19 @@ def draw(rows: list[dict], path: Path) -> None:
 
     sizes, levels = sorted({r["n"] for r in rows}), sorted({r["rel_eps"] for r in rows}, reverse=True)
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
-    panels = [("rel_eps", "n", sizes[-1]), ("n", "rel_eps", levels[0]), ("n", "rel_eps", levels[-1])]
+    panels = [("rel_eps", "n", sizes[0]), ("n", "rel_eps", levels[0]), ("n", "rel_eps", levels[1])]
     names = ["flowpairs", *PEERS]
     for axis, (x, fixed, value) in zip(axes, panels, strict=True):
         for k, name in enumerate(names):
-            points = sorted((r[x], r["seconds"]) for r in rows if r["name"] == name and r[fixed] == value)
-            if points:
+            found = [r for r in rows if r["name"] == name and r[fixed] == value]
+            points = sorted((r[x], r["seconds"]) for r in found if "seconds" in r)
+            for r in found:
+                if "stopped" in r:
+                    axis.plot(r[x], r["stopped"], "^", color=f"C{k}", markerfacecolor="none", markersize=7 + 3 * k)
+            if points or found:
                 width = 2.4 if name == "flowpairs" else 1.2
-                axis.plot(*zip(*points, strict=True), "o-", color=f"C{k}", label=name, linewidth=width, markersize=4)
+                line = zip(*points, strict=True) if points else ([], [])
+                axis.plot(*line, "o-", color=f"C{k}", label=name, linewidth=width, markersize=4)
         axis.set(xscale="log", yscale="log", title=f"{fixed} = {value:,}" if fixed == "n" else f"{fixed} = {value:g}")
         axis.set_xlabel("rel_eps (sharper to the right)" if x == "rel_eps" else "n")
         ticks = levels if x == "rel_eps" else sizes
@@ -164,8 +171,9 @@ def draw(rows: list[dict], path: Path) -> None:
         axis.grid(alpha=0.3)
         if x == "rel_eps":
             axis.invert_xaxis()
-    axes[0].set_ylabel("seconds to an L1 error of 1e-3")
-    handles = {h.get_label(): h for axis in axes for h in axis.get_lines()}
+    axes[0].margins(y=0.12)
+    axes[0].set_ylabel("seconds to an L1 error of 1e-3\n(triangle: stopped there)")
+    handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if h.get_label() in names}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=160)
 

@@ -74,7 +74,7 @@ class CouplingConfig(Strict):
     entropy: float | None = Field(default=None, gt=0, lt=1)  # sharpness E to find eps for: 0 sharp, 1 blurred
     tol: PositiveFloat = 1e-3  # L1 error of the marginals
     max_passes: PositiveInt = 20_000  # over the n x m entries before giving up
-    warm_start: Literal["auto", "always", "never"] = "auto"  # from the first epoch's potentials: see pipeline/known.py
+    warm_start: bool = False  # blocks after the first epoch start from its potentials: see pipeline/known.py
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
     backend: Literal["auto", "torch", "keops", "flash"] = "auto"  # what computes the passes: see docs/solver.md
     on_unconverged: Literal["fail", "record"] = "fail"
@@ -98,10 +98,10 @@ class CouplingConfig(Strict):
             raise ValueError("table belongs to method imported, and that method needs one; give both or neither")
         if self.method == "imported" and self.resample is not None:
             raise ValueError("resample does not belong to method imported, whose table says which data; remove it")
-        if self.method != "sinkhorn" and self.warm_start == "always":
+        if self.method != "sinkhorn" and self.warm_start:
             raise ValueError(f"warm_start belongs to method sinkhorn, not to {self.method}; remove it")
-        if self.entropy is not None and self.warm_start == "always":
-            raise ValueError("warm_start=always needs one eps for all blocks; give rel_eps or eps instead of entropy")
+        if self.entropy is not None and self.warm_start:
+            raise ValueError("warm_start needs one eps for all blocks; give rel_eps or eps instead of entropy")
         if self.method == "imported" and self.cost != "dot":
             raise ValueError("cost does not belong to method imported, which computes no coupling; remove it")
         self.cost_function()

@@ -134,7 +134,7 @@ def run_blocks(
     shape, per_block = actor_shape(config.cluster, len(todo)), config.cluster.actors_per_block
     posts = Posts(shape, per_block, config, directory, blocks, shared, shape.cpus)
     stages = [todo]
-    if known.warm(config.coupling, features.dim):
+    if config.coupling.warm_start:
         later = [block for block in todo if block not in blocks.seeds]
         lost = [block for block in blocks.seeds if later and not known.file(directory, block).is_file()]
         todo = sorted({*lost, *todo})

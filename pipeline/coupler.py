@@ -111,7 +111,7 @@ class Coupler:
         balanced = self.config.sampling.draw == "balanced"
         order = noise.permutation(seed, noise.Stream.BALANCE, len(ids), high=block) if balanced else None
         x1 = self.data_features[ids]
-        warm = known.warm(self.config.coupling, x1.shape[1])
+        warm = self.config.coupling.warm_start
         report, partners, g = draw_partners(
             self.config.coupling,
             self._source(first, n, len(ids)),

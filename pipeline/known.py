@@ -1,4 +1,4 @@
-"""What a job's first blocks know and its later ones start from: potentials per data id.
+"""What a job's first blocks know and its later ones start from, with `coupling.warm_start`: potentials per data id.
 
 The blocks of the first epoch cover the data ids once and are solved cold; all others start from their potentials, by
 data id. So where a block starts is a function of the config and the data, whoever computes it and when.
@@ -10,17 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from pipeline.blocks import Blocks
-from pipeline.config import CouplingConfig
 from pipeline.place import Place
-
-FEW_FEATURES = 8  # up to here an earlier block's potential beats the closed form (docs/solver.md)
-
-
-def warm(coupling: CouplingConfig, features: int) -> bool:
-    """Whether blocks after the first epoch start from its potentials: by default where that saves passes."""
-    if coupling.method != "sinkhorn" or coupling.entropy is not None or coupling.warm_start == "never":
-        return False
-    return coupling.warm_start == "always" or callable(coupling.cost_function()) or features <= FEW_FEATURES
 
 
 def file(directory: Place, block: int) -> Place:

@@ -120,7 +120,7 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int) -> Trial
     teams = min(teams, divide(config, len(target.x)).count)
     small = config.model_copy(
         update={
-            "coupling": config.coupling.model_copy(update={"n": n, "on_unconverged": "record", "warm_start": "never"}),
+            "coupling": config.coupling.model_copy(update={"n": n, "on_unconverged": "record", "warm_start": False}),
             "output": config.output.model_copy(update={"dir": str(directory), "pairs": 2 * teams * n}),
         }
     )

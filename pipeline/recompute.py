@@ -40,7 +40,7 @@ def recompute(directory: Place, count: int) -> list[str]:
         scratch = Path(temporary)
         for part in ("shards", "potentials"):
             (scratch / part).mkdir()
-        if known.warm(config.coupling, fitted.dim):
+        if config.coupling.warm_start:
             for seed in blocks.seeds:
                 write_atomically(known.file(scratch, seed), known.file(directory, seed).read_bytes())
         coupler = Coupler(config, scratch, blocks, fitted, target.x, target.labels, of_data, threads=1, table=table)

@@ -21,7 +21,7 @@ from pipeline.store.verify import verify
 JOB = {"coupling": {"n": 1600, "rel_eps": 0.02}, "output": {"pairs": 3_000, "pairs_per_shard": 500}}
 WARM = {
     "features": {"pca": 2},
-    "coupling": {"n": 800, "rel_eps": 0.1},
+    "coupling": {"n": 800, "rel_eps": 0.1, "warm_start": True},
     "output": {"pairs": 4_000, "pairs_per_shard": 400},
 }
 TEAM = {"actors": 2, "actors_per_block": 2}
