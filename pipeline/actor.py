@@ -75,6 +75,7 @@ class CouplerActor(Member):
     ) -> None:
         super().__init__(config, directory, blocks, shared, threads)
         self.unwritten: Queue[tuple[Solved, float]] = Queue()
+        self.start_bytes = _peak()
         self.members = []
         for rank in range(1, places.bundle_count if places else 1):
             bundle = places.bundle_specs[rank]
@@ -122,10 +123,16 @@ class CouplerActor(Member):
                 "gpus": [str(gpu) for gpu in ray.get_gpu_ids()],
                 "solve_seconds": solving,
                 "write_seconds": time.monotonic() - started,
-                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # of memory, not of a GPU's
+                "start_bytes": self.start_bytes,
+                "peak_bytes": _peak(),
             }
         finally:
             self.unwritten.task_done()
+
+
+def _peak() -> int:
+    """The most memory that this process has had, in bytes; not a GPU's."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _fall_with(parts: list[ray.ObjectRef]) -> None:

@@ -29,6 +29,9 @@ from pipeline.resume import prepare
 
 TRIAL = {"exact": 2048}  # rows of the larger trial block; 8,192 for all other methods
 HALF = 2  # the smaller trial's blocks are so many times smaller
+KEPT = (
+    1.45  # times the memory of a trial's blocks: what an allocator keeps grows over the first dozen blocks (measured)
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Trial:
     block_seconds: float
     write_seconds: float
     start_seconds: float
-    actor_bytes: int
+    actor_bytes: float
     pair_bytes: float
 
 
@@ -85,14 +88,14 @@ def plan(config: CoupleConfig) -> Plan:
     most = TRIAL.get(config.coupling.method, 8192)
     sizes = [blocks.n] if blocks.n <= most else [most // HALF, most]
     with _scratch(directory) as scratch:
-        trials = [_try(config, scratch / str(n), target, n) for n in sizes]
+        trials = [_try(config, scratch / str(n), target, n, shape) for n in sizes]
     last = trials[-1]
     block_seconds = _at(trials, blocks, config.coupling.method)
     waves = math.ceil(blocks.count / (shape.actors // config.cluster.actors_per_block))
     # The last block kept may be cut short, and its writing is not hidden behind another block.
     writing = last.write_seconds * min(1.0, blocks.pairs / blocks.n) * blocks.n / last.n
     starting = reading + last.start_seconds
-    actor_bytes = _line([(t.n, float(t.actor_bytes)) for t in trials], blocks.n)
+    actor_bytes = _line([(t.n, t.actor_bytes) for t in trials], blocks.n)
     forecast = Plan(
         pairs=blocks.pairs,
         blocks=blocks.count,
@@ -114,21 +117,20 @@ def plan(config: CoupleConfig) -> Plan:
     return forecast
 
 
-def _try(config: CoupleConfig, directory: Path, target: Target, n: int) -> Trial:
-    """Two blocks of n rows on every actor or team; the first warms up, the second counts."""
-    teams = actor_shape(config.cluster, 10**9).actors // config.cluster.actors_per_block
-    teams = min(teams, divide(config, len(target.x)).count)
+def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: ActorShape) -> Trial:
+    """Two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
+    teams = shape.actors // config.cluster.actors_per_block
     small = config.model_copy(
         update={
             "coupling": config.coupling.model_copy(update={"n": n, "on_unconverged": "record", "warm_start": False}),
             "output": config.output.model_copy(update={"dir": str(directory), "pairs": 2 * teams * n}),
+            "cluster": config.cluster.model_copy(update={"actors": shape.actors, "cpus_per_actor": shape.cpus}),
         }
     )
     blocks = divide(small, len(target.x))
     prepare(small, directory, target)
     started, rows, first = time.monotonic(), [], 0.0
-    shape, reports, _ = run_blocks(small, directory, blocks, target, None, list(range(blocks.count)))
-    assert shape.actors == teams * config.cluster.actors_per_block
+    _, reports, _ = run_blocks(small, directory, blocks, target, None, list(range(blocks.count)))
     for row in reports:
         first = first or time.monotonic() - started
         rows.append(row)
@@ -142,7 +144,7 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int) -> Trial
         block_seconds=sum(seconds) / len(seconds),
         write_seconds=writing,
         start_seconds=max(0.0, first - rows[0]["solve_seconds"] - rows[0]["write_seconds"]),
-        actor_bytes=max(row["peak_bytes"] for row in rows),
+        actor_bytes=max(row["start_bytes"] + KEPT * (row["peak_bytes"] - row["start_bytes"]) for row in rows),
         pair_bytes=sum(tar.stat().st_size for tar in tars) / blocks.pairs,
     )
 
@@ -181,7 +183,7 @@ def _scratch(directory: Place) -> Iterator[Path]:
 
 def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, trials: list[Trial]) -> None:
     """Refuse a job of which some node cannot hold its actors; say which n or how many actors it can."""
-    points = [(t.n, float(t.actor_bytes)) for t in trials]
+    points = [(t.n, t.actor_bytes) for t in trials]
     per_row = _line(points, 1) - _line(points, 0)
     for held, memory in room(shape):
         if held * forecast.actor_bytes <= memory:

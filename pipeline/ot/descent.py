@@ -93,7 +93,7 @@ def cold(kernel: Kernel, eps: float, std: float, tol: float, team: Team = ALONE)
     """The start of a solve that nothing is known about."""
     blurred = max(eps, BLUR * std)
     gamma = kernel.closed_form(blurred)
-    return Trail(_thinned(kernel, blurred, std, team) if gamma is None else gamma, blurred, tol > CLOSE)
+    return Trail(_extended(kernel, blurred, std, team) if gamma is None else gamma, blurred, tol > CLOSE)
 
 
 def warm(kernel: Kernel, eps: float, g0: Float[Tensor, " m"]) -> Trail:
@@ -197,21 +197,27 @@ def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -
         following = math.sqrt(level * following) if level / following > 1.5 else level
 
 
-def _thinned(kernel: Kernel, eps: float, std: float, team: Team) -> Float[Tensor, " m"]:
+def thinned(problem: Problem, eps: float) -> Problem:
+    """Every eighth row and column of a problem whose weights are all positive."""
+    a, b = problem.weights()
+    rows, columns = (torch.arange(0, k, THINNED, device=a.device) for k in (problem.n, problem.m))
+    a, b = a[rows] / a[rows].sum(), b[columns] / b[columns].sum()
+    return Problem(problem.x0[rows], problem.x1[columns], eps, a, b, problem.cost)
+
+
+def _extended(kernel: Kernel, eps: float, std: float, team: Team) -> Float[Tensor, " m"]:
     """gamma for a cost without a closed form: from zero, or from a thinned problem and one soft-min over its rows."""
     problem = kernel.problem
     if problem.n * problem.m <= SMALL:
         return kernel.log_b
-    a, b = problem.weights()
-    rows, columns = (torch.arange(0, k, THINNED, device=a.device) for k in (problem.n, problem.m))
-    a, b = a[rows] / a[rows].sum(), b[columns] / b[columns].sum()
-    small = kernel_of(Problem(problem.x0[rows], problem.x1[columns], eps, a, b, problem.cost), kernel.backend)
-    start = cold(small, eps, std, ROUGH)
-    last, _ = descend(small, a, b, eps, std, start, ROUGH, STALLED)
-    turned = replace(problem.turned(problem.x0[rows], a), eps=eps)
+    few = thinned(problem, eps)
+    a, b = few.weights()
+    small = kernel_of(few, kernel.backend)
+    last, _ = descend(small, a, b, eps, std, cold(small, eps, std, ROUGH), ROUGH, STALLED)
+    turned = replace(problem.turned(few.x0, a), eps=eps)
     kernel_turned = kernel_of(turned, kernel.backend)
     gamma = kernel_turned.gamma(small.f(last.phi, eps), eps)
-    share = Share(problem.m, len(rows), a.device, team)
+    share = Share(problem.m, few.n, a.device, team)
     with Workers(a.device) as workers:
         logits = kernel_turned.bound(gamma, eps)
         swept = kernel.backend.sweep(logits, gamma, problem.weights()[1], share, workers, marginal=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.ot.choose import BackendName, choose
 from pipeline.ot.coupling import EntropicCoupling
-from pipeline.ot.descent import BLUR, GOOD, SHARPEN, Progress, Save, Trail, cold, descend, warm
+from pipeline.ot.descent import BLUR, GOOD, SHARPEN, SMALL, Progress, Save, Trail, cold, descend, thinned, warm
 from pipeline.ot.kernel import LOG2E
 from pipeline.ot.problem import Problem, entropy
 from pipeline.ot.share import ALONE, Team
@@ -21,15 +21,17 @@ from pipeline.ot.surrogate import Surrogate
 from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
-CLOSE = 0.005  # to the sharpness that was asked for
+CLOSE = 0.008  # to the sharpness that was asked for
 ROUGH = 0.02  # L1 error at which E is known well enough to choose eps again
 HALVINGS = 12  # of a bracket of five octaves: eps to a thousandth
 GUESS = 0.02  # L1 error of the stand-in's solutions in the search
+BROAD = 0.4  # sharpness down to which a thinned problem stands for the whole
+POWER = 1.0  # of 1 / eps, like which 1 - E falls where plans are neither sharp nor nearly independent: there it is 2
 
-# What the next solve is for: to see how sharp a blurred plan is, to see again between two such, to choose eps by it,
-# and, up to so many times, to end with it.
-BLURRED, BETWEEN, FIRST, FINAL, LAST = 0, 1, 2, 3, 8
-ACCURACY = {BLURRED: GOOD, BETWEEN: ROUGH, FIRST: ROUGH}  # L1 errors; the tolerance from FINAL on
+# What the next solve is for: to see how sharp a blurred plan is, to choose eps by it, and, up to so many times, to end
+# with it.
+BLURRED, FIRST, LAST = 0, 1, 7
+ACCURACY = {BLURRED: GOOD, FIRST: ROUGH}  # L1 errors; the tolerance after that
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Search:
     passes: int = 0  # before the solve at hand
     stage: int = BLURRED
     below: float = math.nan  # the sharpness at a quarter of eps, where that was too sharp
+    power: float = math.nan  # of broad plans, whose 1 - E falls like that power of 1 / eps
 
 
 def solve_for_entropy(
@@ -76,10 +79,11 @@ def solve_for_entropy(
         block = Block(problem, team, choose(backend, problem))
         if min(len(block.a), len(block.b)) == 1 or block.std == 0:
             raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
-        search, trail = Search(BLUR * block.std), None
+        search, trail = _first(block, sharpness, tol), None
         if resume is not None:
-            eps, passes, stage, below = resume["search"].tolist()
-            search, trail = Search(eps, int(passes), int(stage), below), Trail.of(resume, block.a.device)
+            eps, passes, stage, below, power = resume["search"].tolist()
+            search = Search(eps, int(passes), int(stage), below, power)
+            trail = Trail.of(resume, block.a.device)
         return _search(block, search, trail, sharpness, tol, max_passes, progress, save, started)
 
 
@@ -120,18 +124,40 @@ def _search(
         reached = (entropy(a) + block.share.total(a * last.bits) / LOG2E) / marginals - 1
         error = (last.columns - b).abs().sum().item()
         if search.stage == BLURRED and reached < sharpness and search.passes < max_passes:
-            # Blurrier than this pass, where the stand-in says little: bracket, and interpolate E in log eps.
+            # Broader than this pass's plan, where the stand-in says little.
             search.below, search.eps = reached, search.eps * 4
             continue
         if search.stage == BLURRED and not math.isnan(search.below) and reached >= sharpness:
-            search.eps *= 4 ** ((sharpness - reached) / (reached - search.below))
-            search.stage = BETWEEN
+            search.stage, search.power = FIRST, max(0.5, math.log((1 - search.below) / (1 - reached)) / math.log(4))
+            search.eps *= ((1 - reached) / (1 - sharpness)) ** (1 / search.power)
+            start = kernel.g(last.gamma, search.eps)
             continue
         done = error < tol and abs(reached - sharpness) < CLOSE
         if search.stage >= FIRST and (done or search.passes >= max_passes or search.stage == LAST):
             return finish(block, search.eps, last, tol, search.passes, started)
-        search.stage = FINAL if search.stage == BETWEEN else max(search.stage + 1, FIRST)
+        search.stage = max(search.stage + 1, FIRST)
+        if not math.isnan(search.power):
+            search.eps *= ((1 - reached) / (1 - sharpness)) ** (1 / search.power)
+            start = kernel.g(last.gamma, search.eps)
+            continue
         search.eps, start = _sharpened(block, last, search.eps, (1 + sharpness) * marginals)
+
+
+def _first(block: Block, sharpness: float, tol: float) -> Search:
+    """Where the search begins: at a blurred eps, or where a thinned problem leaves the same mutual information.
+
+    H(a) + H(b) - H(P) = (1 - E) (H(a) + H(b)) / 2 hardly depends on how many points stand for two densities, as long as
+    each has many partners. Sharp plans have too few, but show their entropy on the stand-in of a blurred pass.
+    """
+    a, b, problem = block.a, block.b, block.supported
+    small = None if len(a) * len(b) <= SMALL else thinned(problem, 1.0)
+    if small is not None:
+        information = (1 - sharpness) * (entropy(a) + entropy(b))
+        wanted = 1 - information / sum(entropy(weights) for weights in small.weights())
+        if wanted > BROAD:
+            found = solve_for_entropy(small, wanted, tol=max(tol, ROUGH))
+            return Search(found.report.eps or 0.0, stage=FIRST, power=POWER)
+    return Search(BLUR * block.std)
 
 
 def _told(progress: Progress, before: int, passes: int, error: float) -> None:
