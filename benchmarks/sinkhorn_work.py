@@ -56,7 +56,7 @@ def main() -> None:
         print(row + (f" {plain(Problem(x0, x1, eps), 1e-3):5d}" if options.plain and rel_eps >= 0.01 else " -"))
 
     print("\nE asked for, E reached, rel_eps found | passes with the search | passes of a solve at that eps")
-    for sharpness in (0.9, 0.6, 0.3, 0.1, 0.05, 0.03):
+    for sharpness in (0.95, 0.9, 0.7, 0.5, 0.3, 0.1, 0.05, 0.03):
         found = solve_for_entropy(Problem(x0, x1, 1.0), sharpness).report
         alone = solve_sinkhorn(Problem(x0, x1, found.eps)).report
         print(f"{sharpness:5g} {found.entropy:6.3f} {found.rel_eps:8.4f} | {found.passes:3d} | {alone.passes:3d}")
