@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,23 +83,6 @@ def test_only_lost_blocks_are_computed_again(reference: Path, tmp_path: Path) ->
     assert shard_bytes(directory) == shard_bytes(reference)
     assert (directory / "shards" / "pairs-000000.tar").stat().st_mtime_ns == kept
     assert not list((directory / "shards").glob(".*"))
-
-
-def test_a_killed_driver_resumes_to_the_same_bytes(reference: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "killed"
-    config = tmp_path / "config.yaml"
-    tree = settings(directory).model_dump(mode="json")
-    config.write_text(json.dumps(tree))  # JSON is YAML
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "jobs.couple", str(config), "cluster.actors=1"]
-    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
-        while not list((directory / "shards").glob("*.json")):
-            assert process.poll() is None, "the job ended before it wrote a shard"
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-    assert not (directory / "index.json").exists()
-    couple(settings(directory))
-    assert shard_bytes(directory) == shard_bytes(reference)
 
 
 def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path) -> None:

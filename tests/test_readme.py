@@ -36,7 +36,7 @@ def test_every_command_is_there_and_shows_an_example(command: str) -> None:
 
 def test_files_that_it_names_exist() -> None:
     named = set(re.findall(r"`((?:pipeline|training|jobs|configs|docs|benchmarks)/[\w./-]+)`", README))
-    named |= set(re.findall(r"\]\(((?!http)[^)]+)\)", README))
+    named |= set(re.findall(r"\]\(((?!http)[^)#]+)(?:#[^)]*)?\)", README))
     assert named
     assert [path for path in sorted(named) if not Path(path).exists()] == []
 
