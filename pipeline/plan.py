@@ -2,7 +2,7 @@
 
 The trial runs the job's own code on the job's own data and actors, on blocks of the job's size or, where that is
 larger, of two smaller sizes. A block's seconds grow as A n m + B n (passes and draws; noise, features and writing), an
-exact coupling's by a power of n; memory grows as base + C n.
+exact coupling's by a power of n; memory grows as base + C (n + m).
 """
 
 import dataclasses
@@ -29,9 +29,7 @@ from pipeline.resume import prepare
 
 TRIAL = {"exact": 2048}  # rows of the larger trial block; 8,192 for all other methods
 HALF = 2  # the smaller trial's blocks are so many times smaller
-KEPT = (
-    1.45  # times the memory of a trial's blocks: what an allocator keeps grows over the first dozen blocks (measured)
-)
+KEPT, FILLED = 1.4, 4  # times the memory of a block: what the allocator keeps grows over some blocks (measured)
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ class Trial:
     block_seconds: float
     write_seconds: float
     start_seconds: float
-    actor_bytes: float
+    start_bytes: float
+    block_bytes: float
     pair_bytes: float
 
 
@@ -95,7 +94,9 @@ def plan(config: CoupleConfig) -> Plan:
     # The last block kept may be cut short, and its writing is not hidden behind another block.
     writing = last.write_seconds * min(1.0, blocks.pairs / blocks.n) * blocks.n / last.n
     starting = reading + last.start_seconds
-    actor_bytes = _line([(t.n, t.actor_bytes) for t in trials], blocks.n)
+    each = blocks.count * config.cluster.actors_per_block / shape.actors
+    kept = 1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)
+    actor_bytes = last.start_bytes + kept * _line([(t.n + t.m, t.block_bytes) for t in trials], blocks.n + blocks.m)
     forecast = Plan(
         pairs=blocks.pairs,
         blocks=blocks.count,
@@ -144,7 +145,8 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: A
         block_seconds=sum(seconds) / len(seconds),
         write_seconds=writing,
         start_seconds=max(0.0, first - rows[0]["solve_seconds"] - rows[0]["write_seconds"]),
-        actor_bytes=max(row["start_bytes"] + KEPT * (row["peak_bytes"] - row["start_bytes"]) for row in rows),
+        start_bytes=float(max(row["start_bytes"] for row in rows)),
+        block_bytes=float(max(row["peak_bytes"] - row["start_bytes"] for row in rows)),
         pair_bytes=sum(tar.stat().st_size for tar in tars) / blocks.pairs,
     )
 
@@ -183,8 +185,7 @@ def _scratch(directory: Place) -> Iterator[Path]:
 
 def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, trials: list[Trial]) -> None:
     """Refuse a job of which some node cannot hold its actors; say which n or how many actors it can."""
-    points = [(t.n, t.actor_bytes) for t in trials]
-    per_row = _line(points, 1) - _line(points, 0)
+    per_row = (forecast.actor_bytes - trials[-1].start_bytes) / forecast.n
     for held, memory in room(shape):
         if held * forecast.actor_bytes <= memory:
             continue
