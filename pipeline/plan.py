@@ -2,7 +2,7 @@
 
 The trial runs the job's own code on the job's own data and actors, on blocks of the job's size or, where that is
 larger, of two smaller sizes. A block's seconds grow as A n m + B n (passes and draws; noise, features and writing), an
-exact coupling's by a power of n; memory grows as base + C (n + m).
+exact coupling's by a power of n; memory above that of an idle actor as n.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def plan(config: CoupleConfig) -> Plan:
     starting = reading + last.start_seconds
     each = blocks.count * config.cluster.actors_per_block / shape.actors
     kept = 1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)
-    actor_bytes = last.start_bytes + kept * _line([(t.n + t.m, t.block_bytes) for t in trials], blocks.n + blocks.m)
+    actor_bytes = last.start_bytes + kept * last.block_bytes * blocks.n / last.n
     forecast = Plan(
         pairs=blocks.pairs,
         blocks=blocks.count,
