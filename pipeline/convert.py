@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline import config as configs
-from pipeline import resume
+from pipeline import known, resume
 from pipeline.config import CoupleConfig
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
@@ -37,10 +37,12 @@ def convert(source: Place, destination: Place, payload: str) -> format.Index:
         raise InputError(f"destination {str(destination)!r}: not empty; give a new directory")
     destination.mkdir(parents=True, exist_ok=True)
     resume.prepare(config, destination, _target(config, index, source))
-    potentials = [f"potentials/b{block:06d}.npy" for block in sorted({shard.block for shard in index.shards})]
-    for extra in ("features.npz", "blocks.parquet", *potentials):
-        if (source / extra).is_file():  # pairs made elsewhere come without
-            write_atomically(destination / extra, (source / extra).read_bytes())
+    extras = [(source / name, destination / name) for name in ("features.npz", "blocks.parquet")]
+    for block in sorted({shard.block for shard in index.shards}):
+        extras.append((known.file(source, block), known.file(destination, block)))
+    for there, here in extras:
+        if there.is_file():  # pairs made elsewhere come without
+            write_atomically(here, there.read_bytes())
     shards = []
     with progress("converting", index.pairs) as show:
         for number, shard in enumerate(index.shards):

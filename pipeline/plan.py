@@ -69,7 +69,7 @@ def plan(config: CoupleConfig) -> Plan:
     """Forecast the job that `config` describes.
 
     Raises:
-        InputError: whatever `couple` would refuse, and a job that does not fit in the nodes' memory or on the disk.
+        InputError: what `couple` refuses of data and sizes, and a job that the nodes' memory or the disk cannot hold.
     """
     began = time.monotonic()
     directory = place(config.output.dir)
@@ -108,12 +108,11 @@ def plan(config: CoupleConfig) -> Plan:
         start_seconds=starting,
         seconds=starting + waves * block_seconds + writing,
         actor_bytes=round(actor_bytes),
-        shards=sum(len(blocks.shards(block)) for block in (0, blocks.count - 1)[: blocks.count])
-        + max(0, blocks.count - 2) * len(blocks.shards(0)),
+        shards=(blocks.count - 1) * len(blocks.shards(0)) + len(blocks.shards(blocks.count - 1)),
         shard_bytes=round(blocks.pairs * last.pair_bytes),
         trial_seconds=time.monotonic() - began,
     )
-    _refuse_memory(config, shape, forecast, trials)
+    _refuse_memory(shape, forecast, last.start_bytes)
     _refuse_disk(config, directory, forecast)
     return forecast
 
@@ -173,19 +172,22 @@ def _line(points: list[tuple[int, float]], x: int) -> float:
     return y1 + (y1 - y0) / (x1 - x0) * (x - x1)
 
 
+def _above(directory: Path) -> Path:
+    """The nearest directory above that is there."""
+    return next(path for path in directory.absolute().parents if path.is_dir())
+
+
 @contextmanager
 def _scratch(directory: Place) -> Iterator[Path]:
     """A directory to try in, on the disk of the output where that is local, so that its pace is measured."""
-    there = None
-    if isinstance(directory, Path):
-        there = next(path for path in directory.absolute().parents if path.is_dir())
+    there = _above(directory) if isinstance(directory, Path) else None
     with tempfile.TemporaryDirectory(prefix=".flowpairs-plan-", dir=there) as scratch:
         yield Path(scratch)
 
 
-def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, trials: list[Trial]) -> None:
+def _refuse_memory(shape: ActorShape, forecast: Plan, start_bytes: float) -> None:
     """Refuse a job of which some node cannot hold its actors; say which n or how many actors it can."""
-    per_row = (forecast.actor_bytes - trials[-1].start_bytes) / forecast.n
+    per_row = (forecast.actor_bytes - start_bytes) / forecast.n
     for held, memory in room(shape):
         if held * forecast.actor_bytes <= memory:
             continue
@@ -202,7 +204,7 @@ def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, tria
 def _refuse_disk(config: CoupleConfig, directory: Place, forecast: Plan) -> None:
     if not isinstance(directory, Path):
         return
-    free = shutil.disk_usage(next(path for path in directory.absolute().parents if path.is_dir())).free
+    free = shutil.disk_usage(_above(directory)).free
     if forecast.shard_bytes > free:
         fits = int(forecast.pairs * free / forecast.shard_bytes)
         lighter = {"full": "seeded", "seeded": "ids"}.get(config.output.payload)

@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -39,8 +38,3 @@ class ProcessTeam:
         """See `pipeline.ot.share.Team.sum`."""
         dist.all_reduce(values)
         return values
-
-
-def device_name() -> str:
-    """Where this process computes."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

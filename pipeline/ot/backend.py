@@ -67,7 +67,7 @@ class TorchTiles:
         best = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
 
         def work(group: Group) -> None:
-            buffer = logits.empty(group[0].stop - group[0].start, logits.m)
+            buffer = workers.room(0, group[0].stop - group[0].start, logits.m, logits.empty)
             for rows in group:
                 best[rows] = logits.tile(rows, buffer).argmax(1)
 

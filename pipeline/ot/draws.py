@@ -30,8 +30,9 @@ def categorical(kernel: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> I
 
     def work(group: Group) -> None:
         size = group[0].stop - group[0].start
-        logits_buffer = kernel.empty(size, kernel.m)
-        padded = kernel.empty(size, width).zero_()
+        logits_buffer = workers.room(0, size, kernel.m, kernel.empty)
+        padded = workers.room(1, size, width, kernel.empty)
+        padded[:, kernel.m :] = 0
         for rows in group:
             logits = kernel.tile(rows, logits_buffer)
             logits.sub_(logits.amax(1, keepdim=True))

@@ -10,6 +10,7 @@ would cost float32 its digits, and one matrix product with a column more gives t
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float
@@ -25,7 +26,7 @@ LOG2E = 1 / math.log(2)
 NEVER = -1e30  # a logit that stands for zero probability and, unlike -inf, survives subtraction
 
 
-class Kernel:
+class Kernel(ABC):
     """What the solver asks of a problem's geometry, at any eps; all rows and columns, zero weights included.
 
     Args:
@@ -54,17 +55,17 @@ class Kernel:
         """gamma of the same g at 1 / sharpen times the eps."""
         return (gamma - self.log_b) * sharpen + self.log_b
 
+    @abstractmethod
     def closed_form(self, eps: float) -> Float[Tensor, " m"] | None:
         """gamma of Gaussians with the data's moments, where the cost has such a formula."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bound(self, gamma: Float[Tensor, " m"], eps: float) -> Logits:
         """The logits at `gamma` and `eps`, ready for tiles."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense(self) -> Float[Tensor, "n m"]:
         """c, written down in float64: for problems small enough."""
-        raise NotImplementedError
 
 
 def kernel_of(problem: Problem, backend: Backend = TORCH) -> Kernel:

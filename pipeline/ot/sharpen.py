@@ -79,8 +79,9 @@ def solve_for_entropy(
         block = Block(problem, team, choose(backend, problem))
         if min(len(block.a), len(block.b)) == 1 or block.std == 0:
             raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
-        search, trail = _first(block, sharpness, tol), None
-        if resume is not None:
+        if resume is None:
+            search, trail = _first(block, sharpness, tol), None
+        else:
             eps, passes, stage, below, power = resume["search"].tolist()
             search = Search(eps, int(passes), int(stage), below, power)
             trail = Trail.of(resume, block.a.device)
