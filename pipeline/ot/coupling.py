@@ -30,7 +30,7 @@ class BlockReport:
     method: str  # "sinkhorn", "exact" or "independent"
     n: int
     m: int
-    eps: float | None  # of the dot-product cost; None where the method has none
+    eps: float | None  # in units of the cost; None where the method has none
     rel_eps: float | None  # eps / std(C)
     entropy: float
     partners: float
