@@ -54,7 +54,7 @@ def main() -> None:
         return sum(row["seconds"] for row in reports) / (time.perf_counter() - start)
 
     def in_turn(directory: Path) -> float:
-        coupler = Coupler(config, directory, blocks, fitted, x, None, of_data, 1)
+        coupler = Coupler(config, directory, blocks, 1, fitted, x, None, of_data)
         coupler.write(coupler.solve(0))
         start = time.perf_counter()
         solving = sum(coupler.write(coupler.solve(block))["seconds"] for block in range(1, options.blocks))

@@ -21,26 +21,35 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from pipeline.blocks import Blocks
 from pipeline.cluster import ActorShape
 from pipeline.config import CoupleConfig
-from pipeline.coupler import Coupler, Solved
+from pipeline.coupler import Coupler
 from pipeline.errors import InputError, JobError
 from pipeline.place import Place
+from pipeline.potentials import Solver
+
+Trade = type[Coupler] | type[Solver]
 
 
 class Member:
     """One of a team, other than its leader.
 
     Args:
-        config, directory, blocks: as for `Coupler`.
-        shared: references to features, data, labels, data features and table. They come inside a list, so that a
-            restarted actor fetches them again from their owner, the driver.
+        trade: what is done with blocks, `Coupler`, or with the problems of a semi-discrete coupling, `Solver`.
+        config, directory, blocks: as for these.
+        shared: references to the trade's other arguments. They come inside a list, so that a restarted actor fetches
+            them again from their owner, the driver.
         threads: CPU cores that this actor was given.
     """
 
     def __init__(
-        self, config: CoupleConfig, directory: Place, blocks: Blocks, shared: list[ray.ObjectRef], threads: int
+        self,
+        trade: Trade,
+        config: CoupleConfig,
+        directory: Place,
+        blocks: Blocks,
+        shared: list[ray.ObjectRef],
+        threads: int,
     ) -> None:
-        features, x, labels, data_features, table = ray.get(shared)
-        self.coupler = Coupler(config, directory, blocks, features, x, labels, data_features, threads, table)
+        self.coupler: Coupler | Solver = trade(config, directory, blocks, threads, *ray.get(shared))
 
     def join(self, host: str, port: int, rank: int, size: int) -> None:
         """Become a member of the team that meets there."""
@@ -60,12 +69,13 @@ class CouplerActor(Member):
     block is encoded, hashed and written while the next one is solved, and the one after that waits for both.
 
     Args:
-        config, directory, blocks, shared, threads: as for `Member`.
+        trade, config, directory, blocks, shared, threads: as for `Member`.
         places: the placement group of the team, a bundle a member and the leader's first; None for a team of one.
     """
 
     def __init__(
         self,
+        trade: Trade,
         config: CoupleConfig,
         directory: Place,
         blocks: Blocks,
@@ -73,8 +83,8 @@ class CouplerActor(Member):
         threads: int,
         places: Any = None,
     ) -> None:
-        super().__init__(config, directory, blocks, shared, threads)
-        self.unwritten: Queue[tuple[Solved, float]] = Queue()
+        super().__init__(trade, config, directory, blocks, shared, threads)
+        self.unwritten: Queue[tuple[Any, float]] = Queue()
         self.start_bytes = _peak()
         self.members = []
         for rank in range(1, places.bundle_count if places else 1):
@@ -84,7 +94,7 @@ class CouplerActor(Member):
                 num_gpus=bundle.get("GPU", 0),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(places, rank),
             )(Member)
-            self.members.append(remote.remote(config, directory, blocks, shared, threads))
+            self.members.append(remote.remote(trade, config, directory, blocks, shared, threads))
         if self.members:
             from pipeline.team import ProcessTeam, open_store
 

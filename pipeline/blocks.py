@@ -2,8 +2,8 @@
 
 Block b couples the global source rows [b n, (b + 1) n) with m data. Where n is at most the number of data, an epoch
 is a random order of all ids cut into blocks of n; the few left over are elsewhere in the next epoch's order. Where n is
-larger (`resample: repeat`), every block holds all ids, each with weight 1/m. All of it is a pure function of the
-config.
+larger (`resample: repeat`), and where the coupling is semi-discrete, every block holds all ids, each with weight 1/m.
+All of it is a pure function of the config.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ class Blocks:
         pairs: how many to write in all; the last block may keep only its first rows.
         pairs_per_shard: at most; a shard never spans blocks.
         seed: of the epochs' orders.
+        whole: every block holds all ids, whatever n is.
     """
 
     n: int
@@ -34,11 +35,12 @@ class Blocks:
     pairs: int
     pairs_per_shard: int
     seed: int
+    whole: bool = False
 
     @property
     def m(self) -> int:
         """Target rows of a block."""
-        return min(self.n, self.ids)
+        return self.ids if self.whole else min(self.n, self.ids)
 
     @cached_property
     def count(self) -> int:
@@ -60,7 +62,7 @@ class Blocks:
 
     def data_ids(self, block: int) -> Int64[np.ndarray, " m"]:
         """The block's data ids, each once."""
-        if self.n > self.ids:
+        if self.whole or self.n > self.ids:
             return np.arange(self.ids)
         epoch, part = divmod(block, self.ids // self.n)
         return _order(self.seed, self.ids, epoch)[part * self.n : (part + 1) * self.n]
@@ -87,10 +89,10 @@ def divide(config: CoupleConfig, rows: int) -> Blocks:
         InputError: n is larger than the data set and the config does not say how to resample.
     """
     ids = rows * (2 if config.data.flips else 1)
-    n = config.coupling.n
-    if n > ids and config.coupling.resample is None and config.coupling.table is None:
+    n, whole = config.coupling.n, config.coupling.method == "semidiscrete"
+    if n > ids and not whole and config.coupling.resample is None and config.coupling.table is None:
         raise InputError(
             f"coupling.n={n}: larger than the data set of {ids} data; give coupling.n={ids} or less, or "
             "coupling.resample=repeat to have every datum in every block with n/N partners each"
         )
-    return Blocks(n, ids, config.output.pairs, config.output.pairs_per_shard, config.source.seed)
+    return Blocks(n, ids, config.output.pairs, config.output.pairs_per_shard, config.source.seed, whole)

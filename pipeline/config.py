@@ -64,17 +64,24 @@ class FeaturesConfig(Strict):
 class CouplingConfig(Strict):
     """One coupling problem per block of `n` source rows."""
 
-    method: Literal["independent", "exact", "sinkhorn", "imported"] = "sinkhorn"
+    method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported"] = "sinkhorn"
     n: int = Field(ge=1)
     cost: str = "dot"  # or sqeuclidean, or module:function of tiles [r, d], [c, d] -> [r, c]; see pipeline/ot/cost.py
     table: str | None = None  # of pairs made elsewhere, for method imported: see pipeline/table.py
     table_fingerprint: str | None = None  # sha256 that its columns must have; the resolved config holds what was read
-    rel_eps: PositiveFloat | None = None  # eps / std(C); 0.1 where neither is given
-    eps: PositiveFloat | None = None  # absolute, in the units of the cost
+    rel_eps: float | None = Field(default=None, ge=0)  # eps / std(C); where none is given 0.1, semidiscrete 0
+    eps: float | None = Field(default=None, ge=0)  # absolute, in the units of the cost; 0 for semidiscrete alone
     entropy: float | None = Field(default=None, gt=0, lt=1)  # sharpness E to find eps for: 0 sharp, 1 blurred
     tol: PositiveFloat = 1e-3  # L1 error of the marginals
+    chi2: float = Field(default=0.05, gt=0, lt=1)  # semidiscrete: chi-square error of the data's masses
+    condition: Literal["blind", "class", "extended"] = "blind"  # semidiscrete: see pipeline/conditions.py
+    beta: PositiveFloat | None = None  # weight of the conditions in the extended cost
+    condition_file: str | None = None  # .npy of one row of numbers a datum, for condition extended; else the labels
+    condition_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
     max_passes: PositiveInt = 20_000  # over the n x m entries before giving up
     warm_start: bool = False  # blocks after the first epoch start from its potentials: see pipeline/known.py
+    start: str | None = None  # a pair store over the same data, from whose potentials to start
+    start_fingerprint: str | None = None  # sha256 of those potentials; the resolved config holds what was read
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
     backend: Literal["auto", "torch", "keops", "flash"] = "auto"  # what computes the passes: see docs/solver.md
     on_unconverged: Literal["fail", "record"] = "fail"
@@ -82,15 +89,26 @@ class CouplingConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _default_epsilon(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("method", "sinkhorn") == "sinkhorn":
+        default = {"sinkhorn": 0.1, "semidiscrete": 0.0}
+        if isinstance(value, dict) and value.get("method", "sinkhorn") in default:
             given = any(value.get(key) is not None for key in ("eps", "rel_eps", "entropy"))
-            return value | ({} if given else {"rel_eps": 0.1})
+            return value | ({} if given else {"rel_eps": default[value.get("method", "sinkhorn")]})
         return value
 
     @model_validator(mode="after")
     def _one_epsilon(self) -> "CouplingConfig":
         given = [key for key in ("rel_eps", "eps", "entropy") if getattr(self, key) is not None]
-        if self.method != "sinkhorn" and given:
+        if self.method == "semidiscrete":
+            self._semidiscrete()
+        elif self.condition != "blind":
+            raise ValueError(f"condition={self.condition!r} belongs to method semidiscrete; remove it")
+        elif 0 in (self.rel_eps, self.eps):
+            raise ValueError(
+                f"{given[0]}=0: an unregularised plan is method exact or semidiscrete; give a positive one"
+            )
+        if self.method not in ("sinkhorn", "semidiscrete") and self.start is not None:
+            raise ValueError(f"start belongs to methods sinkhorn and semidiscrete, not to {self.method}; remove it")
+        if self.method not in ("sinkhorn", "semidiscrete") and given:
             raise ValueError(f"{' and '.join(given)} belong to method sinkhorn, not to {self.method}; remove them")
         if self.method != "sinkhorn" and self.backend != "auto":
             raise ValueError(f"backend belongs to method sinkhorn, not to {self.method}; remove it")
@@ -108,6 +126,17 @@ class CouplingConfig(Strict):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, entropy")
         return self
+
+    def _semidiscrete(self) -> None:
+        """Refuse what does not go with method semidiscrete."""
+        if self.entropy is not None:
+            raise ValueError("entropy belongs to method sinkhorn; give rel_eps or eps, 0 being the sharpest")
+        if self.cost != "dot":
+            raise ValueError(f"cost={self.cost!r}: method semidiscrete searches inner products; give dot")
+        if self.condition == "extended" and self.beta is None:
+            raise ValueError("condition='extended' needs beta, the weight of the conditions in the cost; give one")
+        if self.condition != "extended" and (self.beta is not None or self.condition_file is not None):
+            raise ValueError("beta and condition_file belong to condition extended; remove them")
 
     def cost_function(self) -> Cost:
         """What the coupling minimises: a name, or the function that the config names.
@@ -141,7 +170,7 @@ class OutputConfig(Strict):
     """The pair store."""
 
     dir: str
-    pairs: PositiveInt
+    pairs: int = Field(ge=0)  # 0: potentials alone, with method semidiscrete, to match inside the training job
     payload: Literal["full", "seeded", "ids"] = "full"
     pairs_per_shard: PositiveInt = 16_384
 
@@ -177,12 +206,18 @@ class CoupleConfig(Strict):
         silent = ["on_unconverged", "table"]
         silent += ["table_fingerprint"] if self.coupling.table is None else []
         silent += ["backend"] if self.coupling.backend == "auto" else []
+        silent += ["start", "condition_file"]
+        semidiscrete = ["chi2", "condition", "beta", "condition_fingerprint"]
+        silent += semidiscrete if self.coupling.method != "semidiscrete" else []
+        silent += ["start_fingerprint"] if self.coupling.start is None else []
         for key in silent:
             config["coupling"].pop(key)
         return config
 
     @model_validator(mode="after")
     def _several_actors(self) -> "CoupleConfig":
+        if self.output.pairs == 0 and self.coupling.method != "semidiscrete":
+            raise ValueError("output.pairs=0: potentials alone serve method semidiscrete; give a number of pairs")
         k, method = self.cluster.actors_per_block, self.coupling.method
         if k > 1 and method != "sinkhorn":
             raise ValueError(f"cluster.actors_per_block={k}: method {method} works on one actor a block; remove it")

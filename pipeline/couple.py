@@ -4,10 +4,13 @@ Run again, it goes on where it stopped: a block whose shards all have their side
 recomputes comes out in the same bits.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline import config as configs
 from pipeline import resume
@@ -21,6 +24,7 @@ from pipeline.table import Table, check_table, read_table
 
 if TYPE_CHECKING:
     from pipeline.cluster import ActorShape
+    from pipeline.conditions import Conditions
 
 COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2"}
 CONVENTION = (
@@ -50,19 +54,19 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     table = None
     if config.coupling.table is not None:
         table = read_table(config.coupling.table, spec.shape)
-        config = resume.pin_table(config, table)
+        config = resume.pin(config, "table_fingerprint", table.fingerprint(), "table")
     if spec.rows is not None:
         check_sizes(config, spec.rows, table)
     from pipeline.cluster import connect
 
     connect()
     target = data.read(config.data, spec)
-    config = resume.pin_data(config, directory, target.fingerprint)
     blocks = check_sizes(config, len(target.x), table)
+    config = resume.pin_data(_pin_coupling(config, blocks, target), directory, target.fingerprint)
     directory = directory.resolve()
     resume.prepare(config, directory, target)
     todo = [block for block in range(blocks.count) if not resume.block_done(directory, blocks, block)]
-    if todo:
+    if todo or not blocks.pairs:  # without pairs, potentials alone
         _run(config, directory, blocks, target, table, todo, on_block)
     return _finish(config, directory, blocks, target, table)
 
@@ -95,7 +99,7 @@ def _run(
     """Couple the blocks that are left, and tell how far they are."""
     shape, reports, todo = run_blocks(config, directory, blocks, target, table, todo)
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
-    start, errors = time.monotonic(), [0.0]
+    began, errors = time.monotonic(), [0.0]
     with progress(f"coupling on {shape.actors} actors", blocks.pairs) as show:
         for number, row in enumerate(reports, blocks.count - len(todo) + 1):
             if not row["converged"] and config.coupling.on_unconverged == "fail":
@@ -103,7 +107,7 @@ def _run(
             on_block(row)
             done += blocks.pairs_of(row["block"])
             errors += [row[side] for side in ("source_error", "target_error") if row[side] is not None]
-            seconds = time.monotonic() - start
+            seconds = time.monotonic() - began
             text = (
                 f"{number}/{blocks.count} blocks  {(done - done_before) / seconds:,.0f} pairs/s  "
                 f"{remaining(float(done - done_before), float(blocks.pairs - done_before), seconds)} left  "
@@ -125,14 +129,23 @@ def run_blocks(
     from pipeline import known
     from pipeline.actor import Posts
     from pipeline.cluster import actor_shape
+    from pipeline.conditions import conditions
+    from pipeline.coupler import Coupler
     from pipeline.crew import work
 
     features = resume.features(config, directory, target.x)
+    data_features, start = features.of_data(target.x, flips=config.data.flips), None
+    if config.coupling.start is not None:
+        found = known.elsewhere(config.coupling.start, blocks, len(target.x), target.fingerprint)
+        start = known.completed(found, np.arange(blocks.ids), data_features)
+    given = conditions(config.coupling, target.labels, target.num_classes, len(target.x))
     # The arrays go into the object store once; every actor on a node maps the same memory.
-    data_features = features.of_data(target.x, flips=config.data.flips)
-    shared = [ray.put(value) for value in (features, target.x, target.labels, data_features, table)]
+    values = (features, target.x, target.labels, data_features, table, given, start)
+    shared = [ray.put(value) for value in values]
+    if config.coupling.method == "semidiscrete":
+        _solve_potentials(config, directory, blocks, given, [shared[5], shared[3], shared[6]])
     shape, per_block = actor_shape(config.cluster, len(todo)), config.cluster.actors_per_block
-    posts = Posts(shape, per_block, config, directory, blocks, shared, shape.cpus)
+    posts = Posts(shape, per_block, Coupler, config, directory, blocks, shared, shape.cpus)
     stages = [todo]
     if config.coupling.warm_start:
         later = [block for block in todo if block not in blocks.seeds]
@@ -140,6 +153,41 @@ def run_blocks(
         todo = sorted({*lost, *todo})
         stages = [[block for block in todo if block in blocks.seeds], later]
     return shape, work(posts, shape.actors // per_block, stages), todo
+
+
+def _solve_potentials(
+    config: CoupleConfig, directory: Place, blocks: Blocks, given: "Conditions", shared: list[Any]
+) -> None:
+    """Solve what is left of a semi-discrete coupling: one problem by all actors together, or one a class by each."""
+    from pipeline import potentials
+    from pipeline.actor import Posts
+    from pipeline.cluster import actor_shape
+    from pipeline.crew import work
+
+    todo = potentials.left(directory, given)
+    alone = len(given.problems()) > 1
+    shape = actor_shape(config.cluster, len(todo) if alone else potentials.most_members(blocks.ids))
+    team = 1 if alone else shape.actors
+    posts = Posts(shape, team, potentials.Solver, config, directory, blocks, shared, shape.cpus)
+    with progress(f"potentials on {shape.actors} actors", len(todo)) as show:
+        for number, report in enumerate(work(posts, shape.actors // team, [todo]), 1):
+            if not report["converged"] and config.coupling.on_unconverged == "fail":
+                raise potentials.unconverged(report, config.coupling.chi2)
+            show(number, f"chi2 {report['chi2']:.3g} after {report['points']:,} points, {report['seconds']:.0f} s")
+    potentials.gather(directory, given, blocks.ids)
+
+
+def _pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any) -> CoupleConfig:
+    """The config with the fingerprints of its condition file and of the potentials that it starts from."""
+    from pipeline import known
+    from pipeline.conditions import conditions
+
+    found = conditions(config.coupling, target.labels, target.num_classes, len(target.x)).fingerprint
+    config = resume.pin(config, "condition_fingerprint", found, "condition_file")
+    if config.coupling.start is None:
+        return config
+    start = known.elsewhere(config.coupling.start, blocks, len(target.x), target.fingerprint)
+    return resume.pin(config, "start_fingerprint", hashlib.sha256(start.data).hexdigest(), "start")
 
 
 def _convention(config: CoupleConfig) -> str:

@@ -6,6 +6,7 @@ function of (config, data, block); the actor that happens to compute it adds not
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from pipeline import known, noise, trail
 from pipeline.blocks import Blocks
+from pipeline.conditions import Conditions
 from pipeline.config import CoupleConfig
 from pipeline.features import Features, gather
 from pipeline.files import write_array
@@ -23,7 +25,9 @@ from pipeline.store.writer import write_shard
 from pipeline.table import Table, report
 
 if TYPE_CHECKING:
+    from pipeline.matching import Matcher
     from pipeline.ot.share import Team
+    from pipeline.potentials import Potentials
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class Coupler:
         config: the job.
         directory: the pair store.
         blocks: the division of the job.
+        threads: CPU cores that this process was given.
         features: the map into the space of the cost.
         x: all data, without mirror images.
         labels: one per datum, or None.
         data_features: features of every data id.
-        threads: CPU cores that this process was given.
         table: pairs made elsewhere, where the config imports them.
+        conditions: of a semi-discrete coupling, whose potentials are in `directory`.
+        start: potentials that blocks start from, one a data id, where the config names a store that has them.
     """
 
     def __init__(
@@ -63,12 +69,14 @@ class Coupler:
         config: CoupleConfig,
         directory: Place,
         blocks: Blocks,
+        threads: int,
         features: Features,
         x: Float32[np.ndarray, "N ..."],
         labels: Int64[np.ndarray, " N"] | None,
         data_features: Float32[np.ndarray, "ids k"],
-        threads: int,
         table: Table | None = None,
+        conditions: Conditions | None = None,
+        start: Float64[np.ndarray, " ids"] | None = None,
     ) -> None:
         import torch
 
@@ -79,10 +87,16 @@ class Coupler:
         self.team: "Team" = ALONE  # changed by an actor that is not
         self.config, self.directory, self.blocks, self.features = config, directory, blocks, features
         self.x, self.labels, self.data_features, self.table = x, labels, data_features, table
+        self.conditions, self.start = conditions, start
 
     def solve(self, block: int) -> Solved:
-        """Couple a block and draw its pairs, or take them from the table."""
-        report, pairs, g = self._couple(block) if self.table is None else self._take(self.table, block)
+        """Couple a block and draw its pairs, match its rows, or take its pairs from the table."""
+        if self.table is not None:
+            report, pairs, g = self._take(self.table, block)
+        elif self.config.coupling.method == "semidiscrete":
+            report, pairs, g = self._match(block)
+        else:
+            report, pairs, g = self._couple(block)
         return Solved(block, {"block": block, **report}, pairs, g)
 
     def write(self, solved: Solved) -> dict[str, Any]:
@@ -91,7 +105,7 @@ class Coupler:
         Nothing is written when the coupling did not converge and the config does not accept that.
         """
         block, pairs = solved.block, solved.pairs
-        trail.remove(self.directory, block)
+        trail.remove(trail.of_block(self.directory, block))
         if solved.report["converged"] or self.config.coupling.on_unconverged == "record":
             if solved.g is not None:
                 write_array(known.file(self.directory, block), solved.g)
@@ -108,23 +122,50 @@ class Coupler:
         ids = self.blocks.data_ids(block)
         seed, n, first = self.config.source.seed, self.blocks.n, self.blocks.first_row(block)
         uniforms = noise.uniforms(seed, noise.Stream.DRAW, first, n)
-        balanced = self.config.sampling.draw == "balanced"
-        order = noise.permutation(seed, noise.Stream.BALANCE, len(ids), high=block) if balanced else None
         x1 = self.data_features[ids]
-        warm = self.config.coupling.warm_start
+        g0 = None if self.start is None else self.start[ids]
+        if self.config.coupling.warm_start and block not in self.blocks.seeds:
+            g0 = known.start(self.directory, self.blocks, block, self.data_features)
         report, partners, g = draw_partners(
             self.config.coupling,
             self._source(first, n, len(ids)),
             x1,
             uniforms,
-            order,
+            self._order(block, len(ids)),
             self.device,
-            g0=known.start(self.directory, self.blocks, block, self.data_features) if warm else None,
+            g0=g0,
             team=self.team,
-            resume=trail.load(self.directory, block),
-            save=trail.saver(self.directory, block, self.config.cluster.checkpoint_seconds, self.team),
+            resume=trail.load(trail.of_block(self.directory, block)),
+            save=trail.saver(trail.of_block(self.directory, block), self.config.cluster.checkpoint_seconds, self.team),
         )
         return report, Table(ids[partners], np.arange(first, first + n), None), g
+
+    def _order(self, block: int, count: int) -> Int64[np.ndarray, " m"] | None:
+        """The random order of a block's data by which a balanced draw rounds; None for a categorical one."""
+        if self.config.sampling.draw != "balanced":
+            return None
+        return noise.permutation(self.config.source.seed, noise.Stream.BALANCE, count, high=block)
+
+    def _match(self, block: int) -> tuple[dict[str, Any], Table, None]:
+        """The block's rows with their partners, and its report."""
+        from pipeline.matching import report as matching_report
+
+        potentials, matcher = self._matcher
+        first, count = self.blocks.first_row(block), self.blocks.pairs_of(block)
+        x0 = noise.gaussian(self.config.source.seed, first, count, int(np.prod(self.x.shape[1:])))
+        matched = matcher.match(first, x0, self._order(block, self.blocks.ids))
+        coupled = report(matched.x, self.data_features[matched.ids], self.blocks.ids)
+        row = matching_report(matcher, potentials, first, matched, coupled)
+        return row, Table(matched.ids, np.arange(first, first + count), None), None
+
+    @cached_property
+    def _matcher(self) -> "tuple[Potentials, Matcher]":
+        from pipeline import potentials
+        from pipeline.matching import Matcher
+
+        assert self.conditions is not None
+        found, seed = potentials.load(self.directory), self.config.source.seed
+        return found, Matcher(seed, self.features, self.data_features, self.conditions, found, self.device)
 
     def _source(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
         """Features of the block's source rows; with a team, of this member's share of them."""

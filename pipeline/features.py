@@ -7,7 +7,7 @@ With the dot-product cost, noise projected on the same orthonormal directions st
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from pipeline import noise
 from pipeline.errors import InputError
@@ -54,6 +54,11 @@ class Features:
             x0 = noise.gaussian(seed, first + start, min(_CHUNK, rows - start), len(self.mean))
             out[start : start + _CHUNK] = x0 if self.basis is None else x0 @ self.basis
         return out
+
+    def exactly(self, x0: Float32[np.ndarray, "rows D"]) -> Float64[np.ndarray, "rows k"]:
+        """Features of Gaussian source rows in float64, in which it hardly matters which rows are projected at once."""
+        exact = x0.astype(np.float64)
+        return exact if self.basis is None else exact @ self.basis.astype(np.float64)
 
 
 def fit(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Features:

@@ -1,4 +1,4 @@
-"""What a job's first blocks know and its later ones start from, with `coupling.warm_start`: potentials per data id.
+"""Potentials per data id that solves start from: a job's first blocks' (`coupling.warm_start`), or another store's.
 
 The blocks of the first epoch cover the data ids once and are solved cold; all others start from their potentials, by
 data id. So where a block starts is a function of the config and the data, whoever computes it and when.
@@ -9,8 +9,11 @@ from io import BytesIO
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from pipeline.blocks import Blocks
-from pipeline.place import Place
+from pipeline.blocks import Blocks, divide
+from pipeline.config import CoupleConfig, load
+from pipeline.errors import InputError
+from pipeline.place import Place, place
+from pipeline.store.format import read_index
 
 
 def file(directory: Place, block: int) -> Place:
@@ -27,11 +30,55 @@ def start(
     """
     if block in blocks.seeds:
         return None
+    ids = blocks.data_ids(block)
+    return completed(_of_blocks(directory, blocks), ids, data_features)
+
+
+def elsewhere(path: str, blocks: Blocks, rows: int, fingerprint: str) -> Float64[np.ndarray, " ids"]:
+    """The potential of every data id in another pair store, for `coupling.start`; NaN where it has none.
+
+    Args:
+        path: of the store, semi-discrete or Sinkhorn's.
+        blocks: of this job; rows, fingerprint: of its data.
+
+    Raises:
+        InputError: no store is there, it is of other data or of another cost, or it has no potentials.
+    """
+    where, directory = f"coupling.start={path!r}", place(path)
+    index = read_index(directory)
+    config = load(CoupleConfig, directory / "config.yaml")
+    if index.data_fingerprint != fingerprint or (theirs := divide(config, rows)).ids != blocks.ids:
+        raise InputError(f"{where}: holds pairs of other data; give a store over the same data and flips")
+    if config.coupling.cost != "dot" or config.coupling.method not in ("sinkhorn", "semidiscrete"):
+        raise InputError(
+            f"{where}: method {config.coupling.method} with cost {config.coupling.cost}; give a store of method "
+            "sinkhorn or semidiscrete with cost dot"
+        )
+    if config.coupling.method == "semidiscrete":
+        from pipeline import potentials
+
+        return potentials.load(directory).g
+    return _of_blocks(directory, theirs)
+
+
+def _of_blocks(directory: Place, blocks: Blocks) -> Float64[np.ndarray, " ids"]:
+    """The potentials of a store's first epoch by data id, NaN where it had none."""
     g = np.full(blocks.ids, np.nan)
     for seed in blocks.seeds:
-        values = np.load(BytesIO(file(directory, seed).read_bytes()), allow_pickle=False)
+        try:
+            values = np.load(BytesIO(file(directory, seed).read_bytes()), allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{file(directory, seed)}: not the potential of a block ({error}); couple again"
+            ) from error
         g[blocks.data_ids(seed)] = values - values.mean()  # a potential is known up to a constant
-    ids = blocks.data_ids(block)
+    return g
+
+
+def completed(
+    g: Float64[np.ndarray, " ids"], ids: Int64[np.ndarray, " m"], data_features: Float32[np.ndarray, "ids k"]
+) -> Float64[np.ndarray, " m"]:
+    """The potential of some ids, where it is unknown that of the nearest datum whose is known."""
     unknown = ids[np.isnan(g[ids])]
     if len(unknown):
         g[unknown] = g[_nearest(data_features, unknown, np.flatnonzero(~np.isnan(g)))]

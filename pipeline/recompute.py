@@ -9,6 +9,7 @@ import numpy as np
 from pipeline import data, features, known
 from pipeline.blocks import divide
 from pipeline.cluster import connect
+from pipeline.conditions import conditions
 from pipeline.config import CoupleConfig, load
 from pipeline.coupler import Coupler
 from pipeline.files import write_atomically
@@ -43,7 +44,17 @@ def recompute(directory: Place, count: int) -> list[str]:
         if config.coupling.warm_start:
             for seed in blocks.seeds:
                 write_atomically(known.file(scratch, seed), known.file(directory, seed).read_bytes())
-        coupler = Coupler(config, scratch, blocks, fitted, target.x, target.labels, of_data, threads=1, table=table)
+        if config.coupling.method == "semidiscrete":  # potentials are taken as they are, and rows matched again
+            for name in ("g.npy", "semidiscrete.json"):
+                write_atomically(scratch / "potentials" / name, (directory / "potentials" / name).read_bytes())
+        given = conditions(config.coupling, target.labels, target.num_classes, len(target.x))
+        start = None
+        if config.coupling.start is not None:
+            found = known.elsewhere(config.coupling.start, blocks, len(target.x), target.fingerprint)
+            start = known.completed(found, np.arange(blocks.ids), of_data)
+        coupler = Coupler(
+            config, scratch, blocks, 1, fitted, target.x, target.labels, of_data, table, conditions=given, start=start
+        )
         for block in sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)}):
             coupler.write(coupler.solve(block))
             for number in blocks.shards(block):

@@ -18,7 +18,6 @@ from pipeline.files import write_array
 from pipeline.place import Place
 from pipeline.store import format
 from pipeline.store.integrity import damage
-from pipeline.table import Table
 
 
 def check(config: CoupleConfig, directory: Place) -> format.Index | None:
@@ -58,14 +57,16 @@ def check(config: CoupleConfig, directory: Place) -> format.Index | None:
     return finished
 
 
-def pin_table(config: CoupleConfig, table: Table) -> CoupleConfig:
-    """The config with the fingerprint of the table that was read; `InputError` where it expects another."""
-    wanted, found = config.coupling.table_fingerprint, table.fingerprint()
+def pin(config: CoupleConfig, key: str, found: str | None, source: str) -> CoupleConfig:
+    """The config with the fingerprint `coupling.KEY` of what was read from `coupling.SOURCE`.
+
+    Raises:
+        InputError: the config expects another.
+    """
+    wanted = getattr(config.coupling, key)
     if wanted not in (None, found):
-        raise InputError(
-            f"coupling.table_fingerprint={wanted!r}: the table read has {found!r}; mend coupling.table or remove it"
-        )
-    return config.model_copy(update={"coupling": config.coupling.model_copy(update={"table_fingerprint": found})})
+        raise InputError(f"coupling.{key}={wanted!r}: what was read has {found!r}; mend coupling.{source} or remove it")
+    return config.model_copy(update={"coupling": config.coupling.model_copy(update={key: found})})
 
 
 def pin_data(config: CoupleConfig, directory: Place, fingerprint: str) -> CoupleConfig:
@@ -93,13 +94,18 @@ def prepare(config: CoupleConfig, directory: Place, target: Target) -> None:
         if isinstance(part, Path):  # at a URL nothing is ever half-written
             for temporary in part.glob(".*.tmp"):
                 temporary.unlink(missing_ok=True)
-    if config.output.payload == "ids":
+    if keeps_data(config.output.payload, config.coupling.method):
         for name, values in {"data.npy": target.x, "labels.npy": target.labels}.items():
             if values is not None and not (directory / name).is_file():
                 write_array(directory / name, values)
     if _earlier(directory) is None:
         remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
         configs.save(config, directory / "config.yaml", remark)
+
+
+def keeps_data(payload: str, method: str) -> bool:
+    """Whether a store has a copy of the data set, which ids and potentials mean nothing without."""
+    return payload == "ids" or method == "semidiscrete"
 
 
 def features(config: CoupleConfig, directory: Place, x: Float32[np.ndarray, "N ..."]) -> Features:
@@ -128,7 +134,9 @@ def _finished(directory: Place) -> format.Index | None:
         return None
     index = format.read_index(directory)
     lost = [shard.name for shard in index.shards if not _in_place(directory, shard)]
-    copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])] if index.payload == "ids" else []
+    copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])]
+    copies = copies if keeps_data(index.payload, index.method) else []
+    copies += ["potentials/g.npy", "potentials/semidiscrete.json"] if index.method == "semidiscrete" else []
     lost += [name for name in copies if not (directory / name).is_file()]
     if not lost:
         return index
@@ -166,8 +174,9 @@ def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: P
     if config.data.fingerprint is None:  # not read yet
         ours["data"].pop("fingerprint")
         theirs["data"].pop("fingerprint")
-        ours["coupling"].pop("table_fingerprint", None)
-        theirs["coupling"].pop("table_fingerprint", None)
+        for key in ("table_fingerprint", "condition_fingerprint", "start_fingerprint"):
+            ours["coupling"].pop(key, None)
+            theirs["coupling"].pop(key, None)
     differences = configs.differing(ours, theirs)
     if differences:
         raise InputError(

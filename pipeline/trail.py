@@ -1,4 +1,4 @@
-"""How far the solve of a block has come, on disk: a killed actor costs the passes since then, and no bits."""
+"""How far a solve has come, on disk: a killed actor costs the passes since then, and no bits."""
 
 import time
 from typing import TYPE_CHECKING
@@ -16,15 +16,14 @@ if TYPE_CHECKING:
     from pipeline.ot.share import Team
 
 
-def load(directory: Place, block: int) -> "dict[str, Tensor] | None":
-    """What the solve of a block last recorded, for `solve_sinkhorn(resume=)`; None where it is to start.
+def load(path: Place) -> "dict[str, Tensor] | None":
+    """What a solve last recorded, for its `resume`; None where it is to start.
 
     Raises:
         InputError: the file is damaged.
     """
     import torch
 
-    path = _file(directory, block)
     if not path.is_file():
         return None
     try:
@@ -34,7 +33,7 @@ def load(directory: Place, block: int) -> "dict[str, Tensor] | None":
         raise InputError(f"{path}: not the record of a solve ({error}); remove it and run the job again") from error
 
 
-def saver(directory: Place, block: int, seconds: float, team: "Team") -> "Save | None":
+def saver(path: Place, seconds: float, team: "Team") -> "Save | None":
     """A `save` for the solver that writes at most every so many seconds; for the first member of a team."""
     if team.rank:
         return None
@@ -43,17 +42,18 @@ def saver(directory: Place, block: int, seconds: float, team: "Team") -> "Save |
     def save(arrays: "dict[str, Tensor]") -> None:
         nonlocal last
         if time.monotonic() - last >= seconds:
-            with whole(_file(directory, block)) as file:
+            with whole(path) as file:
                 np.savez(file, allow_pickle=False, **{name: value.cpu().numpy() for name, value in arrays.items()})
             last = time.monotonic()
 
     return save
 
 
-def remove(directory: Place, block: int) -> None:
-    """Forget the record of a block that is solved."""
-    _file(directory, block).unlink(missing_ok=True)
+def remove(path: Place) -> None:
+    """Forget the record of what is solved."""
+    path.unlink(missing_ok=True)
 
 
-def _file(directory: Place, block: int) -> Place:
+def of_block(directory: Place, block: int) -> Place:
+    """Where the solve of a block is recorded."""
     return directory / "potentials" / f"b{block:06d}.trail.npz"

@@ -42,7 +42,7 @@ def couple_here(directory: Place) -> None:
     fitted = resume.features(config, directory, target.x)
     assert isinstance(fitted, features.Features)
     coupler = Coupler(
-        config, directory, blocks, fitted, target.x, target.labels, fitted.of_data(target.x, flips=False), 1
+        config, directory, blocks, 1, fitted, target.x, target.labels, fitted.of_data(target.x, flips=False)
     )
     for block in range(blocks.count):
         assert not resume.block_done(directory, blocks, block)

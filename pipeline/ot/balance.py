@@ -1,11 +1,15 @@
-"""Balanced draws: one target row per source row, and every target row used as often as its weight says."""
+"""Balanced draws: one target row per source row, and every target row used as often as its weight says.
+
+`fill` and `cheapest` draw so from a block's coupling, `relabel` mends what a semi-discrete assignment gave.
+"""
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from pipeline.ot.assign import Assignment
 from pipeline.ot.backend import TORCH, Backend
 from pipeline.ot.kernel import kernel_of
 from pipeline.ot.logits import Logits
@@ -71,6 +75,35 @@ def fill(
         matched = linear_sum_assignment(logits.double().cpu().numpy(), maximize=True)[1]
         partners[rows] = slots[torch.from_numpy(matched).to(slots.device)]
     return partners
+
+
+def relabel(
+    assignment: Assignment, x: Float64[Tensor, "n d"], partners: Int64[Tensor, " n"], room: Int64[Tensor, " m"]
+) -> tuple[Int64[Tensor, " n"], int]:
+    """Exchange the fewest partners so that every datum is used `room` times, those first that lose least by it.
+
+    A datum used too often gives up as many points as it has too many, which is the fewest there can be. In a round each
+    of its points asks for the best datum with room; data give up, and take, those that lose least.
+
+    Args:
+        assignment: of the data; x: the points [n, d]; partners: what they have now [n]; room: sums to n [m].
+
+    Returns: the new partners, and how many of them are new.
+    """
+    partners, before = partners.clone(), partners
+    surplus = torch.bincount(partners, minlength=len(room)) - room
+    while bool((surplus > 0).any()):
+        rows, wanting = (surplus[partners] > 0).nonzero()[:, 0], (surplus < 0).nonzero()[:, 0]
+        asked = wanting[assignment.among(wanting).partners(x[rows], torch.zeros(len(rows), dtype=torch.float64)).cpu()]
+        loss = assignment.worth(x[rows], partners[rows]).cpu() - assignment.worth(x[rows], asked).cpu()
+        first = loss.argsort(stable=True)
+        rows, asked = rows[first], asked[first]
+        given = _rank_within(partners[rows]) < surplus[partners[rows]]
+        rows, asked = rows[given], asked[given]
+        taken = _rank_within(asked) < -surplus[asked]
+        partners[rows[taken]] = asked[taken]
+        surplus = torch.bincount(partners, minlength=len(room)) - room
+    return partners, int((partners != before).sum())
 
 
 def _rank_within(values: Int[Tensor, " k"]) -> Int[Tensor, " k"]:

@@ -15,7 +15,8 @@ def gaussian_potential(
     a: Float[Tensor, " n"],
     b: Float[Tensor, " m"],
     eps: float,
-) -> Float[Tensor, " m"]:
+    at: Float[Tensor, "k d"] | None = None,
+) -> Float[Tensor, " k"]:
     """g between N(0, A) and N(0, B) at the columns, for the dot-product cost, up to a constant.
 
     For A = I it is -0.5 y.((B + eps^2/4)^(1/2) + eps/2)^(-1) y (after Janati et al. 2020, arXiv 2006.02572); for other
@@ -24,23 +25,29 @@ def gaussian_potential(
 
     Args:
         rows, columns: centred points [n, d], [m, d], float64; a, b: their weights; eps: absolute.
+        at: where to evaluate it, if not at the columns.
     """
+    at = columns if at is None else at
     d = rows.shape[1]
-    outside = torch.zeros_like(b)
+    outside = at.new_zeros(len(at))
     if d > DIRECTIONS:
         some = torch.arange(DIRECTIONS, device=b.device) * len(columns) // DIRECTIONS
         basis = torch.linalg.qr(columns[some].T).Q
-        inside_rows, inside_columns = rows @ basis, columns @ basis
-        square = (columns.square().sum(1) - inside_columns.square().sum(1)).clamp(min=0)
-        spread0 = a @ (rows.square().sum(1) - inside_rows.square().sum(1)).clamp(min=0) / (d - DIRECTIONS)
-        spread1 = b @ square / (d - DIRECTIONS)
-        outside = -0.5 * spread0 * square / ((spread0 * spread1 + eps**2 / 4).sqrt() + eps / 2)
-        rows, columns = inside_rows, inside_columns
+        inside = [rows @ basis, columns @ basis, at @ basis]
+        left = [_left_out(*pair) for pair in zip((rows, columns, at), inside, strict=True)]
+        spread0, spread1 = a @ left[0] / (d - DIRECTIONS), b @ left[1] / (d - DIRECTIONS)
+        outside = -0.5 * spread0 * left[2] / ((spread0 * spread1 + eps**2 / 4).sqrt() + eps / 2)
+        rows, columns, at = inside
     root = _function((rows * a[:, None]).T @ rows, torch.sqrt)
     target = root @ ((columns * b[:, None]).T @ columns) @ root
     inner = _function(target, lambda w: 1 / ((w + eps**2 / 4).sqrt() + eps / 2))
-    half = columns @ root
+    half = at @ root
     return outside - 0.5 * ((half @ inner) * half).sum(1)
+
+
+def _left_out(points: Float[Tensor, "k d"], inside: Float[Tensor, "k s"]) -> Float[Tensor, " k"]:
+    """The squared lengths that a projection takes from points."""
+    return (points.square().sum(1) - inside.square().sum(1)).clamp(min=0)
 
 
 def _function(matrix: Float[Tensor, "d d"], function: Callable[[Tensor], Tensor]) -> Float[Tensor, "d d"]:

@@ -34,13 +34,22 @@ class Solution(NamedTuple):
     """What the stand-in's solution at some eps is expected to be."""
 
     gamma: Float[Tensor, " m"]
+    rows: Float[Tensor, " n"]  # log2 of the factors that the entries' rows take, which gives each row its mass
     error: float  # L1, of the target marginal, on the stand-in
     rest: float  # the share of P that is not kept entry by entry
     entropy: float  # H(P) in nats, where the sweep found its entropies
 
 
 class Surrogate:
-    """The stand-in for the plan with marginals a, b that `sweep` found on `share`."""
+    """The stand-in for the plan with marginals a, b that `sweep` found on `share`.
+
+    Args:
+        sweep: the pass that it stands for.
+        a, b: the marginals to be reached.
+        log_b: log2 b.
+        share, workers: who works on which rows, and the threads.
+        measured: the rows' masses in the plan whose marginal the pass measured, where they were not `a`.
+    """
 
     def __init__(
         self,
@@ -50,8 +59,10 @@ class Surrogate:
         log_b: Float[Tensor, " m"],
         share: Share,
         workers: Workers,
+        measured: Float[Tensor, " n"] | None = None,
     ) -> None:
         assert sweep.entries is not None
+        measured = a if measured is None else measured
         self.gamma, self.a, self.b, self.log_b, self.share, self.workers = sweep.gamma, a, b, log_b, share, workers
         self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits.double()
         bounds = [share.sections[k].start for k in share.mine] + [share.rows.stop]
@@ -70,7 +81,9 @@ class Surrogate:
             part.fill(mass, torch.zeros_like(a))
             self.rest_of_row[part.rows] = (1 - part.kernel @ torch.ones_like(b)).clamp(min=0)
         kept_of_columns = torch.zeros_like(sweep.gamma, dtype=torch.int64)
-        for masses in workers.map(lambda part: part.spread(a, torch.zeros_like(b), torch.ones_like(b)), self.parts):
+        for masses in workers.map(
+            lambda part: part.spread(measured, torch.zeros_like(b), torch.ones_like(b)), self.parts
+        ):
             kept_of_columns += masses
         rest_of_column = (sweep.columns - share.masses(kept_of_columns)).clamp(min=LEAST)
         self.rest_of_column = rest_of_column / rest_of_column.sum()
@@ -89,8 +102,8 @@ class Surrogate:
         top = torch.zeros_like(self.a).scatter_reduce_(0, self.i.long(), logits, "amax", include_self=False)
         mass = (logits - top[self.i]).exp2()
         # An entry that was left out lies below every one kept, and shrinks by at least as much.
-        least = self.share.each([self.logits[low:high].min() for low, high in pairwise(self.cuts)])
-        fading = (least.min() - self.log_b.mean()) * (sharpen - 1) - top
+        least = self.share.each([-_lowest(self.logits[low:high]) for low, high in pairwise(self.cuts)])
+        fading = (-least.max() - self.log_b.mean()) * (sharpen - 1) - top
         r, c = self.rest_of_row * fading.clamp(max=BOUND).exp2(), self.rest_of_column
         list(self.workers.map(lambda part: part.fill(mass, r), self.parts))
 
@@ -109,7 +122,8 @@ class Surrogate:
         kept = (scaling.log2()[self.i] + best[self.j] + logits - top[self.i]).exp2()
         rest = self.share.total(scaling * r) * (c @ best.exp2()).item()
         nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
-        return Solution((self.gamma - self.log_b) * sharpen + self.log_b + best, error, rest, nats)
+        gamma = (self.gamma - self.log_b) * sharpen + self.log_b + best
+        return Solution(gamma, scaling.clamp(min=TINY).log2() - top, error, rest, nats)
 
     def _iterate(
         self, v: Float[Tensor, " m"], r: Float[Tensor, " n"], c: Float[Tensor, " m"]
@@ -173,6 +187,11 @@ class Part:
         """The masses v (K^T u + c r.u) of these rows, in integers."""
         sums = (self.transposed @ u[self.rows]).view(self.sections, self.m + 1)
         return torch.addr(sums[:, :-1], sums[:, -1], c).mul_(v * UNIT).sum(0, dtype=torch.int64)
+
+
+def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """The least logit, 0 where there is none."""
+    return torch.cat([logits, logits.new_zeros(1)]).min()
 
 
 def _entropy(masses: Float[Tensor, "*k"]) -> Float[Tensor, ""]:

@@ -2,10 +2,11 @@
 
     DIR/config.yaml              resolved config
     DIR/features.npz             mean and principal directions that the cost saw
-    DIR/data.npy, labels.npy     copy of the data set, in stores of data ids alone
+    DIR/data.npy, labels.npy     copy of the data set, in stores of data ids alone and semi-discrete ones
     DIR/shards/pairs-000000.tar  WebDataset; records of k pairs, each field [k, ...]
     DIR/shards/pairs-000000.json sidecar: what the shard holds and the report of its block
     DIR/potentials/b000000.npy   g of each block's target rows, float64
+    DIR/potentials/g.npy         g of every data id, where one potential serves all blocks (semi-discrete)
     DIR/blocks.parquet           a row per block, written with the index
     DIR/index.json               written last, atomically: only then is the store complete
 
@@ -61,13 +62,13 @@ class Index:
 
     config_hash: str
     data_fingerprint: str
-    pairs: Size
+    pairs: Count  # 0: potentials alone
     shape: tuple[Size, ...]  # of one x0 and one x1, channels first for images
     num_classes: Count  # 0: no labels
     payload: Literal["full", "seeded", "ids"]  # see records.py
     method: str
     convention: str  # which cost, which eps and which potentials, in words
-    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
+    shards: tuple[Shard, ...]
     format_version: int = FORMAT_VERSION
 
 

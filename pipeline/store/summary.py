@@ -1,5 +1,7 @@
 """The short table that ends a coupling job."""
 
+from typing import Any
+
 from pipeline.place import Place
 from pipeline.store import format, tables
 
@@ -15,18 +17,36 @@ def print_summary(directory: Place) -> None:
         return sum(row[key] for row in blocks) / len(blocks)
 
     table = Table(title=f"pair store {directory}", show_header=False)
+    if index.method == "semidiscrete":
+        _add_potentials(table, directory)
     table.add_row(
         "pairs", f"{index.pairs:,} in {len(index.shards):,} shards, {sum(s.bytes for s in index.shards):,} bytes"
     )
+    if not blocks:
+        Console().print(table)
+        return
     table.add_row("method", f"{index.method}, {len(blocks):,} blocks of {blocks[0]['n']:,} x {blocks[0]['m']:,}")
     if index.method == "sinkhorn":
         table.add_row("eps", f"{mean('eps'):.4g} absolute, {mean('rel_eps'):.4g} relative to std(C)")
         table.add_row("passes a block", f"{mean('passes'):.0f}")
     if index.method != "imported":  # whose couplings are not known, only their pairs
         table.add_row("sharpness E", f"{mean('entropy'):.3f} (n^E = {mean('partners'):.1f} partners a row)")
+    if index.method not in ("imported", "semidiscrete"):
         worst = max(max(row["source_error"], row["target_error"]) for row in blocks)
         table.add_row("worst marginal error (L1)", f"{worst:.2e}")
     before, after = mean("cost_independent"), mean("cost_coupled")
     table.add_row("mean squared distance", f"{before:.4g} independent, {after:.4g} coupled (in feature space)")
     table.add_row("seconds a block", f"{mean('seconds'):.2f}")
     Console().print(table)
+
+
+def _add_potentials(table: Any, directory: Place) -> None:
+    """What the potentials of a semi-discrete coupling are."""
+    from pipeline import potentials
+
+    found = potentials.load(directory)
+    points, seconds = (sum(report[key] for report in found.reports) for key in ("points", "seconds"))
+    problems = f"{len(found.reports)} problems, one a class" if len(found.reports) > 1 else "one problem"
+    table.add_row("potentials", f"of {len(found.g):,} data, {problems}, {points:,} points in {seconds:.1f} s")
+    table.add_row("eps", f"{found.eps:.4g} absolute, {found.rel_eps:.4g} relative to std(C)")
+    table.add_row("chi-square of the data's masses", f"{found.chi2:.3g}, on points that the potential had not seen")

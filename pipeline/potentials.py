@@ -1,0 +1,222 @@
+"""The potentials of a semi-discrete coupling: one number a datum, solved before the first block is matched.
+
+    DIR/potentials/p000000.npz        g of the data of one problem, and its report; one problem, or one a class
+    DIR/potentials/p000000.trail.npz  how far its solve has come
+    DIR/potentials/g.npy              g of every data id, when all problems are solved
+    DIR/potentials/semidiscrete.json  their reports
+
+An actor, or a team of them that shares the data, solves a problem; see actor.py and pipeline/ot/semidiscrete.py.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from pipeline import noise, trail
+from pipeline.blocks import Blocks
+from pipeline.conditions import Conditions
+from pipeline.config import CoupleConfig
+from pipeline.errors import InputError, JobError
+from pipeline.files import whole, write_array, write_atomically
+from pipeline.place import Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.ot.semidiscrete import Semidiscrete
+    from pipeline.ot.share import Team
+
+
+@dataclass(frozen=True)
+class Potentials:
+    """A solved semi-discrete coupling.
+
+    Attributes:
+        g: potential of every data id, in units of the cost.
+        eps: absolute, the same for all problems.
+        reports: of the problems, as `pipeline.ot.semidiscrete.SemidiscreteReport` has them, with their number.
+    """
+
+    g: Float64[np.ndarray, " ids"]
+    eps: float
+    reports: list[dict[str, Any]]
+
+    @property
+    def chi2(self) -> float:
+        """Of the problem that has the largest."""
+        return max(report["chi2"] for report in self.reports)
+
+    @property
+    def rel_eps(self) -> float:
+        """eps / std(C), over all data."""
+        return self.reports[0]["rel_eps"]
+
+
+class FeatureNoise:
+    """Noise in the space of the features, where it is standard Gaussian too, with conditions behind it.
+
+    See `pipeline.ot.targets.Source`. Its numbers are none that pairs are made of.
+    """
+
+    def __init__(self, seed: int, dim: int, conditions: Conditions, problem: int) -> None:
+        self.seed, self.dim, self.conditions, self.high = seed, dim, conditions, 1 + problem
+
+    def points(self, first: int, count: int) -> "Tensor":
+        """See `Source.points`."""
+        import torch
+
+        x = noise.gaussian(self.seed, first, count, self.dim, high=self.high)
+        rows = self.conditions.rows
+        if rows is not None:
+            x = np.concatenate([x, rows[self.conditions.lenders(self.seed, first, count, high=self.high)]], 1)
+        return torch.from_numpy(x)
+
+
+def extended(data_features: Float32[np.ndarray, "ids k"], conditions: Conditions) -> Float32[np.ndarray, "ids kq"]:
+    """The data's features with their conditions behind them."""
+    if conditions.rows is None:
+        return data_features
+    ids = np.arange(len(data_features))
+    return np.concatenate([data_features, conditions.rows[ids % len(conditions.rows)]], 1)
+
+
+class Solver:
+    """Solves problems; built once per actor, after Ray has decided which devices it sees.
+
+    Args:
+        config, directory, blocks: as for `Coupler`.
+        threads: CPU cores that this process was given.
+        conditions: what parts or extends the problems.
+        data_features: features of every data id, conditions not included.
+        start: potentials to start from, one a data id.
+    """
+
+    def __init__(
+        self,
+        config: CoupleConfig,
+        directory: Place,
+        blocks: Blocks,
+        threads: int,
+        conditions: Conditions,
+        data_features: Float32[np.ndarray, "ids k"],
+        start: Float64[np.ndarray, " ids"] | None,
+    ) -> None:
+        import torch
+
+        from pipeline.ot.share import ALONE
+
+        torch.set_num_threads(threads)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.team: "Team" = ALONE  # changed by an actor that is not
+        self.config, self.directory, self.blocks = config, directory, blocks
+        self.conditions, self.start = conditions, start
+        self.dim, self.features = data_features.shape[1], extended(data_features, conditions)
+
+    def solve(self, problem: int) -> "tuple[int, Semidiscrete]":
+        """Find the potential of a problem's data."""
+        import torch
+
+        from pipeline.ot import semidiscrete
+        from pipeline.ot.targets import Targets
+
+        options, seed = self.config.coupling, self.config.source.seed
+        every = FeatureNoise(seed, self.dim, self.conditions, 0)
+        eps = options.eps
+        if eps is None:  # relative to the cost between all data and all noise, for classes too
+            assert options.rel_eps is not None
+            targets = Targets(torch.from_numpy(self.features), device=self.device, team=self.team)
+            eps = options.rel_eps * semidiscrete.cost_std(targets, every)
+        ids = self.conditions.ids(problem, self.blocks.ids)
+        solved = semidiscrete.solve_semidiscrete(
+            Targets(torch.from_numpy(self.features[ids]), device=self.device, team=self.team),
+            FeatureNoise(seed, self.dim, self.conditions, problem),
+            eps,
+            chi2=options.chi2,
+            max_rounds=options.max_passes,
+            g0=None if self.start is None else torch.from_numpy(self.start[ids]),
+            resume=trail.load(_trail(self.directory, problem)),
+            save=trail.saver(_trail(self.directory, problem), self.config.cluster.checkpoint_seconds, self.team),
+        )
+        return problem, solved
+
+    def write(self, solved: "tuple[int, Semidiscrete]") -> dict[str, Any]:
+        """Write the potential, where it converged or the config accepts that it did not; returns the report."""
+        problem, found = solved
+        report = {"block": problem, **dataclasses.asdict(found.report)}
+        if found.report.converged or self.config.coupling.on_unconverged == "record":
+            with whole(file(self.directory, problem)) as stream:
+                np.savez(stream, allow_pickle=False, g=found.g.cpu().numpy(), report=np.array(json.dumps(report)))
+        trail.remove(_trail(self.directory, problem))
+        return report
+
+
+def most_members(ids: int) -> int:
+    """How many actors can share a problem of so many data; `ray.init` is the caller's."""
+    import ray
+    import torch
+
+    from pipeline.ot.targets import BATCH
+    from pipeline.ot.tiles import sections
+
+    return len(sections(ids, BATCH, torch.device("cuda" if ray.cluster_resources().get("GPU") else "cpu")))
+
+
+def file(directory: Place, problem: int) -> Place:
+    """Where the potential of a problem is."""
+    return directory / "potentials" / f"p{problem:06d}.npz"
+
+
+def left(directory: Place, conditions: Conditions) -> list[int]:
+    """The problems that are not solved yet."""
+    return [problem for problem in conditions.problems() if not file(directory, problem).is_file()]
+
+
+def gather(directory: Place, conditions: Conditions, ids: int) -> Potentials:
+    """Put the problems' potentials together, and write them."""
+    g, reports = np.zeros(ids), []
+    for problem in conditions.problems():
+        with np.load(BytesIO(file(directory, problem).read_bytes()), allow_pickle=False) as arrays:
+            g[conditions.ids(problem, ids)] = arrays["g"]
+            reports.append(json.loads(str(arrays["report"])))
+    write_array(directory / "potentials" / "g.npy", g)
+    write_atomically(directory / "potentials" / "semidiscrete.json", (json.dumps(reports, indent=1) + "\n").encode())
+    return Potentials(g, reports[0]["eps"], reports)
+
+
+def load(directory: Place) -> Potentials:
+    """The potentials of a store.
+
+    Raises:
+        InputError: it has none, or they are damaged.
+    """
+    folder = directory / "potentials"
+    try:
+        g = np.load(BytesIO((folder / "g.npy").read_bytes()), allow_pickle=False)
+        reports = json.loads((folder / "semidiscrete.json").read_bytes())
+        potentials = Potentials(g, float(reports[0]["eps"]), reports)
+    except Exception as error:  # files and parsers raise a dozen kinds of them
+        raise InputError(
+            f"{folder}: no potentials of a semi-discrete coupling ({error}); make them with `flowpairs couple CONFIG "
+            "coupling.method=semidiscrete`"
+        ) from error
+    if g.dtype != np.float64 or g.ndim != 1 or not np.isfinite(g).all():
+        raise InputError(f"{folder / 'g.npy'}: not one finite float64 a datum; couple into a new directory")
+    return potentials
+
+
+def unconverged(report: dict[str, Any], wanted: float) -> JobError:
+    """The sentence for a solve that did not get there."""
+    return JobError(
+        f"the potential of problem {report['block']} reached chi2={report['chi2']:.3g} instead of {wanted:g} after "
+        f"{report['rounds']} rounds; raise coupling.chi2, coupling.max_passes or the epsilon, or accept it with "
+        "coupling.on_unconverged=record"
+    )
+
+
+def _trail(directory: Place, problem: int) -> Place:
+    return directory / "potentials" / f"p{problem:06d}.trail.npz"
