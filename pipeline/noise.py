@@ -25,6 +25,7 @@ class Stream(IntEnum):
     EPOCH = 1  # the order in which an epoch walks through the data ids
     DRAW = 2  # the uniforms behind the drawn partners, counted by global source row
     BALANCE = 3  # who takes the odd one out in a balanced draw
+    PATH = 16  # of training, around a pair's path, counted by step and row of the batch
 
 
 def words(seed: int, stream: Stream, first: int, counters: int, *, high: int = 0) -> UInt64[np.ndarray, " w"]:
@@ -54,7 +55,9 @@ def permutation(seed: int, stream: Stream, size: int, *, high: int = 0) -> Int64
     return np.argsort(raw, kind="stable")
 
 
-def gaussian(seed: int, first: int, rows: int, dim: int) -> Float32[np.ndarray, "rows dim"]:
+def gaussian(
+    seed: int, first: int, rows: int, dim: int, stream: Stream = Stream.NOISE
+) -> Float32[np.ndarray, "rows dim"]:
     """Source rows `first` to `first + rows` of standard Gaussian noise.
 
     Row r owns the counters [r w, (r + 1) w) with w = ceil(dim / 8), so any run of rows can be made alone.
@@ -70,7 +73,7 @@ def gaussian(seed: int, first: int, rows: int, dim: int) -> Float32[np.ndarray, 
     step = max(1, _CHUNK // (8 * width))
     for start in range(0, rows, step):
         count = min(step, rows - start)
-        raw = words(seed, Stream.NOISE, (first + start) * width, count * width)
+        raw = words(seed, stream, (first + start) * width, count * width)
         pair = raw.astype("<u8", copy=False).view("<u4").reshape(count, 2, 4 * width)
         cosine, sine = _box_muller(pair[:, 0], pair[:, 1])
         half = min(dim, 4 * width)

@@ -29,16 +29,17 @@ State = dict[str, int]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pairs; `label` where the loader was asked for labels."""
+    """Some pairs; `label` where the loader was asked for labels, `weight` where the pairs have weights."""
 
     x0: Float32[Tensor, "b *shape"]
     x1: Float32[Tensor, "b *shape"]
     label: Int64[Tensor, " b"] | None = None
+    weight: Float32[Tensor, " b"] | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """On another device; asynchronous from pinned memory."""
-        label = None if self.label is None else self.label.to(device, non_blocking=True)
-        return Batch(self.x0.to(device, non_blocking=True), self.x1.to(device, non_blocking=True), label)
+        fields = {name: field for name, field in vars(self).items() if field is not None}
+        return Batch(**{name: field.to(device, non_blocking=True) for name, field in fields.items()})
 
 
 @dataclass(frozen=True)
