@@ -22,8 +22,8 @@ class Conditioning(nn.Module):
 
     def __init__(self, width: int, num_classes: int, spans: bool = False) -> None:
         super().__init__()
-        # Wavelengths from 2 down to 0.2 of the unit interval: shorter ones let the velocity jitter in time. From 20 down
-        # to 2 where its time derivative is trained on, which would converge several times more slowly.
+        # Wavelengths from 2 down to 0.2 of the unit interval: shorter ones let the velocity jitter in time. Ten times
+        # longer where its time derivative is trained on, which would else converge several times more slowly.
         shortest = 0 if spans else 1
         frequencies = math.pi * torch.logspace(shortest - 1, shortest, FREQUENCIES)
         self.register_buffer("frequencies", frequencies, persistent=False)

@@ -43,7 +43,7 @@ class UNet(nn.Module):
             num_class_embeds=num_classes or None,
         )
         if spans:  # forward mode views a norm's input, which attention hands in transposed
-            for module in self.unet.modules():
+            for module in self.modules():
                 if isinstance(module, nn.GroupNorm):
                     module.register_forward_pre_hook(lambda _, inputs: tuple(x.contiguous() for x in inputs))
 
