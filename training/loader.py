@@ -110,7 +110,8 @@ class PairLoader:
         self.waited = 0.0  # seconds that `next` has waited for the reading thread
         self._part, self._pin = part, pin
         self._consumed = 0 if state is None else state["epoch"] * self.order.per_lane + state["position"]
-        self._reader = ShardReader(directory, index, ("x0", "x1", "label") if labels else ("x0", "x1"))
+        fields = ("x0", "x1", *(("label",) if labels else ()), *(("weight",) if index.weighted else ()))
+        self._reader = ShardReader(directory, index, fields)
         self._queue: queue.Queue[list[Batch] | BaseException] = queue.Queue(READ_AHEAD)
         self._group: list[Batch] = []  # what is left of the group that was taken from the queue
         self._stop = threading.Event()
@@ -170,9 +171,11 @@ class PairLoader:
             count = max(1, min(room, lanes[0].left // per_lane))
             # New memory for every group, since nobody knows how long a batch is held.
             group = {
-                name: torch.empty(count, rows, *shape, pin_memory=self._pin)
-                if name != "label"
-                else torch.empty(count, rows, dtype=torch.int64, pin_memory=self._pin)
+                name: torch.empty(
+                    (count, rows, *(shape if name in ("x0", "x1") else ())),
+                    dtype=torch.int64 if name == "label" else torch.float32,
+                    pin_memory=self._pin,
+                )
                 for name in self._reader.fields
             }
             arrays, filled = {name: tensor.numpy() for name, tensor in group.items()}, 0
