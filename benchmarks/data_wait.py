@@ -18,7 +18,7 @@ from training import loop, models
 from training.config import OptimisationConfig, UNetConfig
 from training.directory import lanes
 from training.loader import PairLoader, Part
-from training.paths import StraightPath
+from training.objectives import Objective
 from training.state import TrainState
 
 
@@ -39,7 +39,7 @@ def main() -> None:
             state, lines = TrainState.start(model, config), list[loop.LogLine]()
             part = Part(config.batch, 0, 1, lanes(config.batch, 1))
             with PairLoader(Path(temporary), index, part, seed=0, pin=device.type == "cuda") as loader:
-                loop.run(state, model, loader, StraightPath(), config, part, lines.append, lambda metrics: None)
+                loop.run(state, model, loader, Objective(config.seed), config, part, lines.append, lambda metrics: None)
         print(f"| {name} | {lines[-1].samples_per_s:,.0f} | {100 * lines[-1].data_wait:.2f} % |")
 
 

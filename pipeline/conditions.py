@@ -55,11 +55,13 @@ class Conditions:
         every = np.arange(ids)
         return every if self.labels is None else every[self.labels[every % len(self.labels)] == problem]
 
-    def lenders(self, seed: int, first: int, count: int, *, high: int = 0) -> Int64[np.ndarray, " count"]:
+    def lenders(
+        self, seed: int, first: int, count: int, stream: noise.Stream = noise.Stream.CONDITION
+    ) -> Int64[np.ndarray, " count"]:
         """The data whose conditions source rows `first` to `first + count` have."""
         among = self.labels if self.labels is not None else self.rows
         assert among is not None
-        return (noise.uniforms(seed, noise.Stream.CONDITION, first, count, high=high) * len(among)).astype(np.int64)
+        return (noise.uniforms(seed, stream, first, count) * len(among)).astype(np.int64)
 
 
 def conditions(config: CouplingConfig, labels: Int64[np.ndarray, " N"] | None, classes: int, count: int) -> Conditions:

@@ -92,6 +92,7 @@ def _records(directory: Place, index: format.Index, shard: format.Shard, payload
     """A shard's pairs, cut into records of the new payload's size."""
     names = ["data_ids", *(["x0"] if payload == "full" else []), *([] if payload == "ids" else ["x1"])]
     names += ["label"] if index.num_classes and payload != "ids" else []
+    names += ["weight"] if index.weighted else []
     decoder, parts, places, seeds = Decoder(directory, index), [], [], []
     for key, fields in samples(directory / "shards" / shard.name):
         seeds.append(read_meta(fields).get("seed"))
@@ -116,4 +117,5 @@ def _records(directory: Place, index: format.Index, shard: format.Shard, payload
             labels=part.get("label"),
             seed=seeds[0],
             rows=part.get("rows"),
+            weights=part.get("weight"),
         )

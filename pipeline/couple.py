@@ -219,6 +219,7 @@ def _finish(config: CoupleConfig, directory: Place, blocks: Blocks, target: Any,
         method=config.coupling.method,
         convention=_convention(config) if table is None else "pairs made elsewhere, as a table had them",
         shards=tuple(s.shard for s in sidecars),
+        weighted=table is not None and table.weights is not None,
     )
     format.write_index(directory, index)
     return index

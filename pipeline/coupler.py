@@ -203,4 +203,5 @@ class Coupler:
                 labels=None if self.labels is None else self.labels[chosen % len(self.x)],
                 seed=None if part.rows is None else seed,
                 rows=part.rows,
+                weights=part.weights,
             )

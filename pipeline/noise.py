@@ -26,6 +26,8 @@ class Stream(IntEnum):
     DRAW = 2  # the uniforms behind the drawn partners, counted by global source row
     BALANCE = 3  # who takes the odd one out in a balanced draw
     CONDITION = 4  # the datum whose condition a source row has, counted by global source row
+    SOLVE, SOLVE_CONDITION = 5, 6  # both of points that a semi-discrete solve meets and forgets, by their number
+    PATH = 16  # of training, around a pair's path, counted by step and row of the batch
 
 
 def words(seed: int, stream: Stream, first: int, counters: int, *, high: int = 0) -> UInt64[np.ndarray, " w"]:
@@ -43,9 +45,9 @@ def words(seed: int, stream: Stream, first: int, counters: int, *, high: int = 0
     )
 
 
-def uniforms(seed: int, stream: Stream, first: int, count: int, *, high: int = 0) -> Float64[np.ndarray, " count"]:
-    """Uniforms in [0, 1) with 53 bits: number `first + i` depends on (seed, stream, high, first + i) alone."""
-    raw = words(seed, stream, first, count, high=high)[::WORDS_PER_COUNTER]
+def uniforms(seed: int, stream: Stream, first: int, count: int) -> Float64[np.ndarray, " count"]:
+    """Uniforms in [0, 1) with 53 bits: number `first + i` depends on (seed, stream, first + i) alone."""
+    raw = words(seed, stream, first, count)[::WORDS_PER_COUNTER]
     return (raw >> np.uint64(11)) * 2.0**-53
 
 
@@ -55,7 +57,9 @@ def permutation(seed: int, stream: Stream, size: int, *, high: int = 0) -> Int64
     return np.argsort(raw, kind="stable")
 
 
-def gaussian(seed: int, first: int, rows: int, dim: int, *, high: int = 0) -> Float32[np.ndarray, "rows dim"]:
+def gaussian(
+    seed: int, first: int, rows: int, dim: int, stream: Stream = Stream.NOISE
+) -> Float32[np.ndarray, "rows dim"]:
     """Source rows `first` to `first + rows` of standard Gaussian noise.
 
     Row r owns the counters [r w, (r + 1) w) with w = ceil(dim / 8), so any run of rows can be made alone.
@@ -65,14 +69,13 @@ def gaussian(seed: int, first: int, rows: int, dim: int, *, high: int = 0) -> Fl
         first: global number of the first row.
         rows: how many.
         dim: numbers per row.
-        high: 0 for the rows that pairs are made of; others for noise that is met and forgotten.
     """
     width = -(-dim // (2 * WORDS_PER_COUNTER))
     out = np.empty((rows, dim), np.float32)
     step = max(1, _CHUNK // (8 * width))
     for start in range(0, rows, step):
         count = min(step, rows - start)
-        raw = words(seed, Stream.NOISE, (first + start) * width, count * width, high=high)
+        raw = words(seed, stream, (first + start) * width, count * width)
         pair = raw.astype("<u8", copy=False).view("<u4").reshape(count, 2, 4 * width)
         cosine, sine = _box_muller(pair[:, 0], pair[:, 1])
         half = min(dim, 4 * width)

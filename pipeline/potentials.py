@@ -23,6 +23,7 @@ from pipeline.conditions import Conditions
 from pipeline.config import CoupleConfig
 from pipeline.errors import InputError, JobError
 from pipeline.files import whole, write_array, write_atomically
+from pipeline.noise import Stream
 from pipeline.place import Place
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from pipeline.ot.semidiscrete import Semidiscrete
     from pipeline.ot.share import Team
+
+APART = 2**32  # points between those of two problems
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,16 @@ class FeatureNoise:
     """
 
     def __init__(self, seed: int, dim: int, conditions: Conditions, problem: int) -> None:
-        self.seed, self.dim, self.conditions, self.high = seed, dim, conditions, 1 + problem
+        self.seed, self.dim, self.conditions, self.offset = seed, dim, conditions, problem * APART
 
     def points(self, first: int, count: int) -> "Tensor":
         """See `Source.points`."""
         import torch
 
-        x = noise.gaussian(self.seed, first, count, self.dim, high=self.high)
-        rows = self.conditions.rows
+        x, rows = noise.gaussian(self.seed, self.offset + first, count, self.dim, Stream.SOLVE), self.conditions.rows
         if rows is not None:
-            x = np.concatenate([x, rows[self.conditions.lenders(self.seed, first, count, high=self.high)]], 1)
+            lenders = self.conditions.lenders(self.seed, first, count, Stream.SOLVE_CONDITION)
+            x = np.concatenate([x, rows[lenders]], 1)
         return torch.from_numpy(x)
 
 

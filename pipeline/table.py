@@ -1,7 +1,7 @@
 """Tables of pairs made elsewhere (`coupling.method: imported`): which datum meets which noise, one pair a row.
 
 Columns, in .npz or parquet: `source_row` (a row of the seed's noise) with `data_id`, or `x0` itself, with `data_id` or
-else the data in their order.
+else the data in their order. A column `weight` is optional: what each pair's error counts in training.
 """
 
 import hashlib
@@ -26,17 +26,18 @@ class Table:
         data_ids: of x1.
         rows: global source rows of the noise.
         x0: source rows themselves.
+        weights: of the pairs in training.
     """
 
     data_ids: Int64[np.ndarray, " P"]
     rows: Int64[np.ndarray, " P"] | None
     x0: Float32[np.ndarray, "P ..."] | None
+    weights: Float32[np.ndarray, " P"] | None = None
 
     def __getitem__(self, part: slice) -> "Table":
         return Table(
             self.data_ids[part],
-            None if self.rows is None else self.rows[part],
-            None if self.x0 is None else self.x0[part],
+            *(None if column is None else column[part] for column in (self.rows, self.x0, self.weights)),
         )
 
     def side(self, seed: int, shape: tuple[int, ...]) -> Float32[np.ndarray, "P ..."]:
@@ -49,7 +50,7 @@ class Table:
     def fingerprint(self) -> str:
         """The sha256 of the columns, in hex."""
         digest = hashlib.sha256(np.ascontiguousarray(self.data_ids, "<i8").data)
-        for column, dtype in ((self.rows, "<i8"), (self.x0, "<f4")):
+        for column, dtype in ((self.rows, "<i8"), (self.x0, "<f4"), (self.weights, "<f4")):
             if column is not None:
                 digest.update(np.ascontiguousarray(column, dtype).data)
         return digest.hexdigest()
@@ -63,8 +64,8 @@ def read_table(path: str, shape: tuple[int, ...]) -> Table:
         shape: of one datum.
 
     Raises:
-        InputError: no such file or no such columns, columns of other types or lengths, NaN or Inf, negative numbers, or
-            source rows beyond the generator's.
+        InputError: no such file or no such columns, columns of other types or lengths, NaN or Inf, negative numbers,
+            weights that are all 0, or source rows beyond the generator's.
     """
     where = f"coupling.table={path!r}"
     columns = _columns(path, where)
@@ -79,7 +80,7 @@ def read_table(path: str, shape: tuple[int, ...]) -> Table:
             raise InputError(f"{where}: {len(ids)} data_id but {len(rows)} source_row; give one of each a pair")
         if rows.max() >= noise.ROWS:
             raise InputError(f"{where}: source_row {rows.max()} is beyond the {noise.ROWS} of a seed; number lower")
-        return Table(ids, rows, None)
+        return Table(ids, rows, None, _weights(columns, len(ids), where))
     stored = columns["x0"]
     if stored.dtype.kind not in "iuf" or stored.ndim < 2 or stored[:1].size != np.prod(shape):
         raise InputError(
@@ -92,7 +93,7 @@ def read_table(path: str, shape: tuple[int, ...]) -> Table:
         raise InputError(f"{where}: {len(ids)} data_id but {len(x0)} x0; give one of each a pair")
     if not np.isfinite(x0).all():
         raise InputError(f"{where}: x0 has NaN or Inf (as float32); remove those pairs")
-    return Table(ids, None, x0)
+    return Table(ids, None, x0, _weights(columns, len(ids), where))
 
 
 def check_table(table: Table, where: str, ids: int, pairs: int, payload: str) -> None:
@@ -137,7 +138,7 @@ def report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k"], m: in
 
 def _columns(path: str, where: str) -> dict[str, np.ndarray]:
     """The known columns that a file has."""
-    known = ("data_id", "source_row", "x0")
+    known = ("data_id", "source_row", "x0", "weight")
     suffix = PurePosixPath(path).suffix.lower()
     if suffix not in (".npz", ".parquet"):
         raise InputError(f"{where}: not a .npz or .parquet file; write the table as one of the two")
@@ -163,7 +164,7 @@ def _parquet_columns(file: Any, known: tuple[str, ...], where: str) -> dict[str,
     out = {}
     for name in known:
         if name in table.column_names:
-            scalar = pa.types.is_integer(table.schema.field(name).type)
+            scalar = name == "weight" or pa.types.is_integer(table.schema.field(name).type)
             if scalar and table.column(name).null_count:
                 raise InputError(f"{where}: null rows in {name!r}; remove them")
             out[name] = table.column(name).to_numpy() if scalar else numbers(table, [name], where)
@@ -177,3 +178,16 @@ def _whole_numbers(columns: dict[str, np.ndarray], name: str, where: str) -> Int
     if values.min() < 0 or values.max() >= 2**63:
         raise InputError(f"{where}: {name} goes from {values.min()} to {values.max()}; number from 0")
     return values.astype(np.int64)
+
+
+def _weights(columns: dict[str, np.ndarray], pairs: int, where: str) -> Float32[np.ndarray, " P"] | None:
+    if "weight" not in columns:
+        return None
+    stored = columns["weight"]
+    if stored.dtype.kind not in "iuf" or stored.shape != (pairs,):
+        raise InputError(f"{where}: weight is {list(stored.shape)} of {stored.dtype}; give one number a pair")
+    with np.errstate(over="ignore"):
+        weights = stored.astype(np.float32)
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise InputError(f"{where}: weight must be finite, not negative and not 0 throughout; mend the table")
+    return weights

@@ -1,6 +1,7 @@
 """Pairs made elsewhere: a table becomes the store that it describes, in any payload; one that cannot is refused."""
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from pipeline.store.status import read_status
 from pipeline.store.summary import print_summary
 from pipeline.store.tables import read_blocks
 from pipeline.store.verify import verify
+from pipeline.table import read_table
+from training.loader import PairLoader, Part
 from training.report.page import write_report
 
 PAIRS = 700
@@ -190,3 +193,42 @@ def test_what_goes_with_no_table_is_refused(tmp_path: Path) -> None:
     for config, says in refusals:
         with pytest.raises(InputError, match=says):
             couple(config())
+
+
+WEIGHTS = RNG.uniform(0, 2, PAIRS).astype(np.float32)
+
+
+@pytest.mark.parametrize("payload", ["full", "ids"])
+def test_weights_reach_training_through_every_payload(payload: str, tmp_path: Path, local_ray: None) -> None:
+    rows = RNG.permutation(10_000)[:PAIRS]
+    table = pa.table({"data_id": IDS, "source_row": rows, "weight": WEIGHTS})
+    pq.write_table(table, tmp_path / "t.parquet")
+    couple(settings(tmp_path / "s", tmp_path / "t.parquet", output={"payload": payload}))
+    convert(tmp_path / "s", tmp_path / "converted", "seeded")
+    whole = noise.gaussian(5, 0, 10_000, 64)
+    weight_of = dict(zip((whole[row].tobytes() for row in rows), WEIGHTS.tolist(), strict=True))
+    for name in ("s", "converted"):
+        index = format.read_index(tmp_path / name)
+        assert index.weighted
+        assert verify(tmp_path / name).faults == []
+        with PairLoader(tmp_path / name, index, Part(100, 0, 1, 4), 0) as loader:
+            for batch in islice(loader, 7):
+                assert batch.weight is not None
+                found = [weight_of[x0.tobytes()] for x0 in batch.x0.numpy()]
+                np.testing.assert_array_equal(batch.weight.numpy(), np.float32(found))
+
+
+def test_weights_that_make_no_sense_are_refused_and_others_count_in_the_fingerprint(tmp_path: Path) -> None:
+    columns = {"data_id": IDS, "source_row": ROWS}
+    refusals = [
+        (-WEIGHTS, "weight must be finite, not negative"),
+        (0 * WEIGHTS, "not 0 throughout"),
+        (WEIGHTS[1:], r"weight is \[699\] of float32; give one number a pair"),
+        (WEIGHTS[:, None], r"weight is \[700, 1\] of float32"),
+    ]
+    for weights, says in refusals:
+        with pytest.raises(InputError, match=says):
+            read_table(str(npz(tmp_path / "t.npz", weight=weights, **columns)), (1, 8, 8))
+    plain = read_table(str(npz(tmp_path / "t.npz", **columns)), (1, 8, 8))
+    weighted = read_table(str(npz(tmp_path / "t.npz", weight=WEIGHTS, **columns)), (1, 8, 8))
+    assert plain.fingerprint() != weighted.fingerprint()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config import Strict
 
@@ -46,6 +46,64 @@ class DiTConfig(Strict):
 ModelConfig = MLPConfig | UNetConfig | DiTConfig
 
 
+class PathConfig(Strict):
+    """What lies between the two ends of a pair: see training/paths.py and docs/training.md."""
+
+    kind: Literal["cfm", "fm", "sb", "vp"] = "cfm"
+    sigma: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _sigma(self) -> "PathConfig":
+        if self.kind == "sb" and self.sigma == 0:
+            raise ValueError("kind sb is a bridge of diffusion sigma, which is 0; give sigma, or kind cfm")
+        if self.kind == "fm" and self.sigma >= 1:
+            raise ValueError(f"sigma={self.sigma}: kind fm narrows from 1 to sigma; give one below 1")
+        return self
+
+
+class VelocityConfig(Strict):
+    """Regress on the path's velocity."""
+
+    kind: Literal["velocity"] = "velocity"
+
+
+class BridgeMatchingConfig(Strict):
+    """[SF]2M: a velocity net and a score net on Brownian bridges, sampled as an ODE and as an SDE."""
+
+    kind: Literal["sf2m"]
+
+
+class MeanFlowConfig(Strict):
+    """MeanFlow: regress on the average velocity of an interval, sampled in one to four steps."""
+
+    kind: Literal["meanflow"]
+    spans: float = Field(default=0.25, ge=0, le=1)  # share of the samples whose interval has a length
+
+
+ObjectiveConfig = VelocityConfig | BridgeMatchingConfig | MeanFlowConfig
+
+
+class TimesConfig(Strict):
+    """How the times of the samples are distributed."""
+
+    kind: Literal["uniform", "logit-normal"] = "uniform"
+    mean: float = 0.0  # of logit(t); above 0 is nearer to the data
+    std: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _moments(self) -> "TimesConfig":
+        if self.kind == "uniform" and (self.mean, self.std) != (0.0, 1.0):
+            raise ValueError("mean and std belong to kind logit-normal, not to uniform; remove them")
+        return self
+
+
+class LossConfig(Strict):
+    """Weights of the samples' squared errors; those that the pairs carry come on top."""
+
+    time: Literal["uniform", "bridge"] = "uniform"  # bridge: 4 t (1 - t), which tames the velocity of path sb
+    adaptive: float = Field(default=0.0, ge=0, le=1)  # p: divided by (error + 0.001)^p; 0.5 like a pseudo-Huber loss
+
+
 class OptimisationConfig(Strict):
     """Steps of AdamW on the regression loss."""
 
@@ -55,6 +113,7 @@ class OptimisationConfig(Strict):
     warmup: NonNegativeInt = 100  # steps of linear warm-up; constant afterwards
     ema: float = Field(default=0.999, ge=0, lt=1)  # decay of the averaged weights that are evaluated
     clip: PositiveFloat = 1.0  # norm of the gradient
+    label_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of samples whose label is hidden, for guidance
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that have it
     seed: int = Field(default=0, ge=0, lt=2**63)
     log_every: PositiveInt = 50
@@ -79,13 +138,33 @@ class TrainConfig(Strict):
 
     pairs: PairsConfig
     model: ModelConfig = Field(discriminator="kind")
+    path: PathConfig = PathConfig()
+    objective: ObjectiveConfig = Field(default=VelocityConfig(), discriminator="kind")
+    times: TimesConfig = TimesConfig()
+    loss: LossConfig = LossConfig()
     train: OptimisationConfig
     output: RunConfig
     cluster: TrainClusterConfig = TrainClusterConfig()
 
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainConfig":
+        if self.objective.kind == "sf2m" and self.path.kind != "sb":
+            raise ValueError(f"objective.kind=sf2m is of bridges, not of path.kind={self.path.kind}; give path.kind=sb")
+        if self.train.label_dropout and not self.model.conditional:
+            raise ValueError("train.label_dropout drops labels that the model does not see; set model.conditional=true")
+        return self
+
     def determining(self) -> dict[str, Any]:
-        """The part that determines the weights; the pairs enter by their fingerprint, wherever they lie."""
+        """The part that determines the weights; the pairs enter by their fingerprint, wherever they lie.
+
+        What came to the configuration later counts where it is not at its default, so that older runs keep their hash.
+        """
         aside: Any = {"pairs": {"dir"}, "output": True, "cluster": True, "train": {"log_every", "checkpoint_every"}}
+        for key in ("path", "objective", "times", "loss"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                aside[key] = True
+        if not self.train.label_dropout:
+            aside["train"].add("label_dropout")
         return self.model_dump(mode="json", exclude=aside)
 
 
@@ -96,6 +175,9 @@ class EvaluateConfig(Strict):
     euler: tuple[PositiveInt, ...] = (4, 8, 16)
     rtol: PositiveFloat = 1e-5  # of dopri5
     atol: PositiveFloat = 1e-5
+    sde: tuple[PositiveInt, ...] | None = None  # steps of Euler-Maruyama; None: 16 and 64 for [SF]2M, else none
+    jumps: tuple[PositiveInt, ...] = (1, 2, 4)  # steps of MeanFlow models by their average velocity
+    guidance: float = Field(default=1.0, ge=0)  # scale of classifier-free guidance; 1: the label's own velocity
     pca: PositiveInt = 64  # principal directions of the data that the Frechet distance sees
     batch: PositiveInt = 512
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -13,14 +13,16 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from pipeline import noise
 from pipeline.cluster import connect
 from pipeline.config import load
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
 from pipeline.store.format import Index, read_index
-from training import metrics, models, ode
+from training import flow, metrics, objectives, ode, sde
 from training.config import EvaluateConfig, TrainConfig
 from training.directory import RunDirectory, check_pairs, write_json
+from training.flow import Flow
 from training.reference import Reference, read_reference
 from training.state import read_checkpoint
 
@@ -42,7 +44,8 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
         The content of evaluation.json.
 
     Raises:
-        InputError: no such run, a run that is not finished, or pairs that are gone or have changed.
+        InputError: no such run, a run that is not finished, pairs that are gone or have changed, or samples that the
+            model cannot give.
     """
     run = RunDirectory(Path(run_dir).absolute())
     if not run.config.is_file():
@@ -53,6 +56,7 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     trained = load(TrainConfig, run.config)
     pairs = summary["pairs_dir"]
     index = check_pairs(pairs, trained.pairs.fingerprint)
+    flow.check(config, trained, index.method)
     connect()
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     cpus = 1 if gpus else int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
@@ -89,16 +93,17 @@ def measure(
     curvature = sampler.curvature()
     arrays: dict[str, Any] = {"real": real.x1[:SHOWN].numpy()}
     frechet = []
-    for name in [f"euler{steps}" for steps in config.euler] + ["dopri5"]:
-        samples, nfe = sampler.samples(name)
+    for solver, steps in sampler.solvers():
+        samples, nfe = sampler.samples(solver, steps)
         distance = metrics.frechet_distance(data, metrics.Gaussian.fit(principal(samples)))
-        frechet.append({"solver": "dopri5" if name == "dopri5" else "euler", "nfe": nfe, "fd": distance})
-        arrays[name] = samples[:SHOWN].numpy()
+        frechet.append({"solver": solver, "nfe": nfe, "fd": distance})
+        arrays[f"{solver}{steps or ''}"] = samples[:SHOWN].numpy()
     if index.shape == (2,):
         arrays["trajectories"] = sampler.trajectories()
     figures = {
         "samples": config.samples,
         "seed": config.seed,
+        "guidance": config.guidance,
         "features": f"{principal.directions.shape[1]} principal components of {len(real.x1)} flattened data",
         "curvature": metrics.integrate_unit_interval(curvature),
         "curvature_by_t": {
@@ -124,7 +129,8 @@ class Sampler:
         device: torch.device,
     ) -> None:
         self.config, self.device = config, device
-        self.model = models.build(trained.model, index.shape, index.num_classes, seed=0)
+        self.trained, self.null = trained, index.num_classes
+        self.model = objectives.network(trained, index.shape, index.num_classes)
         self.model.load_state_dict(read_checkpoint(checkpoint, device)["ema"])
         self.model.to(device).eval()
         generator = torch.Generator().manual_seed(config.seed)
@@ -134,14 +140,27 @@ class Sampler:
             assert real.label is not None
             self.labels = real.label[torch.randint(len(real.label), (config.samples,), generator=generator)]
 
-    def samples(self, name: str) -> tuple[Float32[Tensor, "n *shape"], float]:
-        """All samples by `euler4`, ... or `dopri5`, and the mean number of function evaluations."""
+    def solvers(self) -> list[tuple[str, int | None]]:
+        """Which solvers, with how many steps; None where a solver chooses."""
+        out: list[tuple[str, int | None]] = []
+        if self.trained.objective.kind == "meanflow":
+            out += [("jump", steps) for steps in self.config.jumps]
+        out += [("euler", steps) for steps in self.config.euler]
+        out += [("sde", steps) for steps in flow.sde_steps(self.config, self.trained)]
+        return [*out, ("dopri5", None)]
+
+    def samples(self, solver: str, steps: int | None) -> tuple[Float32[Tensor, "n *shape"], float]:
+        """All samples by one of `solvers`, and the mean number of function evaluations."""
         parts, evaluations = [], 0
-        for v, x0 in self._batches(self.config.samples):
-            if name == "dopri5":
-                solution = ode.solve_dopri5(v, x0, self.config.rtol, self.config.atol)
+        for rows, bound, x0 in self._batches(self.config.samples):
+            if steps is None:
+                solution = ode.solve_dopri5(bound.velocity, x0, self.config.rtol, self.config.atol)
+            elif solver == "euler":
+                solution = ode.solve_fixed(bound.velocity, x0, solver, steps)
+            elif solver == "jump":
+                solution = bound.jump(x0, steps)
             else:
-                solution = ode.solve_fixed(v, x0, "euler", int(name.removeprefix("euler")))
+                solution = sde.solve_sde(*bound.sde(), x0, steps, partial(self._normals, rows))
             parts.append(solution.end.cpu())
             evaluations += solution.nfe * len(x0)
         return torch.cat(parts), evaluations / self.config.samples
@@ -149,19 +168,27 @@ class Sampler:
     def curvature(self) -> Tensor:
         """Mean over the first CURVATURE_SAMPLES noises, by time."""
         count = min(CURVATURE_SAMPLES, self.config.samples)
-        sums = [metrics.curvature_by_time(v, x0, CURVATURE_STEPS) for v, x0 in self._batches(count)]
+        batches = self._batches(count)
+        sums = [metrics.curvature_by_time(bound.velocity, x0, CURVATURE_STEPS) for _, bound, x0 in batches]
         return torch.stack(sums).sum(0).cpu() / count
 
     def trajectories(self) -> Float32[np.ndarray, "n times 2"]:
         """Where the shown samples run, by dopri5."""
-        v, x0 = next(self._batches(SHOWN))
+        _, bound, x0 = next(self._batches(SHOWN))
         times = torch.linspace(0, 1, CURVATURE_STEPS + 1, device=self.device)
-        states = ode.solve_dopri5(v, x0, self.config.rtol, self.config.atol, times).states
+        states = ode.solve_dopri5(bound.velocity, x0, self.config.rtol, self.config.atol, times).states
         return states.transpose(0, 1).cpu().numpy()
 
-    def _batches(self, count: int) -> Iterator[tuple[ode.Velocity, Float32[Tensor, "b *shape"]]]:
-        """Velocity and noise of batch after batch; a conditional velocity has its batch's labels bound."""
+    def _batches(self, count: int) -> Iterator[tuple[slice, Flow, Float32[Tensor, "b *shape"]]]:
+        """Rows, flow and noise of batch after batch; a conditional flow has its batch's labels bound."""
         for first in range(0, count, self.config.batch):
             rows = slice(first, min(first + self.config.batch, count))
             label = None if self.labels is None else self.labels[rows].to(self.device)
-            yield partial(self.model, label=label), self.noise[rows].to(self.device)
+            bound = Flow(self.model, self.trained, label, self.null, self.config.guidance)
+            yield rows, bound, self.noise[rows].to(self.device)
+
+    def _normals(self, rows: slice, step: int) -> Float32[Tensor, "b *shape"]:
+        """What drives the SDE in one step, the same for a sample however the samples are batched."""
+        first, count = step * self.config.samples + rows.start, rows.stop - rows.start
+        drawn = noise.gaussian(self.config.seed, first, count, self.noise[0].numel(), noise.Stream.PATH)
+        return torch.from_numpy(drawn).view(count, *self.noise.shape[1:]).to(self.device)

@@ -29,16 +29,17 @@ State = dict[str, int]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pairs; `label` where the loader was asked for labels."""
+    """Some pairs; `label` where the loader was asked for labels, `weight` where the pairs have weights."""
 
     x0: Float32[Tensor, "b *shape"]
     x1: Float32[Tensor, "b *shape"]
     label: Int64[Tensor, " b"] | None = None
+    weight: Float32[Tensor, " b"] | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """On another device; asynchronous from pinned memory."""
-        label = None if self.label is None else self.label.to(device, non_blocking=True)
-        return Batch(self.x0.to(device, non_blocking=True), self.x1.to(device, non_blocking=True), label)
+        fields = {name: field for name, field in vars(self).items() if field is not None}
+        return Batch(**{name: field.to(device, non_blocking=True) for name, field in fields.items()})
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class PairLoader:
         self.waited = 0.0  # seconds that `next` has waited for the reading thread
         self._part, self._pin = part, pin
         self._consumed = 0 if state is None else state["epoch"] * self.order.per_lane + state["position"]
-        self._reader = ShardReader(directory, index, ("x0", "x1", "label") if labels else ("x0", "x1"))
+        fields = ("x0", "x1", *(("label",) if labels else ()), *(("weight",) if index.weighted else ()))
+        self._reader = ShardReader(directory, index, fields)
         self._queue: queue.Queue[list[Batch] | BaseException] = queue.Queue(READ_AHEAD)
         self._group: list[Batch] = []  # what is left of the group that was taken from the queue
         self._stop = threading.Event()
@@ -169,9 +171,11 @@ class PairLoader:
             count = max(1, min(room, lanes[0].left // per_lane))
             # New memory for every group, since nobody knows how long a batch is held.
             group = {
-                name: torch.empty(count, rows, *shape, pin_memory=self._pin)
-                if name != "label"
-                else torch.empty(count, rows, dtype=torch.int64, pin_memory=self._pin)
+                name: torch.empty(
+                    (count, rows, *(shape if name in ("x0", "x1") else ())),
+                    dtype=torch.int64 if name == "label" else torch.float32,
+                    pin_memory=self._pin,
+                )
                 for name in self._reader.fields
             }
             arrays, filled = {name: tensor.numpy() for name, tensor in group.items()}, 0

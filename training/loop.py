@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 import torch.distributed
-from jaxtyping import Float32
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from training.config import OptimisationConfig
 from training.loader import PairLoader, Part
-from training.paths import Path
+from training.objectives import Objective
 from training.state import TrainState
 
 
@@ -26,7 +25,7 @@ class LogLine:
     """Means over the steps since the last line."""
 
     step: int
-    loss: float  # squared error per coordinate, over all workers
+    loss: float  # squared error per coordinate before weights, over all workers
     grad_norm: float  # before clipping
     lr: float
     samples_per_s: float  # pairs, over all workers
@@ -38,7 +37,7 @@ def run(
     state: TrainState,
     model: nn.Module,
     loader: PairLoader,
-    path: Path,
+    objective: Objective,
     config: OptimisationConfig,
     part: Part,
     log: Callable[[LogLine], None],
@@ -50,7 +49,7 @@ def run(
         state: advanced in place.
         model: `state.model`, or its wrapper for data parallelism.
         loader: of this worker's part of the batches.
-        path: what is regressed on.
+        objective: what is regressed on.
         config: of the optimisation.
         part: this worker's part of every global batch.
         log: gets a line every `log_every` steps and at the end.
@@ -66,17 +65,15 @@ def run(
     metrics: dict[str, float] = {}
     while state.step < config.steps:
         batch = next(loader).to(device)
-        t = draw_times(config.seed, state.step, part).to(device)
         with autocast:
-            predicted = model(t, path.point(t, batch.x0, batch.x1), batch.label)
-        loss = nn.functional.mse_loss(predicted.float(), path.velocity(t, batch.x0, batch.x1))
+            errors, weights = objective(model, state.model, batch, state.step, part)
         state.optimiser.zero_grad()
-        loss.backward()
+        (errors * weights).mean().backward()
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
         state.optimiser.param_groups[0]["lr"] = config.lr * min(1.0, (state.step + 1) / max(1, config.warmup))
         state.optimiser.step()
         state.ema.update_parameters(state.model)
-        totals += torch.stack([loss.detach(), norm])
+        totals += torch.stack([errors.detach().mean(), norm])
         state.step += 1
 
         end = state.step == config.steps
@@ -102,13 +99,6 @@ def run(
         if end or state.step % config.checkpoint_every == 0:
             state.loader = loader.state()
             save(metrics)
-
-
-def draw_times(seed: int, step: int, part: Part) -> Float32[Tensor, " b"]:
-    """This worker's rows of the global batch's times, uniform on [0, 1); the whole depends on (seed, step) alone."""
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    times = torch.rand(part.batch, generator=torch.Generator().manual_seed(int(state)))
-    return times.chunk(part.world)[part.rank]
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:

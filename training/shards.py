@@ -17,7 +17,7 @@ from pipeline.store.records import Decoder, samples
 from training.order import Stretch
 
 Members = dict[str, bytes]  # of a record, by extension
-Fields = dict[str, np.ndarray]  # "x0" and "x1" [k, *shape] float32, "label" and "data_ids" [k] int64
+Fields = dict[str, np.ndarray]  # "x0", "x1" [k, *shape], "weight" [k] float32, "label", "data_ids" [k] int64
 
 
 class ShardReader:
@@ -26,7 +26,7 @@ class ShardReader:
     Args:
         directory: of the pair store.
         index: what `read_index` returned for it.
-        fields: names of the fields to decode, of x0, x1 and label.
+        fields: names of the fields to decode, of x0, x1, label and weight.
     """
 
     def __init__(self, directory: str | Place, index: Index, fields: Sequence[str]) -> None:

@@ -23,12 +23,11 @@ from pipeline.errors import InputError, JobError
 from pipeline.place import place
 from pipeline.progress import progress, remaining
 from pipeline.store.format import read_index
-from training import directory, loop, models
+from training import directory, loop, objectives
 from training.config import TrainConfig
 from training.directory import RunDirectory
 from training.loader import PairLoader, Part
 from training.logbook import Logbook, newest_metrics, read_metrics
-from training.paths import StraightPath
 from training.state import TrainState
 from training.workers import worker_shape
 
@@ -102,7 +101,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
     index, device, seed = read_index(settings["pairs"]), get_device(), config.train.seed
-    model = models.build(config.model, index.shape, index.num_classes, seed).to(device)
+    model = objectives.network(config, index.shape, index.num_classes).to(device)
     state = TrainState.start(model, config.train)
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as path:
@@ -125,7 +124,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     labels, pin = config.model.conditional, device.type == "cuda"
     with PairLoader(settings["pairs"], index, part, seed, labels, state.loader, pin) as loader:
         writer = log.write if log else lambda line: None
-        loop.run(state, prepare_model(model), loader, StraightPath(), config.train, part, writer, save)
+        objective = objectives.build(config, index.num_classes)
+        loop.run(state, prepare_model(model), loader, objective, config.train, part, writer, save)
     if log:
         log.close()
 

@@ -69,6 +69,7 @@ class Index:
     method: str
     convention: str  # which cost, which eps and which potentials, in words
     shards: tuple[Shard, ...]
+    weighted: bool = False  # every pair has a weight; written only where it is true
     format_version: int = FORMAT_VERSION
 
 
@@ -90,13 +91,16 @@ def pairs_per_record(shape: tuple[int, ...], payload: str) -> int:
 
 def write_index(directory: Place, index: Index) -> None:
     """Write `index.json`; call it when every shard is in place."""
-    write_atomically(directory / "index.json", _to_json(index))
+    tree = dataclasses.asdict(index)
+    if not index.weighted:  # the same bytes as before there were weights
+        del tree["weighted"]
+    write_atomically(directory / "index.json", _to_json(tree))
 
 
 def write_sidecar(directory: Place, sidecar: Sidecar) -> None:
     """Write a shard's sidecar beside it; call it when the tar has its final name."""
     name = str(PurePosixPath(sidecar.shard.name).with_suffix(".json"))
-    write_atomically(directory / "shards" / name, _to_json(sidecar))
+    write_atomically(directory / "shards" / name, _to_json(dataclasses.asdict(sidecar)))
 
 
 def read_index(directory: str | Place) -> Index:
@@ -135,8 +139,8 @@ def read_sidecar(path: Place) -> Sidecar:
         raise InputError(f"{path}: not a shard's sidecar ({_first(error)}); {remedy}") from error
 
 
-def _to_json(value: Any) -> bytes:
-    return (json.dumps(dataclasses.asdict(value), indent=1, sort_keys=True) + "\n").encode()
+def _to_json(tree: dict[str, Any]) -> bytes:
+    return (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _read_json(path: Place) -> tuple[bytes, dict[str, Any]]:

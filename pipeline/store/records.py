@@ -7,9 +7,9 @@ Three payloads hold the same pairs, bit by bit:
     ids     id.npy [k] uint32 alone. x1 and label are looked up in the store's data.npy and labels.npy, a copy of the
             data set
 
-Where the noise rows do not follow each other, row.npy [k] uint64 lists them: in `ids` at most 12 bytes a pair.
-meta.json names the seed, the block and the first noise row; in `full` and `seeded` the data ids as well. The whole
-format, for other programs: docs/pair-format.md.
+Where the noise rows do not follow each other, row.npy [k] uint64 lists them: in `ids` at most 12 bytes a pair. Where
+pairs have weights for training, weight.npy [k] float32 holds them. meta.json names the seed, the block and the first
+noise row; in `full` and `seeded` the data ids as well. The whole format, for other programs: docs/pair-format.md.
 """
 
 import json
@@ -42,6 +42,7 @@ class Record:
         labels: of x1, or None.
         seed: of the noise; None where the source is no noise of ours.
         rows: global source rows of the noise; None likewise.
+        weights: of the pairs in training, or None.
     """
 
     first_row: int
@@ -51,6 +52,7 @@ class Record:
     labels: Int64[np.ndarray, " k"] | None
     seed: int | None
     rows: Int64[np.ndarray, " k"] | None
+    weights: Float32[np.ndarray, " k"] | None = None
 
 
 def encode(record: Record, payload: str, block: int) -> dict[str, bytes]:
@@ -73,6 +75,8 @@ def encode(record: Record, payload: str, block: int) -> dict[str, bytes]:
         assert record.rows is not None, "x0 of another origin has no counter to come back from"
     if record.rows is not None and (np.diff(record.rows) != 1).any():
         fields["row.npy"] = npy.encode(record.rows.astype("<u8"))
+    if record.weights is not None:
+        fields["weight.npy"] = npy.encode(record.weights)
     return {**fields, "meta.json": json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()}
 
 
@@ -88,14 +92,14 @@ class Decoder:
         self.directory, self.index = place(directory), index
 
     def members(self, names: Sequence[str]) -> set[str]:
-        """The tar extensions that hold the named arrays (of x0, x1, label, data_ids, rows)."""
+        """The tar extensions that hold the named arrays (of x0, x1, label, weight, data_ids, rows)."""
         out: set[str] = set()
         for name in names:
             out |= self._sources[name]
         return out
 
     def decode(self, fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The named arrays of one record: x0, x1 [k, ...] float32, label, data_ids and noise rows [k] int64.
+        """The named arrays of one record: x0, x1 [k, ...], weight [k] float32, label, data_ids, noise rows [k] int64.
 
         Args:
             fields: the bytes of each member by extension; other entries, such as webdataset's `__key__`, are ignored.
@@ -125,6 +129,7 @@ class Decoder:
             "x0": {"x0.npy"} if self.index.payload == "full" else rows,
             "x1": ids if looked_up else {"x1.npy"},
             "label": ids if looked_up else {"label.npy"},
+            "weight": {"weight.npy"},
             "data_ids": ids,
             "rows": rows,
         }
@@ -159,6 +164,9 @@ class Decoder:
         if self.index.payload == "ids":
             return self.labels[self._data_ids(fields) % len(self.data)]
         return array(fields, "label.npy", np.int64)
+
+    def _weight(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, " k"]:
+        return array(fields, "weight.npy", np.float32)
 
     def _data_ids(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
         if self.index.payload != "ids":

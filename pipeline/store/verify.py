@@ -120,7 +120,8 @@ def _recorded(path: Place) -> format.Shard | None:
 def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:
     """The data ids of a record's pairs; ValueError or KeyError where it breaks the format."""
     index = decoder.index
-    arrays = decoder.decode(fields, ("x0", "x1", "data_ids") + (("label",) if index.num_classes else ()))
+    optional = (("label",) if index.num_classes else ()) + (("weight",) if index.weighted else ())
+    arrays = decoder.decode(fields, ("x0", "x1", "data_ids", *optional))
     if arrays["data_ids"].min(initial=0) < 0:
         raise ValueError("a data id is negative")
     for name in ("x0", "x1"):
@@ -128,6 +129,8 @@ def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:
             raise ValueError(f"{name} has NaN or Inf")
     if index.num_classes and not ((arrays["label"] >= 0) & (arrays["label"] < index.num_classes)).all():
         raise ValueError(f"a label is not below {index.num_classes}")
+    if index.weighted and not (np.isfinite(arrays["weight"]) & (arrays["weight"] >= 0)).all():
+        raise ValueError("a weight is negative, NaN or Inf")
     return arrays["data_ids"].tolist()
 
 

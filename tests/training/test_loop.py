@@ -3,7 +3,6 @@
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from stores import write_store
@@ -13,9 +12,9 @@ from pipeline.store.format import Index, read_index
 from training import loop, models
 from training.config import MLPConfig, OptimisationConfig
 from training.loader import PairLoader, Part
-from training.loop import LogLine, draw_times
+from training.loop import LogLine
+from training.objectives import Objective
 from training.ode import solve_dopri5
-from training.paths import StraightPath
 from training.state import FILE, TrainState
 
 
@@ -36,7 +35,7 @@ def train(
     part, lines = Part(config.batch, 0, 1, 4), []
     until = config.model_copy(update={"steps": stop or config.steps})
     with PairLoader(store, index, part, config.seed, state=state.loader) as loader:
-        loop.run(state, model, loader, StraightPath(), until, part, lines.append, lambda metrics: None)
+        loop.run(state, model, loader, Objective(config.seed), until, part, lines.append, lambda metrics: None)
     return state, lines
 
 
@@ -108,17 +107,6 @@ def test_log_lines_come_at_the_interval_and_at_the_end(affine: tuple[Path, torch
     assert [line.lr for line in lines] == pytest.approx([0.5e-2, 1e-2, 1e-2])
     assert all(0 <= line.data_wait <= 1 for line in lines)
     assert all(a.seconds < b.seconds for a, b in pairwise(lines))
-
-
-def test_times_are_one_draw_shared_out_among_the_workers() -> None:
-    alone = draw_times(3, 17, Part(24, 0, 1, 4))
-    for world in (2, 3, 8):
-        assert torch.equal(torch.cat([draw_times(3, 17, Part(24, rank, world, 4)) for rank in range(world)]), alone)
-    assert not torch.equal(draw_times(3, 18, Part(24, 0, 1, 4)), alone)
-    many = torch.cat([draw_times(0, step, Part(1000, 0, 1, 8)) for step in range(20)]).double().numpy()
-    assert np.abs(np.sort(many) - (np.arange(20000) + 0.5) / 20000).max() < 1.95 / np.sqrt(
-        20000
-    )  # Kolmogorov, p < .001
 
 
 def test_a_diverging_loss_ends_the_run_with_the_remedy(affine: tuple[Path, torch.Tensor, torch.Tensor]) -> None:

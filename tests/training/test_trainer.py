@@ -16,10 +16,12 @@ from stores import write_store
 
 from pipeline.config import load, validate
 from pipeline.errors import InputError
+from training import loop, objectives
 from training.config import EvaluateConfig, TrainClusterConfig, TrainConfig
 from training.evaluate import evaluate
+from training.loader import PairLoader, Part
 from training.logbook import read_metrics
-from training.state import FILE
+from training.state import FILE, TrainState
 from training.trainer import train
 from training.workers import WorkerShape, worker_shape
 
@@ -190,3 +192,30 @@ def test_workers_share_the_cores_and_too_many_are_refused() -> None:
 def test_evaluating_what_is_no_finished_run_is_refused(store: Path) -> None:
     with pytest.raises(InputError, match="not a training run"):
         evaluate(store, EvaluateConfig())
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_sf2m_with_guidance_trains_on_two_workers_as_on_one_and_is_sampled(tmp_path: Path) -> None:
+    """Noise, times and hidden labels follow from (seed, step) over the global batch."""
+    x0 = np.random.default_rng(0).normal(size=(600, 2)).astype(np.float32)
+    index = write_store(tmp_path / "store", x0, 2 * x0, labels=np.arange(600) % 3)
+    plain = config(tmp_path / "store", "run", workers=2, steps=30).model_dump(mode="json")
+    plain["model"]["conditional"], plain["train"]["label_dropout"] = True, 0.2
+    plain |= {"path": {"kind": "sb", "sigma": 0.5}, "objective": {"kind": "sf2m"}, "loss": {"time": "bridge"}}
+    settings = validate(TrainConfig, plain)
+    train(settings)
+
+    state = TrainState.start(objectives.network(settings, (2,), 3), settings.train)
+    lines, part = list[loop.LogLine](), Part(64, 0, 1, 8)
+    with PairLoader(tmp_path / "store", index, part, 0, labels=True) as loader:
+        objective = objectives.build(settings, 3)
+        loop.run(state, state.model, loader, objective, settings.train, part, lines.append, lambda metrics: None)
+    ours = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    np.testing.assert_allclose(ours, [line.loss for line in lines], rtol=1e-4)
+    for key, value in weights(tmp_path / "run").items():
+        torch.testing.assert_close(value, state.ema.module.state_dict()[key], rtol=1e-3, atol=1e-5)
+
+    asked = EvaluateConfig(samples=64, euler=(2,), sde=(4,), guidance=2.0)
+    report = evaluate(tmp_path / "run", asked)
+    assert [(row["solver"], row["nfe"]) for row in report["frechet"][:2]] == [("euler", 2), ("sde", 4)]
+    assert report["guidance"] == 2.0

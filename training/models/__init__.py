@@ -1,6 +1,7 @@
-"""Velocity models, all called as `model(t, x, label)`.
+"""Velocity models, all called as `model(t, x, label, until)`.
 
-t [b] in [0, 1], x [b, *shape], label [b] int64 or None -> velocity [b, *shape].
+t [b] in [0, 1], x [b, *shape], label [b] int64 or None -> velocity [b, *shape]. Models built with `spans` also take
+`until` [b] in [t, 1], and answer with the average velocity from t to there.
 """
 
 import math
@@ -46,7 +47,9 @@ def check(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> None
         )
 
 
-def build(config: ModelConfig, shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
+def build(
+    config: ModelConfig, shape: tuple[int, ...], num_classes: int, seed: int, spans: bool = False, null: bool = False
+) -> nn.Module:
     """The untrained model, initialised from `seed` alone.
 
     Args:
@@ -54,20 +57,22 @@ def build(config: ModelConfig, shape: tuple[int, ...], num_classes: int, seed: i
         shape: of one datum; [C, H, W] for images.
         num_classes: 0 where the pairs carry no labels.
         seed: of the weights; the global generator is left as it was.
+        spans: whether the model answers for intervals.
+        null: whether a conditional model knows one label more, `num_classes`, for samples without theirs.
     """
     check(config, shape, num_classes)
-    classes = num_classes if config.conditional else 0
+    classes = num_classes + null if config.conditional else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(config, MLPConfig):
             from training.models.mlp import MLP
 
-            return MLP(math.prod(shape), config.width, config.depth, classes)
+            return MLP(math.prod(shape), config.width, config.depth, classes, spans)
         if isinstance(config, UNetConfig):
             from training.models.unet import UNet
 
-            return UNet(shape, config.channels, config.layers, classes)
+            return UNet(shape, config.channels, config.layers, classes, spans)
         assert isinstance(config, DiTConfig)
         from training.models.dit import DiT
 
-        return DiT(shape, config.patch, config.width, config.depth, config.heads, classes)
+        return DiT(shape, config.patch, config.width, config.depth, config.heads, classes, spans)

@@ -54,15 +54,23 @@ class DiT(nn.Module):
         depth: transformer layers.
         heads: of the attention.
         num_classes: 0 for an unconditional model.
+        spans: whether it answers for intervals.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], patch: int, width: int, depth: int, heads: int, num_classes: int
+        self,
+        shape: tuple[int, ...],
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int,
+        num_classes: int,
+        spans: bool = False,
     ) -> None:
         super().__init__()
         channels, height, wide = shape
         self.grid = (height // patch, wide // patch)
-        self.conditioning = Conditioning(width, num_classes)
+        self.conditioning = Conditioning(width, num_classes, spans)
         self.enter = nn.Conv2d(channels, width, patch, patch)
         self.position = nn.Parameter(0.02 * torch.randn(1, self.grid[0] * self.grid[1], width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
@@ -72,10 +80,14 @@ class DiT(nn.Module):
         self.pixels = nn.PixelShuffle(patch)
 
     def forward(
-        self, t: Float[Tensor, " b"], x: Float[Tensor, "b c h w"], label: Int64[Tensor, " b"] | None = None
+        self,
+        t: Float[Tensor, " b"],
+        x: Float[Tensor, "b c h w"],
+        label: Int64[Tensor, " b"] | None = None,
+        until: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Velocity at (t, x)."""
-        condition = silu(self.conditioning(t, label))
+        condition = silu(self.conditioning(t, label, until))
         h = self.enter(x).flatten(2).transpose(1, 2) + self.position
         for block in self.blocks:
             h = block(h, condition)

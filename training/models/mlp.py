@@ -30,20 +30,25 @@ class MLP(nn.Module):
         width: of the hidden layers.
         depth: residual blocks.
         num_classes: 0 for an unconditional model.
+        spans: whether it answers for intervals.
     """
 
-    def __init__(self, dim: int, width: int, depth: int, num_classes: int) -> None:
+    def __init__(self, dim: int, width: int, depth: int, num_classes: int, spans: bool = False) -> None:
         super().__init__()
-        self.conditioning = Conditioning(width, num_classes)
+        self.conditioning = Conditioning(width, num_classes, spans)
         self.enter = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.leave = nn.Linear(width, dim)
 
     def forward(
-        self, t: Float[Tensor, " b"], x: Float[Tensor, "b *shape"], label: Int64[Tensor, " b"] | None = None
+        self,
+        t: Float[Tensor, " b"],
+        x: Float[Tensor, "b *shape"],
+        label: Int64[Tensor, " b"] | None = None,
+        until: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b *shape"]:
         """Velocity at (t, x)."""
-        condition = nn.functional.silu(self.conditioning(t, label))
+        condition = nn.functional.silu(self.conditioning(t, label, until))
         h = self.enter(torch.flatten(x, 1))
         for block in self.blocks:
             h = block(h, condition)

@@ -4,8 +4,11 @@ from diffusers import UNet2DModel
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from training.models.conditioning import Conditioning
+
 # UNet2DModel embeds the integer time steps of a diffusion, 0 to 1000; its sinusoids hardly move over [0, 1].
 TIME_SCALE = 1000.0
+SPAN_TIME_SCALE = 3.0  # where its time derivative is trained on, which those sinusoids would drown in jitter
 
 
 class UNet(nn.Module):
@@ -16,10 +19,16 @@ class UNet(nn.Module):
         channels: at each resolution, finest first; multiples of 8.
         layers: ResNet blocks at each resolution.
         num_classes: 0 for an unconditional model.
+        spans: whether it answers for intervals.
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: tuple[int, ...], layers: int, num_classes: int) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], channels: tuple[int, ...], layers: int, num_classes: int, spans: bool = False
+    ) -> None:
         super().__init__()
+        # UNet2DModel knows time and class alone. A vector of our own may take the place of the class's.
+        self.conditioning = Conditioning(4 * channels[0], num_classes, spans) if spans else None
+        self.time_scale = SPAN_TIME_SCALE if spans else TIME_SCALE
         coarser = len(channels) - 1
         self.unet = UNet2DModel(
             sample_size=(shape[1], shape[2]),
@@ -30,11 +39,21 @@ class UNet(nn.Module):
             up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * coarser,
             layers_per_block=layers,
             norm_num_groups=8,
+            class_embed_type="identity" if spans else None,
             num_class_embeds=num_classes or None,
         )
+        if spans:  # forward mode views a norm's input, which attention hands in transposed
+            for module in self.modules():
+                if isinstance(module, nn.GroupNorm):
+                    module.register_forward_pre_hook(lambda _, inputs: tuple(x.contiguous() for x in inputs))
 
     def forward(
-        self, t: Float[Tensor, " b"], x: Float[Tensor, "b c h w"], label: Int64[Tensor, " b"] | None = None
+        self,
+        t: Float[Tensor, " b"],
+        x: Float[Tensor, "b c h w"],
+        label: Int64[Tensor, " b"] | None = None,
+        until: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Velocity at (t, x)."""
-        return self.unet(x, TIME_SCALE * t, class_labels=label, return_dict=False)[0]  # type: ignore[operator]
+        classes = label if self.conditioning is None else self.conditioning(t, label, until)
+        return self.unet(x, self.time_scale * t, class_labels=classes, return_dict=False)[0]  # type: ignore[operator]

@@ -169,7 +169,8 @@ def _samples(place: int, run: Run) -> dict[str, Any] | None:
             drawn = images.tiles(shown, 8, reach=1.0)
         else:
             drawn = images.strips(shown, images.strip_reach(real))
-        grids.append((solver.replace("euler", "Euler "), drawn))
+        name = solver.rstrip("0123456789")
+        grids.append((solver.replace(name, f"{verdict.STEPPED[name]} ") if name in verdict.STEPPED else solver, drawn))
     return {
         "run": run,
         "place": place,

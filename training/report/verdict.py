@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from training.report.runs import Evaluation, Run
 
+STEPPED = {"euler": "Euler", "sde": "SDE", "jump": "MeanFlow"}  # solvers that are told how many steps to take
 OPTIMAL_TRANSPORT = frozenset({"exact", "sinkhorn", "semidiscrete"})
 
 
@@ -35,8 +36,8 @@ def scores(runs: list[Run]) -> list[Score]:
     if not any(evaluations):
         return []
     curvature = Score("Curvature", [e.curvature if e else None for e in evaluations], [None] * len(runs))
-    # Euler's step count is part of the method; dopri5 chooses its own, so its column holds whatever it took.
-    solvers = {(f.solver, f.nfe if f.solver == "euler" else None) for e in evaluations if e for f in e.frechet}
+    # A told step count is part of the method; dopri5 chooses its own, so its column holds whatever it took.
+    solvers = {(f.solver, f.nfe if f.solver in STEPPED else None) for e in evaluations if e for f in e.frechet}
     return [curvature, *(_frechet(evaluations, *solver) for solver in sorted(solvers, key=_few_steps_first))]
 
 
@@ -50,7 +51,7 @@ def _frechet(evaluations: list[Evaluation | None], solver: str, nfe: float | Non
         next((f for f in e.frechet if f.solver == solver and nfe in (None, f.nfe)), None) if e else None
         for e in evaluations
     ]
-    name = f"Euler\N{NO-BREAK SPACE}{nfe:g}" if solver == "euler" else solver
+    name = solver if nfe is None else f"{STEPPED[solver]}\N{NO-BREAK SPACE}{nfe:g}"
     values, counts = [f.fd if f else None for f in found], [f.nfe if f and nfe is None else None for f in found]
     return Score(name, values, counts)
 

@@ -1,0 +1,158 @@
+"""Objectives as plain formulas: errors, weights and dropped labels, the same over any number of workers."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import validate
+from pipeline.errors import InputError
+from training.config import LossConfig, TrainConfig
+from training.draws import Purpose, normals, uniforms
+from training.loader import Batch, Part
+from training.objectives import MeanFlow, Objective, VelocityAndScore, build, network
+from training.paths import Bridge, Straight
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "i-cfm": {"path": {"sigma": 0.1}, "times": {"kind": "logit-normal"}, "loss": {"adaptive": 0.5}},
+    "fm": {"path": {"kind": "fm"}},
+    "vp": {"path": {"kind": "vp"}},
+    "sb": {"path": {"kind": "sb", "sigma": 0.5}, "loss": {"time": "bridge"}},
+    "sf2m": {"path": {"kind": "sb", "sigma": 0.5}, "objective": {"kind": "sf2m"}},
+    "meanflow": {"objective": {"kind": "meanflow"}, "loss": {"adaptive": 1.0}},
+}
+
+
+def config(**changes: Any) -> TrainConfig:
+    plain = {
+        "pairs": {"dir": "pairs"},
+        "model": {"kind": "mlp", "width": 16, "depth": 1, "conditional": True},
+        "train": {"steps": 10, "label_dropout": 0.3, "seed": 7},
+        "output": {"dir": "run"},
+    }
+    for key, value in changes.items():
+        plain[key] = {**plain.get(key, {}), **value}
+    return validate(TrainConfig, plain)
+
+
+def batch(n: int, d: int = 3, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    x0, x1 = torch.randn(2, n, d, generator=generator)
+    return Batch(x0, x1, torch.randint(4, (n,), generator=generator), torch.rand(n, generator=generator))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_errors_and_weights_do_not_depend_on_the_number_of_workers(name: str) -> None:
+    settings = config(**OBJECTIVES[name])
+    objective, model, whole = build(settings, 4), network(settings, (3,), 4), batch(24)
+    alone = objective(model, model, whole, 5, Part(24, 0, 1, 4))
+    for world in (2, 3):
+        parts = []
+        for rank in range(world):
+            rows = slice(rank * 24 // world, (rank + 1) * 24 // world)
+            mine = Batch(**{key: value[rows] for key, value in vars(whole).items()})
+            parts.append(objective(model, model, mine, 5, Part(24, rank, world, 4)))
+        for ours, theirs in zip(zip(*parts, strict=True), alone, strict=True):
+            torch.testing.assert_close(torch.cat(ours), theirs, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(objective(model, model, whole, 6, Part(24, 0, 1, 4))[0], alone[0])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_weight_learns(name: str) -> None:
+    """Also the labels' vectors, and that of the hidden ones."""
+    settings = config(**OBJECTIVES[name], train={"label_dropout": 0.5})
+    objective, model = build(settings, 4), network(settings, (3,), 4)
+    errors, weights = objective(model, model, batch(64), 0, Part(64, 0, 1, 8))
+    (errors * weights).mean().backward()
+    assert [key for key, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+class Zero(nn.Module):
+    """Answers 0, so that the error is the target's square."""
+
+    def forward(self, t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def test_weights_are_those_of_time_error_and_pairs_multiplied() -> None:
+    part, pairs = Part(16, 0, 1, 8), batch(16)
+    errors, weights = Objective(1, Straight(), loss=LossConfig(time="bridge", adaptive=0.5))(
+        Zero(), Zero(), pairs, 2, part
+    )
+    t = uniforms(1, 2, part, Purpose.TIMES)
+    truth = ((pairs.x1 - pairs.x0) ** 2).mean(1)
+    torch.testing.assert_close(errors, truth)
+    assert pairs.weight is not None
+    torch.testing.assert_close(weights, pairs.weight * 4 * t * (1 - t) / (truth + 1e-3).sqrt())
+
+
+def test_sf2m_weighs_its_score_by_the_papers_lambda() -> None:
+    """lambda = 2 sqrt(t (1 - t)) / sigma on r = sigma^2/2 score: with r the true score of the pair the error is 0."""
+    sigma, part, pairs = 0.5, Part(16, 0, 1, 8), batch(16)
+    objective = build(config(**OBJECTIVES["sf2m"], train={"label_dropout": 0.0}), 4)
+    t = 1e-3 + (1 - 2e-3) * uniforms(7, 2, part, Purpose.TIMES)
+    column, z = t[:, None], normals(7, 2, part, (3,))
+    mean = (1 - column) * pairs.x0 + column * pairs.x1
+
+    class True_(nn.Module):
+        def forward(self, t: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
+            return sigma**2 / 2 * (mean - x) / (sigma**2 * column * (1 - column))
+
+    nets = VelocityAndScore(Zero(), True_())
+    errors, _ = objective(nets, nets, pairs, 2, part)
+    velocity = Bridge(sigma).velocity(t, pairs.x0, pairs.x1, z)
+    torch.testing.assert_close(errors, (velocity**2).mean(1), rtol=1e-3, atol=1e-3)
+    errors, _ = objective(nets := VelocityAndScore(Zero(), Zero()), nets, pairs, 2, part)
+    torch.testing.assert_close(errors, (velocity**2 + z**2).mean(1), rtol=1e-3, atol=1e-3)
+
+
+def test_the_asked_share_of_labels_is_hidden() -> None:
+    """The model answers with its label, so that the error tells it."""
+
+    class Label(nn.Module):
+        def forward(self, t: Tensor, x: Tensor, label: Tensor) -> Tensor:
+            return label[:, None].expand_as(x).float()
+
+    zeros = torch.zeros(8000, 1)
+    pairs = Batch(zeros, zeros, torch.arange(8000) % 4)
+    errors, _ = Objective(0, label_dropout=0.2, num_classes=4)(Label(), Label(), pairs, 0, Part(8000, 0, 1, 8))
+    seen = errors.sqrt().round().long()
+    assert torch.equal(seen[seen != 4], pairs.label[seen != 4])
+    assert (seen == 4).float().mean().item() == pytest.approx(0.2, abs=0.015)
+
+
+def test_intervals_are_ordered_and_their_share_has_a_length() -> None:
+    drawn = MeanFlow(0, spans=0.25).instants(lambda purpose: uniforms(0, 3, Part(8000, 0, 1, 8), purpose))
+    assert drawn[1] is not None
+    length = drawn[1] - drawn[0]
+    assert (length >= 0).all()
+    assert (length > 0).float().mean().item() == pytest.approx(0.25, abs=0.015)
+    assert length[length > 0].mean().item() == pytest.approx(1 / 3, abs=0.02)  # of two uniform points
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"path": {"kind": "sb"}}, "path: kind sb is a bridge of diffusion sigma, which is 0; give sigma, or kind cfm"),
+        ({"path": {"kind": "fm", "sigma": 1.0}}, "path: sigma=1.0: kind fm narrows from 1 to sigma; give one below 1"),
+        ({"objective": {"kind": "sf2m"}}, "objective.kind=sf2m is of bridges, not of path.kind=cfm; give path.kind=sb"),
+        ({"model": {"conditional": False}}, "train.label_dropout drops labels that the model does not see"),
+        ({"times": {"mean": 1.0}}, "times: mean and std belong to kind logit-normal, not to uniform; remove them"),
+        ({"path": {"kind": "ot"}}, "path.kind='ot'"),
+        ({"objective": {"kind": "meanflow", "spans": 2}}, "objective.spans=2: input should be less than or equal to 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        config(**changes)
+    assert sentence in str(error.value)
+
+
+def test_older_configurations_keep_their_hash() -> None:
+    """What determined the weights before the family came is all that does where it is not used."""
+    plain = config(train={"label_dropout": 0.0}).determining()
+    assert sorted(plain) == ["model", "pairs", "train"]
+    assert "label_dropout" not in plain["train"]
+    assert sorted(config(**OBJECTIVES["sf2m"]).determining()) == ["model", "objective", "pairs", "path", "train"]
