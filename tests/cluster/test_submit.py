@@ -68,7 +68,7 @@ def test_stopped_in_the_middle_and_submitted_again_it_ends_in_the_same_bytes(hea
     gate, out = tmp_path / "gate", tmp_path / "pairs"
     (head.root / "gated.py").write_text(
         COST.format(gate=str(gate))
-    )  # where commands run: the cluster has it by shipping
+    )  # beside the commands; the cluster has it by shipping
     gate.touch()
     small = ["coupling.n=512", "coupling.rel_eps=0.1", "coupling.cost=gated:gated", "output.pairs=16384"]
     command = ["submit", "couple", COUPLE, f"output.dir={out}", *small]
