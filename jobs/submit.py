@@ -11,8 +11,10 @@ Address = Annotated[
 
 
 def submit(
-    command: Annotated[Literal["couple", "plan", "train", "evaluate"], typer.Argument(help="what to run there")],
-    config: Annotated[str, typer.Argument(help="YAML config on this machine; of evaluate, the run on the cluster")],
+    command: Annotated[
+        Literal["couple", "plan", "verify", "train", "evaluate"], typer.Argument(help="what to run there")
+    ],
+    config: Annotated[str, typer.Argument(help="YAML config, here; of evaluate and verify, the directory, there")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in output.dir=/shared/out")] = None,
     address: Address = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="return once it is submitted")] = False,

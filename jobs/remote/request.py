@@ -9,7 +9,7 @@ from pipeline.config import CoupleConfig, Strict, from_overrides, load
 from pipeline.errors import InputError
 from training.config import EvaluateConfig, TrainConfig
 
-Command = Literal["couple", "plan", "train", "evaluate"]
+Command = Literal["couple", "plan", "verify", "train", "evaluate"]
 
 CONFIGS: dict[str, type[Strict]] = {"couple": CoupleConfig, "plan": CoupleConfig, "train": TrainConfig}
 PLACES = ("dir", "path", "table")  # the keys of a config that say where something lies
@@ -22,8 +22,8 @@ class Request:
 
     Attributes:
         command: one of flowpairs' own.
-        config: the resolved config, which is shipped; of `evaluate`, which takes none, None.
-        arguments: what stands behind the command's config on the command line.
+        config: the resolved config, which is shipped; None of a command that takes a directory instead.
+        arguments: the rest of the command line.
         subject: what the job is about: the directory or URL that it writes to, or the config that it plans.
         output: that directory or URL; None of a job that writes none.
     """
@@ -40,18 +40,20 @@ def request(command: Command, subject: str, overrides: list[str] | None) -> Requ
 
     Args:
         command: what is to be run.
-        subject: the YAML config, on this machine; of `evaluate`, the directory of the run, on the cluster.
-        overrides: `key.sub=value`.
+        subject: the YAML config, on this machine; of `evaluate` and `verify`, the directory on the cluster.
+        overrides: `key.sub=value`; of `verify`, its options.
 
     Raises:
         InputError: what the command itself would say of the config, or a relative path: it would lie in the job's
             working directory, which holds the code alone and is thrown away.
     """
-    if command == "evaluate":
-        _refuse_relative("run ", subject)
-        from_overrides(EvaluateConfig, overrides)
-        run = subject.rstrip("/")
-        return Request(command, None, [run, *(overrides or [])], run, run)
+    if command in ("evaluate", "verify"):
+        _refuse_relative("", subject)
+        if command == "evaluate":
+            from_overrides(EvaluateConfig, overrides)
+        directory = subject.rstrip("/")
+        output = directory if command == "evaluate" else None
+        return Request(command, None, [directory, *(overrides or [])], directory, output)
     config = load(CONFIGS[command], subject, overrides)
     tree = config.model_dump(mode="json")
     for key, value in _leaves(tree):

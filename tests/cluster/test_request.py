@@ -1,6 +1,7 @@
 """What a submission checks and ships, without a cluster."""
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -27,7 +28,7 @@ COUPLE, TRAIN = str(CONFIGS / "couple.yaml"), str(CONFIGS / "train.yaml")
         ("couple", ["output.dir=/shared/out", "data.path=train.npz"], "data.path='train.npz': relative"),
         ("train", ["output.dir=/shared/run"], "pairs.dir='out/digits': relative"),
         ("train", ["pairs.dir=/shared/out"], "output.dir='runs/digits': relative"),
-        ("evaluate", [], "run 'runs/digits': relative"),
+        ("evaluate", [], "'runs/digits': relative"),
         ("couple", ["coupling.n=x"], "coupling.n='x'"),
     ],
 )
@@ -45,6 +46,18 @@ def test_a_relative_output_is_refused_before_a_cluster_is_looked_for():
     )
     assert out.returncode == 2
     assert out.stderr.startswith("error: output.dir='out/digits': relative")
+
+
+def test_a_command_that_runs_here_says_that_a_dashboard_takes_jobs_only(tmp_path):
+    out = subprocess.run(
+        [sys.executable, "-m", "jobs.couple", COUPLE, f"output.dir={tmp_path / 'pairs'}"],
+        env=os.environ | {"RAY_ADDRESS": "http://127.0.0.1:8265"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert out.returncode == 2
+    assert out.stderr.startswith("error: RAY_ADDRESS='http://127.0.0.1:8265': takes jobs only; use `flowpairs submit`")
 
 
 def test_urls_and_embedded_data_are_no_relative_paths():

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.format import read_index
+from pipeline import data, features, resume
+from pipeline.config import CoupleConfig, load
+from pipeline.couple import check_sizes, couple
+from pipeline.coupler import Coupler
 
 pytestmark = pytest.mark.slow
 
@@ -30,41 +33,31 @@ def gated(x, y):
 """
 
 
-@pytest.fixture(scope="module")
-def pairs(head, tmp_path_factory) -> Path:
-    """Pairs coupled by packages that lie as in site-packages, with neither clone nor configs beside them."""
-    root = tmp_path_factory.mktemp("installed")
+def test_training_runs_there_from_an_installed_package(head, tmp_path, local_ray):
+    """The code lies as in site-packages, with neither clone nor configs beside it."""
+    couple(load(CoupleConfig, COUPLE, [f"output.dir={tmp_path / 'pairs'}", *SMALL]))
     for package in ("jobs", "pipeline", "training"):
-        shutil.copytree(PROJECT / package, root / "site" / package)
-    job = head.flowpairs("submit", "couple", COUPLE, f"output.dir={root / 'pairs'}", *SMALL, code=root / "site")
-    assert job.returncode == 0, job.stdout
-    return root / "pairs"
-
-
-def test_a_coupling_job_writes_a_complete_pair_store(pairs):
-    index = read_index(pairs)
-    assert (index.pairs, index.shape, index.num_classes) == (512, (1, 8, 8), 10)
-    assert all((pairs / "shards" / shard.name).stat().st_size == shard.bytes for shard in index.shards)
-
-
-def test_training_runs_there_too(head, pairs, tmp_path):
+        shutil.copytree(PROJECT / package, tmp_path / "site" / package)
+    command = ["submit", "train", TRAIN, f"pairs.dir={tmp_path / 'pairs'}", f"output.dir={tmp_path / 'run'}"]
     small = ["train.steps=20", "train.batch=64", "train.warmup=5", "cluster.workers=1"]
-    job = head.flowpairs("submit", "train", TRAIN, f"pairs.dir={pairs}", f"output.dir={tmp_path / 'run'}", *small)
+    job = head.flowpairs(*command, *small, code=tmp_path / "site")
     assert job.returncode == 0, job.stdout
     assert json.loads((tmp_path / "run" / "train.json").read_bytes())["steps"] == 20
 
 
-def test_the_exit_status_is_the_jobs(head, tmp_path):
+def test_the_exit_status_is_the_commands(head, tmp_path, local_ray):
     absent = head.flowpairs("submit", "evaluate", str(tmp_path / "absent"))
     assert absent.returncode == 2
     assert "not a training run" in absent.stdout
-    broad = [f"output.dir={tmp_path / 'pairs'}", *SMALL, "coupling.rel_eps=0.01", "coupling.max_passes=1"]
-    unconverged = head.flowpairs("submit", "couple", COUPLE, *broad)
-    assert unconverged.returncode == 1
-    assert "failed: block" in unconverged.stdout
+    couple(load(CoupleConfig, COUPLE, [f"output.dir={tmp_path / 'pairs'}", *SMALL]))
+    [shard] = (tmp_path / "pairs" / "shards").glob("*.tar")
+    shard.write_bytes(bytes(shard.stat().st_size))
+    damaged = head.flowpairs("submit", "verify", str(tmp_path / "pairs"))
+    assert damaged.returncode == 1
+    assert shard.name in damaged.stdout
 
 
-def test_stopped_in_the_middle_and_submitted_again_it_ends_in_the_same_bytes(head, tmp_path):
+def test_stopped_in_the_middle_and_submitted_again_it_ends_in_the_same_bytes(head, tmp_path, monkeypatch):
     gate, out = tmp_path / "gate", tmp_path / "pairs"
     (head.root / "gated.py").write_text(
         COST.format(gate=str(gate))
@@ -104,11 +97,25 @@ def test_stopped_in_the_middle_and_submitted_again_it_ends_in_the_same_bytes(hea
         assert [job["id"] for job in listed] == [first, second]
         assert [(job["command"], job["status"]) for job in listed] == [("couple", "STOPPED"), ("couple", "SUCCEEDED")]
 
-        undisturbed = head.flowpairs(*command[1:3], f"output.dir={tmp_path / 'whole'}", *small, RAY_ADDRESS=head.gcs)
-        assert undisturbed.returncode == 0, undisturbed.stdout
-    shards = sorted((tmp_path / "whole" / "shards").glob("*.tar"))
-    assert shards
-    assert {s.name: s.read_bytes() for s in shards} == {s.name: s.read_bytes() for s in out.glob("shards/*.tar")}
+    monkeypatch.syspath_prepend(str(head.root))
+    whole = undisturbed(load(CoupleConfig, COUPLE, [f"output.dir={tmp_path / 'whole'}", *small]))
+    shards = {path.name: path.read_bytes() for path in out.glob("shards/*.tar")}
+    assert len(shards) == 32
+    assert {path.name: path.read_bytes() for path in whole.glob("shards/*.tar")} == shards
+
+
+def undisturbed(config: CoupleConfig) -> Path:
+    """The same pairs, block after block in this process."""
+    directory = Path(config.output.dir)
+    target = data.read(config.data, data.check(config.data))
+    resume.prepare(config, directory, target)
+    blocks = check_sizes(config, len(target.x), None)
+    fitted = features.fit(target.x, None, flips=False)
+    of_data = fitted.of_data(target.x, flips=False)
+    coupler = Coupler(config, directory, blocks, fitted, target.x, target.labels, of_data, threads=2)
+    for block in range(blocks.count):
+        coupler.write(coupler.solve(block))
+    return directory
 
 
 def test_without_the_token_nothing_is_submitted(head, tmp_path):
