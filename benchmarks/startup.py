@@ -78,7 +78,7 @@ def main() -> None:
         medians = [statistics.median(column) for column in zip(*runs, strict=True)]
         print(f"{pairs:9,d}  " + "".join(f"{value:9.2f}" for value in medians) + f"  {share:8.2f}  {note}", flush=True)
 
-    for pairs in (65_536, 262_144, 1_048_576):
+    for pairs in (65_536, 131_072, 262_144):
         line(pairs)
     context = ray.init(address="local", include_dashboard=False, log_to_driver=False)
     line(65_536, "joins Ray", RAY_ADDRESS=context.address_info["gcs_address"])

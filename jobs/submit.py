@@ -10,10 +10,11 @@ Address = Annotated[
 ]
 
 
+Command = Literal["couple", "plan", "verify", "train", "evaluate"]
+
+
 def submit(
-    command: Annotated[
-        Literal["couple", "plan", "verify", "train", "evaluate"], typer.Argument(help="what to run there")
-    ],
+    command: Annotated[Command, typer.Argument(help="what to run there")],
     config: Annotated[str, typer.Argument(help="YAML config, here; of evaluate and verify, the directory, there")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in output.dir=/shared/out")] = None,
     address: Address = None,

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from jobs.submit import Command
 from pipeline.config import CoupleConfig, Strict, from_overrides, load
 from pipeline.errors import InputError
 from training.config import EvaluateConfig, TrainConfig
-
-Command = Literal["couple", "plan", "verify", "train", "evaluate"]
 
 CONFIGS: dict[str, type[Strict]] = {"couple": CoupleConfig, "plan": CoupleConfig, "train": TrainConfig}
 PLACES = ("dir", "path", "table")  # the keys of a config that say where something lies

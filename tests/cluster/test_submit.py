@@ -19,7 +19,6 @@ pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).resolve().parents[2]
 COUPLE = str(PROJECT / "configs" / "digits" / "couple.yaml")
 TRAIN = str(PROJECT / "configs" / "digits" / "train.yaml")
-SMALL = ["coupling.n=256", "coupling.rel_eps=0.3", "output.pairs=512"]
 # Its gate makes a job last until the test has seen it in the middle; it changes no bit.
 COST = """
 import time
@@ -33,26 +32,33 @@ def gated(x, y):
 """
 
 
-def test_training_runs_there_from_an_installed_package(head, tmp_path, local_ray):
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory, local_ray) -> Path:
+    directory = tmp_path_factory.mktemp("store") / "pairs"
+    small = ["coupling.n=256", "coupling.rel_eps=0.3", "output.pairs=256"]
+    couple(load(CoupleConfig, COUPLE, [f"output.dir={directory}", *small]))
+    return directory
+
+
+def test_training_runs_there_from_an_installed_package(head, pairs, tmp_path):
     """The code lies as in site-packages, with neither clone nor configs beside it."""
-    couple(load(CoupleConfig, COUPLE, [f"output.dir={tmp_path / 'pairs'}", *SMALL]))
     for package in ("jobs", "pipeline", "training"):
         shutil.copytree(PROJECT / package, tmp_path / "site" / package)
-    command = ["submit", "train", TRAIN, f"pairs.dir={tmp_path / 'pairs'}", f"output.dir={tmp_path / 'run'}"]
+    command = ["submit", "train", TRAIN, f"pairs.dir={pairs}", f"output.dir={tmp_path / 'run'}"]
     small = ["train.steps=20", "train.batch=64", "train.warmup=5", "cluster.workers=1"]
     job = head.flowpairs(*command, *small, code=tmp_path / "site")
     assert job.returncode == 0, job.stdout
     assert json.loads((tmp_path / "run" / "train.json").read_bytes())["steps"] == 20
 
 
-def test_the_exit_status_is_the_commands(head, tmp_path, local_ray):
+def test_the_exit_status_is_the_commands(head, pairs, tmp_path):
     absent = head.flowpairs("submit", "evaluate", str(tmp_path / "absent"))
     assert absent.returncode == 2
     assert "not a training run" in absent.stdout
-    couple(load(CoupleConfig, COUPLE, [f"output.dir={tmp_path / 'pairs'}", *SMALL]))
-    [shard] = (tmp_path / "pairs" / "shards").glob("*.tar")
-    shard.write_bytes(bytes(shard.stat().st_size))
-    damaged = head.flowpairs("submit", "verify", str(tmp_path / "pairs"))
+    [shard] = pairs.glob("shards/*.tar")
+    shutil.copytree(pairs, tmp_path / "damaged")
+    (tmp_path / "damaged" / "shards" / shard.name).write_bytes(bytes(shard.stat().st_size))
+    damaged = head.flowpairs("submit", "verify", str(tmp_path / "damaged"))
     assert damaged.returncode == 1
     assert shard.name in damaged.stdout
 
