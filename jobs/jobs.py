@@ -41,6 +41,8 @@ def _print(listed: list["Job"]) -> None:
     from datetime import datetime, timedelta
     from time import time
 
+    if not listed:
+        print("no jobs yet")
     width = max((len(job.id) for job in listed), default=0)
     for job in listed:
         start = job.started or time()

@@ -195,7 +195,7 @@ class Cluster:
                 job = Job.of(self.client.get_job_info(name))
             except Exception as error:
                 raise JobError(
-                    f"{self.address}: does not answer any more ({error}); {name} may go on, "
+                    f"{self.address}: does not answer any more ({type(error).__name__}); {name} may go on, "
                     f"`{FOLLOW} {name}` follows it again"
                 ) from error
             if job.over:
