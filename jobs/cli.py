@@ -13,14 +13,30 @@ from jobs.convert import convert
 from jobs.couple import couple
 from jobs.demo import demo
 from jobs.evaluate import evaluate
+from jobs.jobs import jobs
 from jobs.plan import plan
 from jobs.report import report
 from jobs.status import status
+from jobs.stop import stop
+from jobs.submit import submit
 from jobs.train import train
 from jobs.verify import verify
 from pipeline.errors import InputError, JobError
 
-COMMANDS: tuple[Callable[..., None], ...] = (demo, plan, couple, status, verify, convert, train, evaluate, report)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    demo,
+    plan,
+    couple,
+    status,
+    verify,
+    convert,
+    train,
+    evaluate,
+    report,
+    submit,
+    jobs,
+    stop,
+)
 
 _SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": "markdown"}
 

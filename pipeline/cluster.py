@@ -12,10 +12,18 @@ from pipeline.errors import InputError
 
 
 def connect() -> None:
-    """Join the cluster of RAY_ADDRESS where set, else start Ray on this machine. A second call changes nothing."""
+    """Join the cluster of RAY_ADDRESS where set, else start Ray on this machine. A second call changes nothing.
+
+    Raises:
+        InputError: RAY_ADDRESS is the URL of a dashboard, which takes jobs and no drivers.
+    """
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith(("http://", "https://")):
+        raise InputError(
+            f"RAY_ADDRESS={address!r}: takes jobs only; use `flowpairs submit`, or unset RAY_ADDRESS to run here"
+        )
     if address == "local":  # a cluster of this process alone: its token is nobody's concern
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     dashboard = False if address == "local" else None

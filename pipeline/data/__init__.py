@@ -1,4 +1,4 @@
-"""Data sets enter here: `check` looks at them without Ray, `read` gathers them through Ray Data into one array.
+"""Data sets enter here: `check` looks at them without Ray, `read` gathers them into one array; many files by Ray Data.
 
 spec.py      what is known of a data set before (`DataSpec`) and after (`Target`) it is read
 location.py  data.path -> a filesystem, sorted files and one format

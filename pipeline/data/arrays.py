@@ -1,22 +1,19 @@
 """Data sets that are one array: scikit-learn's digits and .npz."""
 
+import importlib.util
 from collections.abc import Iterator
-from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, Shaped
 
 from pipeline.config import DataConfig
-from pipeline.data.location import Location, locate
+from pipeline.data.location import Location
 from pipeline.data.schema import Tally, class_ids, layout, to_uniform
 from pipeline.data.spec import DataSpec
 from pipeline.errors import InputError
 
-if TYPE_CHECKING:
-    import ray.data
-
-BATCH_BYTES = 32 * 2**20  # of one block that travels through the object store
+BATCH_BYTES = 32 * 2**20  # of one batch
 
 
 def survey(place: Location, config: DataConfig) -> DataSpec:
@@ -32,19 +29,12 @@ def survey(place: Location, config: DataConfig) -> DataSpec:
     return tally.spec(len(place.files), _where(config))
 
 
-def dataset(place: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
-    """One task opens the file and yields uniform blocks: an array in an archive cannot be read in parts."""
-    import ray.data
-
-    return ray.data.range(1).map_batches(partial(_blocks, config=config))
-
-
-def _blocks(_: dict[str, np.ndarray], config: DataConfig) -> Iterator[dict[str, np.ndarray]]:
-    """Uniform blocks of the whole data set."""
-    stored, labels = _load(locate(config.path), config)
+def batches(place: Location, config: DataConfig) -> Iterator[dict[str, np.ndarray]]:
+    """Uniform batches of the whole data set, read in this process: an array in an archive cannot be read in parts."""
+    stored, labels = _load(place, config)
     for rows in _slices(stored):
-        block = {"x": to_uniform(stored[rows], _where(config))}
-        yield block if labels is None else block | {"label": labels[rows]}
+        batch = {"x": to_uniform(stored[rows], _where(config))}
+        yield batch if labels is None else batch | {"label": labels[rows]}
 
 
 def _load(place: Location, config: DataConfig) -> tuple[Shaped[np.ndarray, "n ..."], Int64[np.ndarray, " n"] | None]:
@@ -69,10 +59,11 @@ def _load(place: Location, config: DataConfig) -> tuple[Shaped[np.ndarray, "n ..
 
 def _digits() -> tuple[Shaped[np.ndarray, "n 1 8 8"], Int64[np.ndarray, " n"]]:
     """The 1,797 digits that scikit-learn embeds, their values 0 to 16 brought to [-1, 1]; they always have labels."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    return (images / 8 - 1).astype(np.float32).reshape(-1, 1, 8, 8), labels.astype(np.int64)
+    package = importlib.util.find_spec("sklearn")  # not imported, which takes longer than all the rest of reading
+    assert package is not None
+    assert package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return (table[:, :-1] / 8 - 1).astype(np.float32).reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def _member(archive: np.lib.npyio.NpzFile, key: str, name: str) -> Shaped[np.ndarray, "..."]:

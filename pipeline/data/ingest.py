@@ -1,24 +1,30 @@
-"""`check`: everything that can be wrong with a data set, found before Ray starts. `read`: the data set, by Ray Data."""
+"""`check`: everything that can be wrong with a data set, found before Ray starts. `read`: the data set.
+
+What is one array is read by the driver, which opened it to check it; what is many files, by Ray Data.
+"""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from pipeline.config import DataConfig
 from pipeline.data import arrays, folder, parquet, tars
-from pipeline.data.location import locate
+from pipeline.data.location import Location, locate
 from pipeline.data.schema import class_ids, scale_into
 from pipeline.data.spec import DataSpec, Target, fingerprint
 from pipeline.errors import InputError
 
-if TYPE_CHECKING:
-    import ray.data
-
-READERS = {"digits": arrays, "npz": arrays, "parquet": parquet, "folder": folder, "tars": tars}
+SURVEYS = {
+    "digits": arrays.survey,
+    "npz": arrays.survey,
+    "parquet": parquet.survey,
+    "folder": folder.survey,
+    "tars": tars.survey,
+}
+DATASETS = {"parquet": parquet.dataset, "folder": folder.dataset, "tars": tars.dataset}
 
 
 def check(config: DataConfig) -> DataSpec:
@@ -34,14 +40,14 @@ def check(config: DataConfig) -> DataSpec:
             flips of vectors.
     """
     place = locate(config.path)
-    spec = READERS[place.format].survey(place, config)
+    spec = SURVEYS[place.format](place, config)
     if config.flips and spec.kind == "vector":
         raise InputError(f"data.flips=true: rows of shape {list(spec.shape)} are no images; leave data.flips out")
     return spec
 
 
 def read(config: DataConfig, spec: DataSpec) -> Target:
-    """Read a data set through Ray Data into one array, always in the same order; `ray.init` is the caller's.
+    """Read a data set into one array, always in the same order; `ray.init` is the caller's.
 
     Rows are ordered by file path, then as they lie in the file. Flips are not applied: they are ids of their own.
 
@@ -53,9 +59,22 @@ def read(config: DataConfig, spec: DataSpec) -> Target:
         InputError: what `check` refuses but could not see (pixels, remote rows), or data that changed since, or that
             a node of the cluster cannot reach.
     """
+    place, where = locate(config.path), f"data.path={config.path!r}"
+    if place.format in DATASETS:
+        x, labels = _by_ray(place, config, spec, where)
+    else:
+        assert spec.rows is not None
+        x, labels = _gather(arrays.batches(place, config), spec, spec.rows, where)
+    num_classes = spec.num_classes if labels is None else max(spec.num_classes, int(labels.max()) + 1)
+    return Target(x, labels, num_classes, fingerprint(x, labels))
+
+
+def _by_ray(
+    place: Location, config: DataConfig, spec: DataSpec, where: str
+) -> tuple[Float32[np.ndarray, "n *shape"], Int64[np.ndarray, " n"] | None]:
+    """What `_gather` makes of the batches that Ray Data reads and decodes on all nodes."""
     from ray.data import DataContext
 
-    place = locate(config.path)
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.use_datasource_v2 = False  # it packs row groups by size and so loses their order
@@ -63,14 +82,15 @@ def read(config: DataConfig, spec: DataSpec) -> Target:
     context.enable_progress_bars = False
     with DataContext.current(context), _quiet():
         try:
-            dataset = READERS[place.format].dataset(place, config, spec)
-            x, labels = _gather(dataset, spec, f"data.path={config.path!r}")
+            dataset, rows = DATASETS[place.format](place, config, spec), spec.rows
+            if rows is None:
+                dataset = dataset.materialize()
+                rows = dataset.count()
+            return _gather(dataset.iter_batches(batch_size=None, batch_format="numpy"), spec, rows, where)
         except Exception as error:
             if (refusal := _refusal(error, config)) is None:
                 raise
             raise refusal from None
-    num_classes = spec.num_classes if labels is None else max(spec.num_classes, int(labels.max()) + 1)
-    return Target(x, labels, num_classes, fingerprint(x, labels))
 
 
 @contextmanager
@@ -87,17 +107,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _gather(
-    dataset: "ray.data.Dataset", spec: DataSpec, where: str
+    batches: Iterable[dict[str, np.ndarray]], spec: DataSpec, rows: int, where: str
 ) -> tuple[Float32[np.ndarray, "n *shape"], Int64[np.ndarray, " n"] | None]:
-    """Uniform blocks, in order and scaled, in one array that is allocated once."""
-    rows = spec.rows
-    if rows is None:
-        dataset = dataset.materialize()
-        rows = dataset.count()
+    """Uniform batches, in order and scaled, in one array that is allocated once."""
     x = np.empty((rows, *spec.shape), np.float32)
     labels = np.empty(rows, np.int64)
     filled, labelled = 0, False
-    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
+    for batch in batches:
         block = batch["x"]
         end = filled + len(block)
         if block.shape[1:] != spec.shape or end > rows:

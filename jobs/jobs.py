@@ -1,0 +1,58 @@
+"""`flowpairs jobs`: what was submitted to a cluster."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.submit import Address
+
+if TYPE_CHECKING:
+    from jobs.remote.cluster import Job
+
+
+def jobs(
+    address: Address = None,
+    follow: Annotated[
+        str | None, typer.Option(metavar="ID", help="print this job's log to its end; end with its exit status")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
+) -> None:
+    """List the jobs of a cluster, or follow one.
+
+    Example: `flowpairs jobs --address http://HEAD:8265`
+    """
+    from jobs.remote.cluster import Cluster
+
+    cluster = Cluster(address)
+    if follow is not None:
+        raise typer.Exit(cluster.follow(follow))
+    listed = cluster.jobs()
+    if json:
+        from dataclasses import asdict
+        from json import dumps
+
+        print(dumps([asdict(job) for job in listed], indent=1))
+    else:
+        _print(listed)
+
+
+def _print(listed: list["Job"]) -> None:
+    """One line a job; no table, whose frame would break names and directories to be copied."""
+    from datetime import datetime, timedelta
+    from time import time
+
+    if not listed:
+        print("no jobs yet")
+    width = max((len(job.id) for job in listed), default=0)
+    for job in listed:
+        start = job.started or time()
+        took = timedelta(seconds=int((job.ended or time()) - start))
+        status = job.status if job.exit_code in (None, 0) else f"{job.status} ({job.exit_code})"
+        began = datetime.fromtimestamp(start).strftime("%m-%d %H:%M")
+        print(f"{job.id:{width}}  {status:<10}  {began}  {took}  {job.output or job.entrypoint}")
+
+
+if __name__ == "__main__":
+    from jobs.cli import run
+
+    run(jobs)

@@ -1,0 +1,128 @@
+"""What a submission ships: one directory with the code, the config and what the code needs; Ray uploads it by its hash.
+
+The code comes from where this process imported it, a clone or site-packages alike. Nothing else of that place goes
+along, so that no data, cache, output or secret beside the code can.
+"""
+
+import hashlib
+import importlib.util
+import json
+import platform
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from pipeline.config import Strict, save
+from pipeline.errors import InputError
+
+PACKAGES = ("jobs", "pipeline", "training")
+CONFIG, ENVIRONMENT = "job.yaml", "environment.json"
+TOOLS = ("dev", "bench")  # the extras that no job needs
+
+
+def pack(directory: Path, config: Strict | None) -> None:
+    """Fill an empty directory.
+
+    Args:
+        directory: becomes the working directory of the job.
+        config: goes along as job.yaml, with the modules of the user's own that it names.
+
+    Raises:
+        InputError: flowpairs is not installed here, so that nobody can say what it needs.
+    """
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        _copy(Path(spec.origin).parent, directory)
+    (directory / ENVIRONMENT).write_text(json.dumps(environment(), indent=1))
+    if config is not None:
+        save(config, directory / CONFIG, "flowpairs submit")
+        for module in _own_modules(config.model_dump(mode="json")):
+            _copy(module, directory)
+
+
+def environment() -> dict[str, Any]:
+    """What the code needs, and what is installed here; `jobs.remote.arrival` holds the cluster against it."""
+    return {
+        "python": {"needs": metadata.metadata("flowpairs")["Requires-Python"], "here": platform.python_version()},
+        "packages": {
+            need.name: {"needs": str(need.specifier), "here": metadata.version(need.name)}
+            for need in _needs()
+            if need.marker is None
+        },
+    }
+
+
+def pinned(constraints: Path, directory: Path) -> list[str]:
+    """Lines for the `pip` of Ray's runtime environment: what flowpairs needs, at the versions that a file pins.
+
+    Ray itself is left out, since a job runs on the cluster's. Of the extras goes along what is installed here.
+
+    Args:
+        constraints: lines of name==version, as in constraints.txt.
+        directory: the bundle, where the file goes; its name has its hash, by which Ray tells environments apart.
+
+    Raises:
+        InputError: no such file.
+    """
+    if not constraints.is_file():
+        raise InputError(f"--pip {str(constraints)!r}: no such file; give one with lines name==version")
+    pins = [line for line in constraints.read_text().splitlines() if not line.lower().startswith(("ray=", "ray["))]
+    text = "\n".join(pins) + "\n"
+    name = f"constraints-{hashlib.sha256(text.encode()).hexdigest()[:8]}.txt"
+    (directory / name).write_text(text)
+    needs = [need for need in _needs() if need.name != "ray" and (need.marker is None or _of_an_extra(need))]
+    return [*(f"{need.name}{need.specifier}" for need in needs), f"-c ${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/{name}"]
+
+
+def _needs() -> list[Requirement]:
+    try:
+        return [Requirement(line) for line in metadata.requires("flowpairs") or []]
+    except metadata.PackageNotFoundError as error:
+        raise InputError("flowpairs: not installed here, only on the path; run pip install for it first") from error
+
+
+def _of_an_extra(need: Requirement) -> bool:
+    """Whether an optional requirement is one that a job may need and that is installed here."""
+    assert need.marker is not None
+    if any(need.marker.evaluate({"extra": tool}) for tool in TOOLS):
+        return False
+    try:
+        metadata.version(need.name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _own_modules(tree: Any) -> Iterator[Path]:
+    """The user's modules and packages that a config names as `module:function`: those not installed as packages.
+
+    Loading the config has imported them, so that they are known by where they lie.
+    """
+    if isinstance(tree, dict):
+        for value in tree.values():
+            yield from _own_modules(value)
+    elif isinstance(tree, str):
+        name, colon, _ = tree.partition(":")
+        top = sys.modules.get(name.partition(".")[0]) if colon and name in sys.modules else None
+        if top is None or top.__name__ in PACKAGES or top.__file__ is None:
+            return
+        file = Path(top.__file__).resolve()
+        installed = [Path(path).resolve() for path in sysconfig.get_paths().values()]
+        if not any(file.is_relative_to(path) for path in installed):
+            yield file.parent if file.name == "__init__.py" else file
+
+
+def _copy(source: Path, directory: Path) -> None:
+    """Copy a module or a package, without what Python and editors leave in it."""
+    if source.is_file():
+        shutil.copy(source, directory)
+    else:
+        shutil.copytree(source, directory / source.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))

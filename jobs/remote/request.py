@@ -1,0 +1,79 @@
+"""What `flowpairs submit` was asked for, checked as far as it can be without the cluster's files."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.submit import Command
+from pipeline.config import CoupleConfig, Strict, from_overrides, load
+from pipeline.errors import InputError
+from training.config import EvaluateConfig, TrainConfig
+
+CONFIGS: dict[str, type[Strict]] = {"couple": CoupleConfig, "plan": CoupleConfig, "train": TrainConfig}
+PLACES = ("dir", "path", "table")  # the keys of a config that say where something lies
+EMBEDDED = "digits"  # the data set that lies nowhere
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command that can be run on a cluster.
+
+    Attributes:
+        command: one of flowpairs' own.
+        config: the resolved config, which is shipped; None of a command that takes a directory instead.
+        arguments: the rest of the command line.
+        subject: what the job is about: the directory or URL that it writes to, or the config that it plans.
+        output: that directory or URL; None of a job that writes none.
+    """
+
+    command: Command
+    config: Strict | None
+    arguments: list[str]
+    subject: str
+    output: str | None
+
+
+def request(command: Command, subject: str, overrides: list[str] | None) -> Request:
+    """Check a command line before anything is shipped.
+
+    Args:
+        command: what is to be run.
+        subject: the YAML config, on this machine; of `evaluate` and `verify`, the directory on the cluster.
+        overrides: `key.sub=value`; of `verify`, its options.
+
+    Raises:
+        InputError: what the command itself would say of the config, or a relative path: it would lie in the job's
+            working directory, which holds the code alone and is thrown away.
+    """
+    if command in ("evaluate", "verify"):
+        _refuse_relative("", subject)
+        if command == "evaluate":
+            from_overrides(EvaluateConfig, overrides)
+        directory = subject.rstrip("/")
+        output = directory if command == "evaluate" else None
+        return Request(command, None, [directory, *(overrides or [])], directory, output)
+    config = load(CONFIGS[command], subject, overrides)
+    tree = config.model_dump(mode="json")
+    for key, value in _leaves(tree):
+        if key.rpartition(".")[2] in PLACES and isinstance(value, str) and value != EMBEDDED:
+            _refuse_relative(f"{key}=", value)
+    output = tree["output"]["dir"].rstrip("/")
+    return Request(command, config, [], *((subject, None) if command == "plan" else (output, output)))
+
+
+def _refuse_relative(key: str, value: str) -> None:
+    if "://" not in value and not Path(value).is_absolute():
+        raise InputError(
+            f"{key}{value!r}: relative, and a submitted job's working directory is thrown away; "
+            "give an absolute path on storage that all nodes share, or a URL"
+        )
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a nested mapping, and their values."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

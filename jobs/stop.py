@@ -1,0 +1,26 @@
+"""`flowpairs stop ID`: end a job on a cluster."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.submit import Address
+
+
+def stop(
+    job: Annotated[str, typer.Argument(metavar="ID", help="as `flowpairs jobs` lists it")],
+    address: Address = None,
+) -> None:
+    """End a job that was submitted; what it had finished stays, and submitted again it goes on from there.
+
+    Example: `flowpairs stop couple-digits-1a2b3c-1 --address http://HEAD:8265`
+    """
+    from jobs.remote.cluster import Cluster
+
+    print(f"{job}: {Cluster(address).stop(job).status.lower()}")
+
+
+if __name__ == "__main__":
+    from jobs.cli import run
+
+    run(stop)

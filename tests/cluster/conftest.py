@@ -1,0 +1,120 @@
+"""A real Ray head with token authentication, which jobs are submitted to through its HTTP address."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray head of its own: its addresses, token and directories, and the environment of those who use it."""
+
+    address: str  # of the dashboard
+    gcs: str
+    environment: dict[str, str]
+    token: str
+    root: Path
+
+    def flowpairs(self, *arguments: str, code: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+        """Run a command to its end; its output has what it said to both streams."""
+        process = self.start(*arguments, code=code, **environment)
+        try:
+            out, _ = process.communicate(timeout=240)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, out)
+
+    def start(self, *arguments: str, code: Path | None = None, **environment: str) -> subprocess.Popen:
+        """Start a command far from the clone; `code` is a directory of packages to run instead of the installed."""
+        path = {} if code is None else {"PYTHONPATH": str(code)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *arguments],
+            env=self.environment | {"RAY_ADDRESS": self.address} | path | environment,
+            cwd=self.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def jobs(self, token: str | None) -> list[dict]:
+        """What the dashboard lists; raises `HTTPError` where it refuses."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        with urllib.request.urlopen(urllib.request.Request(f"{self.address}/api/jobs/", headers=headers)) as answer:
+            return json.load(answer)
+
+    @contextmanager
+    def second(self) -> Iterator[None]:
+        """Another raylet of one core, for a while."""
+        with ray_start(self.root, self.environment, "second", "--address", self.gcs, *agent_port()):
+            yield
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports
+
+
+def agent_port() -> list[str]:
+    return [f"--dashboard-agent-listen-port={free_ports(1)[0]}"]
+
+
+@contextmanager
+def ray_start(root: Path, environment: dict[str, str], name: str, *options: str) -> Iterator[subprocess.Popen]:
+    """`ray start` with one core, until the block ends."""
+    command = [str(BIN / "ray"), "start", "--block", "--num-cpus=1", "--disable-usage-stats", *options]
+    with (root / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    finally:
+        # Not `ray stop`, which stops every Ray on the machine. Ray's own processes die with the one that started them.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    root = Path(tempfile.mkdtemp(prefix="ray-"))  # not tmp_path: Ray's socket names must stay under 108 characters
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"HOME": str(root), "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token"}
+    subprocess.run([str(BIN / "ray"), "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    gcs, dashboard, client = free_ports(3)
+    options = ["--head", "--include-dashboard=true", f"--port={gcs}", f"--dashboard-port={dashboard}", *agent_port()]
+    options += [f"--ray-client-server-port={client}", f"--temp-dir={root / 'ray'}"]
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        process = stack.enter_context(ray_start(root, environment, "head", *options))
+        token = (root / ".ray" / "auth_token").read_text()
+        started = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment, token, root)
+        wait_until_it_answers(started, process)
+        yield started
+
+
+def wait_until_it_answers(head: Head, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            head.jobs(head.token)
+            return
+        except urllib.error.URLError:
+            time.sleep(0.5)
+    pytest.fail(f"the head did not start:\n{(head.root / 'head.log').read_text()}")

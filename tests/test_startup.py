@@ -1,0 +1,30 @@
+"""Nothing heavy is imported before it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+HELP = "import jobs.cli"
+DRIVER = """
+import pipeline.actor, pipeline.couple
+from pipeline import data
+from pipeline.config import DataConfig
+config = DataConfig(path="digits")
+data.read(config, data.check(config))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "light", "heavy"),
+    [
+        (HELP, ["typer"], ["numpy", "pydantic", "omegaconf", "fsspec", "pyarrow", "ray", "torch"]),
+        (DRIVER, ["ray", "numpy"], ["torch", "scipy", "sklearn", "pandas", "ray.data", "ray.train"]),
+        ("import pipeline.draw", ["torch"], ["scipy", "ot", "pykeops", "sklearn", "ray"]),
+    ],
+    ids=["the commands' help", "the driver of a coupling of digits", "an actor's solver"],
+)
+def test_heavy_modules_wait_until_they_are_needed(program: str, light: list[str], heavy: list[str]) -> None:
+    program += f"\nimport sys\nprint(*({set(light + heavy)} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert set(out.stdout.split()) == set(light)
