@@ -8,10 +8,19 @@ from pipeline.config import Strict
 
 
 class PairsConfig(Strict):
-    """The pair store to regress on."""
+    """The pair store to regress on; `semidiscrete:DIR` is short for one whose potentials match noise while training."""
 
     dir: str
+    source: Literal["shards", "semidiscrete"] = "shards"  # its pairs, or fresh ones by its potentials
     fingerprint: str | None = None  # hash that the shards must have; the resolved config holds that of the ones read
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        short = value.startswith("semidiscrete:")
+        return {"dir": value.removeprefix("semidiscrete:"), "source": "semidiscrete" if short else "shards"}
 
 
 class MLPConfig(Strict):
@@ -165,6 +174,8 @@ class TrainConfig(Strict):
                 aside[key] = True
         if not self.train.label_dropout:
             aside["train"].add("label_dropout")
+        if self.pairs.source == "shards":
+            aside["pairs"].add("source")
         return self.model_dump(mode="json", exclude=aside)
 
 

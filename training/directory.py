@@ -8,19 +8,22 @@ RUN/train.json       written last: the run is finished
 RUN/evaluation.json, RUN/samples.npz   left by `flowpairs evaluate`
 """
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import potentials
 from pipeline.cluster import in_submitted_job
 from pipeline.config import differing, digest, load, save
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
+from pipeline.place import place
 from pipeline.store.format import Index, read_index
 from training import models
-from training.config import TrainConfig
+from training.config import PairsConfig, TrainConfig
 
 LANES = 8  # see training/order.py; runs with up to so many workers see the same batches
 
@@ -77,12 +80,12 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
         InputError: the pair store is missing or not complete, the model does not fit the data, steps and batch make no
             sense, or the directory holds another run.
     """
-    index = check_pairs(config.pairs.dir, config.pairs.fingerprint)
-    pairs = config.pairs.model_copy(update={"fingerprint": fingerprint(index)})
+    index = check_pairs(config.pairs)
+    pairs = config.pairs.model_copy(update={"fingerprint": fingerprint(config.pairs, index)})
     config = config.model_copy(update={"pairs": pairs})
     models.check(config.model, index.shape, index.num_classes)
     train = config.train
-    if train.batch > index.pairs:
+    if config.pairs.source == "shards" and train.batch > index.pairs:
         raise InputError(f"train.batch={train.batch}: more than the {index.pairs} pairs of the store; lower it")
     if train.warmup > train.steps:
         raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
@@ -92,17 +95,28 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
     return config, index
 
 
-def fingerprint(index: Index) -> str:
-    """A hash of all the pairs of a store."""
-    return digest({"shards": [shard.sha256 for shard in index.shards]})
+def fingerprint(pairs: PairsConfig, index: Index) -> str:
+    """A hash of all the pairs of a store, or of what determines those that its potentials make."""
+    if pairs.source == "shards":
+        return digest({"shards": [shard.sha256 for shard in index.shards]})
+    g = potentials.load(place(pairs.dir)).g
+    return digest({"config": index.config_hash, "g": hashlib.sha256(g.data).hexdigest()})
 
 
-def check_pairs(directory: str, expected: str | None) -> Index:
-    """The index of a complete store, of the fingerprint expected where one is."""
-    index = read_index(directory)
-    if expected not in (None, fingerprint(index)):
+def check_pairs(pairs: PairsConfig) -> Index:
+    """The index of a complete store, of the fingerprint expected where one is.
+
+    Raises:
+        InputError: there is none, it has no pairs or no potentials, or other ones than expected.
+    """
+    index, where = read_index(pairs.dir), f"pairs={pairs.dir!r}"
+    if pairs.source == "semidiscrete" and index.method != "semidiscrete":
+        raise InputError(f"{where}: of method {index.method}, which has no potentials to match by; give {pairs.dir!r}")
+    if pairs.source == "shards" and not index.pairs:
+        raise InputError(f"{where}: potentials without pairs; give pairs=semidiscrete:{pairs.dir}")
+    if pairs.fingerprint not in (None, found := fingerprint(pairs, index)):
         raise InputError(
-            f"pairs.fingerprint={expected!r}: the pairs in {directory!r} have {fingerprint(index)!r}; "
+            f"pairs.fingerprint={pairs.fingerprint!r}: the pairs in {pairs.dir!r} have {found!r}; "
             "give the directory of the right pairs or remove the fingerprint"
         )
     return index

@@ -55,7 +55,7 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
         raise InputError(f"run {str(run_dir)!r}: not finished; run the same `flowpairs train` again to complete it")
     trained = load(TrainConfig, run.config)
     pairs = summary["pairs_dir"]
-    index = check_pairs(pairs, trained.pairs.fingerprint)
+    index = check_pairs(trained.pairs.model_copy(update={"dir": pairs}))
     flow.check(config, trained, index.method)
     connect()
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0

@@ -8,8 +8,10 @@ import math
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Float32, Int64
@@ -79,8 +81,72 @@ class Part:
         return out
 
 
-class PairLoader:
-    """An endless iterator over this worker's batches; a context manager that stops the reading thread.
+class Loader(ABC):
+    """An endless iterator over a worker's batches, made ahead by one thread that a context manager stops.
+
+    Args:
+        part: of the global batch.
+        consumed: batches that an earlier loader handed out.
+    """
+
+    def __init__(self, part: Part, consumed: int) -> None:
+        self.waited = 0.0  # seconds that `next` has waited for the thread
+        self._part, self._consumed = part, consumed
+        self._queue: queue.Queue[list[Batch] | BaseException] = queue.Queue(READ_AHEAD)
+        self._group: list[Batch] = []  # what is left of the group that was taken from the queue
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read_ahead, name="pair-loader", daemon=True)
+
+    @abstractmethod
+    def state(self) -> State:
+        """Where the next batch starts: the same for every worker, and good for any number of them."""
+
+    @abstractmethod
+    def _groups(self) -> Iterator[list[Batch]]:
+        """The batches from here on, some at a time; runs in the thread."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._group:
+            start = time.perf_counter()
+            item = self._queue.get()
+            self.waited += time.perf_counter() - start
+            if isinstance(item, BaseException):
+                self._queue.put(item)  # so that asking again raises again rather than waits for ever
+                raise item
+            self._group = item[::-1]
+        self._consumed += 1
+        return self._group.pop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _read_ahead(self) -> None:
+        try:
+            for group in self._groups():
+                if not self._put(group):
+                    return
+        except BaseException as error:  # handed to the consumer
+            self._put(error)
+
+    def _put(self, item: list[Batch] | BaseException) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+class PairLoader(Loader):
+    """Batches of the pairs in shards; exact epochs, shuffled.
 
     Args:
         directory: of the pair store.
@@ -107,64 +173,21 @@ class PairLoader:
     ) -> None:
         self.order = Order([shard.pairs for shard in index.shards], part.lanes, seed)
         assert self.order.per_lane > 0
-        self.waited = 0.0  # seconds that `next` has waited for the reading thread
-        self._part, self._pin = part, pin
-        self._consumed = 0 if state is None else state["epoch"] * self.order.per_lane + state["position"]
+        pairs = 0 if state is None else state["epoch"] * self.order.per_lane + state["position"]
+        super().__init__(part, pairs // part.per_lane)
+        self._pin = pin
         fields = ("x0", "x1", *(("label",) if labels else ()), *(("weight",) if index.weighted else ()))
         self._reader = ShardReader(directory, index, fields)
-        self._queue: queue.Queue[list[Batch] | BaseException] = queue.Queue(READ_AHEAD)
-        self._group: list[Batch] = []  # what is left of the group that was taken from the queue
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._read_ahead, name="pair-loader", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        if not self._group:
-            start = time.perf_counter()
-            item = self._queue.get()
-            self.waited += time.perf_counter() - start
-            if isinstance(item, BaseException):
-                self._queue.put(item)  # so that asking again raises again rather than waits for ever
-                raise item
-            self._group = item[::-1]
-        self._consumed += self._part.per_lane
-        return self._group.pop()
-
-    def __enter__(self) -> "PairLoader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
     def state(self) -> State:
-        """Where the next batch starts: the same for every worker, and good for any number of them."""
-        epoch, position = divmod(self._consumed, self.order.per_lane)
+        """See `Loader.state`."""
+        epoch, position = divmod(self._consumed * self._part.per_lane, self.order.per_lane)
         return {"lanes": self._part.lanes, "epoch": epoch, "position": position}
-
-    def _read_ahead(self) -> None:
-        try:
-            for group in self._groups():
-                if not self._put(group):
-                    return
-        except BaseException as error:  # handed to the consumer
-            self._put(error)
-
-    def _put(self, item: list[Batch] | BaseException) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
 
     def _groups(self) -> Iterator[list[Batch]]:
         slices, per_lane = self._part.slices(), self._part.per_lane
-        lanes = [Lane(self._reader, self.order, lane, self._consumed) for lane in slices]
+        lanes = [Lane(self._reader, self.order, lane, self._consumed * per_lane) for lane in slices]
         shape, rows = self._reader.index.shape, self._part.batch // self._part.world
         room = GROUP_BYTES // (8 * rows * math.prod(shape))
         while True:

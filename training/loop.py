@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from training.config import OptimisationConfig
-from training.loader import PairLoader, Part
+from training.loader import Loader, Part
 from training.objectives import Objective
 from training.state import TrainState
 
@@ -36,7 +36,7 @@ class LogLine:
 def run(
     state: TrainState,
     model: nn.Module,
-    loader: PairLoader,
+    loader: Loader,
     objective: Objective,
     config: OptimisationConfig,
     part: Part,

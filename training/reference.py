@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from pipeline.place import Place
+from pipeline.place import Place, place
 from pipeline.store.format import Index
+from training.matched import Store
 from training.shards import ShardReader
 
 LIMIT = 50_000  # data; more change a Frechet distance by less than the samples' own noise
@@ -16,7 +17,7 @@ LIMIT = 50_000  # data; more change a Frechet distance by less than the samples'
 
 @dataclass(frozen=True)
 class Reference:
-    """Distinct data in the order in which the shards first mention them."""
+    """Distinct data, in the order in which the shards first mention them, or in their own."""
 
     x1: Float32[Tensor, "n *shape"]
     label: Int64[Tensor, " n"] | None
@@ -32,6 +33,11 @@ def read_reference(directory: str | Place, index: Index) -> Reference:
     Raises:
         InputError: a damaged shard.
     """
+    if index.method == "semidiscrete":  # which keeps its data set, and may have no shards
+        store = Store(place(directory), index)
+        ids = np.arange(min(store.ids, LIMIT))
+        labels = torch.from_numpy(store.labels(ids)) if index.num_classes else None
+        return Reference(torch.from_numpy(store.data(ids)), labels)
     fields = ("x1", "label") if index.num_classes else ("x1",)
     reader = ShardReader(directory, index, fields)
     seen: set[int] = set()

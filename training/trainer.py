@@ -26,8 +26,9 @@ from pipeline.store.format import read_index
 from training import directory, loop, objectives
 from training.config import TrainConfig
 from training.directory import RunDirectory
-from training.loader import PairLoader, Part
+from training.loader import Loader, PairLoader, Part
 from training.logbook import Logbook, newest_metrics, read_metrics
+from training.matched import MatchedLoader
 from training.state import TrainState
 from training.workers import worker_shape
 
@@ -122,7 +123,12 @@ def train_worker(settings: dict[str, Any]) -> None:
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(temporary), checkpoint_dir_name=name)
 
     labels, pin = config.model.conditional, device.type == "cuda"
-    with PairLoader(settings["pairs"], index, part, seed, labels, state.loader, pin) as loader:
+    source: Loader
+    if config.pairs.source == "semidiscrete":
+        source = MatchedLoader(settings["pairs"], index, part, labels, state.loader, str(device), pin)
+    else:
+        source = PairLoader(settings["pairs"], index, part, seed, labels, state.loader, pin)
+    with source as loader:
         writer = log.write if log else lambda line: None
         objective = objectives.build(config, index.num_classes)
         loop.run(state, prepare_model(model), loader, objective, config.train, part, writer, save)

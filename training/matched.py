@@ -1,0 +1,117 @@
+"""Batches of fresh noise, matched inside the training job by the potentials of a semi-discrete coupling: no shards.
+
+A step's global batch are the next source rows of the coupling's seed: row r has the noise, the condition and the
+partner that the coupling job gives it, so batches are the pairs that its shards would hold, and never end.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from pipeline import features, noise, potentials
+from pipeline.conditions import conditions
+from pipeline.config import CoupleConfig, load
+from pipeline.errors import InputError
+from pipeline.matching import Matcher
+from pipeline.place import Place, place
+from pipeline.store.format import Index
+from pipeline.store.records import Decoder
+from training.loader import Batch, Loader, Part, State
+
+
+class MatchedLoader(Loader):
+    """See `Loader`.
+
+    Args:
+        directory: of a semi-discrete pair store, with or without pairs.
+        index: what `read_index` returned for it.
+        part: of the global batch.
+        labels: whether to give labels.
+        state: of an earlier loader over the same store and batch.
+        device: where to match.
+        pin: put batches in pinned memory, for CUDA.
+
+    Raises:
+        InputError: from `next`, where potentials or data are missing or damaged.
+    """
+
+    def __init__(
+        self,
+        directory: str | Place,
+        index: Index,
+        part: Part,
+        labels: bool = False,
+        state: State | None = None,
+        device: str = "cpu",
+        pin: bool = False,
+    ) -> None:
+        super().__init__(part, 0 if state is None else state["position"])
+        self._store, self._labels, self._device, self._pin = Store(place(directory), index), labels, device, pin
+        self._thread.start()
+
+    def state(self) -> State:
+        """See `Loader.state`; the position counts batches."""
+        return {"lanes": self._part.lanes, "epoch": 0, "position": self._consumed}
+
+    def _groups(self) -> Iterator[list[Batch]]:
+        rows, step = self._part.batch // self._part.world, self._consumed
+        matcher = self._store.matcher(self._device)
+        while True:
+            first = step * self._part.batch + self._part.rank * rows
+            x0 = noise.gaussian(matcher.seed, first, rows, int(np.prod(self._store.index.shape)))
+            ids = matcher.match(first, x0, None).ids
+            arrays = {"x0": x0.reshape(rows, *self._store.index.shape), "x1": self._store.data(ids)}
+            if self._labels:
+                arrays["label"] = self._store.labels(ids)
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            yield [Batch(**{name: t.pin_memory() if self._pin else t for name, t in tensors.items()})]
+            step += 1
+
+
+class Store:
+    """What a semi-discrete pair store knows besides pairs: its data, and who is matched with them.
+
+    Raises:
+        InputError: from its methods, where something is missing or damaged.
+    """
+
+    def __init__(self, directory: Place, index: Index) -> None:
+        self.directory, self.index = directory, index
+        self._decoder = Decoder(directory, index)
+
+    @cached_property
+    def config(self) -> CoupleConfig:
+        """Of the coupling job."""
+        return load(CoupleConfig, self.directory / "config.yaml")
+
+    @cached_property
+    def ids(self) -> int:
+        """Data ids, mirror images included."""
+        return len(self._read("data")) * (2 if self.config.data.flips else 1)
+
+    def data(self, ids: np.ndarray) -> np.ndarray:
+        """The data of some ids, mirrored where an id says so."""
+        return features.gather(self._read("data"), ids)
+
+    def labels(self, ids: np.ndarray) -> np.ndarray:
+        """Their labels."""
+        return self._read("labels")[ids % len(self._read("data"))]
+
+    def matcher(self, device: str) -> Matcher:
+        """Who matches source rows with the data."""
+        config, x = self.config, np.asarray(self._read("data"))
+        labels = self._read("labels") if self.index.num_classes else None
+        given = conditions(config.coupling, labels, self.index.num_classes, len(x))
+        fitted = features.load(self.directory / "features.npz")
+        of_data = fitted.of_data(x, flips=config.data.flips)
+        return Matcher(config.source.seed, fitted, of_data, given, potentials.load(self.directory), device)
+
+    def _read(self, name: str) -> np.ndarray:
+        try:
+            return getattr(self._decoder, name)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.directory / name}.npy: cannot be read ({error}); couple into a new directory"
+            ) from error
