@@ -18,7 +18,7 @@ from pipeline.ot.tiles import GPU_ENTRIES, Workers
 
 TILE, GROUP = 2048, 128  # data of a tile, and of the groups whose largest score is noted
 ROWS, DOUBTFUL = 512, 2**22  # points of a tile, and scores at a time in float64
-UNIT = 2.0**-24  # float32's
+UNIT, DOUBLE = 2.0**-24, 2.0**-53  # what float32 and float64 round to
 SUMS = 4e-6  # relative error of float32's exponentials and their sums, at most
 CERTAIN = 8.0  # times sqrt(d) UNIT |x| |y|: a rounding error this large has a chance of 1e-13 (Higham and Mary 2019)
 
@@ -111,10 +111,9 @@ class Assignment:
     def _scores(self, x: Float64[Tensor, "r d"]) -> Float64[Tensor, "r N"]:
         return (x @ self.y.T) * self.scale + self.gamma
 
-    def _error(self, x: Float64[Tensor, "r d"]) -> Float64[Tensor, " r"]:
-        """How far a point's float32 scores may be off."""
-        unit = CERTAIN * UNIT * math.sqrt(x.shape[1] + 1)
-        return unit * (x.norm(dim=1) * self.longest + self.highest)
+    def _error(self, x: Float64[Tensor, "r d"], unit: float = UNIT) -> Float64[Tensor, " r"]:
+        """How far a point's scores may be off, in float32 or another precision."""
+        return CERTAIN * unit * math.sqrt(x.shape[1] + 1) * (x.norm(dim=1) * self.longest + self.highest)
 
     def _largest(self, x: Float64[Tensor, "r d"], _: Float64[Tensor, " r"]) -> tuple[Tensor, Tensor]:
         """The datum of the largest score of every point, and whether float32 can tell.
@@ -164,12 +163,13 @@ class Assignment:
         return found, gap > 2 * total * (math.log(2) * 2 * self._error(x) + SUMS)
 
     def _decide(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"]) -> Int64[Tensor, " r"]:
-        """The same in float64; of equal scores the first datum's."""
+        """The same in float64; of scores that it cannot tell apart, as those of equal data, the first datum's."""
         scores = self._scores(x)
         top = scores.amax(1, keepdim=True)
         if self.eps == 0:
             numbers = torch.arange(len(self.y), device=x.device)
-            return torch.where(scores == top, numbers, len(self.y)).amin(1)
+            near = scores >= top - 2 * self._error(x, DOUBLE)[:, None]
+            return torch.where(near, numbers, len(self.y)).amin(1)
         ends = scores.sub_(top).exp2_().cumsum(1)
         return torch.searchsorted(ends, u[:, None] * ends[:, -1:], right=True)[:, 0].clamp(max=len(self.y) - 1)
 

@@ -207,7 +207,8 @@ def _begin(targets: Targets, source: Source, eps: float, std: float, g0: Float[T
 def _points(targets: Targets, state: Ascent, chi2: float) -> int:
     """How many points the next round draws: two a datum, or what its own test takes; fewer while far off."""
     enough = math.ceil(CERTAIN * math.sqrt(2 * targets.count) / chi2)
-    return max(2 * targets.count, enough) if state.lowest < ROUGH else min(max(targets.count, 1024), enough)
+    far = state.level > state.smoothing or ROUGH <= state.lowest < math.inf
+    return min(max(targets.count, 1024), enough) if far else max(2 * targets.count, enough)
 
 
 def _advance(
