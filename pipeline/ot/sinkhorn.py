@@ -67,10 +67,10 @@ def solve_sinkhorn(
             trail = cold(kernel, eps, std, tol, team)
         else:
             trail = warm(kernel, eps, g0[block.target])
-        last, passes = descend(
-            kernel, block.a, block.b, eps, std, trail, tol, max_passes, progress=progress, save=save, team=team
+        last, trail = descend(
+            kernel, block.a, block.b, std, trail, tol, max_passes, progress=progress, save=save, team=team
         )
-        return finish(block, eps, last, tol, passes, started)
+        return finish(block, trail, last, tol, started)
 
 
 def check_limits(tol: float, max_passes: int) -> None:
@@ -104,8 +104,9 @@ class Block:
             )
 
 
-def finish(block: Block, eps: float, last: Sweep, tol: float, passes: int, started: float) -> EntropicCoupling:
-    """The coupling and its report from the sweep over the final potentials at `eps`."""
+def finish(block: Block, trail: Trail, last: Sweep, tol: float, started: float) -> EntropicCoupling:
+    """The coupling and its report from the end of a solve and the sweep over its final potentials."""
+    eps = trail.eps
     problem, share, kernel = replace(block.whole, eps=eps), block.share, block.kernel
     f, g = kernel.f(share.gather(last.phi), eps), kernel.g(last.gamma, eps)
     if block.supported is not block.whole:
@@ -129,7 +130,7 @@ def finish(block: Block, eps: float, last: Sweep, tol: float, passes: int, start
         target_error=error,
         cost_independent=independent,
         cost_coupled=coupled,
-        passes=passes,
+        passes=trail.passes,
         converged=error < tol,
         seconds=time.perf_counter() - started,
     )
