@@ -62,10 +62,11 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     connect()
     target = data.read(config.data, spec)
     blocks = check_sizes(config, len(target.x), table)
-    config = resume.pin_data(_pin_coupling(config, blocks, target), directory, target.fingerprint)
+    config = resume.pin_data(pin_coupling(config, blocks, target), directory, target.fingerprint)
     directory = directory.resolve()
     resume.prepare(config, directory, target)
-    todo = [block for block in range(blocks.count) if not resume.block_done(directory, blocks, block)]
+    done = resume.blocks_done(directory, blocks)
+    todo = [block for block in range(blocks.count) if block not in done]
     if todo or not blocks.pairs:  # without pairs, potentials alone
         _run(config, directory, blocks, target, table, todo, on_block)
     return _finish(config, directory, blocks, target, table)
@@ -177,7 +178,7 @@ def _solve_potentials(
     potentials.gather(directory, given, blocks.ids)
 
 
-def _pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any) -> CoupleConfig:
+def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any) -> CoupleConfig:
     """The config with the fingerprints of its condition file and of the potentials that it starts from."""
     from pipeline import known
     from pipeline.conditions import conditions
