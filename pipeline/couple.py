@@ -60,6 +60,8 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     from pipeline.cluster import connect
 
     connect()
+    if spec.rows is not None:
+        check_teams(config, check_sizes(config, spec.rows, table))
     target = data.read(config.data, spec)
     blocks = check_sizes(config, len(target.x), table)
     config = resume.pin_data(pin_coupling(config, blocks, target), directory, target.fingerprint)
@@ -86,6 +88,20 @@ def check_sizes(config: CoupleConfig, rows: int, table: Table | None) -> Blocks:
 
         check_exact_memory(blocks.n, blocks.m)
     return blocks
+
+
+def check_teams(config: CoupleConfig, blocks: Blocks) -> None:
+    """Refuse teams that the cluster cannot hold or a block cannot keep busy, before data are read; Ray is running."""
+    team = config.cluster.actors_per_block
+    if team == 1:
+        return
+    import torch
+
+    from pipeline.cluster import actor_shape
+    from pipeline.ot.share import check_team
+
+    shape = actor_shape(config.cluster, blocks.count)
+    check_team(team, blocks.n, blocks.m, torch.device("cuda" if shape.gpus else "cpu"))
 
 
 def _run(

@@ -2,8 +2,8 @@
 
 The trial runs the job's own code on the job's own data and actors, on blocks of the job's size or, where that is
 larger, of two smaller sizes. A block's seconds grow as A n m + B n (passes and draws; noise, features and writing), an
-exact coupling's by a power of n; memory as C + D n, where C is what the libraries take once they work. Of a store that
-is begun only what is left is forecast.
+exact coupling's by a power of n; memory as C + D n (exact: C + D n m), where C is what the libraries take
+once they work. Of a store that is begun only what is left is forecast.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from pipeline import data, resume
 from pipeline.blocks import Blocks, divide
 from pipeline.cluster import ActorShape, actor_shape, connect, room
 from pipeline.config import CoupleConfig
-from pipeline.couple import check_sizes, pin_coupling, run_blocks
+from pipeline.couple import check_sizes, check_teams, pin_coupling, run_blocks
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.place import Place, place
 
-TRIAL = {"exact": 2048}  # rows of the larger trial block; 8,192 for all other methods
-APART = 8  # the smaller trial's blocks are so many times smaller
+TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
+OTHERS = 1024, 8192  # for all other methods
 KEPT, FILLED = 1.4, 4  # times the memory of a block: what the allocator keeps grows over some blocks (measured)
 
 
@@ -83,6 +83,8 @@ def plan(config: CoupleConfig) -> Plan:
     if spec.rows is not None:
         check_sizes(config, spec.rows, None)
     connect()
+    if spec.rows is not None:
+        check_teams(config, check_sizes(config, spec.rows, None))
     started = time.monotonic()
     target = data.read(config.data, spec)
     reading = time.monotonic() - started
@@ -93,8 +95,7 @@ def plan(config: CoupleConfig) -> Plan:
     if not todo:
         return _nothing(blocks, config, time.monotonic() - began)
     shape = actor_shape(config.cluster, todo)
-    most = TRIAL.get(config.coupling.method, 8192)
-    sizes = [blocks.n] if blocks.n <= most else [most // APART, most]
+    sizes = _sizes(config, blocks, shape)
     with _scratch(directory) as scratch:
         trials = [_try(config, scratch / str(n), target, n, shape) for n in sizes]
     last = trials[-1]
@@ -105,7 +106,9 @@ def plan(config: CoupleConfig) -> Plan:
     starting = reading + last.start_seconds
     each = todo * config.cluster.actors_per_block / shape.actors
     kept = 1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)
-    block_bytes = max(_line([(t.n, t.block_bytes) for t in trials], blocks.n), last.block_bytes)
+    dense = config.coupling.method == "exact"  # whose costs are written down
+    held = [(t.n * t.m if dense else t.n, t.block_bytes) for t in trials]
+    block_bytes = max(_line(held, blocks.n * blocks.m if dense else blocks.n), last.block_bytes)
     actor_bytes = last.start_bytes + kept * block_bytes
     shards = (blocks.count - 1) * len(blocks.shards(0)) + len(blocks.shards(blocks.count - 1))
     forecast = Plan(
@@ -128,6 +131,22 @@ def plan(config: CoupleConfig) -> Plan:
     _refuse_memory(shape, forecast, last.start_bytes)
     _refuse_disk(config, directory, forecast)
     return forecast
+
+
+def _sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
+    """Rows of the trials' blocks: as few as tell something, and enough that no member of a team is idle."""
+    low, high = TRIALS.get(config.coupling.method, OTHERS)
+    team = config.cluster.actors_per_block
+    if team > 1:
+        import torch
+
+        from pipeline.ot.tiles import sections
+
+        device = torch.device("cuda" if shape.gpus else "cpu")
+        while len(sections(low, min(low, blocks.ids), device)) < team and low < blocks.n:
+            low *= 2
+        high = max(high, 2 * low)
+    return [low, high] if high < blocks.n else [blocks.n]
 
 
 def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:

@@ -16,7 +16,7 @@ from pipeline.ot.descent import Progress, Save, Trail, cold, descend, warm
 from pipeline.ot.kernel import LOG2E, kernel_of
 from pipeline.ot.problem import Problem, entropy
 from pipeline.ot.report import sharpness, transport_costs
-from pipeline.ot.share import ALONE, Share, Team
+from pipeline.ot.share import ALONE, Share, Team, check_team
 from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
@@ -96,12 +96,7 @@ class Block:
             self.supported = replace(self.whole, x0=problem.x0[source], x1=problem.x1[self.target], a=self.a, b=self.b)
         self.kernel = kernel_of(self.supported, backend)
         self.share = Share(len(self.a), len(self.b), a.device, team)
-        most = len(self.share.sections)
-        if team.size > most:
-            raise InputError(
-                f"cluster.actors_per_block={team.size}: a block of {len(self.a)} source rows keeps {most} busy; lower "
-                "it"
-            )
+        check_team(team.size, len(self.a), len(self.b), a.device)
 
 
 def finish(block: Block, trail: Trail, last: Sweep, tol: float, started: float) -> EntropicCoupling:
