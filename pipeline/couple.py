@@ -60,12 +60,15 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     from pipeline.cluster import connect
 
     connect()
+    if spec.rows is not None:
+        check_teams(config, check_sizes(config, spec.rows, table))
     target = data.read(config.data, spec)
     blocks = check_sizes(config, len(target.x), table)
-    config = resume.pin_data(_pin_coupling(config, blocks, target), directory, target.fingerprint)
+    config = resume.pin_data(pin_coupling(config, blocks, target), directory, target.fingerprint)
     directory = directory.resolve()
     resume.prepare(config, directory, target)
-    todo = [block for block in range(blocks.count) if not resume.block_done(directory, blocks, block)]
+    done = resume.blocks_done(directory, blocks)
+    todo = [block for block in range(blocks.count) if block not in done]
     if todo or not blocks.pairs:  # without pairs, potentials alone
         _run(config, directory, blocks, target, table, todo, on_block)
     return _finish(config, directory, blocks, target, table)
@@ -85,6 +88,20 @@ def check_sizes(config: CoupleConfig, rows: int, table: Table | None) -> Blocks:
 
         check_exact_memory(blocks.n, blocks.m)
     return blocks
+
+
+def check_teams(config: CoupleConfig, blocks: Blocks) -> None:
+    """Refuse teams that the cluster cannot hold or a block cannot keep busy, before data are read; Ray is running."""
+    team = config.cluster.actors_per_block
+    if team == 1:
+        return
+    import torch
+
+    from pipeline.cluster import actor_shape
+    from pipeline.ot.share import check_team
+
+    shape = actor_shape(config.cluster, blocks.count)
+    check_team(team, blocks.n, blocks.m, torch.device("cuda" if shape.gpus else "cpu"))
 
 
 def _run(
@@ -177,7 +194,7 @@ def _solve_potentials(
     potentials.gather(directory, given, blocks.ids)
 
 
-def _pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any) -> CoupleConfig:
+def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any) -> CoupleConfig:
     """The config with the fingerprints of its condition file and of the potentials that it starts from."""
     from pipeline import known
     from pipeline.conditions import conditions

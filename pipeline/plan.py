@@ -2,7 +2,8 @@
 
 The trial runs the job's own code on the job's own data and actors, on blocks of the job's size or, where that is
 larger, of two smaller sizes. A block's seconds grow as A n m + B n (passes and draws; noise, features and writing), an
-exact coupling's by a power of n; memory above that of an idle actor as n.
+exact coupling's by a power of n; memory as C + D n (exact: C + D n m), where C is what the libraries take
+once they work. Of a store that is begun only what is left is forecast.
 """
 
 import dataclasses
@@ -17,18 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import data
+from pipeline import data, resume
 from pipeline.blocks import Blocks, divide
 from pipeline.cluster import ActorShape, actor_shape, connect, room
 from pipeline.config import CoupleConfig
-from pipeline.couple import check_sizes, run_blocks
+from pipeline.couple import check_sizes, check_teams, pin_coupling, run_blocks
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.place import Place, place
-from pipeline.resume import prepare
 
-TRIAL = {"exact": 2048}  # rows of the larger trial block; 8,192 for all other methods
-HALF = 2  # the smaller trial's blocks are so many times smaller
+TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
+OTHERS = 1024, 8192  # for all other methods
 KEPT, FILLED = 1.4, 4  # times the memory of a block: what the allocator keeps grows over some blocks (measured)
 
 
@@ -38,6 +38,8 @@ class Plan:
 
     pairs: int
     blocks: int
+    pairs_left: int  # what an earlier run did not finish: all that follows is of these
+    blocks_left: int
     n: int  # source rows of a block
     m: int  # target rows of a block
     actors: int
@@ -69,37 +71,51 @@ def plan(config: CoupleConfig) -> Plan:
     """Forecast the job that `config` describes.
 
     Raises:
-        InputError: what `couple` refuses of data and sizes, and a job that the nodes' memory or the disk cannot hold.
+        InputError: what `couple` refuses of the output, the data and sizes, and a job that the nodes' memory or the
+            disk cannot hold.
     """
     began = time.monotonic()
     directory = place(config.output.dir)
+    resume.admit(config, directory)
     spec = data.check(config.data)
     if config.coupling.method == "imported":
         raise InputError("coupling.method='imported': copies a table, and nothing of that is forecast; run couple")
     if spec.rows is not None:
         check_sizes(config, spec.rows, None)
     connect()
+    if spec.rows is not None:
+        check_teams(config, check_sizes(config, spec.rows, None))
     started = time.monotonic()
     target = data.read(config.data, spec)
     reading = time.monotonic() - started
     blocks = check_sizes(config, len(target.x), None)
-    shape = actor_shape(config.cluster, blocks.count)
-    most = TRIAL.get(config.coupling.method, 8192)
-    sizes = [blocks.n] if blocks.n <= most else [most // HALF, most]
+    config = resume.pin_data(pin_coupling(config, blocks, target), directory, target.fingerprint)
+    done = resume.blocks_done(directory, blocks)
+    todo, left = blocks.count - len(done), blocks.pairs - sum(blocks.pairs_of(block) for block in done)
+    if not todo:
+        return _nothing(blocks, config, time.monotonic() - began)
+    shape = actor_shape(config.cluster, todo)
+    sizes = _sizes(config, blocks, shape)
     with _scratch(directory) as scratch:
         trials = [_try(config, scratch / str(n), target, n, shape) for n in sizes]
     last = trials[-1]
     block_seconds = _at(trials, blocks, config.coupling.method)
-    waves = math.ceil(blocks.count / (shape.actors // config.cluster.actors_per_block))
+    waves = math.ceil(todo / (shape.actors // config.cluster.actors_per_block))
     # The last block kept may be cut short, and its writing is not hidden behind another block.
-    writing = last.write_seconds * min(1.0, blocks.pairs / blocks.n) * blocks.n / last.n
+    writing = last.write_seconds * min(1.0, left / blocks.n) * blocks.n / last.n
     starting = reading + last.start_seconds
-    each = blocks.count * config.cluster.actors_per_block / shape.actors
+    each = todo * config.cluster.actors_per_block / shape.actors
     kept = 1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)
-    actor_bytes = last.start_bytes + kept * last.block_bytes * blocks.n / last.n
+    dense = config.coupling.method == "exact"  # whose costs are written down
+    held = [(t.n * t.m if dense else t.n, t.block_bytes) for t in trials]
+    block_bytes = max(_line(held, blocks.n * blocks.m if dense else blocks.n), last.block_bytes)
+    actor_bytes = last.start_bytes + kept * block_bytes
+    shards = (blocks.count - 1) * len(blocks.shards(0)) + len(blocks.shards(blocks.count - 1))
     forecast = Plan(
         pairs=blocks.pairs,
         blocks=blocks.count,
+        pairs_left=left,
+        blocks_left=todo,
         n=blocks.n,
         m=blocks.m,
         actors=shape.actors,
@@ -108,13 +124,50 @@ def plan(config: CoupleConfig) -> Plan:
         start_seconds=starting,
         seconds=starting + waves * block_seconds + writing,
         actor_bytes=round(actor_bytes),
-        shards=(blocks.count - 1) * len(blocks.shards(0)) + len(blocks.shards(blocks.count - 1)),
-        shard_bytes=round(blocks.pairs * last.pair_bytes),
+        shards=shards - sum(len(blocks.shards(block)) for block in done),
+        shard_bytes=round(left * last.pair_bytes),
         trial_seconds=time.monotonic() - began,
     )
     _refuse_memory(shape, forecast, last.start_bytes)
     _refuse_disk(config, directory, forecast)
     return forecast
+
+
+def _sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
+    """Rows of the trials' blocks: as few as tell something, and enough that no member of a team is idle."""
+    low, high = TRIALS.get(config.coupling.method, OTHERS)
+    team = config.cluster.actors_per_block
+    if team > 1:
+        import torch
+
+        from pipeline.ot.tiles import sections
+
+        device = torch.device("cuda" if shape.gpus else "cpu")
+        while len(sections(low, min(low, blocks.ids), device)) < team and low < blocks.n:
+            low *= 2
+        high = max(high, 2 * low)
+    return [low, high] if high < blocks.n else [blocks.n]
+
+
+def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:
+    """The forecast of a job that is done."""
+    return Plan(
+        pairs=blocks.pairs,
+        blocks=blocks.count,
+        pairs_left=0,
+        blocks_left=0,
+        n=blocks.n,
+        m=blocks.m,
+        actors=0,
+        actors_per_block=config.cluster.actors_per_block,
+        block_seconds=0.0,
+        start_seconds=0.0,
+        seconds=0.0,
+        actor_bytes=0,
+        shards=0,
+        shard_bytes=0,
+        trial_seconds=looked,
+    )
 
 
 def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: ActorShape) -> Trial:
@@ -128,7 +181,7 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: A
         }
     )
     blocks = divide(small, len(target.x))
-    prepare(small, directory, target)
+    resume.prepare(small, directory, target)
     started, rows, first = time.monotonic(), [], 0.0
     _, reports, _ = run_blocks(small, directory, blocks, target, None, list(range(blocks.count)))
     for row in reports:
@@ -206,13 +259,22 @@ def _refuse_disk(config: CoupleConfig, directory: Place, forecast: Plan) -> None
         return
     free = shutil.disk_usage(_above(directory)).free
     if forecast.shard_bytes > free:
-        fits = int(forecast.pairs * free / forecast.shard_bytes)
+        fits = int(forecast.pairs_left * free / forecast.shard_bytes) + forecast.pairs - forecast.pairs_left
         lighter = {"full": "seeded", "seeded": "ids"}.get(config.output.payload)
         leaner = f"output.payload={lighter} or " if lighter else ""
         raise InputError(
             f"output.pairs={forecast.pairs}: shards of about {forecast.shard_bytes / 1e9:,.1f} GB, and "
             f"{free / 1e9:,.1f} GB are free; give {leaner}output.pairs={fits}"
         )
+
+
+def _left(forecast: Plan) -> str:
+    """What is left to do, in words."""
+    if forecast.blocks_left == forecast.blocks:
+        return "all"
+    if not forecast.blocks_left:
+        return "nothing: every shard is there"
+    return f"{forecast.blocks_left:,} blocks, {forecast.pairs_left:,} pairs"
 
 
 def print_plan(forecast: Plan, as_json: bool) -> None:
@@ -227,6 +289,7 @@ def print_plan(forecast: Plan, as_json: bool) -> None:
     table = Table(title="what the job will take", show_header=False)
     rows: list[tuple[str, Any]] = [
         ("pairs", f"{forecast.pairs:,} from {forecast.blocks:,} blocks of {forecast.n:,} x {forecast.m:,}"),
+        ("left to do", _left(forecast)),
         ("actors", f"{forecast.actors}, {forecast.actors_per_block} a block"),
         ("seconds a block", f"{forecast.block_seconds:.2f}"),
         ("seconds", f"{forecast.seconds:,.0f}, {forecast.start_seconds:.0f} of them to start"),

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,22 @@ from pipeline.store.integrity import damage
 
 def check(config: CoupleConfig, directory: Place) -> format.Index | None:
     """Look at the output directory before anything is started; the index when the store is already complete.
+
+    Raises:
+        InputError: as `admit`.
+    """
+    earlier = admit(config, directory)
+    if earlier is None:
+        return None
+    same = config.data.path == earlier.data.path and config.coupling.table == earlier.coupling.table
+    finished = _finished(directory) if same else None
+    if finished is None:
+        _refuse_unwritable(directory)
+    return finished
+
+
+def admit(config: CoupleConfig, directory: Place) -> CoupleConfig | None:
+    """The config of the store that is in the output directory, begun or complete; None where nothing is.
 
     Raises:
         InputError: a relative path inside a submitted job, a directory with other things in it, or a store made with
@@ -50,11 +67,7 @@ def check(config: CoupleConfig, directory: Place) -> format.Index | None:
             f"output.dir={str(directory)!r}: not empty and not a pair store; give an empty or a new directory"
         )
     _refuse_difference(config, earlier, directory)
-    same = config.data.path == earlier.data.path and config.coupling.table == earlier.coupling.table
-    finished = _finished(directory) if same else None
-    if finished is None:
-        _refuse_unwritable(directory)
-    return finished
+    return earlier
 
 
 def pin(config: CoupleConfig, key: str, found: str | None, source: str) -> CoupleConfig:
@@ -116,6 +129,15 @@ def features(config: CoupleConfig, directory: Place, x: Float32[np.ndarray, "N .
     fitted = feature_maps.fit(x, config.features.pca, flips=config.data.flips)
     feature_maps.save(fitted, path)
     return fitted
+
+
+def blocks_done(directory: Place, blocks: Blocks) -> set[int]:
+    """The blocks of which every shard is there; found from what is on disk, as a job may have any number of them."""
+    shards, per_block = directory / "shards", len(blocks.shards(0))
+    names = [path.name for path in shards.iterdir()] if shards.is_dir() else []
+    numbers = [int(name[len("pairs-") : -len(".json")]) for name in names if fnmatch(name, "pairs-[0-9]*.json")]
+    begun = {number // per_block for number in numbers}
+    return {block for block in begun if block < blocks.count and block_done(directory, blocks, block)}
 
 
 def block_done(directory: Place, blocks: Blocks, block: int) -> bool:

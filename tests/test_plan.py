@@ -12,6 +12,11 @@ from pipeline.errors import InputError
 from pipeline.plan import plan
 
 
+def files(directory: Path) -> set[str]:
+    """Every file below a directory, with its place."""
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
 def test_the_forecast_is_of_the_job(tmp_path: Path, local_ray: None) -> None:
     config = settings(tmp_path / "s", features={"pca": 16})
     forecast = plan(config)
@@ -21,6 +26,15 @@ def test_the_forecast_is_of_the_job(tmp_path: Path, local_ray: None) -> None:
     assert forecast.shards == len(index.shards)
     assert forecast.shard_bytes == pytest.approx(sum(shard.bytes for shard in index.shards), rel=0.02)
     assert forecast.seconds > forecast.block_seconds > 0
+    assert (forecast.pairs_left, forecast.blocks_left) == (1500, 4)
+    store = files(tmp_path)
+    assert (plan(config).pairs_left, plan(config).seconds) == (0, 0), "the store is complete"
+    (tmp_path / "s" / "shards" / "pairs-000009.json").unlink()
+    rest = plan(config)
+    assert (rest.pairs, rest.pairs_left, rest.blocks_left, rest.shards) == (1500, 300, 1, 2)
+    assert files(tmp_path) == store - {"s/shards/pairs-000009.json"}, "nothing is mended that nobody asked for"
+    with pytest.raises(InputError, match=r"holds pairs of another config; coupling\.rel_eps"):
+        plan(settings(tmp_path / "s", features={"pca": 16}, coupling={"rel_eps": 0.2}))
 
 
 def test_blocks_too_large_for_the_nodes_are_refused_with_what_fits(tmp_path: Path, local_ray: None) -> None:

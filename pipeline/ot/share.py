@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from pipeline.errors import InputError
 from pipeline.ot.tiles import Group, groups, sections
 
 UNIT = 2.0**62  # what a mass of 1 counts in integers: all of them fit, and a mass of 1e-6 keeps 42 bits
@@ -83,6 +84,13 @@ class Share:
         whole = torch.zeros_like(values)
         whole[self.rows] = values[self.rows]
         return self.team.sum(whole)
+
+
+def check_team(size: int, n: int, m: int, device: torch.device) -> None:
+    """Refuse a team larger than a block of n x m keeps busy, by `InputError`."""
+    most = len(sections(n, m, device))
+    if size > most:
+        raise InputError(f"cluster.actors_per_block={size}: a block of {n} source rows keeps {most} busy; lower it")
 
 
 def count(masses: Float[Tensor, "*k"]) -> Int64[Tensor, "*k"]:

@@ -1,48 +1,115 @@
-"""The coupling of a wanted sharpness: epsilon by the entropy that it leaves."""
+"""The coupling of a wanted sharpness: epsilon by the entropy that it leaves.
+
+Sharpness E grows with eps, its logit nearly like a multiple of log eps, and a step of eps by a quarter raises the error
+of a plan to a hundredth or two. So eps moves in mid-solve: every pass finds how sharp its plan is, its sparse stand-in
+tells how sharp it will be once the marginals hold, and eps takes a secant step in these coordinates, or the one that
+the stand-in calls for where it holds most of the plan. A search so takes hardly more passes than a solve.
+"""
 
 import math
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.ot.choose import BackendName, choose
 from pipeline.ot.coupling import EntropicCoupling
-from pipeline.ot.descent import BLUR, GOOD, SHARPEN, SMALL, Progress, Save, Trail, cold, descend, thinned, warm
+from pipeline.ot.descent import BLUR, SHARPEN, THINNED, Progress, Save, Trail, cold, descend, thinned
 from pipeline.ot.kernel import LOG2E
 from pipeline.ot.problem import Problem, entropy
 from pipeline.ot.share import ALONE, Team
 from pipeline.ot.sinkhorn import Block, check_limits, finish
-from pipeline.ot.surrogate import Surrogate
+from pipeline.ot.surrogate import Solution, Surrogate
 from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
 CLOSE = 0.008  # to the sharpness that was asked for
-ROUGH = 0.02  # L1 error at which E is known well enough to choose eps again
-HALVINGS = 12  # of a bracket of five octaves: eps to a thousandth
+STILL = 0.004  # so near to it eps stays
+MOVES = 12  # of eps, at most
 GUESS = 0.02  # L1 error of the stand-in's solutions in the search
-BROAD = 0.4  # sharpness down to which a thinned problem stands for the whole
-POWER = 1.0  # of 1 / eps, like which 1 - E falls where plans are neither sharp nor nearly independent: there it is 2
+HELD = 0.8  # share of the plan that the stand-in must hold to be asked for eps
+STEPS = 12  # of the search on a stand-in, at most
+SLOPE = 1.0  # of the logit of E over log eps: between 0.4 and 2 on all data looked at
+SLOPES = 0.1, 4.0  # what is believed
+APART = 0.02  # of log eps, from which two passes tell a slope
 
-# What the next solve is for: to see how sharp a blurred plan is, to choose eps by it, and, up to so many times, to end
-# with it.
-BLURRED, FIRST, LAST = 0, 1, 7
-ACCURACY = {BLURRED: GOOD, FIRST: ROUGH}  # L1 errors; the tolerance after that
+BROAD = 0.4  # sharpness down to which a thinned problem stands for the whole
+FEWEST, ENOUGH = 64, 512  # rows of a thinned problem
+MANY = 4  # rows of the whole behind each of them, at least
+ROUGH = 0.02  # L1 error at which its sharpness is known well enough
+PASSES = 40  # over it, at most
 
 
 @dataclass
-class Search:
-    """Where the search for eps stands."""
+class Sharpness:
+    """The eps of a wanted sharpness; see `Aim`.
 
-    eps: float
-    passes: int = 0  # before the solve at hand
-    stage: int = BLURRED
-    below: float = math.nan  # the sharpness at a quarter of eps, where that was too sharp
-    power: float = math.nan  # of broad plans, whose 1 - E falls like that power of 1 / eps
+    Args:
+        block: the problem.
+        wanted: the sharpness.
+        slope: of the logit of E over log eps, as far as is known.
+        estimated: whether the first eps is that of a thinned problem, so that a stand-in need not be asked above it.
+        moves: of eps so far.
+        log_eps, logit: where E was last looked at, and that of E.
+    """
+
+    block: Block
+    wanted: float
+    slope: float = SLOPE
+    estimated: bool = False
+    moves: int = 0
+    log_eps: float = math.nan
+    logit: float = math.nan
+
+    def __post_init__(self) -> None:
+        self.marginals = (entropy(self.block.a) + entropy(self.block.b)) / 2
+
+    def met(self, sweep: Sweep) -> bool:
+        """See `Aim.met`."""
+        assert sweep.bits is not None
+        reached = entropy(self.block.a) + self.block.share.total(self.block.a * sweep.bits) / LOG2E
+        return abs(reached / self.marginals - 1 - self.wanted) < CLOSE or self.moves >= MOVES
+
+    def eps(self, surrogate: Surrogate, trail: Trail) -> float:
+        """See `Aim.eps`."""
+        here = self._of(surrogate.solve(1.0, GUESS))
+        log_eps, logit = math.log(trail.level), _logit(here)
+        if abs(log_eps - self.log_eps) > APART:
+            self.slope = min(max((logit - self.logit) / (log_eps - self.log_eps), SLOPES[0]), SLOPES[1])
+        self.log_eps, self.logit = log_eps, logit
+        if self.estimated and trail.level > trail.eps and here > self.wanted:
+            return trail.eps
+        if abs(here - self.wanted) < STILL or self.moves >= MOVES:
+            return trail.level
+        self.moves += 1
+        step = (_logit(self.wanted) - logit) / self.slope
+        if step < 0:
+            step = -self._down(surrogate, -step)
+        return trail.level * math.exp(min(step, math.log(SHARPEN)))
+
+    def _down(self, surrogate: Surrogate, step: float) -> float:
+        """How far to lower log eps: by `step`, or by what the stand-in says where it holds most of the plan."""
+        low, high = 0.0, math.log(SHARPEN)
+        last, logit, at = 0.0, self.logit, min(step, high)
+        for _ in range(STEPS):
+            solution = surrogate.solve(math.exp(at), GUESS)
+            found = self._of(solution)
+            if solution.rest > 1 - HELD or abs(found - self.wanted) < STILL / 4 or (at == high and found > self.wanted):
+                break
+            low, high = (at, high) if found > self.wanted else (low, at)
+            slope = (_logit(found) - logit) / (at - last)
+            last, logit = at, _logit(found)
+            at = at + (_logit(self.wanted) - logit) / slope if slope < 0 else low
+            if not low < at < high:
+                at = (low + high) / 2
+        return at
+
+    def _of(self, solution: Solution) -> float:
+        return solution.entropy / self.marginals - 1
 
 
 def solve_for_entropy(
@@ -59,9 +126,7 @@ def solve_for_entropy(
 ) -> EntropicCoupling:
     """Find the eps whose coupling has the sharpness E = 2 H(P) / (H(a) + H(b)) - 1, and that coupling.
 
-    E grows with eps. It is found on the sparse stand-in of a blurred pass, which needs no further pass, and corrected
-    on the stand-in of each solve. `report.entropy` is what was reached, and `report.converged` speaks of the marginals
-    alone.
+    `report.entropy` is what was reached, and `report.converged` speaks of the marginals alone.
 
     Args:
         problem: the block; its eps is ignored, and the coupling's problem holds the one found.
@@ -80,103 +145,53 @@ def solve_for_entropy(
         if min(len(block.a), len(block.b)) == 1 or block.std == 0:
             raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
         if resume is None:
-            search, trail = _first(block, sharpness, tol), None
+            aim, trail = _first(block, sharpness, tol)
         else:
-            eps, passes, stage, below, power = resume["search"].tolist()
-            search = Search(eps, int(passes), int(stage), below, power)
+            slope, estimated, moves, log_eps, logit = resume["search"].tolist()
+            aim = Sharpness(block, sharpness, slope, bool(estimated), int(moves), log_eps, logit)
             trail = Trail.of(resume, block.a.device)
-        return _search(block, search, trail, sharpness, tol, max_passes, progress, save, started)
-
-
-def _search(
-    block: Block,
-    search: Search,
-    trail: Trail | None,
-    sharpness: float,
-    tol: float,
-    max_passes: int,
-    progress: Progress | None,
-    save: Save | None,
-    started: float,
-) -> EntropicCoupling:
-    """Solve at one eps after the other, the next one chosen by what the last one left."""
-    kernel, a, b, std, team = block.kernel, block.a, block.b, block.std, block.team
-    marginals = (entropy(a) + entropy(b)) / 2
-    start = None
-    while True:
-        accuracy, before = max(tol, ACCURACY.get(search.stage, tol)), search.passes
-        if trail is None:
-            trail = cold(kernel, search.eps, std, accuracy, team) if start is None else warm(kernel, search.eps, start)
-        last, passes = descend(
-            kernel,
-            a,
-            b,
-            search.eps,
-            std,
+        last, trail = descend(
+            block.kernel,
+            block.a,
+            block.b,
+            block.std,
             trail,
-            accuracy,
-            max(1, max_passes - before),
-            progress=None if progress is None else partial(_told, progress, before),
-            save=None if save is None else partial(_saved, save, search),
+            tol,
+            max_passes,
+            aim=aim,
+            progress=progress,
+            save=None if save is None else partial(_saved, save, aim),
             team=team,
         )
-        trail, search.passes = None, before + passes
-        assert last.bits is not None
-        reached = (entropy(a) + block.share.total(a * last.bits) / LOG2E) / marginals - 1
-        error = (last.columns - b).abs().sum().item()
-        if search.stage == BLURRED and reached < sharpness and search.passes < max_passes:
-            # Broader than this pass's plan, where the stand-in says little.
-            search.below, search.eps = reached, search.eps * 4
-            continue
-        if search.stage == BLURRED and not math.isnan(search.below) and reached >= sharpness:
-            search.stage, search.power = FIRST, max(0.5, math.log((1 - search.below) / (1 - reached)) / math.log(4))
-            search.eps *= ((1 - reached) / (1 - sharpness)) ** (1 / search.power)
-            start = kernel.g(last.gamma, search.eps)
-            continue
-        done = error < tol and abs(reached - sharpness) < CLOSE
-        if search.stage >= FIRST and (done or search.passes >= max_passes or search.stage == LAST):
-            return finish(block, search.eps, last, tol, search.passes, started)
-        search.stage = max(search.stage + 1, FIRST)
-        if not math.isnan(search.power):
-            search.eps *= ((1 - reached) / (1 - sharpness)) ** (1 / search.power)
-            start = kernel.g(last.gamma, search.eps)
-            continue
-        search.eps, start = _sharpened(block, last, search.eps, (1 + sharpness) * marginals)
+        return finish(block, trail, last, tol, started)
 
 
-def _first(block: Block, sharpness: float, tol: float) -> Search:
+def _first(block: Block, wanted: float, tol: float) -> tuple[Sharpness, Trail]:
     """Where the search begins: at a blurred eps, or where a thinned problem leaves the same mutual information.
 
     H(a) + H(b) - H(P) = (1 - E) (H(a) + H(b)) / 2 hardly depends on how many points stand for two densities, as long as
     each has many partners. Sharp plans have too few, but show their entropy on the stand-in of a blurred pass.
     """
-    a, b, problem = block.a, block.b, block.supported
-    small = None if len(a) * len(b) <= SMALL else thinned(problem, 1.0)
-    if small is not None:
-        information = (1 - sharpness) * (entropy(a) + entropy(b))
-        wanted = 1 - information / sum(entropy(weights) for weights in small.weights())
-        if wanted > BROAD:
-            found = solve_for_entropy(small, wanted, tol=max(tol, ROUGH))
-            return Search(found.report.eps or 0.0, stage=FIRST, power=POWER)
-    return Search(BLUR * block.std)
+    aim, eps = Sharpness(block, wanted), BLUR * block.std
+    least = min(len(block.a), len(block.b))
+    every = min(max(least // ENOUGH, MANY), THINNED)
+    if least // every >= FEWEST:
+        few = Block(thinned(block.supported, 1.0, every), ALONE, block.kernel.backend)
+        alike = 1 - (1 - wanted) * aim.marginals / ((entropy(few.a) + entropy(few.b)) / 2)
+        if alike > BROAD and few.std > 0:
+            rough = max(tol, ROUGH)
+            small, trail = _first(few, alike, rough)
+            _, trail = descend(few.kernel, few.a, few.b, few.std, trail, rough, PASSES, aim=small)
+            # Of the same information over log eps.
+            aim.slope, aim.estimated, eps = small.slope * alike / wanted, True, trail.eps
+    return aim, cold(block.kernel, eps, block.std, tol, block.team)
 
 
-def _told(progress: Progress, before: int, passes: int, error: float) -> None:
-    progress(before + passes, error)
+def _saved(save: Save, aim: Sharpness, arrays: dict[str, Float64[Tensor, "..."]]) -> None:
+    state = [aim.slope, aim.estimated, aim.moves, aim.log_eps, aim.logit]
+    save({**arrays, "search": torch.tensor(state, dtype=torch.float64)})
 
 
-def _saved(save: Save, search: Search, arrays: dict[str, Float64[Tensor, "..."]]) -> None:
-    save({**arrays, "search": torch.tensor(astuple(search), dtype=torch.float64)})
-
-
-def _sharpened(block: Block, last: Sweep, eps: float, wanted: float) -> tuple[float, Float[Tensor, " m"]]:
-    """Bisect log eps on the stand-in of the sweep `last` until its entropy is the `wanted` one, in nats."""
-    with Workers(block.a.device) as workers:
-        surrogate = Surrogate(last, block.a, block.b, block.kernel.log_b, block.share, workers)
-        low, high = -math.log2(SHARPEN), 1.0
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            solution = surrogate.solve(2.0**-middle, GUESS)
-            low, high = (middle, high) if solution.entropy < wanted else (low, middle)
-    found = eps * 2.0**middle
-    return found, block.kernel.g(solution.gamma, found)
+def _logit(level: float) -> float:
+    level = min(max(level, 1e-6), 1 - 1e-6)
+    return math.log(level / (1 - level))

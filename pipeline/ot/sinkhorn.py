@@ -16,7 +16,7 @@ from pipeline.ot.descent import Progress, Save, Trail, cold, descend, warm
 from pipeline.ot.kernel import LOG2E, kernel_of
 from pipeline.ot.problem import Problem, entropy
 from pipeline.ot.report import sharpness, transport_costs
-from pipeline.ot.share import ALONE, Share, Team
+from pipeline.ot.share import ALONE, Share, Team, check_team
 from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
@@ -67,10 +67,10 @@ def solve_sinkhorn(
             trail = cold(kernel, eps, std, tol, team)
         else:
             trail = warm(kernel, eps, g0[block.target])
-        last, passes = descend(
-            kernel, block.a, block.b, eps, std, trail, tol, max_passes, progress=progress, save=save, team=team
+        last, trail = descend(
+            kernel, block.a, block.b, std, trail, tol, max_passes, progress=progress, save=save, team=team
         )
-        return finish(block, eps, last, tol, passes, started)
+        return finish(block, trail, last, tol, started)
 
 
 def check_limits(tol: float, max_passes: int) -> None:
@@ -96,16 +96,12 @@ class Block:
             self.supported = replace(self.whole, x0=problem.x0[source], x1=problem.x1[self.target], a=self.a, b=self.b)
         self.kernel = kernel_of(self.supported, backend)
         self.share = Share(len(self.a), len(self.b), a.device, team)
-        most = len(self.share.sections)
-        if team.size > most:
-            raise InputError(
-                f"cluster.actors_per_block={team.size}: a block of {len(self.a)} source rows keeps {most} busy; lower "
-                "it"
-            )
+        check_team(team.size, len(self.a), len(self.b), a.device)
 
 
-def finish(block: Block, eps: float, last: Sweep, tol: float, passes: int, started: float) -> EntropicCoupling:
-    """The coupling and its report from the sweep over the final potentials at `eps`."""
+def finish(block: Block, trail: Trail, last: Sweep, tol: float, started: float) -> EntropicCoupling:
+    """The coupling and its report from the end of a solve and the sweep over its final potentials."""
+    eps = trail.eps
     problem, share, kernel = replace(block.whole, eps=eps), block.share, block.kernel
     f, g = kernel.f(share.gather(last.phi), eps), kernel.g(last.gamma, eps)
     if block.supported is not block.whole:
@@ -129,7 +125,7 @@ def finish(block: Block, eps: float, last: Sweep, tol: float, passes: int, start
         target_error=error,
         cost_independent=independent,
         cost_coupled=coupled,
-        passes=passes,
+        passes=trail.passes,
         converged=error < tol,
         seconds=time.perf_counter() - started,
     )

@@ -25,6 +25,8 @@ from pipeline.ot.tiles import Workers
 MEMORY = 8
 ITERATIONS = 200
 BOUND = 900.0  # of |log2 v|: float64 holds v and what it multiplies
+SOLVED = 0.1  # L1 error of a solution from which another one may start
+SPREAD = 4.0  # log2 of how much the rest may grow with eps
 LEAST = 1e-30  # the rest's least share of a column, so that every column can be reached
 TINY = 1e-300
 BUSY = 2**17  # entries that are worth a thread's start
@@ -65,6 +67,7 @@ class Surrogate:
         measured = a if measured is None else measured
         self.gamma, self.a, self.b, self.log_b, self.share, self.workers = sweep.gamma, a, b, log_b, share, workers
         self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits.double()
+        self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling that the next solution is sought from
         bounds = [share.sections[k].start for k in share.mine] + [share.rows.stop]
         self.cuts = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
         runs = min(len(share.mine), workers.threads, 1 + len(self.i) // BUSY)
@@ -103,11 +106,13 @@ class Surrogate:
         mass = (logits - top[self.i]).exp2()
         # An entry that was left out lies below every one kept, and shrinks by at least as much.
         least = self.share.each([-_lowest(self.logits[low:high]) for low, high in pairwise(self.cuts)])
-        fading = (-least.max() - self.log_b.mean()) * (sharpen - 1) - top
-        r, c = self.rest_of_row * fading.clamp(max=BOUND).exp2(), self.rest_of_column
+        growth = (-least.max() - self.log_b.mean()) * (sharpen - 1)
+        if sharpen < 1:  # where nearly all is kept, the rest is but rounding, which must not grow
+            growth = growth.clamp(max=SPREAD)
+        r, c = self.rest_of_row * (growth - top).clamp(max=BOUND).exp2(), self.rest_of_column
         list(self.workers.map(lambda part: part.fill(mass, r), self.parts))
 
-        x = torch.zeros_like(self.b)
+        x = self.start
         best, error, anderson = x, math.inf, Anderson(MEMORY)
         u = scaling = torch.ones_like(self.a)
         for _ in range(ITERATIONS):
@@ -121,6 +126,7 @@ class Surrogate:
             x = anderson.mix(x, x + (self.b / column.clamp(min=1 / UNIT)).log2()).clamp(-BOUND, BOUND)
         kept = (scaling.log2()[self.i] + best[self.j] + logits - top[self.i]).exp2()
         rest = self.share.total(scaling * r) * (c @ best.exp2()).item()
+        self.start = best if error < SOLVED else self.start
         nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
         gamma = (self.gamma - self.log_b) * sharpen + self.log_b + best
         return Solution(gamma, scaling.clamp(min=TINY).log2() - top, error, rest, nats)
