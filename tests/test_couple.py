@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from processes import actors
 
 from pipeline.config import CoupleConfig, validate
 from pipeline.couple import couple
@@ -90,10 +91,9 @@ def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path) -> None:
     killed: list[int] = []
 
     def kill_once(_: dict[str, Any]) -> None:
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            if not killed and process.read_bytes().startswith(b"ray::CouplerActor"):
-                killed.append(int(process.parent.name))
-                os.kill(killed[0], signal.SIGKILL)
+        if not killed:
+            killed.append(actors("CouplerActor")[0])
+            os.kill(killed[0], signal.SIGKILL)
 
     directory = tmp_path / "actor-killed"
     couple(settings(directory), on_block=kill_once)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import actors
 from stores import write_store
 
 from pipeline.config import load, validate
@@ -105,28 +106,6 @@ def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path,
     assert_same_end(run, undisturbed)
 
 
-def descendants(process: int) -> list[int]:
-    """All processes below one, by /proc."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    found = children.get(process, [])
-    return found + [below for child in found for below in descendants(child)]
-
-
-def kill_a_worker() -> None:
-    """SIGKILL the first train worker below this process."""
-    for process in descendants(os.getpid()):
-        if "RayTrainWorker" in Path(f"/proc/{process}/cmdline").read_text():
-            os.kill(process, signal.SIGKILL)
-            return
-    raise AssertionError("no train worker found")
-
-
 @pytest.mark.slow
 def test_killed_worker_is_replaced(undisturbed: Path, store: Path) -> None:
     settings = config(store, "killed-worker", workers=2)
@@ -135,7 +114,7 @@ def test_killed_worker_is_replaced(undisturbed: Path, store: Path) -> None:
 
     def killer() -> None:
         wait_for_checkpoint(run)
-        kill_a_worker()
+        os.kill(actors("RayTrainWorker")[0], signal.SIGKILL)
         finished_before_the_kill.append((run / "train.json").exists())
 
     thread = threading.Thread(target=killer, daemon=True)
