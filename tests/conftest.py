@@ -9,6 +9,8 @@ import pytest
 # Ray's own workers must not run under coverage of the parent's warnings filter, nor phone home.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+# Ray's default of 15 would let its workers wait for every other process, the tests in this one among them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
