@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,10 +27,12 @@ from pipeline.store.verify import verify
 
 
 def settings(directory: Path, **parts: dict[str, Any]) -> CoupleConfig:
+    """1,500 pairs of digits in four blocks, on one actor: starting another takes longer than its blocks."""
     tree: dict[str, dict[str, Any]] = {
         "data": {"path": "digits", "label": "label"},
         "coupling": {"n": 400, "rel_eps": 0.1},
         "output": {"dir": str(directory), "pairs": 1500, "pairs_per_shard": 150},
+        "cluster": {"actors": 1},
     }
     for part, values in parts.items():
         tree[part] = tree.get(part, {}) | values
@@ -44,7 +47,7 @@ def shard_bytes(directory: Path) -> dict[str, bytes]:
 def reference(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     """An undisturbed run with one actor."""
     directory = tmp_path_factory.mktemp("couple") / "reference"
-    couple(settings(directory, cluster={"actors": 1}))
+    couple(settings(directory))
     return directory
 
 
@@ -75,8 +78,7 @@ def test_a_complete_store_is_left_alone(reference: Path) -> None:
 
 
 def test_only_lost_blocks_are_computed_again(reference: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "mended"
-    couple(settings(directory))
+    directory = Path(shutil.copytree(reference, tmp_path / "mended"))
     kept = (directory / "shards" / "pairs-000000.tar").stat().st_mtime_ns
     (directory / "shards" / "pairs-000004.tar").unlink()
     (directory / "shards" / ".pairs-000009.tar.1.tmp").write_bytes(b"half-written")
@@ -96,7 +98,7 @@ def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path) -> None:
             os.kill(killed[0], signal.SIGKILL)
 
     directory = tmp_path / "actor-killed"
-    couple(settings(directory), on_block=kill_once)
+    couple(settings(directory, cluster={"actors": 2}), on_block=kill_once)
     assert killed
     assert shard_bytes(directory) == shard_bytes(reference)
 
@@ -220,7 +222,8 @@ def test_each_actor_gets_its_own_gpu(tmp_path: Path) -> None:
         "ray.init(address='local', num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)\n"
         "import pipeline.couple as job\n"
         "from test_couple import settings\n"
-        f"config = settings(Path({str(tmp_path / 's')!r}), output={{'pairs': 3200}})\n"
+        f"config = settings(Path({str(tmp_path / 's')!r}), output={{'pairs': 3200}}, "
+        "cluster={'actors': 'auto'})\n"
         "rows = []\n"
         "job.couple(config, on_block=rows.append)\n"
         "print(json.dumps([row['gpus'] for row in rows]))"
