@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,14 @@ from training.trainer import train
 from training.workers import WorkerShape, worker_shape
 
 STEPS = 240
+POLLS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"  # a checkpoint waits for Ray Train's next poll of its workers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_polls() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(POLLS, "0.2")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +106,7 @@ def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path,
     run = Path(settings.output.dir)
     code = "import sys; from training.config import TrainConfig; from training.trainer import train; "
     code += "train(TrainConfig.model_validate_json(sys.argv[1]))"
-    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    environment = {**os.environ, "RAY_ADDRESS": "local", POLLS: "2"}
     with subprocess.Popen([sys.executable, "-c", code, settings.model_dump_json()], env=environment) as driver:
         wait_for_checkpoint(run)
         driver.send_signal(signal.SIGKILL)
@@ -107,7 +116,8 @@ def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path,
 
 
 @pytest.mark.slow
-def test_killed_worker_is_replaced(undisturbed: Path, store: Path) -> None:
+def test_killed_worker_is_replaced(undisturbed: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(POLLS, "1")  # time to be killed in
     settings = config(store, "killed-worker", workers=2)
     run = Path(settings.output.dir)
     finished_before_the_kill = []
