@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import ray
 from processes import actors
+from sklearn.datasets import load_digits
 
 from pipeline.config import CoupleConfig, validate
 from pipeline.couple import couple
@@ -66,7 +67,11 @@ def test_the_store_is_what_was_asked_for(reference: Path) -> None:
 
 
 def test_two_actors_write_the_bytes_of_one(reference: Path, tmp_path: Path) -> None:
-    couple(settings(tmp_path / "two", cluster={"actors": 2}))
+    """Also where Ray Data reads the same data from a file."""
+    images, labels = load_digits(return_X_y=True)
+    path = tmp_path / "digits.npz"
+    np.savez(path, image=(images / 8 - 1).astype(np.float32).reshape(-1, 1, 8, 8), label=labels)
+    couple(settings(tmp_path / "two", data={"path": str(path)}, cluster={"actors": 2}))
     assert shard_bytes(tmp_path / "two") == shard_bytes(reference)
     assert (tmp_path / "two" / "index.json").read_bytes() == (reference / "index.json").read_bytes()
 
@@ -192,8 +197,6 @@ def test_balanced_draws_use_every_datum_equally_often(tmp_path: Path, local_ray:
 
 def test_pairs_are_the_data_and_the_noise_they_name(reference: Path) -> None:
     """x1 against scikit-learn's digits by id, x0 against the generator by counter, labels against the digits'."""
-    from sklearn.datasets import load_digits
-
     from pipeline import noise
 
     digits = load_digits()

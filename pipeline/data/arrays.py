@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float32, Int64, Shaped
 
 from pipeline.config import DataConfig
 from pipeline.data.location import Location, locate
@@ -50,7 +50,7 @@ def _blocks(_: dict[str, np.ndarray], config: DataConfig) -> Iterator[dict[str, 
 def _load(place: Location, config: DataConfig) -> tuple[Shaped[np.ndarray, "n ..."], Int64[np.ndarray, " n"] | None]:
     """The stored array and its labels; nothing is ever unpickled."""
     if place.format == "digits":
-        return _digits()
+        return digits()
     where = f"data.path={place.path!r}"
     try:
         with place.filesystem.open(place.files[0], "rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -67,7 +67,7 @@ def _load(place: Location, config: DataConfig) -> tuple[Shaped[np.ndarray, "n ..
     return stored, class_ids(labels, len(stored), f"data.label={config.label!r}")
 
 
-def _digits() -> tuple[Shaped[np.ndarray, "n 1 8 8"], Int64[np.ndarray, " n"]]:
+def digits() -> tuple[Float32[np.ndarray, "n 1 8 8"], Int64[np.ndarray, " n"]]:
     """The 1,797 digits that scikit-learn embeds, their values 0 to 16 brought to [-1, 1]; they always have labels."""
     from sklearn.datasets import load_digits
 

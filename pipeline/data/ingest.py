@@ -53,9 +53,12 @@ def read(config: DataConfig, spec: DataSpec) -> Target:
         InputError: what `check` refuses but could not see (pixels, remote rows), or data that changed since, or that
             a node of the cluster cannot reach.
     """
+    place = locate(config.path)
+    if place.format == "digits":  # they come with a package, so that no task has a file to open
+        embedded = arrays.digits()
+        return Target(*embedded, spec.num_classes, fingerprint(*embedded))
     from ray.data import DataContext
 
-    place = locate(config.path)
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.use_datasource_v2 = False  # it packs row groups by size and so loses their order
