@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from processes import actors
+from sklearn.datasets import load_digits
 
 from pipeline.config import CoupleConfig, validate
 from pipeline.couple import couple
@@ -25,10 +28,12 @@ from pipeline.store.verify import verify
 
 
 def settings(directory: Path, **parts: dict[str, Any]) -> CoupleConfig:
+    """1,500 pairs of digits in four blocks, on one actor: starting another takes longer than its blocks."""
     tree: dict[str, dict[str, Any]] = {
         "data": {"path": "digits", "label": "label"},
         "coupling": {"n": 400, "rel_eps": 0.1},
         "output": {"dir": str(directory), "pairs": 1500, "pairs_per_shard": 150},
+        "cluster": {"actors": 1},
     }
     for part, values in parts.items():
         tree[part] = tree.get(part, {}) | values
@@ -43,7 +48,7 @@ def shard_bytes(directory: Path) -> dict[str, bytes]:
 def reference(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     """An undisturbed run with one actor."""
     directory = tmp_path_factory.mktemp("couple") / "reference"
-    couple(settings(directory, cluster={"actors": 1}))
+    couple(settings(directory))
     return directory
 
 
@@ -62,7 +67,11 @@ def test_the_store_is_what_was_asked_for(reference: Path) -> None:
 
 
 def test_two_actors_write_the_bytes_of_one(reference: Path, tmp_path: Path) -> None:
-    couple(settings(tmp_path / "two", cluster={"actors": 2}))
+    """Also where Ray Data reads the same data from a file."""
+    images, labels = load_digits(return_X_y=True)
+    path = tmp_path / "digits.npz"
+    np.savez(path, image=(images / 8 - 1).astype(np.float32).reshape(-1, 1, 8, 8), label=labels)
+    couple(settings(tmp_path / "two", data={"path": str(path)}, cluster={"actors": 2}))
     assert shard_bytes(tmp_path / "two") == shard_bytes(reference)
     assert (tmp_path / "two" / "index.json").read_bytes() == (reference / "index.json").read_bytes()
 
@@ -74,8 +83,7 @@ def test_a_complete_store_is_left_alone(reference: Path) -> None:
 
 
 def test_only_lost_blocks_are_computed_again(reference: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "mended"
-    couple(settings(directory))
+    directory = Path(shutil.copytree(reference, tmp_path / "mended"))
     kept = (directory / "shards" / "pairs-000000.tar").stat().st_mtime_ns
     (directory / "shards" / "pairs-000004.tar").unlink()
     (directory / "shards" / ".pairs-000009.tar.1.tmp").write_bytes(b"half-written")
@@ -90,13 +98,12 @@ def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path) -> None:
     killed: list[int] = []
 
     def kill_once(_: dict[str, Any]) -> None:
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            if not killed and process.read_bytes().startswith(b"ray::CouplerActor"):
-                killed.append(int(process.parent.name))
-                os.kill(killed[0], signal.SIGKILL)
+        if not killed:
+            killed.append(actors("CouplerActor")[0])
+            os.kill(killed[0], signal.SIGKILL)
 
     directory = tmp_path / "actor-killed"
-    couple(settings(directory), on_block=kill_once)
+    couple(settings(directory, cluster={"actors": 2}), on_block=kill_once)
     assert killed
     assert shard_bytes(directory) == shard_bytes(reference)
 
@@ -190,8 +197,6 @@ def test_balanced_draws_use_every_datum_equally_often(tmp_path: Path, local_ray:
 
 def test_pairs_are_the_data_and_the_noise_they_name(reference: Path) -> None:
     """x1 against scikit-learn's digits by id, x0 against the generator by counter, labels against the digits'."""
-    from sklearn.datasets import load_digits
-
     from pipeline import noise
 
     digits = load_digits()
@@ -220,7 +225,8 @@ def test_each_actor_gets_its_own_gpu(tmp_path: Path) -> None:
         "ray.init(address='local', num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)\n"
         "import pipeline.couple as job\n"
         "from test_couple import settings\n"
-        f"config = settings(Path({str(tmp_path / 's')!r}), output={{'pairs': 3200}})\n"
+        f"config = settings(Path({str(tmp_path / 's')!r}), output={{'pairs': 3200}}, "
+        "cluster={'actors': 'auto'})\n"
         "rows = []\n"
         "job.couple(config, on_block=rows.append)\n"
         "print(json.dumps([row['gpus'] for row in rows]))"

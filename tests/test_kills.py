@@ -18,7 +18,7 @@ from pipeline.store.verify import verify
 
 pytestmark = pytest.mark.slow
 
-JOB = {"coupling": {"n": 60}, "output": {"pairs": 3_000, "pairs_per_shard": 20}}
+JOB = {"coupling": {"n": 60}, "output": {"pairs": 3_000, "pairs_per_shard": 20}, "cluster": {"actors": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def kill_once(row):
         os.kill(other.all_processes["raylet"][0].process.pid, signal.SIGKILL)
     seen.append(row)
 
-couple(settings(Path({str(tmp_path / "s")!r}), coupling={JOB["coupling"]!r}, output={JOB["output"]!r}), kill_once)
+couple(settings(Path({str(tmp_path / "s")!r}), **{JOB!r}), kill_once)
 assert len(seen) == 50, len(seen)
 os._exit(0)  # the test cluster's own shutdown minds that one of its processes is gone
 """

@@ -156,7 +156,7 @@ except JobError as error:
     print(error)
 bucket = fsspec.filesystem("s3", use_listings_cache=False)
 bucket.mkdir("bucket")
-couple(settings("s3://bucket/pairs"))
+couple(settings("s3://bucket/pairs", cluster={"actors": 2}))
 before = bucket.modified("bucket/pairs/shards/pairs-000000.tar")
 bucket.rm_file("bucket/pairs/shards/pairs-000004.tar")
 assert couple(settings("s3://bucket/pairs")).pairs == 1500

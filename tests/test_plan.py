@@ -18,7 +18,7 @@ def files(directory: Path) -> set[str]:
 
 
 def test_the_forecast_is_of_the_job(tmp_path: Path, local_ray: None) -> None:
-    config = settings(tmp_path / "s", features={"pca": 16})
+    config = settings(tmp_path / "s", features={"pca": 16}, cluster={"actors": "auto"})
     forecast = plan(config)
     assert list(tmp_path.iterdir()) == [], "a trial leaves nothing behind"
     index = couple(config)

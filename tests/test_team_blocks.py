@@ -50,15 +50,14 @@ def test_a_team_on_two_raylets_loses_a_member(alone: Path, tmp_path: Path) -> No
     job = settings(directory, cluster=TEAM | {"checkpoint_seconds": 0}, **JOB)
     config.write_text(json.dumps(job.model_dump(mode="json")))  # JSON is YAML
     program = f"""
-import os, signal, threading, time
+import os, signal, sys, threading, time
 from pathlib import Path
+sys.path.insert(0, "tests")
 import ray
+from processes import actors
 from ray.cluster_utils import Cluster
 from pipeline.config import CoupleConfig, load
-from pipeline.blocks import divide
-from pipeline.config import CoupleConfig, load
 from pipeline.couple import couple
-from pipeline.errors import InputError
 
 cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
 cluster.add_node(num_cpus=1)
@@ -69,9 +68,8 @@ directory, killed = Path({str(directory)!r}), []
 def kill_once():
     while not list(directory.glob("potentials/*.trail.npz")):
         time.sleep(0.002)
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        if process.read_bytes().startswith(b"ray::Member"):
-            killed.append(os.kill(int(process.parent.name), signal.SIGKILL))
+    for member in actors("Member"):
+        killed.append(os.kill(member, signal.SIGKILL))
 
 thread = threading.Thread(target=kill_once)
 thread.start()

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import actors
 from stores import write_store
 
 from pipeline.config import load, validate
@@ -26,6 +28,14 @@ from training.trainer import train
 from training.workers import WorkerShape, worker_shape
 
 STEPS = 240
+POLLS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"  # a checkpoint waits for Ray Train's next poll of its workers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_polls() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(POLLS, "0.2")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +108,7 @@ def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path,
     run = Path(settings.output.dir)
     code = "import sys; from training.config import TrainConfig; from training.trainer import train; "
     code += "train(TrainConfig.model_validate_json(sys.argv[1]))"
-    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    environment = {**os.environ, "RAY_ADDRESS": "local", POLLS: "2"}
     with subprocess.Popen([sys.executable, "-c", code, settings.model_dump_json()], env=environment) as driver:
         wait_for_checkpoint(run)
         driver.send_signal(signal.SIGKILL)
@@ -107,37 +117,16 @@ def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path,
     assert_same_end(run, undisturbed)
 
 
-def descendants(process: int) -> list[int]:
-    """All processes below one, by /proc."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    found = children.get(process, [])
-    return found + [below for child in found for below in descendants(child)]
-
-
-def kill_a_worker() -> None:
-    """SIGKILL the first train worker below this process."""
-    for process in descendants(os.getpid()):
-        if "RayTrainWorker" in Path(f"/proc/{process}/cmdline").read_text():
-            os.kill(process, signal.SIGKILL)
-            return
-    raise AssertionError("no train worker found")
-
-
 @pytest.mark.slow
-def test_killed_worker_is_replaced(undisturbed: Path, store: Path) -> None:
+def test_killed_worker_is_replaced(undisturbed: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(POLLS, "1")  # time to be killed in
     settings = config(store, "killed-worker", workers=2)
     run = Path(settings.output.dir)
     finished_before_the_kill = []
 
     def killer() -> None:
         wait_for_checkpoint(run)
-        kill_a_worker()
+        os.kill(actors("RayTrainWorker")[0], signal.SIGKILL)
         finished_before_the_kill.append((run / "train.json").exists())
 
     thread = threading.Thread(target=killer, daemon=True)
