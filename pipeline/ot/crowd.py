@@ -21,7 +21,6 @@ from pipeline.ot.tiles import GPU_ENTRIES, Workers
 
 CROWD, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points of a tile
 TILE = 1024  # targets of a tile, which stays in a core's cache
-SMALL = 2.0**-10  # share of a point from which on entries are kept one by one, hence at most 1,024 of them a point
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Crowd:
     Attributes:
         points: how many.
         masses: mean probability of each target over the points [N].
-        squares: sum of the squared probabilities, what is below SMALL left out [N].
+        squares: sum of the squared probabilities, without those that are not kept [N].
         hits: for how many points it has the largest score [N].
         entries: i target, j point, logits log2 of the probability of j among the points that i gets; sorted by i.
     """
@@ -44,7 +43,14 @@ class Crowd:
 
 
 def meet(
-    targets: Targets, source: Source, first: int, points: int, g: Float[Tensor, " N"], eps: float, workers: Workers
+    targets: Targets,
+    source: Source,
+    first: int,
+    points: int,
+    g: Float[Tensor, " N"],
+    eps: float,
+    small: float,
+    workers: Workers,
 ) -> Crowd:
     """Points `first` to `first + points` of the source against all targets.
 
@@ -53,11 +59,12 @@ def meet(
         first, points: which points.
         g: the potential, float64 [N], in units of the cost; this process's targets count.
         eps: absolute, positive.
+        small: the probability from which on entries are kept one by one, hence at most 1 / small of them a point.
         workers: the threads.
     """
     own, device = len(targets.own), targets.own.device
     size = min(points, CROWD if device.type == "cpu" else max(CHUNK, GPU_ENTRIES // own))
-    tiles = _tiles(targets, g, eps)
+    tiles = _tiles(targets, g, eps, small)
     room = torch.empty(size * own, device=device)
     crowds = [source.points(first, size)]
     for start in range(0, points, size):
@@ -82,8 +89,8 @@ def meet(
 class Tile:
     """Some targets of a section, what they weigh in, and what they have got so far."""
 
-    def __init__(self, section: int, columns: slice, right: Float[Tensor, "w k"]) -> None:
-        self.section, self.columns, self.right, self.width = section, columns, right, len(right)
+    def __init__(self, section: int, columns: slice, right: Float[Tensor, "w k"], small: float) -> None:
+        self.section, self.columns, self.right, self.width, self.small = section, columns, right, len(right), small
         self.masses = torch.zeros(self.width, dtype=torch.float64, device=right.device)
         self.squares, self.hits = torch.zeros_like(self.masses), torch.zeros_like(self.masses, dtype=torch.int64)
         self.found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -114,8 +121,8 @@ class Tile:
         for low in range(0, len(weights), CHUNK):
             part, factor = weights[low : low + CHUNK], scale[low : low + CHUNK]
             self.masses += part.T @ factor
-            rows = (factor >= SMALL).nonzero()[:, 0]  # no other can have an entry as large
-            where = _at_least(part[rows], SMALL / factor[rows])
+            rows = (factor >= self.small).nonzero()[:, 0]  # no other can have an entry as large
+            where = _at_least(part[rows], self.small / factor[rows])
             row, column = rows[where // self.width], where % self.width
             shares = part[row, column] * factor[row]
             self.squares.index_add_(0, column, shares.double().square_())
@@ -129,7 +136,7 @@ def _at_least(values: Float[Tensor, "r w"], bounds: Float[Tensor, " r"]) -> Int[
     return (values >= bounds[:, None]).view(-1).nonzero()[:, 0]
 
 
-def _tiles(targets: Targets, g: Float[Tensor, " N"], eps: float) -> list[Tile]:
+def _tiles(targets: Targets, g: Float[Tensor, " N"], eps: float, small: float) -> list[Tile]:
     """This process's targets in tiles, ready for products with points that have a 1 behind them."""
     scale, out = LOG2E / eps, []
     gamma = g * scale + targets.b.log2()
@@ -140,7 +147,7 @@ def _tiles(targets: Targets, g: Float[Tensor, " N"], eps: float) -> list[Tile]:
         for low, high in pairwise(cuts):
             here = slice(low - targets.share.rows.start, high - targets.share.rows.start)
             right = torch.cat([targets.own[here] * scale, gamma[low:high, None]], 1)
-            out.append(Tile(k, slice(low, high), right.float()))
+            out.append(Tile(k, slice(low, high), right.float(), small))
     return out
 
 

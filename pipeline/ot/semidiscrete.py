@@ -33,7 +33,11 @@ SMOOTH = 0.06  # rel_eps that eps = 0 is smoothed with at first
 BEARABLE, BEARABLE_NOW = 0.25, 0.15  # of the chi-square asked for, and of the one so far: what smoothing may cost
 ROUGH = 1.0  # chi-square above which a round replaces the average instead of joining it
 MOMENTS = 2**14  # points whose moments stand for the source's
-INNER = 0.1  # L1 error of a stand-in's solution: more would learn the noise of its points
+INNER = 0.2  # L1 error of a stand-in's solution, in units of what chance gives its points
+SHOWN = 1.5  # times N / chi2
+FEW, MANY = 16, 64  # entries of a point that are worth keeping: too few say nothing of cells a little further off
+SHALLOW, DEEP = 6.0, 60.0  # bounds of the depth that is found for that
+NEXT = 0.25  # of its chi-square, at least, a round leaves
 CERTAIN = 12.0  # a round has so many points that chance moves its chi-square by a 12th of what is asked for
 LEAST = 1e-30  # of a datum's mass, so that one that got nothing can be reached
 SIGMAS = 2.0  # what is asked for lies so far above the estimate
@@ -80,9 +84,10 @@ class Ascent:
     smoothing: float  # eps that the rounds come down to
     points: int = 0
     rounds: int = 0
-    weight: float = 0.0  # of what is averaged in g
+    weight: float = 0.0  # points that are averaged in g
     lowest: float = math.inf
     stalled: int = 0
+    depth: float = 10.0  # bits below 1 that a probability may lie and its entry be kept
 
     def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
         """Everything as float64 tensors."""
@@ -92,8 +97,9 @@ class Ascent:
     @classmethod
     def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Ascent":
         """The state that `arrays` came from."""
-        level, smoothing, points, rounds, weight, lowest, stalled = arrays["numbers"].tolist()
-        return cls(arrays["g"].to(device), level, smoothing, int(points), int(rounds), weight, lowest, int(stalled))
+        level, smoothing, points, rounds, weight, lowest, stalled, depth = arrays["numbers"].tolist()
+        counts = int(points), int(rounds)
+        return cls(arrays["g"].to(device), level, smoothing, *counts, weight, lowest, int(stalled), depth)
 
 
 def solve_semidiscrete(
@@ -140,7 +146,8 @@ def solve_semidiscrete(
         while True:
             if save is not None and state.rounds:
                 save(state.arrays())
-            crowd = meet(targets, source, state.points, _points(targets, state, chi2), state.g, state.level, workers)
+            count, small = _points(targets, state, chi2), 2.0**-state.depth
+            crowd = meet(targets, source, state.points, count, state.g, state.level, small, workers)
             state.points += crowd.points
             state.rounds += 1
             soft = chi_square(targets, crowd, hard=False)
@@ -206,7 +213,8 @@ def _begin(targets: Targets, source: Source, eps: float, std: float, g0: Float[T
 
 def _points(targets: Targets, state: Ascent, chi2: float) -> int:
     """How many points the next round draws: two a datum, or what its own test takes; fewer while far off."""
-    enough = math.ceil(CERTAIN * math.sqrt(2 * targets.count) / chi2)
+    aim = max(chi2, state.lowest * NEXT) if state.lowest < math.inf else chi2
+    enough = math.ceil(CERTAIN * math.sqrt(2 * targets.count) / aim)
     far = state.level > state.smoothing or ROUGH <= state.lowest < math.inf
     return min(max(targets.count, 1024), enough) if far else max(2 * targets.count, enough)
 
@@ -228,13 +236,17 @@ def _advance(
     following = max(state.smoothing, state.level / SHARPEN)
     own = _solve(targets, state, crowd, following, workers)
     if found > ROUGH or state.level > 2 * following:
-        state.g, state.weight = own, 0.0
-    else:  # later rounds start from better potentials, so their stand-ins err less: they count more
-        joins = float(crowd.points * state.rounds)
-        state.g = (state.weight * state.g + joins * own) / (state.weight + joins)
-        state.weight += joins
+        state.weight = 0.0
+    # An average over k points has a chi-square of at most about N / k. One that has more holds what is not chance, and
+    # weighs as many points as it shows.
+    state.weight = min(state.weight, SHOWN * targets.count / max(soft, LEAST))
+    state.g = (state.weight * state.g + crowd.points * own) / (state.weight + crowd.points)
+    state.weight += crowd.points
     state.g = targets.share.gather(state.g)
     state.level = following
+    kept = targets.share.team.sum(torch.tensor(len(crowd.entries.i), device=own.device)).item() / crowd.points
+    if not FEW <= kept <= MANY:
+        state.depth = min(max(state.depth * (1.5 if kept < FEW else 0.8), SHALLOW), DEEP)
 
 
 def _solve(targets: Targets, state: Ascent, crowd: Crowd, eps: float, workers: Workers) -> Float[Tensor, " N"]:
@@ -248,8 +260,9 @@ def _solve(targets: Targets, state: Ascent, crowd: Crowd, eps: float, workers: W
     plan = Sweep(even.log2(), masses, even, entries=crowd.entries)
     standin = Surrogate(plan, targets.b, even, even.log2(), targets.share, workers, measured=masses)
     # The entries' logits are those of the pass, log b + g / (eps ln 2), less the log of their datum's mass.
+    chance = math.sqrt(2 * targets.count / (math.pi * crowd.points))
     before = log_b + state.g * (LOG2E / state.level) - masses.log2()
-    after = before * sharpen + standin.solve(sharpen, INNER).rows
+    after = before * sharpen + standin.solve(sharpen, min(INNER / 2, INNER * chance)).rows
     g = torch.zeros_like(log_b)
     g[targets.share.rows] = ((after - log_b) * (eps / LOG2E))[targets.share.rows]
     return targets.centred(g)

@@ -97,7 +97,7 @@ def test_a_pass_measures_what_its_definition_says() -> None:
     g = torch.randn(1500, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     targets = Targets(y)
     with Workers(targets.own.device) as workers:
-        crowd = meet(targets, source, 700, points, g, 0.4, workers)
+        crowd = meet(targets, source, 700, points, g, 0.4, 2.0**-10, workers)
     x = source.points(700, points).double()
     scores = g + x @ y.double().T
     p = (scores / 0.4).softmax(1)
