@@ -87,10 +87,10 @@ def test_trained_on_pairs_it_samples_in_one_step(tmp_path: Path) -> None:
         pairs={"dir": str(tmp_path / "store")},
         model=MLPConfig(kind="mlp", width=24, depth=2),
         objective={"kind": "meanflow", "spans": 0.5},
-        train=OptimisationConfig(steps=500, batch=256, lr=4e-3, warmup=20, ema=0.98, log_every=200),
+        train=OptimisationConfig(steps=400, batch=192, lr=4e-3, warmup=20, ema=0.98, log_every=200),
         output=RunConfig(dir="unused"),
     )
-    state, part = TrainState.start(network(settings, index.shape, 0), settings.train), Part(256, 0, 1, 8)
+    state, part = TrainState.start(network(settings, index.shape, 0), settings.train), Part(192, 0, 1, 8)
     with PairLoader(tmp_path / "store", index, part, 0) as loader:
         objective = build_objective(settings, 0)
         loop.run(state, state.model, loader, objective, settings.train, part, lambda line: None, lambda metrics: None)
