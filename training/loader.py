@@ -11,7 +11,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float32, Int64
@@ -120,7 +119,7 @@ class Loader(ABC):
         self._consumed += 1
         return self._group.pop()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *_: object) -> None:
