@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline import config as configs
-from pipeline import known, resume
+from pipeline import known, potentials, resume
 from pipeline.config import CoupleConfig
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
@@ -43,6 +43,8 @@ def convert(source: Place, destination: Place, payload: str) -> format.Index:
     for there, here in extras:
         if there.is_file():  # pairs made elsewhere come without
             write_atomically(here, there.read_bytes())
+    if index.method == "semidiscrete":
+        potentials.copy(source, destination)
     shards = []
     with progress("converting", index.pairs) as show:
         for number, shard in enumerate(index.shards):
@@ -69,11 +71,11 @@ def convert(source: Place, destination: Place, payload: str) -> format.Index:
 
 
 def _target(config: CoupleConfig, index: format.Index, source: Place) -> Target:
-    """The data set, read again only where the new store keeps a copy of it."""
-    if config.output.payload != "ids":
+    """The data set, where the new store keeps a copy of it; read again only where the old one has none."""
+    if not format.keeps_data(config.output.payload, index.method):
         empty = np.empty((0, *index.shape), np.float32)
         return Target(empty, None, index.num_classes, index.data_fingerprint)
-    if index.payload == "ids":
+    if format.keeps_data(index.payload, index.method):
         decoder = Decoder(source, index)
         labels = decoder.labels if index.num_classes else None
         return Target(np.asarray(decoder.data), labels, index.num_classes, index.data_fingerprint)

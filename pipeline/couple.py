@@ -69,7 +69,7 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     resume.prepare(config, directory, target)
     done = resume.blocks_done(directory, blocks)
     todo = [block for block in range(blocks.count) if block not in done]
-    if todo or not blocks.pairs:  # without pairs, potentials alone
+    if todo or config.coupling.method == "semidiscrete":  # whose potentials may be all that is missing
         _run(config, directory, blocks, target, table, todo, on_block)
     return _finish(config, directory, blocks, target, table)
 
@@ -116,7 +116,7 @@ def _run(
     """Couple the blocks that are left, and tell how far they are."""
     shape, reports, todo = run_blocks(config, directory, blocks, target, table, todo)
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
-    began, errors = time.monotonic(), [0.0]
+    began, errors = time.monotonic(), []
     with progress(f"coupling on {shape.actors} actors", blocks.pairs) as show:
         for number, row in enumerate(reports, blocks.count - len(todo) + 1):
             if not row["converged"] and config.coupling.on_unconverged == "fail":
@@ -127,10 +127,9 @@ def _run(
             seconds = time.monotonic() - began
             text = (
                 f"{number}/{blocks.count} blocks  {(done - done_before) / seconds:,.0f} pairs/s  "
-                f"{remaining(float(done - done_before), float(blocks.pairs - done_before), seconds)} left  "
-                f"worst marginal error {max(errors):.1e}"
+                f"{remaining(float(done - done_before), float(blocks.pairs - done_before), seconds)} left"
             )
-            show(done, text)
+            show(done, text + (f"  worst marginal error {max(errors):.1e}" if errors else ""))
 
 
 def run_blocks(

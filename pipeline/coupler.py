@@ -4,6 +4,7 @@ Solving and writing are apart, so that one block is written while the next one i
 function of (config, data, block); the actor that happens to compute it adds nothing.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,11 +152,13 @@ class Coupler:
         from pipeline.matching import report as matching_report
 
         potentials, matcher = self._matcher
+        started = time.perf_counter()
         first, count = self.blocks.first_row(block), self.blocks.pairs_of(block)
         x0 = noise.gaussian(self.config.source.seed, first, count, int(np.prod(self.x.shape[1:])))
         matched = matcher.match(first, x0, self._order(block, self.blocks.ids))
         coupled = report(matched.x, self.data_features[matched.ids], self.blocks.ids)
         row = matching_report(matcher, potentials, first, matched, coupled)
+        row["seconds"] = time.perf_counter() - started
         return row, Table(matched.ids, np.arange(first, first + count), None), None
 
     @cached_property

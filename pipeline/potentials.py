@@ -3,14 +3,16 @@
     DIR/potentials/p000000.npz        g of the data of one problem, and its report; one problem, or one a class
     DIR/potentials/p000000.trail.npz  how far its solve has come
     DIR/potentials/g.npy              g of every data id, when all problems are solved
-    DIR/potentials/semidiscrete.json  their reports
+    DIR/potentials/semidiscrete.json  the problems' reports, and the SHA-256 of g
 
 An actor, or a team of them that shares the data, solves a problem; see actor.py and pipeline/ot/semidiscrete.py.
 """
 
 import dataclasses
+import hashlib
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -128,15 +130,19 @@ class Solver:
         from pipeline.ot.targets import Targets
 
         options, seed = self.config.coupling, self.config.source.seed
-        every = FeatureNoise(seed, self.dim, self.conditions, 0)
-        eps = options.eps
-        if eps is None:  # relative to the cost between all data and all noise, for classes too
+        # A relative eps is one to the cost between all data and all noise, for classes too.
+        every = Targets(torch.from_numpy(self.features), device=self.device, team=self.team)
+        std = semidiscrete.cost_std(every, FeatureNoise(seed, self.dim, self.conditions, 0))
+        if options.eps is None:
             assert options.rel_eps is not None
-            targets = Targets(torch.from_numpy(self.features), device=self.device, team=self.team)
-            eps = options.rel_eps * semidiscrete.cost_std(targets, every)
-        ids = self.conditions.ids(problem, self.blocks.ids)
+            eps, rel_eps = options.rel_eps * std, options.rel_eps
+        else:
+            eps, rel_eps = options.eps, options.eps / std if std > 0 else math.inf
+        ids, targets = self.conditions.ids(problem, self.blocks.ids), every
+        if len(ids) < self.blocks.ids:
+            targets = Targets(torch.from_numpy(self.features[ids]), device=self.device, team=self.team)
         solved = semidiscrete.solve_semidiscrete(
-            Targets(torch.from_numpy(self.features[ids]), device=self.device, team=self.team),
+            targets,
             FeatureNoise(seed, self.dim, self.conditions, problem),
             eps,
             chi2=options.chi2,
@@ -145,7 +151,7 @@ class Solver:
             resume=trail.load(_trail(self.directory, problem)),
             save=trail.saver(_trail(self.directory, problem), self.config.cluster.checkpoint_seconds, self.team),
         )
-        return problem, solved
+        return problem, replace(solved, report=replace(solved.report, rel_eps=rel_eps))
 
     def write(self, solved: "tuple[int, Semidiscrete]") -> dict[str, Any]:
         """Write the potential, where it converged or the config accepts that it did not; returns the report."""
@@ -187,7 +193,8 @@ def gather(directory: Place, conditions: Conditions, ids: int) -> Potentials:
             g[conditions.ids(problem, ids)] = arrays["g"]
             reports.append(json.loads(str(arrays["report"])))
     write_array(directory / "potentials" / "g.npy", g)
-    write_atomically(directory / "potentials" / "semidiscrete.json", (json.dumps(reports, indent=1) + "\n").encode())
+    notes = {"g_sha256": hashlib.sha256(g.data).hexdigest(), "problems": reports}
+    write_atomically(directory / "potentials" / "semidiscrete.json", (json.dumps(notes, indent=1) + "\n").encode())
     return Potentials(g, reports[0]["eps"], reports)
 
 
@@ -200,8 +207,9 @@ def load(directory: Place) -> Potentials:
     folder = directory / "potentials"
     try:
         g = np.load(BytesIO((folder / "g.npy").read_bytes()), allow_pickle=False)
-        reports = json.loads((folder / "semidiscrete.json").read_bytes())
-        potentials = Potentials(g, float(reports[0]["eps"]), reports)
+        notes = json.loads((folder / "semidiscrete.json").read_bytes())
+        potentials = Potentials(g, float(notes["problems"][0]["eps"]), notes["problems"])
+        intact = hashlib.sha256(g.data).hexdigest() == notes["g_sha256"]
     except Exception as error:  # files and parsers raise a dozen kinds of them
         raise InputError(
             f"{folder}: no potentials of a semi-discrete coupling ({error}); make them with `flowpairs couple CONFIG "
@@ -209,7 +217,21 @@ def load(directory: Place) -> Potentials:
         ) from error
     if g.dtype != np.float64 or g.ndim != 1 or not np.isfinite(g).all():
         raise InputError(f"{folder / 'g.npy'}: not one finite float64 a datum; couple into a new directory")
+    if not intact:
+        raise InputError(f"{folder / 'g.npy'}: another SHA-256 than when it was written; remove it and couple again")
     return potentials
+
+
+def copy(source: Place, destination: Place) -> None:
+    """Copy the potentials of one store into another.
+
+    Raises:
+        InputError: it has none, or they are damaged.
+    """
+    problems = [file(source, report["block"]).name for report in load(source).reports]
+    for name in ("g.npy", "semidiscrete.json", *problems):
+        if (source / "potentials" / name).is_file():
+            write_atomically(destination / "potentials" / name, (source / "potentials" / name).read_bytes())
 
 
 def unconverged(report: dict[str, Any], wanted: float) -> JobError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import data, features, known
+from pipeline import data, features, known, potentials
 from pipeline.blocks import divide
 from pipeline.cluster import connect
 from pipeline.conditions import conditions
@@ -45,8 +45,7 @@ def recompute(directory: Place, count: int) -> list[str]:
             for seed in blocks.seeds:
                 write_atomically(known.file(scratch, seed), known.file(directory, seed).read_bytes())
         if config.coupling.method == "semidiscrete":  # potentials are taken as they are, and rows matched again
-            for name in ("g.npy", "semidiscrete.json"):
-                write_atomically(scratch / "potentials" / name, (directory / "potentials" / name).read_bytes())
+            potentials.copy(directory, scratch)
         given = conditions(config.coupling, target.labels, target.num_classes, len(target.x))
         start = None
         if config.coupling.start is not None:

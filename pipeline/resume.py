@@ -107,18 +107,13 @@ def prepare(config: CoupleConfig, directory: Place, target: Target) -> None:
         if isinstance(part, Path):  # at a URL nothing is ever half-written
             for temporary in part.glob(".*.tmp"):
                 temporary.unlink(missing_ok=True)
-    if keeps_data(config.output.payload, config.coupling.method):
+    if format.keeps_data(config.output.payload, config.coupling.method):
         for name, values in {"data.npy": target.x, "labels.npy": target.labels}.items():
             if values is not None and not (directory / name).is_file():
                 write_array(directory / name, values)
     if _earlier(directory) is None:
         remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
         configs.save(config, directory / "config.yaml", remark)
-
-
-def keeps_data(payload: str, method: str) -> bool:
-    """Whether a store has a copy of the data set, which ids and potentials mean nothing without."""
-    return payload == "ids" or method == "semidiscrete"
 
 
 def features(config: CoupleConfig, directory: Place, x: Float32[np.ndarray, "N ..."]) -> Features:
@@ -157,8 +152,9 @@ def _finished(directory: Place) -> format.Index | None:
     index = format.read_index(directory)
     lost = [shard.name for shard in index.shards if not _in_place(directory, shard)]
     copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])]
-    copies = copies if keeps_data(index.payload, index.method) else []
-    copies += ["potentials/g.npy", "potentials/semidiscrete.json"] if index.method == "semidiscrete" else []
+    copies = copies if format.keeps_data(index.payload, index.method) else []
+    if index.method == "semidiscrete":
+        copies += ["features.npz", "potentials/g.npy", "potentials/semidiscrete.json"]
     lost += [name for name in copies if not (directory / name).is_file()]
     if not lost:
         return index

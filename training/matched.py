@@ -4,6 +4,7 @@ A step's global batch are the next source rows of the coupling's seed: row r has
 partner that the coupling job gives it, so batches are the pairs that its shards would hold, and never end.
 """
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -48,7 +49,7 @@ class MatchedLoader(Loader):
         pin: bool = False,
     ) -> None:
         super().__init__(part, 0 if state is None else state["position"])
-        self._store, self._labels, self._device, self._pin = Store(place(directory), index), labels, device, pin
+        self._store, self._labels, self._pin = Store(place(directory), index, device), labels, pin
         self._thread.start()
 
     def state(self) -> State:
@@ -57,12 +58,9 @@ class MatchedLoader(Loader):
 
     def _groups(self) -> Iterator[list[Batch]]:
         rows, step = self._part.batch // self._part.world, self._consumed
-        matcher = self._store.matcher(self._device)
         while True:
-            first = step * self._part.batch + self._part.rank * rows
-            x0 = noise.gaussian(matcher.seed, first, rows, int(np.prod(self._store.index.shape)))
-            ids = matcher.match(first, x0, None).ids
-            arrays = {"x0": x0.reshape(rows, *self._store.index.shape), "x1": self._store.data(ids)}
+            x0, ids = self._store.pairs(step * self._part.batch + self._part.rank * rows, rows)
+            arrays = {"x0": x0, "x1": self._store.data(ids)}
             if self._labels:
                 arrays["label"] = self._store.labels(ids)
             tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -73,12 +71,16 @@ class MatchedLoader(Loader):
 class Store:
     """What a semi-discrete pair store knows besides pairs: its data, and who is matched with them.
 
+    Args:
+        directory, index: of the store.
+        device: where to match.
+
     Raises:
         InputError: from its methods, where something is missing or damaged.
     """
 
-    def __init__(self, directory: Place, index: Index) -> None:
-        self.directory, self.index = directory, index
+    def __init__(self, directory: Place, index: Index, device: str = "cpu") -> None:
+        self.directory, self.index, self.device = directory, index, device
         self._decoder = Decoder(directory, index)
 
     @cached_property
@@ -99,14 +101,20 @@ class Store:
         """Their labels."""
         return self._read("labels")[ids % len(self._read("data"))]
 
-    def matcher(self, device: str) -> Matcher:
+    def pairs(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Noise [count, ...] and data ids [count] of source rows `first` to `first + count`."""
+        x0 = noise.gaussian(self.matcher.seed, first, count, math.prod(self.index.shape))
+        return x0.reshape(count, *self.index.shape), self.matcher.match(first, x0, None).ids
+
+    @cached_property
+    def matcher(self) -> Matcher:
         """Who matches source rows with the data."""
         config, x = self.config, np.asarray(self._read("data"))
         labels = self._read("labels") if self.index.num_classes else None
         given = conditions(config.coupling, labels, self.index.num_classes, len(x))
         fitted = features.load(self.directory / "features.npz")
         of_data = fitted.of_data(x, flips=config.data.flips)
-        return Matcher(config.source.seed, fitted, of_data, given, potentials.load(self.directory), device)
+        return Matcher(config.source.seed, fitted, of_data, given, potentials.load(self.directory), self.device)
 
     def _read(self, name: str) -> np.ndarray:
         try:

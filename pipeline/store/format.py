@@ -83,6 +83,11 @@ def record_key(block: int, row: int) -> str:
     return f"b{block:06d}-r{row:09d}"
 
 
+def keeps_data(payload: str, method: str) -> bool:
+    """Whether a store has a copy of the data set, which ids and potentials mean nothing without."""
+    return payload == "ids" or method == "semidiscrete"
+
+
 def pairs_per_record(shape: tuple[int, ...], payload: str) -> int:
     """How many pairs make a record of about 1 MiB: full holds two float32 arrays, seeded one, ids 12 bytes a pair."""
     side = 4 * max(1, math.prod(shape))

@@ -44,10 +44,12 @@ def verify(directory: Place) -> Verdict:
     index = format.read_index(directory)
     verdict = Verdict(str(directory))
     seen = _Seen()
-    if index.payload == "ids":
+    if format.keeps_data(index.payload, index.method):
         _check_data(directory, index, verdict)
         if verdict.faults:
             return verdict
+    if index.method == "semidiscrete":
+        _check_potentials(directory, verdict)
     known = {shard.name for shard in index.shards}
     for name in sorted(file.name for file in (directory / "shards").iterdir()):
         if name not in known and str(PurePosixPath(name).with_suffix(".tar")) not in known:
@@ -144,6 +146,16 @@ def _check_data(directory: Place, index: format.Index, verdict: Verdict) -> None
         return
     if found != index.data_fingerprint:
         verdict.faults.append("data.npy: not the data that were coupled; remove data.npy and labels.npy, couple again")
+
+
+def _check_potentials(directory: Place, verdict: Verdict) -> None:
+    """Hold the potentials that pairs were matched by against their hash."""
+    from pipeline import potentials
+
+    try:
+        potentials.load(directory)
+    except InputError as error:
+        verdict.faults.append(str(error))
 
 
 def print_verdict(directory: Place, *, deep: int, as_json: bool) -> bool:

@@ -20,6 +20,7 @@ from training.report.stores import Pairs, Store
 
 BLOCKS_IN_FULL = 12  # more are summarised
 BLOCKS_DRAWN = 4  # fewer are read off the table
+UNDRAWN = "independent", "imported", "semidiscrete"  # methods whose blocks have no errors to draw
 
 
 def write_report(directories: Sequence[Place], output: Place | None = None) -> Place:
@@ -73,7 +74,7 @@ def render(stores: list[Store], runs: list[Run]) -> str:
 def _store(place: int, store: Store) -> dict[str, Any]:
     """One pair store: its totals, its blocks and its first pairs."""
     blocks = store.blocks
-    view: dict[str, Any] = {"store": store, "blocks": None, "figures": None}
+    view: dict[str, Any] = {"store": store, "blocks": None, "figures": None, "potentials": _potentials(store)}
     if blocks:
         coupled = statistics.fmean(block.cost_coupled for block in blocks)
         independent = statistics.fmean(block.cost_independent for block in blocks)
@@ -86,14 +87,37 @@ def _store(place: int, store: Store) -> dict[str, Any]:
             "worst_error": _over([e for block in blocks for e in (block.source_error, block.target_error)], max),
             "cost": (independent, coupled, round(100 * (1 - coupled / independent)) if independent else 0),
             "seconds": sum(block.seconds for block in blocks),
+            "relabelled": sum(block.relabelled or 0 for block in blocks),
         }
-        if len(blocks) >= BLOCKS_DRAWN and store.index.method not in ("independent", "imported"):
+        if len(blocks) >= BLOCKS_DRAWN and store.index.method not in UNDRAWN:
             view["tolerance"] = _tolerance(store)
             view["figures"] = (
                 Markup(figures.sharpness_by_block(blocks, f"sharpness-{place}")),
                 Markup(figures.errors_by_block(blocks, view["tolerance"], f"errors-{place}")),
             )
     return view | {"kind": images.kind(store.index.shape), "pairs": _pairs(place, store.pairs)}
+
+
+def _potentials(store: Store) -> dict[str, Any] | None:
+    """How the potentials of a semi-discrete coupling were found and how good they are."""
+    if store.potentials is None:
+        return None
+    reports = store.potentials.reports
+    coupling = yaml.safe_load(store.config)["coupling"] if store.config else {}
+    condition = coupling.get("condition", "blind")
+    return {
+        "data": len(store.potentials.g),
+        "problems": len(reports),
+        "condition": f"{condition}, beta {coupling['beta']:g}" if condition == "extended" else condition,
+        "chi2": store.potentials.chi2,
+        "mass_error": 100 * max(store.potentials.chi2, 0.0) ** 0.5,
+        "eps": store.potentials.eps,
+        "rel_eps": store.potentials.rel_eps,
+        "points": sum(report["points"] for report in reports),
+        "rounds": max(report["rounds"] for report in reports),
+        "seconds": sum(report["seconds"] for report in reports),
+        "unconverged": [report["block"] for report in reports if not report["converged"]],
+    }
 
 
 def _summary(store: Store) -> list[tuple[str, float | None, float | None, float | None]]:

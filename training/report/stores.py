@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pipeline import potentials
 from pipeline.errors import InputError
 from pipeline.place import Place
+from pipeline.potentials import Potentials
 from pipeline.store.format import Index, read_index
 from pipeline.store.records import Decoder, samples
 
@@ -35,6 +37,7 @@ class Block:
     passes: int
     converged: bool
     seconds: float
+    relabelled: int | None = None  # pairs exchanged to use every datum equally often, of semi-discrete couplings alone
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Store:
     blocks: list[Block] | None
     pairs: Pairs
     config: str | None
+    potentials: Potentials | None  # of a semi-discrete coupling
 
 
 def read_store(path: Place, name: str) -> Store:
@@ -69,6 +73,7 @@ def read_store(path: Place, name: str) -> Store:
         _read_blocks(path / "blocks.parquet"),
         _read_pairs(path, index),
         config.read_text() if config.is_file() else None,
+        potentials.load(path) if index.method == "semidiscrete" else None,
     )
 
 
@@ -80,14 +85,21 @@ def _read_blocks(path: Place) -> list[Block] | None:
         return None
     try:
         with path.open("rb") as file:
-            rows = pq.read_table(file, columns=[field.name for field in dataclasses.fields(Block)]).to_pylist()
-        return [Block(**row) for row in rows]
+            table = pq.read_table(file)
+        known = [field.name for field in dataclasses.fields(Block) if field.name in table.column_names]
+        return [Block(**row) for row in table.select(known).to_pylist()]
     except (ArrowException, TypeError) as error:
         raise InputError(f"{path}: not the blocks' reports of a pair store ({error}); couple again") from error
 
 
 def _read_pairs(directory: Place, index: Index) -> Pairs:
-    """The first pairs of the first shard."""
+    """The first pairs of the first shard; where there are potentials alone, the first that these make."""
+    if not index.shards:
+        from training import matched  # imports torch
+
+        store = matched.Store(directory, index)
+        x0, ids = store.pairs(0, PAIRS_SHOWN)
+        return Pairs(x0, store.data(ids), ids.tolist(), store.labels(ids).tolist() if index.num_classes else None)
     path = directory / "shards" / index.shards[0].name
     names = ("x0", "x1", "data_ids", *(["label"] if index.num_classes else []))
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
