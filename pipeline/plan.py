@@ -63,7 +63,8 @@ class Trial:
     write_seconds: float
     start_seconds: float
     start_bytes: float
-    block_bytes: float
+    first_bytes: float  # above that, of an actor's first block
+    block_bytes: float  # and of all: what was freed is not all used again, and the block before is being written
     pair_bytes: float
 
 
@@ -107,8 +108,8 @@ def plan(config: CoupleConfig) -> Plan:
     each = todo * config.cluster.actors_per_block / shape.actors
     kept = 1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)
     dense = config.coupling.method == "exact"  # whose costs are written down
-    held = [(t.n * t.m if dense else t.n, t.block_bytes) for t in trials]
-    block_bytes = max(_line(held, blocks.n * blocks.m if dense else blocks.n), last.block_bytes)
+    held = [(t.n * t.m if dense else t.n, t.first_bytes if each == 1 else t.block_bytes) for t in trials]
+    block_bytes = max(_line(held, blocks.n * blocks.m if dense else blocks.n), held[-1][1])
     actor_bytes = last.start_bytes + kept * block_bytes
     shards = (blocks.count - 1) * len(blocks.shards(0)) + len(blocks.shards(blocks.count - 1))
     forecast = Plan(
@@ -187,7 +188,9 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: A
     for row in reports:
         first = first or time.monotonic() - started
         rows.append(row)
-    counted = sorted(rows, key=lambda row: row["block"])[teams:]
+    earliest = rows[0]
+    rows.sort(key=lambda row: row["block"])
+    counted, above = rows[teams:], [row["peak_bytes"] - row["start_bytes"] for row in rows]
     tars = list((directory / "shards").glob("*.tar"))
     seconds = [max(row["solve_seconds"], row["write_seconds"]) for row in counted]
     writing = sum(row["write_seconds"] for row in counted) / len(counted)
@@ -196,9 +199,10 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: A
         m=blocks.m,
         block_seconds=sum(seconds) / len(seconds),
         write_seconds=writing,
-        start_seconds=max(0.0, first - rows[0]["solve_seconds"] - rows[0]["write_seconds"]),
+        start_seconds=max(0.0, first - earliest["solve_seconds"] - earliest["write_seconds"]),
         start_bytes=float(max(row["start_bytes"] for row in rows)),
-        block_bytes=float(max(row["peak_bytes"] - row["start_bytes"] for row in rows)),
+        first_bytes=float(max(above[:teams])),
+        block_bytes=float(max(above)),
         pair_bytes=sum(tar.stat().st_size for tar in tars) / blocks.pairs,
     )
 
