@@ -2,8 +2,9 @@
 
 The trial runs the job's own code on the job's own data and actors, on blocks of the job's size or, where that is
 larger, of two smaller sizes. A block's seconds grow as A n m + B n (passes and draws; noise, features and writing), an
-exact coupling's by a power of n; memory as C + D n (exact: C + D n m), where C is what the libraries take
-once they work. Of a store that is begun only what is left is forecast.
+exact coupling's by a power of n. Memory above that of an idle actor grows as n (exact: n m): that of an only block from
+what the libraries take once they work, that of several in proportion, since one of them may need a larger stand-in than
+the trial's. Of a store that is begun only what is left is forecast.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from pipeline.place import Place, place
 
 TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
 OTHERS = 1024, 8192  # for all other methods
+SURE = 1.2  # times a first block's memory, whose peak differed by half from run to run (measured)
 KEPT, FILLED = 1.4, 4  # times the memory of a block: what the allocator keeps grows over some blocks (measured)
 
 
@@ -63,7 +65,8 @@ class Trial:
     write_seconds: float
     start_seconds: float
     start_bytes: float
-    block_bytes: float
+    first_bytes: float  # above that, of an actor's first block
+    block_bytes: float  # and of all: what was freed is not all used again, and the block before is being written
     pair_bytes: float
 
 
@@ -105,11 +108,7 @@ def plan(config: CoupleConfig) -> Plan:
     writing = last.write_seconds * min(1.0, left / blocks.n) * blocks.n / last.n
     starting = reading + last.start_seconds
     each = todo * config.cluster.actors_per_block / shape.actors
-    kept = 1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)
-    dense = config.coupling.method == "exact"  # whose costs are written down
-    held = [(t.n * t.m if dense else t.n, t.block_bytes) for t in trials]
-    block_bytes = max(_line(held, blocks.n * blocks.m if dense else blocks.n), last.block_bytes)
-    actor_bytes = last.start_bytes + kept * block_bytes
+    actor_bytes = last.start_bytes + _block_bytes(trials, blocks, config, each)
     shards = (blocks.count - 1) * len(blocks.shards(0)) + len(blocks.shards(blocks.count - 1))
     forecast = Plan(
         pairs=blocks.pairs,
@@ -187,7 +186,9 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: A
     for row in reports:
         first = first or time.monotonic() - started
         rows.append(row)
-    counted = sorted(rows, key=lambda row: row["block"])[teams:]
+    earliest = rows[0]
+    rows.sort(key=lambda row: row["block"])
+    counted, above = rows[teams:], [row["peak_bytes"] - row["start_bytes"] for row in rows]
     tars = list((directory / "shards").glob("*.tar"))
     seconds = [max(row["solve_seconds"], row["write_seconds"]) for row in counted]
     writing = sum(row["write_seconds"] for row in counted) / len(counted)
@@ -196,9 +197,10 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: A
         m=blocks.m,
         block_seconds=sum(seconds) / len(seconds),
         write_seconds=writing,
-        start_seconds=max(0.0, first - rows[0]["solve_seconds"] - rows[0]["write_seconds"]),
+        start_seconds=max(0.0, first - earliest["solve_seconds"] - earliest["write_seconds"]),
         start_bytes=float(max(row["start_bytes"] for row in rows)),
-        block_bytes=float(max(row["peak_bytes"] - row["start_bytes"] for row in rows)),
+        first_bytes=float(max(above[:teams])),
+        block_bytes=float(max(above)),
         pair_bytes=sum(tar.stat().st_size for tar in tars) / blocks.pairs,
     )
 
@@ -215,6 +217,22 @@ def _at(trials: list[Trial], blocks: Blocks, method: str) -> float:
     per_row = _line([(t.m, t.block_seconds / t.n) for t in trials], blocks.m)
     least, greatest = sorted((high.block_seconds / high.n, high.block_seconds / high.n * blocks.m / high.m))
     return blocks.n * min(max(per_row, least), greatest)
+
+
+def _block_bytes(trials: list[Trial], blocks: Blocks, config: CoupleConfig, each: float) -> float:
+    """Memory of an actor that solves `each` blocks, above that of an idle one."""
+    last, size = trials[-1], _size(blocks, config)
+    if each == 1:
+        return SURE * max(
+            _line([(_size(trial, config), trial.first_bytes) for trial in trials], size), last.first_bytes
+        )
+    kept = 1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)
+    return kept * last.block_bytes * size / _size(last, config)
+
+
+def _size(block: Trial | Blocks, config: CoupleConfig) -> int:
+    """What the memory of a block grows like: its rows, or the entries that an exact coupling writes down."""
+    return block.n * block.m if config.coupling.method == "exact" else block.n
 
 
 def _line(points: list[tuple[int, float]], x: int) -> float:
