@@ -8,7 +8,7 @@ demo: $(STAMP)
 	$(VENV)/bin/flowpairs demo
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -11,21 +11,20 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 # Ray's default of 15 would let its workers wait for every other process, the tests in this one among them.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# KeOps does not lock what it compiles: two processes of pytest-xdist must not share it.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ.setdefault("KEOPS_CACHE_FOLDER", str(Path.home() / ".cache" / f"keops-{worker}"))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share the tests out by files, whose fixtures cost more than their tests; files that start processes go first."""
-    rays = {
+    """Files that start Ray go first: they last, and pytest-xdist hands out whole files in this order."""
+    long = {
         item for item in items if item.get_closest_marker("slow") or "local_ray" in getattr(item, "fixturenames", ())
     }
-    lasting = {item.path for item in rays}
-    items.sort(key=lambda item: item.path not in lasting)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    files = {item.path for item in long}
+    items.sort(key=lambda item: item.path not in files)
 
 
 @pytest.fixture(scope="session")

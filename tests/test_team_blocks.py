@@ -90,7 +90,7 @@ def test_a_team_larger_than_its_blocks_is_refused(tmp_path: Path, local_ray: Non
     with pytest.raises(InputError, match=r"cluster\.actors_per_block=2: a block of 300 source rows keeps 1 busy"):
         couple(settings(tmp_path, cluster=TEAM, **small))
     with pytest.raises(InputError, match=r"cluster\.actors_per_block=3: only 2 such actors fit"):
-        couple(settings(tmp_path, cluster={"actors_per_block": 3}, **small))
+        couple(settings(tmp_path, cluster={"actors": "auto", "actors_per_block": 3}, **small))
 
 
 @pytest.fixture(scope="module")

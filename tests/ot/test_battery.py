@@ -12,8 +12,6 @@ from pipeline.ot.choose import choose
 from pipeline.ot.flash import Flash
 from pipeline.ot.keops import KeOps
 
-# KeOps does not lock the directory of what it compiled: one process at a time.
-pytestmark = pytest.mark.xdist_group("keops")
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 

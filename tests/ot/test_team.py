@@ -15,8 +15,6 @@ from pipeline.ot.keops import KeOps
 from pipeline.ot.share import ALONE, Share, Team
 from pipeline.team import ProcessTeam, open_store
 
-# KeOps does not lock the directory of what it compiled: one process at a time.
-pytestmark = pytest.mark.xdist_group("keops")
 N, M = 1200, 400
 CASES = ["dot", "sharpness", "function", "keops"]
 
