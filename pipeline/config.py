@@ -137,8 +137,6 @@ class CouplingConfig(Strict):
             raise ValueError("condition='extended' needs beta, the weight of the conditions in the cost; give one")
         if self.condition != "extended" and (self.beta is not None or self.condition_file is not None):
             raise ValueError("beta and condition_file belong to condition extended; remove them")
-        if self.resample is not None:
-            raise ValueError("resample does not belong to method semidiscrete, which meets all data; remove it")
 
     def cost_function(self) -> Cost:
         """What the coupling minimises: a name, or the function that the config names.

@@ -4,7 +4,8 @@ The trial runs the job's own code on the job's own data and actors, on blocks of
 larger, of two smaller sizes. A block's seconds grow as A n m + B n (passes and draws; noise, features and writing), an
 exact coupling's by a power of n. Memory above that of an idle actor grows as n (exact: n m): that of an only block from
 what the libraries take once they work, that of several in proportion, since one of them may need a larger stand-in than
-the trial's. Of a store that is begun only what is left is forecast.
+the trial's. A semi-discrete solve is tried for some rounds, whose pace counts for the points that it will need. Of a
+store that is begun only what is left is forecast.
 """
 
 import dataclasses
@@ -30,6 +31,11 @@ from pipeline.place import Place, place
 
 TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
 OTHERS = 1024, 8192  # for all other methods
+POINTS, TESTS = (
+    1.25,
+    40.0,
+)  # a solve draws N / chi2 points times the one, or sqrt(2 N) / chi2 times the other (measured)
+ROUNDS = 3  # of a trial's solve
 SURE = 1.2  # times a first block's memory, whose peak differed by half from run to run (measured)
 KEPT, FILLED = 1.4, 4  # times the memory of a block: what the allocator keeps grows over some blocks (measured)
 
@@ -53,6 +59,8 @@ class Plan:
     shards: int
     shard_bytes: int  # in all
     trial_seconds: float  # what the forecast took
+    potential_seconds: float = 0.0  # of a semi-discrete coupling's solve, part of `start_seconds`
+    potential_points: int = 0  # that it will draw, about
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class Trial:
     first_bytes: float  # above that, of an actor's first block
     block_bytes: float  # and of all: what was freed is not all used again, and the block before is being written
     pair_bytes: float
+    potential_pace: float  # points times data a second, of a semi-discrete solve on all actors
 
 
 def plan(config: CoupleConfig) -> Plan:
@@ -95,18 +104,33 @@ def plan(config: CoupleConfig) -> Plan:
     config = resume.pin_data(pin_coupling(config, blocks, target), directory, target.fingerprint)
     done = resume.blocks_done(directory, blocks)
     todo, left = blocks.count - len(done), blocks.pairs - sum(blocks.pairs_of(block) for block in done)
-    if not todo:
+    semidiscrete = config.coupling.method == "semidiscrete"
+    points, entries = _potentials(config, directory, target, blocks) if semidiscrete else (0, 0.0)
+    if not todo and not points:
         return _nothing(blocks, config, time.monotonic() - began)
     shape = actor_shape(config.cluster, todo)
     sizes = _sizes(config, blocks, shape)
     with _scratch(directory) as scratch:
         trials = [_try(config, scratch / str(n), target, n, shape) for n in sizes]
     last = trials[-1]
+    solving = entries / last.potential_pace if points else 0.0
+    if not todo:
+        nothing = _nothing(blocks, config, time.monotonic() - began)
+        starting = reading + last.start_seconds + solving
+        return dataclasses.replace(
+            nothing,
+            actors=shape.actors,
+            start_seconds=starting,
+            seconds=starting,
+            actor_bytes=round(last.start_bytes + last.block_bytes),
+            potential_seconds=solving,
+            potential_points=points,
+        )
     block_seconds = _at(trials, blocks, config.coupling.method)
     waves = math.ceil(todo / (shape.actors // config.cluster.actors_per_block))
     # The last block kept may be cut short, and its writing is not hidden behind another block.
     writing = last.write_seconds * min(1.0, left / blocks.n) * blocks.n / last.n
-    starting = reading + last.start_seconds
+    starting = reading + last.start_seconds + solving
     each = todo * config.cluster.actors_per_block / shape.actors
     actor_bytes = last.start_bytes + _block_bytes(trials, blocks, config, each)
     shards = (blocks.count - 1) * len(blocks.shards(0)) + len(blocks.shards(blocks.count - 1))
@@ -126,6 +150,8 @@ def plan(config: CoupleConfig) -> Plan:
         shards=shards - sum(len(blocks.shards(block)) for block in done),
         shard_bytes=round(left * last.pair_bytes),
         trial_seconds=time.monotonic() - began,
+        potential_seconds=solving,
+        potential_points=points,
     )
     _refuse_memory(shape, forecast, last.start_bytes)
     _refuse_disk(config, directory, forecast)
@@ -146,6 +172,18 @@ def _sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]
             low *= 2
         high = max(high, 2 * low)
     return [low, high] if high < blocks.n else [blocks.n]
+
+
+def _potentials(config: CoupleConfig, directory: Place, target: Target, blocks: Blocks) -> tuple[int, float]:
+    """Points that a semi-discrete solve will draw, about, and how many of their scores it computes; none if solved."""
+    from pipeline import potentials
+    from pipeline.conditions import conditions
+
+    given = conditions(config.coupling, target.labels, target.num_classes, len(target.x))
+    sizes = [len(given.ids(problem, blocks.ids)) for problem in potentials.left(directory, given)]
+    chi2 = config.coupling.chi2
+    points = [max(POINTS * size, TESTS * math.sqrt(2 * size)) / chi2 for size in sizes]
+    return round(sum(points)), sum(size * count for size, count in zip(sizes, points, strict=True))
 
 
 def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:
@@ -174,7 +212,10 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: A
     teams = shape.actors // config.cluster.actors_per_block
     small = config.model_copy(
         update={
-            "coupling": config.coupling.model_copy(update={"n": n, "on_unconverged": "record", "warm_start": False}),
+            "coupling": config.coupling.model_copy(
+                update={"n": n, "on_unconverged": "record", "warm_start": False}
+                | ({"max_passes": ROUNDS} if config.coupling.method == "semidiscrete" else {})
+            ),
             "output": config.output.model_copy(update={"dir": str(directory), "pairs": 2 * teams * n}),
             "cluster": config.cluster.model_copy(update={"actors": shape.actors, "cpus_per_actor": shape.cpus}),
         }
@@ -189,6 +230,13 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: A
     earliest = rows[0]
     rows.sort(key=lambda row: row["block"])
     counted, above = rows[teams:], [row["peak_bytes"] - row["start_bytes"] for row in rows]
+    solving, pace = 0.0, math.inf
+    if config.coupling.method == "semidiscrete":
+        from pipeline import potentials
+
+        solved = potentials.load(directory).reports
+        solving = sum(report["seconds"] for report in solved) / (teams if len(solved) > 1 else 1)
+        pace = sum(report["points"] * report["data"] for report in solved) / solving
     tars = list((directory / "shards").glob("*.tar"))
     seconds = [max(row["solve_seconds"], row["write_seconds"]) for row in counted]
     writing = sum(row["write_seconds"] for row in counted) / len(counted)
@@ -197,11 +245,12 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: A
         m=blocks.m,
         block_seconds=sum(seconds) / len(seconds),
         write_seconds=writing,
-        start_seconds=max(0.0, first - earliest["solve_seconds"] - earliest["write_seconds"]),
+        start_seconds=max(0.0, first - solving - earliest["solve_seconds"] - earliest["write_seconds"]),
         start_bytes=float(max(row["start_bytes"] for row in rows)),
         first_bytes=float(max(above[:teams])),
         block_bytes=float(max(above)),
         pair_bytes=sum(tar.stat().st_size for tar in tars) / blocks.pairs,
+        potential_pace=pace,
     )
 
 
@@ -289,7 +338,7 @@ def _refuse_disk(config: CoupleConfig, directory: Place, forecast: Plan) -> None
 def _left(forecast: Plan) -> str:
     """What is left to do, in words."""
     if forecast.blocks_left == forecast.blocks:
-        return "all"
+        return "all" if forecast.blocks or forecast.potential_points else "nothing"
     if not forecast.blocks_left:
         return "nothing: every shard is there"
     return f"{forecast.blocks_left:,} blocks, {forecast.pairs_left:,} pairs"
@@ -305,6 +354,9 @@ def print_plan(forecast: Plan, as_json: bool) -> None:
 
     hours = forecast.seconds * forecast.actors / 3600
     table = Table(title="what the job will take", show_header=False)
+    if forecast.potential_points:
+        drawn = f"{forecast.potential_points:,} points in {forecast.potential_seconds:,.0f} s, about"
+        table.add_row("potentials", drawn)
     rows: list[tuple[str, Any]] = [
         ("pairs", f"{forecast.pairs:,} from {forecast.blocks:,} blocks of {forecast.n:,} x {forecast.m:,}"),
         ("left to do", _left(forecast)),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from test_couple import settings
 
+from pipeline import potentials
 from pipeline.config import CoupleConfig, load
 from pipeline.couple import couple
 from pipeline.errors import InputError
@@ -56,3 +57,17 @@ def test_what_couple_refuses_is_refused(tmp_path: Path) -> None:
     (tmp_path / "couple.yaml").write_text("data: {path: digits}\ncoupling: {n: 5000}\noutput: {dir: out, pairs: 10}")
     with pytest.raises(InputError, match=r"coupling\.n=5000: larger than the data set"):
         plan(load(CoupleConfig, tmp_path / "couple.yaml"))
+
+
+def test_a_semidiscrete_solve_is_forecast_without_being_done(tmp_path: Path, local_ray: None) -> None:
+    coupling = {"method": "semidiscrete", "rel_eps": None, "n": 500, "chi2": 0.2}
+    config = settings(tmp_path / "s", features={"pca": 16}, coupling=coupling, output={"pairs": 1000})
+    forecast = plan(config)
+    assert list(tmp_path.iterdir()) == []
+    assert forecast.start_seconds > forecast.potential_seconds > 0
+    couple(config)
+    drawn = potentials.load(tmp_path / "s").reports[0]["points"]
+    assert forecast.potential_points == pytest.approx(drawn, rel=1.0)
+    assert plan(config).potential_points == 0, "it is solved"
+    alone = settings(tmp_path / "p", features={"pca": 16}, coupling=coupling, output={"pairs": 0})
+    assert plan(alone).seconds > plan(alone).potential_seconds > 0

@@ -368,7 +368,6 @@ def test_a_solve_that_does_not_converge_fails_the_job(tmp_path: Path) -> None:
         ({"condition_file": "z.npy"}, "beta and condition_file belong to condition extended"),
         ({"warm_start": True}, "warm_start belongs to method sinkhorn"),
         ({"backend": "keops"}, "backend belongs to method sinkhorn"),
-        ({"resample": "repeat"}, "resample does not belong to method semidiscrete"),
         ({"chi2": 1.5}, "coupling.chi2=1.5"),
         ({"method": "sinkhorn", "rel_eps": 0}, "rel_eps=0: an unregularised plan is method exact or semidiscrete"),
         ({"method": "sinkhorn", "condition": "class"}, "condition='class' belongs to method semidiscrete"),
