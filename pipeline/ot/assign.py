@@ -77,7 +77,7 @@ class Assignment:
         size = ROWS if x.device.type == "cpu" else max(ROWS, GPU_ENTRIES // TILE)
 
         def work(rows: slice) -> None:
-            out[rows], sure[rows] = look(x[rows], u[rows])
+            out[rows], sure[rows] = look(x[rows], u[rows], workers)
 
         def decide(rows: Tensor) -> None:
             out[rows] = self._decide(x[rows], u[rows])
@@ -108,6 +108,10 @@ class Assignment:
             total += torch.special.entr((self._scores(part) * math.log(2)).softmax(1)).sum().item()
         return total
 
+    def _score(self, left: Float[Tensor, "r k"], tile: Float[Tensor, "w k"], workers: Workers) -> Float[Tensor, "r w"]:
+        """float32 scores, in this thread's buffer."""
+        return torch.mm(left, tile.T, out=workers.room(0, len(left), len(tile), left.new_empty))
+
     def _scores(self, x: Float64[Tensor, "r d"]) -> Float64[Tensor, "r N"]:
         return (x @ self.y.T) * self.scale + self.gamma
 
@@ -115,7 +119,7 @@ class Assignment:
         """How far a point's scores may be off, in float32 or another precision."""
         return CERTAIN * unit * math.sqrt(x.shape[1] + 1) * (x.norm(dim=1) * self.longest + self.highest)
 
-    def _largest(self, x: Float64[Tensor, "r d"], _: Float64[Tensor, " r"]) -> tuple[Tensor, Tensor]:
+    def _largest(self, x: Float64[Tensor, "r d"], _: Float64[Tensor, " r"], workers: Workers) -> tuple[Tensor, Tensor]:
         """The datum of the largest score of every point, and whether float32 can tell.
 
         The maximum of a whole row is quick and its place is not: so maxima are taken over groups of data, and only the
@@ -125,7 +129,7 @@ class Assignment:
         best, runner = torch.full_like(left[:, 0], -math.inf), torch.full_like(left[:, 0], -math.inf)
         group, found = left.new_zeros(len(x), GROUP), torch.zeros(len(x), dtype=torch.int64, device=x.device)
         for number, tile in enumerate(self.tiles):
-            scores = torch.mm(left, tile.T, out=left.new_empty(len(x), len(tile))).view(len(x), -1, GROUP)
+            scores = self._score(left, tile, workers).view(len(x), -1, GROUP)
             heads = scores.amax(2)
             top, where = heads.max(1)
             second = heads.scatter_(1, where[:, None], -math.inf).amax(1)
@@ -138,12 +142,12 @@ class Assignment:
         gap = best - runner.maximum(values[:, 1])
         return found + places[:, 0], gap > 2 * self._error(x)
 
-    def _draw(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"]) -> tuple[Tensor, Tensor]:
+    def _draw(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"], workers: Workers) -> tuple[Tensor, Tensor]:
         """The datum that u falls on for every point, and whether float32 can tell: sums of tiles, then one tile."""
         left = _with_one(x)
         tops, sums = left.new_empty(len(self.tiles), len(x)), left.new_empty(len(self.tiles), len(x))
         for number, tile in enumerate(self.tiles):
-            scores = torch.mm(left, tile.T)
+            scores = self._score(left, tile, workers)
             torch.amax(scores, 1, out=tops[number])
             sums[number] = scores.sub_(tops[number][:, None]).exp2_().sum(1)
         top = tops.amax(0)
@@ -153,7 +157,7 @@ class Assignment:
         found, gap = torch.zeros_like(tile_of), torch.zeros_like(aim)
         for number in tile_of.unique().tolist():
             rows = (tile_of == number).nonzero()[:, 0]
-            weights = torch.mm(left[rows], self.tiles[number].T).sub_(top[rows, None]).exp2_().double()
+            weights = self._score(left[rows], self.tiles[number], workers).sub_(top[rows, None]).exp2_().double()
             before = ends[number - 1, rows] if number else torch.zeros_like(aim[rows])
             inside = torch.cat([before[:, None], before[:, None] + weights.cumsum(1)], 1)
             place = (torch.searchsorted(inside, aim[rows, None], right=True) - 1).clamp(0, weights.shape[1] - 1)

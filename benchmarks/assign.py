@@ -1,0 +1,100 @@
+"""Assignment at eps = 0 and above against the matrix product alone, of the same shape and type, in one run.
+
+    python benchmarks/assign.py [--data 8000 65536] [--points 8192] [--threads 1]
+
+Data are Fashion-MNIST's in 64 principal directions (blended copies beyond 10,000), the potential is that of a solve; a
+product is done tile by tile into one buffer, as an assignment does it. Where faiss is installed, its inverted file is
+tried as well: share of the points that find their partner, and time, over the number of lists that are searched.
+"""
+
+import argparse
+import contextlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from fashion import problem
+
+from pipeline import noise
+from pipeline.ot.assign import ROWS, TILE, Assignment
+from pipeline.ot.semidiscrete import cost_std, solve_semidiscrete
+from pipeline.ot.targets import Targets
+
+ROUNDS = 7
+
+
+class Noise:
+    """Gaussian points by counter."""
+
+    def points(self, first: int, count: int) -> torch.Tensor:
+        return torch.from_numpy(noise.gaussian(0, first, count, 64, noise.Stream.SOLVE))
+
+
+def seconds(work: Callable[..., object], *arguments: torch.Tensor) -> float:
+    started = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - started
+
+
+def product(x: torch.Tensor, y: torch.Tensor) -> None:
+    """x y^T, tile by tile."""
+    out = torch.empty(ROWS, TILE)
+    for rows in x.split(ROWS):
+        for tile in y.split(TILE):
+            torch.mm(rows, tile.T, out=out[: len(rows), : len(tile)])
+
+
+def inverted_file(y: torch.Tensor, g: torch.Tensor, x: torch.Tensor, exact: torch.Tensor, base: float) -> None:
+    """faiss' inverted file on inner products, the potential being one more coordinate."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    data = torch.cat([y - y.mean(0), g[:, None].float()], 1).numpy()
+    asked = torch.cat([x.float(), torch.ones(len(x), 1)], 1).numpy()
+    lists = int(len(y) ** 0.5)
+    quantiser = faiss.IndexFlatIP(data.shape[1])
+    index = faiss.IndexIVFFlat(quantiser, data.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
+    index.train(data)
+    index.add(data)
+    for probes in (1, 4, 16, lists // 2):
+        index.nprobe = probes
+        started = time.perf_counter()
+        found = index.search(asked, 1)[1][:, 0]
+        took = time.perf_counter() - started
+        right = np.mean(found == exact.numpy())
+        print(f"    inverted file, {probes} of {lists} lists: {100 * right:.1f} % right, {took / base:.2f} x the time")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=int, nargs="+", default=[8000, 65_536])
+    parser.add_argument("--points", type=int, default=8192)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for count in options.data:
+        y = problem(count)[1]
+        std = cost_std(Targets(y), Noise())
+        g = solve_semidiscrete(Targets(y), Noise(), 0.0, chi2=0.5).g
+        x = torch.from_numpy(noise.gaussian(1, 0, options.points, 64)).double()
+        u = torch.from_numpy(noise.uniforms(1, noise.Stream.DRAW, 0, options.points))
+        print(f"\nN = {count:,}, {options.points:,} points, {options.threads} threads", flush=True)
+        ways = {f"rel_eps {rel:g}": Assignment(y, g, rel * std) for rel in (0.0, 0.01, 0.1)}
+        took: dict[str, list[float]] = {name: [] for name in ("product", *ways)}
+        for _ in range(ROUNDS):
+            took["product"].append(seconds(product, x.float(), y))
+            for name, way in ways.items():
+                took[name].append(seconds(way.partners, x, u))
+        base = float(np.median(took["product"]))
+        print(f"    the product alone: {options.points * count / base / 1e9:.2f} G entries/s")
+        for name in ways:
+            rate = np.median([a / b for a, b in zip(took["product"], took[name], strict=True)])
+            print(f"    {name}: {100 * rate:.0f} % of its rate", flush=True)
+        with contextlib.suppress(ImportError):
+            exact = ways["rel_eps 0"].partners(x, u)
+            inverted_file(y, g, x, exact, float(np.median(took["rel_eps 0"])))
+
+
+if __name__ == "__main__":
+    main()
