@@ -118,7 +118,7 @@ def undisturbed(config: CoupleConfig) -> Path:
     blocks = check_sizes(config, len(target.x), None)
     fitted = features.fit(target.x, None, flips=False)
     of_data = fitted.of_data(target.x, flips=False)
-    coupler = Coupler(config, directory, blocks, fitted, target.x, target.labels, of_data, threads=2)
+    coupler = Coupler(config, directory, blocks, 2, fitted, target.x, target.labels, of_data)
     for block in range(blocks.count):
         coupler.write(coupler.solve(block))
     return directory
