@@ -39,14 +39,14 @@ def test_the_default_epsilon_stands_in_the_resolved_config(config: Path) -> None
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; known here: backend, cost, entropy"),
+        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; known here: backend, beta, chi2, condition"),
         ("colour=red", "colour='red': unknown key; known here: cluster, coupling, data"),
         ("coupling.n=many", "coupling.n='many': input should be a valid integer"),
         ("coupling.n=0", "coupling.n=0: input should be greater than or equal to 1"),
-        ("coupling.rel_eps=-1", "coupling.rel_eps=-1: input should be greater than 0"),
+        ("coupling.rel_eps=-1", "coupling.rel_eps=-1: input should be greater than or equal to 0"),
         (
             "coupling.method=magic",
-            "coupling.method='magic': input should be 'independent', 'exact', 'sinkhorn' or 'imported'",
+            "coupling.method='magic': input should be 'independent', 'exact', 'sinkhorn', 'semidiscrete' or 'imported'",
         ),
         ("coupling.eps=0.5", "coupling: rel_eps and eps given; keep one of"),
         ("coupling.method=exact", "coupling: rel_eps belong to method sinkhorn, not to exact"),
