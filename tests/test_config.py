@@ -39,7 +39,7 @@ def test_the_default_epsilon_stands_in_the_resolved_config(config: Path) -> None
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; known here: backend, beta, chi2"),
+        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; known here: backend, beta, chi2, condition"),
         ("colour=red", "colour='red': unknown key; known here: cluster, coupling, data"),
         ("coupling.n=many", "coupling.n='many': input should be a valid integer"),
         ("coupling.n=0", "coupling.n=0: input should be greater than or equal to 1"),
