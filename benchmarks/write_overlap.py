@@ -12,14 +12,14 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
 
 from pipeline import features
-from pipeline.actor import CouplerActor
+from pipeline.actor import Posts
 from pipeline.blocks import Blocks
+from pipeline.cluster import ActorShape
 from pipeline.config import CoupleConfig, validate
 from pipeline.coupler import Coupler
 from pipeline.crew import work
@@ -43,12 +43,11 @@ def main() -> None:
     blocks = Blocks(n, pairs, pairs, 2048, 0)
     of_data = fitted.of_data(x, flips=False)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    shared = [ray.put(value) for value in (fitted, x, None, of_data, None)]
+    shared = [ray.put(value) for value in (fitted, x, None, of_data)]
 
     def overlapping(directory: Path) -> float:
-        remote: Any = ray.remote
-        actor = remote(num_cpus=1, concurrency_groups={"write": 1})(CouplerActor)
-        reports = work(lambda: actor.remote(config, directory, blocks, shared, 1), 1, list(range(options.blocks)))
+        posts = Posts(ActorShape(1, 1, 0.0), 1, Coupler, config, directory, blocks, shared, 1)
+        reports = work(posts, 1, [list(range(options.blocks))])
         next(reports)  # starting the actor and its imports are not measured
         start = time.perf_counter()
         return sum(row["seconds"] for row in reports) / (time.perf_counter() - start)
