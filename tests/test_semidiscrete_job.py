@@ -288,7 +288,9 @@ def started(blind: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def test_each_method_starts_from_the_other(blind: Path, started: tuple[Path, Path], tmp_path: Path) -> None:
-    """Both converge. A sample's potential is so quickly found from its moments that another's saves nothing there."""
+    """Both converge. A sample's potential is so quickly found from its moments that another's saves nothing there, and
+    a semi-discrete solve has fewer rounds, but not fewer points: its rounds are large ones from the start.
+    """
     sinkhorn, alone = started
     cold = {"n": 1700, "rel_eps": 0.02}
     couple(settings(tmp_path, features=BLIND["features"], coupling=cold, output={"pairs": 1700}))
@@ -298,7 +300,6 @@ def test_each_method_starts_from_the_other(blind: Path, started: tuple[Path, Pat
     (warm,), (before,) = solved(alone)[1], solved(blind)[1]
     assert warm["converged"]
     assert warm["rounds"] <= before["rounds"]
-    assert warm["points"] <= before["points"]
     assert recompute(sinkhorn, 1) == []
 
 
