@@ -183,7 +183,7 @@ def _potentials(config: CoupleConfig, directory: Place, target: Target, blocks: 
     sizes = [len(given.ids(problem, blocks.ids)) for problem in potentials.left(directory, given)]
     chi2 = config.coupling.chi2
     points = [max(POINTS * size, TESTS * math.sqrt(2 * size)) / chi2 for size in sizes]
-    return round(sum(points)), sum(size * count for size, count in zip(sizes, points, strict=True))
+    return round(sum(points)), float(sum(size * count for size, count in zip(sizes, points, strict=True)))
 
 
 def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:
