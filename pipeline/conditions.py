@@ -11,7 +11,7 @@ and in a training job's loader. The label of a pair is always that of its datum.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import fsspec
 import numpy as np
@@ -20,6 +20,9 @@ from jaxtyping import Float32, Int64
 from pipeline import noise
 from pipeline.config import CouplingConfig
 from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.data.spec import Target
 
 Kind = Literal["blind", "class", "extended"]
 EVERY = 0  # the only problem where classes do not part
@@ -64,14 +67,12 @@ class Conditions:
         return (noise.uniforms(seed, stream, first, count) * len(among)).astype(np.int64)
 
 
-def conditions(config: CouplingConfig, labels: Int64[np.ndarray, " N"] | None, classes: int, count: int) -> Conditions:
+def conditions(config: CouplingConfig, target: "Target") -> Conditions:
     """The conditions that the config asks for.
 
     Args:
         config: condition, beta and condition_file.
-        labels: of the data, where they have any.
-        classes: how many there are.
-        count: N.
+        target: the data.
 
     Raises:
         InputError: labels that are not there, or a file that is no matrix of one finite row a datum.
@@ -80,15 +81,17 @@ def conditions(config: CouplingConfig, labels: Int64[np.ndarray, " N"] | None, c
         return Conditions()
     if config.condition_file is not None:
         assert config.beta is not None
-        z = _read(config, count)
+        z = _read(config, len(target.x))
         found = hashlib.sha256(z.data).hexdigest()
         return Conditions("extended", rows=np.float32(config.beta**0.5) * z, fingerprint=found)
+    labels = target.labels
     if labels is None:
         raise InputError(f"coupling.condition={config.condition!r}: the data have no labels; give data.label")
     if config.condition == "class":
         return Conditions("class", labels=labels)
     assert config.beta is not None
-    return Conditions("extended", rows=np.float32(config.beta**0.5) * np.eye(classes, dtype=np.float32)[labels])
+    corners = np.float32(config.beta**0.5) * np.eye(target.num_classes, dtype=np.float32)
+    return Conditions("extended", rows=corners[labels])
 
 
 def _read(config: CouplingConfig, count: int) -> Float32[np.ndarray, "N q"]:

@@ -6,11 +6,10 @@ recomputes comes out in the same bits.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pipeline import config as configs
 from pipeline import resume
@@ -18,7 +17,7 @@ from pipeline.blocks import Blocks, divide
 from pipeline.config import CoupleConfig
 from pipeline.errors import InputError, JobError
 from pipeline.place import Place, place
-from pipeline.progress import progress, remaining
+from pipeline.progress import progress, remaining, repeated
 from pipeline.store import format, tables
 from pipeline.table import Table, check_table, read_table
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.conditions import Conditions
 
 COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2"}
+PERMILLE = 1000  # what progress of potentials is counted in
 CONVENTION = (
     "cost C = {cost} on the features; eps in units of C; potentials f, g without the marginals: "
     "P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps)"
@@ -117,7 +117,8 @@ def _run(
     shape, reports, todo = run_blocks(config, directory, blocks, target, table, todo)
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
     began, errors = time.monotonic(), []
-    with progress(f"coupling on {shape.actors} actors", blocks.pairs) as show:
+    # An error here must not keep the generator, and with it the actors, until its traceback is forgotten.
+    with closing(reports), progress(f"coupling on {shape.actors} actors", blocks.pairs) as show:
         for number, row in enumerate(reports, blocks.count - len(todo) + 1):
             if not row["converged"] and config.coupling.on_unconverged == "fail":
                 raise JobError(_unconverged(row))
@@ -134,7 +135,7 @@ def _run(
 
 def run_blocks(
     config: CoupleConfig, directory: Place, blocks: Blocks, target: Any, table: Table | None, todo: list[int]
-) -> tuple["ActorShape", Iterator[dict[str, Any]], list[int]]:
+) -> tuple["ActorShape", Generator[dict[str, Any], None, None], list[int]]:
     """Hire as many actors as fit and couple the blocks `todo` on them.
 
     Returns: the actors' shape, the report of every block as it is finished, and the blocks, of which there are more
@@ -150,11 +151,9 @@ def run_blocks(
     from pipeline.crew import work
 
     features = resume.features(config, directory, target.x)
-    data_features, start = features.of_data(target.x, flips=config.data.flips), None
-    if config.coupling.start is not None:
-        found = known.elsewhere(config.coupling.start, blocks, len(target.x), target.fingerprint)
-        start = known.completed(found, np.arange(blocks.ids), data_features)
-    given = conditions(config.coupling, target.labels, target.num_classes, len(target.x))
+    data_features = features.of_data(target.x, flips=config.data.flips)
+    start = known.of_start(config, blocks, target, data_features)
+    given = conditions(config.coupling, target)
     # The arrays go into the object store once; every actor on a node maps the same memory.
     values = (features, target.x, target.labels, data_features, table, given, start)
     shared = [ray.put(value) for value in values]
@@ -185,11 +184,20 @@ def _solve_potentials(
     shape = actor_shape(config.cluster, len(todo) if alone else potentials.most_members(blocks.ids))
     team = 1 if alone else shape.actors
     posts = Posts(shape, team, potentials.Solver, config, directory, blocks, shared, shape.cpus)
-    with progress(f"potentials on {shape.actors} actors", len(todo)) as show:
-        for number, report in enumerate(work(posts, shape.actors // team, [todo]), 1):
-            if not report["converged"] and config.coupling.on_unconverged == "fail":
-                raise potentials.unconverged(report, config.coupling.chi2)
-            show(number, f"chi2 {report['chi2']:.3g} after {report['points']:,} points, {report['seconds']:.0f} s")
+    began, problems = time.monotonic(), given.problems()
+    before = potentials.solving(directory, problems).share
+    with progress(f"potentials on {shape.actors} actors", PERMILLE) as show:
+
+        def tell() -> None:
+            now = potentials.solving(directory, problems)
+            left = remaining(now.share - before, 1 - before, time.monotonic() - began)
+            show(round(PERMILLE * now.share), f"{now.text}  {left} left")
+
+        reports = work(posts, shape.actors // team, [todo])
+        with repeated(tell), closing(reports):
+            for report in reports:
+                if not report["converged"] and config.coupling.on_unconverged == "fail":
+                    raise potentials.unconverged(report, config.coupling.chi2)
     potentials.gather(directory, given, blocks.ids)
 
 
@@ -198,11 +206,11 @@ def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any) -> CoupleCon
     from pipeline import known
     from pipeline.conditions import conditions
 
-    found = conditions(config.coupling, target.labels, target.num_classes, len(target.x)).fingerprint
+    found = conditions(config.coupling, target).fingerprint
     config = resume.pin(config, "condition_fingerprint", found, "condition_file")
     if config.coupling.start is None:
         return config
-    start = known.elsewhere(config.coupling.start, blocks, len(target.x), target.fingerprint)
+    start = known.elsewhere(config.coupling.start, blocks, target)
     return resume.pin(config, "start_fingerprint", hashlib.sha256(start.data).hexdigest(), "start")
 
 

@@ -1,7 +1,7 @@
 """A crew of actors that works through blocks, and goes on when one of them dies."""
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import ray
@@ -25,8 +25,8 @@ class Hiring(Protocol):
         """End an actor, dead or alive."""
 
 
-def work(posts: Hiring, size: int, stages: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
-    """Yield the report of every block, as they are finished.
+def work(posts: Hiring, size: int, stages: Sequence[Sequence[int]]) -> Generator[dict[str, Any], None, None]:
+    """Yield the report of every block, as they are finished; closing it dismisses the actors.
 
     An actor solves a block while it still writes the one before. A dead actor, or one on a dead node, is replaced and
     what it had in hand is done again. This is done here rather than by Ray's restarts, so that a block which kills its

@@ -5,6 +5,7 @@ data id. So where a block starts is a function of the config and the data, whoev
 """
 
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -14,6 +15,9 @@ from pipeline.config import CoupleConfig, load
 from pipeline.errors import InputError
 from pipeline.place import Place, place
 from pipeline.store.format import read_index
+
+if TYPE_CHECKING:
+    from pipeline.data.spec import Target
 
 
 def file(directory: Place, block: int) -> Place:
@@ -34,12 +38,12 @@ def start(
     return completed(_of_blocks(directory, blocks), ids, data_features)
 
 
-def elsewhere(path: str, blocks: Blocks, rows: int, fingerprint: str) -> Float64[np.ndarray, " ids"]:
+def elsewhere(path: str, blocks: Blocks, target: "Target") -> Float64[np.ndarray, " ids"]:
     """The potential of every data id in another pair store, for `coupling.start`; NaN where it has none.
 
     Args:
         path: of the store, semi-discrete or Sinkhorn's.
-        blocks: of this job; rows, fingerprint: of its data.
+        blocks: of this job; target: its data.
 
     Raises:
         InputError: no store is there, it is of other data or of another cost, or it has no potentials.
@@ -47,7 +51,7 @@ def elsewhere(path: str, blocks: Blocks, rows: int, fingerprint: str) -> Float64
     where, directory = f"coupling.start={path!r}", place(path)
     index = read_index(directory)
     config = load(CoupleConfig, directory / "config.yaml")
-    if index.data_fingerprint != fingerprint or (theirs := divide(config, rows)).ids != blocks.ids:
+    if index.data_fingerprint != target.fingerprint or (theirs := divide(config, len(target.x))).ids != blocks.ids:
         raise InputError(f"{where}: holds pairs of other data; give a store over the same data and flips")
     if config.coupling.cost != "dot" or config.coupling.method not in ("sinkhorn", "semidiscrete"):
         raise InputError(
@@ -59,6 +63,19 @@ def elsewhere(path: str, blocks: Blocks, rows: int, fingerprint: str) -> Float64
 
         return potentials.load(directory).g
     return _of_blocks(directory, theirs)
+
+
+def of_start(
+    config: CoupleConfig, blocks: Blocks, target: "Target", data_features: Float32[np.ndarray, "ids k"]
+) -> Float64[np.ndarray, " ids"] | None:
+    """The potential of every data id that `coupling.start` names, completed; None where it names no store.
+
+    Raises:
+        InputError: what `elsewhere` refuses.
+    """
+    if config.coupling.start is None:
+        return None
+    return completed(elsewhere(config.coupling.start, blocks, target), np.arange(blocks.ids), data_features)
 
 
 def _of_blocks(directory: Place, blocks: Blocks) -> Float64[np.ndarray, " ids"]:

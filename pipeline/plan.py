@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ def _potentials(config: CoupleConfig, directory: Place, target: Target, blocks: 
     from pipeline import potentials
     from pipeline.conditions import conditions
 
-    given = conditions(config.coupling, target.labels, target.num_classes, len(target.x))
+    given = conditions(config.coupling, target)
     sizes = [len(given.ids(problem, blocks.ids)) for problem in potentials.left(directory, given)]
     chi2 = config.coupling.chi2
     points = [max(POINTS * size, TESTS * math.sqrt(2 * size)) / chi2 for size in sizes]
@@ -224,9 +224,10 @@ def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: A
     resume.prepare(small, directory, target)
     started, rows, first = time.monotonic(), [], 0.0
     _, reports, _ = run_blocks(small, directory, blocks, target, None, list(range(blocks.count)))
-    for row in reports:
-        first = first or time.monotonic() - started
-        rows.append(row)
+    with closing(reports):
+        for row in reports:
+            first = first or time.monotonic() - started
+            rows.append(row)
     earliest = rows[0]
     rows.sort(key=lambda row: row["block"])
     counted, above = rows[teams:], [row["peak_bytes"] - row["start_bytes"] for row in rows]

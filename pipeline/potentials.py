@@ -1,7 +1,8 @@
 """The potentials of a semi-discrete coupling: one number a datum, solved before the first block is matched.
 
     DIR/potentials/p000000.npz        g of the data of one problem, and its report; one problem, or one a class
-    DIR/potentials/p000000.trail.npz  how far its solve has come
+    DIR/potentials/p000000.trail.npz  how far its solve has come, to go on from there
+    DIR/potentials/p000000.trail.json the same for people to read
     DIR/potentials/g.npy              g of every data id, when all problems are solved
     DIR/potentials/semidiscrete.json  the problems' reports, and the SHA-256 of g
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.ot.semidiscrete import Semidiscrete
     from pipeline.ot.share import Team
 
+ALMOST = 0.99  # the most that is told of a solve that is not over
 APART = 2**32  # points between those of two problems
 
 
@@ -148,6 +150,7 @@ class Solver:
             chi2=options.chi2,
             max_rounds=options.max_passes,
             g0=None if self.start is None else torch.from_numpy(self.start[ids]),
+            progress=trail.teller(_trail(self.directory, problem), self.team, options.chi2),
             resume=trail.load(_trail(self.directory, problem)),
             save=trail.saver(_trail(self.directory, problem), self.config.cluster.checkpoint_seconds, self.team),
         )
@@ -183,6 +186,46 @@ def file(directory: Place, problem: int) -> Place:
 def left(directory: Place, conditions: Conditions) -> list[int]:
     """The problems that are not solved yet."""
     return [problem for problem in conditions.problems() if not file(directory, problem).is_file()]
+
+
+def problems(config: CoupleConfig, directory: Place) -> list[int]:
+    """The numbers of a store's problems, from its files alone."""
+    labels = None
+    if config.coupling.condition == "class":
+        labels = np.load(BytesIO((directory / "labels.npy").read_bytes()), allow_pickle=False)
+    return Conditions(labels=labels).problems()
+
+
+@dataclass(frozen=True)
+class Solving:
+    """How far the potentials of a store are.
+
+    Attributes:
+        problems, solved: how many there are, and are done.
+        share: of the work; a solve's chi-square falls as one over its points.
+        text: the same in words.
+    """
+
+    problems: int
+    solved: int
+    share: float
+    text: str
+
+
+def solving(directory: Place, problems: list[int]) -> Solving:
+    """How far the potentials are, from the files alone."""
+    solved = [problem for problem in problems if file(directory, problem).is_file()]
+    told = [line for problem in problems if (line := trail.told(_trail(directory, problem)))]
+    shares = [min(ALMOST, line["wanted"] / max(line["chi2"], line["wanted"])) for line in told]
+    parts = [f"{len(solved)}/{len(problems)} solved"] if len(problems) > 1 else []
+    if told:
+        worst = max(told, key=lambda line: line["chi2"])
+        parts.append(
+            f"round {worst['rounds']:.0f}  {sum(line['points'] for line in told):,.0f} points  "
+            f"chi2 {worst['chi2']:.3g} of {worst['wanted']:g}"
+        )
+    done = (len(solved) + sum(shares)) / len(problems)
+    return Solving(len(problems), len(solved), min(1.0, done), "  ".join(parts))
 
 
 def gather(directory: Place, conditions: Conditions, ids: int) -> Potentials:

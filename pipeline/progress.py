@@ -1,12 +1,14 @@
 """Progress of long work: one line that renews itself in a terminal, a plain line every few seconds in a log."""
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 LOG_EVERY = 5.0  # seconds between plain lines
+LOOK_EVERY = 0.5  # seconds between looks at files that tell how far others are
 
 
 @runtime_checkable
@@ -24,6 +26,25 @@ def remaining(done: float, total: float, seconds: float) -> str:
     left = int(max(0.0, total - done) / done * seconds)
     hours, minutes = divmod(left // 60, 60)
     return f"{hours}:{minutes:02d}:{left % 60:02d}" if hours else f"{minutes}:{left % 60:02d}"
+
+
+@contextmanager
+def repeated(tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` twice a second in a thread, and once more at the end."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(LOOK_EVERY):
+            tell()
+        tell()
+
+    thread = threading.Thread(target=run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager

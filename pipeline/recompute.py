@@ -46,11 +46,8 @@ def recompute(directory: Place, count: int) -> list[str]:
                 write_atomically(known.file(scratch, seed), known.file(directory, seed).read_bytes())
         if config.coupling.method == "semidiscrete":  # potentials are taken as they are, and rows matched again
             potentials.copy(directory, scratch)
-        given = conditions(config.coupling, target.labels, target.num_classes, len(target.x))
-        start = None
-        if config.coupling.start is not None:
-            found = known.elsewhere(config.coupling.start, blocks, len(target.x), target.fingerprint)
-            start = known.completed(found, np.arange(blocks.ids), of_data)
+        given = conditions(config.coupling, target)
+        start = known.of_start(config, blocks, target, of_data)
         coupler = Coupler(
             config, scratch, blocks, 1, fitted, target.x, target.labels, of_data, table, conditions=given, start=start
         )

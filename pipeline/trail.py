@@ -1,19 +1,23 @@
 """How far a solve has come, on disk: a killed actor costs the passes since then, and no bits."""
 
+import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.files import whole
+from pipeline.files import whole, write_atomically
 from pipeline.place import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.ot.descent import Save
+    from pipeline.ot.semidiscrete import Progress
     from pipeline.ot.share import Team
+
+TELL_EVERY = 1.0  # seconds
 
 
 def load(path: Place) -> "dict[str, Tensor] | None":
@@ -49,9 +53,34 @@ def saver(path: Place, seconds: float, team: "Team") -> "Save | None":
     return save
 
 
+def teller(path: Place, team: "Team", wanted: float) -> "Progress | None":
+    """A `progress` for the semi-discrete solver that others read with `told`; for the first member of a team."""
+    if team.rank:
+        return None
+    last = -TELL_EVERY
+
+    def tell(rounds: int, points: int, chi2: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TELL_EVERY:
+            line = {"rounds": rounds, "points": points, "chi2": chi2, "wanted": wanted}
+            write_atomically(path.with_suffix(".json"), json.dumps(line).encode())
+            last = time.monotonic()
+
+    return tell
+
+
+def told(path: Place) -> dict[str, Any] | None:
+    """The rounds, points and chi-square that the solve recorded at `path` last told, and what it wants."""
+    try:
+        return json.loads(path.with_suffix(".json").read_bytes())
+    except FileNotFoundError:
+        return None
+
+
 def remove(path: Place) -> None:
     """Forget the record of what is solved."""
     path.unlink(missing_ok=True)
+    path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def of_block(directory: Place, block: int) -> Place:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,9 +164,12 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_block_that_does_not_converge_fails_the_job(tmp_path: Path, local_ray: None) -> None:
     hopeless = {"rel_eps": 0.003, "max_passes": 1, "tol": 1e-9}
-    with pytest.raises(JobError, match=r"block \d stopped after .* passes at a marginal error of"):
-        couple(settings(tmp_path / "failed", coupling=hopeless))
+    with pytest.raises(JobError, match=r"block \d stopped after .* passes at a marginal error of") as failed:
+        couple(settings(tmp_path / "failed", coupling=hopeless, cluster={"actors": 2}))
     assert not (tmp_path / "failed" / "index.json").exists()
+    assert failed.tb is not None, "whose frames hold the job's"
+    while ray.available_resources().get("CPU") != 2:  # the actors are dismissed all the same
+        time.sleep(0.05)
     couple(settings(tmp_path / "recorded", coupling=hopeless | {"on_unconverged": "record"}))
     assert not any(row["converged"] for row in read_blocks(tmp_path / "recorded"))
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import outside
 from test_couple import settings, shard_bytes
 
 from pipeline.couple import couple
@@ -26,11 +27,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Pa
     directory = tmp_path_factory.mktemp("faults") / "undisturbed"
     couple(settings(directory, **JOB))
     return directory
-
-
-def outside() -> dict[str, str]:
-    """This environment without the Ray of the test session."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_ADDRESS")}
 
 
 def test_a_driver_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from matchings import BLIND, BY_CLASS, blocks, lenders, loop, pairs
+from processes import couple_with_a_death, outside
 from test_couple import settings, shard_bytes
-from test_kills import outside
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -32,6 +33,7 @@ from pipeline.store.verify import verify
 
 pytestmark = [pytest.mark.xdist_group("semidiscrete"), pytest.mark.usefixtures("local_ray")]
 
+FAST = {"method": "semidiscrete", "n": 400, "rel_eps": None, "chi2": 0.5}
 KINDS = [{"condition": "blind"}, {"condition": "extended", "beta": 0.001}, {"condition": "extended", "beta": 100.0}]
 
 
@@ -55,7 +57,7 @@ def here(config: CoupleConfig) -> Path:
     resume.prepare(config, directory, target)
     fitted = resume.features(config, directory, target.x)
     of_data = fitted.of_data(target.x, flips=config.data.flips)
-    given = conditions(config.coupling, target.labels, target.num_classes, len(target.x))
+    given = conditions(config.coupling, target)
     if not (directory / "potentials" / "g.npy").exists():
         solver = potentials.Solver(config, directory, divided, 1, given, of_data, None)
         for problem in given.problems():
@@ -161,40 +163,9 @@ def test_a_team_that_shares_the_data_writes_the_bytes_of_one_actor(blind: Path, 
 @pytest.mark.slow
 def test_a_team_on_two_raylets_loses_a_member(blind: Path, tmp_path: Path) -> None:
     """A member is killed in the middle of a solve that records every round; the new team ends in the same bytes."""
-    directory, config = tmp_path / "s", tmp_path / "couple.yaml"
+    directory = tmp_path / "s"
     job = settings(directory, cluster={"actors": 2, "checkpoint_seconds": 0}, **BLIND)
-    config.write_text(json.dumps(job.model_dump(mode="json")))  # JSON is YAML
-    program = f"""
-import os, signal, sys, threading, time
-from pathlib import Path
-sys.path.insert(0, "tests")
-import ray
-from ray.cluster_utils import Cluster
-from pipeline.config import CoupleConfig, load
-from pipeline.couple import couple
-from processes import actors
-
-cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
-cluster.add_node(num_cpus=1)
-ray.init(address=cluster.address, log_to_driver=False)
-cluster.wait_for_nodes()
-directory, killed = Path({str(directory)!r}), []
-
-def kill_once():
-    while not list(directory.glob("potentials/*.trail.npz")):
-        time.sleep(0.002)
-    for member in actors("Member"):
-        killed.append(os.kill(member, signal.SIGKILL))
-
-thread = threading.Thread(target=kill_once)
-thread.start()
-couple(load(CoupleConfig, {str(config)!r}))
-thread.join()
-assert len(killed) == 1, killed
-ray.shutdown()
-cluster.shutdown()
-"""
-    subprocess.run([sys.executable, "-c", program], env=outside(), check=True, timeout=240)
+    couple_with_a_death(job, tmp_path / "couple.yaml")
     assert same(directory, blind)
     assert not list(directory.glob("potentials/*.trail.npz"))
 
@@ -271,9 +242,6 @@ def test_continuous_conditions_come_from_a_file(tmp_path: Path) -> None:
         for name in ("blind", "z")
     ]
     assert far[1] < far[0] / 4
-
-
-FAST = {"method": "semidiscrete", "n": 400, "rel_eps": None, "chi2": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -359,53 +327,22 @@ def test_a_solve_that_does_not_converge_fails_the_job(tmp_path: Path) -> None:
     assert not potentials.file(tmp_path / "failed", 0).exists()
 
 
-@pytest.mark.parametrize(
-    ("coupling", "message"),
-    [
-        ({"entropy": 0.1}, "entropy belongs to method sinkhorn"),
-        ({"cost": "sqeuclidean"}, "cost='sqeuclidean': method semidiscrete searches inner products"),
-        ({"condition": "extended"}, "condition='extended' needs beta"),
-        ({"condition": "class", "beta": 1.0}, "beta and condition_file belong to condition extended"),
-        ({"condition_file": "z.npy"}, "beta and condition_file belong to condition extended"),
-        ({"warm_start": True}, "warm_start belongs to method sinkhorn"),
-        ({"backend": "keops"}, "backend belongs to method sinkhorn"),
-        ({"chi2": 1.5}, "coupling.chi2=1.5"),
-        ({"method": "sinkhorn", "rel_eps": 0}, "rel_eps=0: an unregularised plan is method exact or semidiscrete"),
-        ({"method": "sinkhorn", "condition": "class"}, "condition='class' belongs to method semidiscrete"),
-        ({"method": "exact", "start": "s"}, "start belongs to methods sinkhorn and semidiscrete, not to exact"),
-    ],
-)
-def test_what_does_not_fit_is_refused_in_a_sentence(coupling: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message) as refused:
-        settings(Path("s"), coupling={"method": "semidiscrete", "rel_eps": None} | coupling)
-    assert "\n" not in str(refused.value)
-
-
-def test_the_rest_of_the_config_is_held_against_the_method() -> None:
-    with pytest.raises(InputError, match=r"output\.pairs=0: potentials alone serve method semidiscrete"):
-        settings(Path("s"), output={"pairs": 0})
-    with pytest.raises(InputError, match=r"cluster\.actors_per_block=2: method semidiscrete works on one actor"):
-        settings(Path("s"), coupling=FAST, cluster={"actors_per_block": 2})
-
-
-def test_conditions_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "unlabelled.npz", image=np.zeros((9, 2), np.float32))
-    unlabelled = {"path": str(tmp_path / "unlabelled.npz"), "label": None}
-    for condition in ({"condition": "class"}, {"condition": "extended", "beta": 1.0}):
-        with pytest.raises(InputError, match=r"coupling\.condition='\w+': the data have no labels; give data\.label"):
-            couple(settings(tmp_path / "s", data=unlabelled, coupling=FAST | condition))
-    for name, z in {"short": np.zeros(5), "nan": np.full(1797, np.nan), "text": np.full(1797, "a")}.items():
-        np.save(tmp_path / f"{name}.npy", z)
-    (tmp_path / "broken.npy").write_bytes(b"no array")
-    for name, message in {
-        "short": r"\[5\] of float64; give numbers, a row for each of 1797 data",
-        "nan": "has NaN or Inf; fill or remove those data",
-        "text": r"\[1797\] of <U1; give numbers",
-        "broken": r"cannot be read as \.npy",
-        "missing": r"cannot be read as \.npy",
-    }.items():
-        extended = {"condition": "extended", "beta": 1.0, "condition_file": str(tmp_path / f"{name}.npy")}
-        with pytest.raises(InputError, match=rf"coupling\.condition_file='.*{name}\.npy': {message}") as refused:
-            couple(settings(tmp_path / "s", coupling=FAST | extended))
-        assert "\n" not in str(refused.value)
-    assert not (tmp_path / "s").exists()
+def test_a_solve_is_watched_from_its_files(tmp_path: Path) -> None:
+    """In the middle, as another process sees it, and at the end, when nothing but the potential is left."""
+    config = settings(tmp_path, features=BLIND["features"], coupling=BLIND["coupling"], output={"pairs": 0})
+    target = data.read(config.data, data.check(config.data))
+    resume.prepare(config, tmp_path, target)
+    of_data = resume.features(config, tmp_path, target.x).of_data(target.x, flips=False)
+    solver = potentials.Solver(
+        config, tmp_path, divide(config, 1797), 1, conditions(config.coupling, target), of_data, None
+    )
+    assert read_status(tmp_path).potentials == 0.0
+    solved = solver.solve(0)
+    status = read_status(tmp_path)
+    assert 0.0 < status.potentials < 1.0
+    assert re.fullmatch(r"round \d+  [\d,]+ points  chi2 \d\S* of 0\.05", status.solve)
+    solver.write(solved)
+    assert (read_status(tmp_path).potentials, [path.name for path in (tmp_path / "potentials").iterdir()]) == (
+        1.0,
+        ["p000000.npz"],
+    )

@@ -1,14 +1,11 @@
 """Blocks solved by several actors, and blocks that start from earlier ones: the same shards whoever did what."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import couple_with_a_death
 from test_couple import settings, shard_bytes
-from test_kills import outside
 
 from pipeline.blocks import divide
 from pipeline.config import CoupleConfig, load
@@ -46,40 +43,8 @@ def test_a_team_writes_the_bytes_of_one_actor(alone: Path, tmp_path: Path) -> No
 def test_a_team_on_two_raylets_loses_a_member(alone: Path, tmp_path: Path) -> None:
     """A member is killed in the middle of a solve that records every pass; the new team ends in the same bytes."""
     directory = tmp_path / "s"
-    config = tmp_path / "couple.yaml"
     job = settings(directory, cluster=TEAM | {"checkpoint_seconds": 0}, **JOB)
-    config.write_text(json.dumps(job.model_dump(mode="json")))  # JSON is YAML
-    program = f"""
-import os, signal, sys, threading, time
-from pathlib import Path
-sys.path.insert(0, "tests")
-import ray
-from processes import actors
-from ray.cluster_utils import Cluster
-from pipeline.config import CoupleConfig, load
-from pipeline.couple import couple
-
-cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
-cluster.add_node(num_cpus=1)
-ray.init(address=cluster.address, log_to_driver=False)
-cluster.wait_for_nodes()
-directory, killed = Path({str(directory)!r}), []
-
-def kill_once():
-    while not list(directory.glob("potentials/*.trail.npz")):
-        time.sleep(0.002)
-    for member in actors("Member"):
-        killed.append(os.kill(member, signal.SIGKILL))
-
-thread = threading.Thread(target=kill_once)
-thread.start()
-couple(load(CoupleConfig, {str(config)!r}))
-thread.join()
-assert len(killed) == 1, killed
-ray.shutdown()
-cluster.shutdown()
-"""
-    subprocess.run([sys.executable, "-c", program], env=outside(), check=True, timeout=240)
+    couple_with_a_death(job, tmp_path / "couple.yaml")
     assert shard_bytes(directory) == shard_bytes(alone)
     assert not list(directory.glob("potentials/*.trail.npz"))
     assert verify(directory).faults == []

@@ -14,6 +14,7 @@ import torch
 from pipeline import features, noise, potentials
 from pipeline.conditions import conditions
 from pipeline.config import CoupleConfig, load
+from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.matching import Matcher
 from pipeline.place import Place, place
@@ -109,9 +110,9 @@ class Store:
     @cached_property
     def matcher(self) -> Matcher:
         """Who matches source rows with the data."""
-        config, x = self.config, np.asarray(self._read("data"))
-        labels = self._read("labels") if self.index.num_classes else None
-        given = conditions(config.coupling, labels, self.index.num_classes, len(x))
+        config, index, x = self.config, self.index, np.asarray(self._read("data"))
+        labels = self._read("labels") if index.num_classes else None
+        given = conditions(config.coupling, Target(x, labels, index.num_classes, index.data_fingerprint))
         fitted = features.load(self.directory / "features.npz")
         of_data = fitted.of_data(x, flips=config.data.flips)
         return Matcher(config.source.seed, fitted, of_data, given, potentials.load(self.directory), self.device)

@@ -5,7 +5,6 @@ the same storage path. A worker that dies is replaced, and all workers go on fro
 """
 
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from pipeline.cluster import connect
 from pipeline.errors import InputError, JobError
 from pipeline.place import place
-from pipeline.progress import progress, remaining
+from pipeline.progress import progress, remaining, repeated
 from pipeline.store.format import read_index
 from training import directory, loop, objectives
 from training.config import TrainConfig
@@ -33,7 +32,6 @@ from training.state import TrainState
 from training.workers import worker_shape
 
 MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again has three more
-TAIL_EVERY = 0.5  # seconds
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -149,31 +147,21 @@ def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Except
 @contextmanager
 def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
     """Show the newest line of the log while the job runs."""
-    stop = threading.Event()
+    shown: int | None = None
     with progress("training", steps) as show:
 
-        def tail() -> None:
-            shown = None
-            while not stop.wait(TAIL_EVERY):
-                shown = tell(shown)
-            tell(shown)
-
-        def tell(shown: int | None) -> int | None:
+        def tell() -> None:
+            nonlocal shown
             line = newest_metrics(run.metrics)
             if line is None or line["step"] == shown:
-                return shown
+                return
             left = remaining(float(line["step"]), float(steps), line["seconds"])
             show(
                 line["step"],
                 f"step {line['step']}/{steps}  loss {line['loss']:.4f}  grad {line['grad_norm']:.3f}  "
                 f"{line['samples_per_s']:,.0f} pairs/s  data wait {100 * line['data_wait']:.1f} %  left {left}",
             )
-            return line["step"]
+            shown = line["step"]
 
-        thread = threading.Thread(target=tail, name="progress", daemon=True)
-        thread.start()
-        try:
+        with repeated(tell):
             yield
-        finally:
-            stop.set()
-            thread.join()

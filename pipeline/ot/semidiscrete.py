@@ -43,7 +43,7 @@ LEAST = 1e-30  # of a datum's mass, so that one that got nothing can be reached
 SIGMAS = 2.0  # what is asked for lies so far above the estimate
 STALLED = 20  # rounds without progress after which a solve gives up
 
-Progress = Callable[[int, float], None]
+Progress = Callable[[int, int, float], None]
 Save = Callable[[dict[str, Float64[Tensor, "..."]]], None]
 
 
@@ -123,7 +123,7 @@ def solve_semidiscrete(
         chi2: chi-square of the data marginal that is asked for, confirmed on fresh points at two standard deviations.
         max_rounds: passes before giving up.
         g0: a potential to start from, such as `Coupling.g` of a block over all data [N].
-        progress: told the rounds so far and the chi-square after each.
+        progress: told after each round how many there were, their points, and its chi-square.
         resume: what an earlier solve of the same problem last gave to `save`, to go on from there to the same bits.
         save: given all that the rest of the solve depends on, before each round but the first.
 
@@ -154,7 +154,7 @@ def solve_semidiscrete(
             found = chi_square(targets, crowd, hard=True) if eps == 0 else soft
             error = _chance(targets.count, found, crowd.points)
             if progress is not None:
-                progress(state.rounds, found)
+                progress(state.rounds, state.points, found)
             state.stalled = 0 if found < state.lowest else state.stalled + 1
             state.lowest = min(state.lowest, found)
             converged = state.level == state.smoothing and found + SIGMAS * error <= chi2

@@ -23,6 +23,8 @@ class Status:
         seconds_left: at that pace; None when unknown, 0 when complete.
         worst_marginal_error: L1, over the blocks so far.
         seconds_since_last_shard: a job that runs keeps this below the time of a block.
+        potentials: of a semi-discrete coupling, the share of their solve that is done; None of other methods.
+        solve: the same in words.
     """
 
     complete: bool
@@ -35,6 +37,8 @@ class Status:
     seconds_left: float | None
     worst_marginal_error: float | None
     seconds_since_last_shard: float | None
+    potentials: float | None = None
+    solve: str | None = None
 
 
 def read_status(directory: Place) -> Status:
@@ -67,6 +71,11 @@ def read_status(directory: Place) -> Status:
     left = 0.0 if complete else (total - pairs) / pace if pace else None
     sides = [s.report.get(side) for s in sidecars for side in ("source_error", "target_error")]
     errors = [error for error in sides if error is not None]  # pairs made elsewhere have none
+    solve = None
+    if config.coupling.method == "semidiscrete":
+        from pipeline import potentials
+
+        solve = potentials.solving(directory, potentials.problems(config, directory))
     return Status(
         complete=complete,
         blocks_total=-(-total // n),
@@ -78,6 +87,8 @@ def read_status(directory: Place) -> Status:
         seconds_left=left,
         worst_marginal_error=max(errors, default=None),
         seconds_since_last_shard=time.time() - times[-1] if times else None,
+        potentials=solve.share if solve else None,
+        solve=solve.text if solve else None,
     )
 
 
@@ -91,6 +102,8 @@ def print_status(directory: Place, *, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(title=f"{directory}: {'complete' if status.complete else 'not complete'}", show_header=False)
+    if status.potentials is not None:
+        table.add_row("potentials", f"{100 * status.potentials:.0f} %  {status.solve}")
     table.add_row("blocks", f"{status.blocks:,} of {status.blocks_total:,}")
     table.add_row("pairs", f"{status.pairs:,} of {status.pairs_total:,}")
     table.add_row("bytes", f"{status.bytes:,}")

@@ -60,8 +60,12 @@ class Head:
 
     @contextmanager
     def second(self) -> Iterator[None]:
-        """Another raylet of one core, for a while."""
-        with ray_start(self.root, self.environment, "second", "--address", self.gcs, *agent_port()):
+        """Another raylet of one core, for a while, with files of its own as on another machine.
+
+        Two raylets with the same files would unpack a job's code, and delete it, under each other's feet.
+        """
+        files = f"--temp-dir={self.root / '2'}"
+        with ray_start(self.root, self.environment, "second", "--address", self.gcs, files, *agent_port()):
             yield
 
 

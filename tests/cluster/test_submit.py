@@ -73,9 +73,10 @@ def test_stopped_in_the_middle_and_submitted_again_it_ends_in_the_same_bytes(hea
     command = ["submit", "couple", COUPLE, f"output.dir={out}", *small]
 
     with head.second():
-        follower = head.start(*command)
+        follower, deadline = head.start(*command), time.monotonic() + 120
         while not (done := list(out.glob("shards/*.json"))):
             assert follower.poll() is None, follower.communicate()[0]
+            assert time.monotonic() < deadline, head.jobs(head.token)
             time.sleep(0.1)
         follower.send_signal(signal.SIGINT)
         said, _ = follower.communicate(timeout=60)
