@@ -126,8 +126,8 @@ class Assignment:
         group with the largest is kept and searched.
         """
         left = _with_one(x)
-        best, runner = torch.full_like(left[:, 0], -math.inf), torch.full_like(left[:, 0], -math.inf)
-        group, found = left.new_zeros(len(x), GROUP), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        best = runner = left.new_full((len(x),), -math.inf)
+        group, found = left.new_empty(len(x), GROUP), torch.zeros(len(x), dtype=torch.int64, device=x.device)
         for number, tile in enumerate(self.tiles):
             scores = self._score(left, tile, workers).view(len(x), -1, GROUP)
             heads = scores.amax(2)
@@ -138,9 +138,9 @@ class Assignment:
             group[new] = scores[new, where[new]]
             found[new] = number * TILE + where[new] * GROUP
             best = best.maximum(top)
-        values, places = group.topk(2, 1)
-        gap = best - runner.maximum(values[:, 1])
-        return found + places[:, 0], gap > 2 * self._error(x)
+        best, place = group.max(1)  # once more with its place, then without it
+        runner = runner.maximum(group.scatter_(1, place[:, None], -math.inf).amax(1))
+        return found + place, best - runner > 2 * self._error(x)
 
     def _draw(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"], workers: Workers) -> tuple[Tensor, Tensor]:
         """The datum that u falls on for every point, and whether float32 can tell: sums of tiles, then one tile."""
