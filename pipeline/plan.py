@@ -1,41 +1,33 @@
 """What a coupling job will take on this cluster, before it is paid for: a small job of the same kind, scaled.
 
-The trial runs the job's own code on the job's own data and actors, on blocks of the job's size or, where that is
-larger, of two smaller sizes. A block's seconds grow as A n m + B n (passes and draws; noise, features and writing), an
-exact coupling's by a power of n. Memory above that of an idle actor grows as n (exact: n m): that of an only block from
-what the libraries take once they work, that of several in proportion, since one of them may need a larger stand-in than
-the trial's. A semi-discrete solve is tried for some rounds, whose pace counts for the points that it will need. Of a
-store that is begun only what is left is forecast.
+Trials (pipeline/trials.py) run the job's own code on its own data and actors. A block's seconds grow as A n m + B n
+(passes and draws; noise, features and writing), an exact coupling's by a power of n. Memory above that of an idle actor
+grows as n (exact: n m): that of an only block from what the libraries take once they work, that of several in
+proportion, since one of them may need a larger stand-in than the trial's. A semi-discrete solve takes the trial's pace
+for the points that it will need. Of a store that is begun only what is left is forecast.
 """
 
 import dataclasses
 import json
 import math
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import data, resume
-from pipeline.blocks import Blocks, divide
+from pipeline import data, resume, trials
+from pipeline.blocks import Blocks
 from pipeline.cluster import ActorShape, actor_shape, connect, room
 from pipeline.config import CoupleConfig
-from pipeline.couple import check_sizes, check_teams, pin_coupling, run_blocks
+from pipeline.couple import check_sizes, check_teams, pin_coupling
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.place import Place, place
+from pipeline.trials import Trial
 
-TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
-OTHERS = 1024, 8192  # for all other methods
-POINTS, TESTS = (
-    1.25,
-    40.0,
-)  # a solve draws N / chi2 points times the one, or sqrt(2 N) / chi2 times the other (measured)
-ROUNDS = 3  # of a trial's solve
+# A solve draws N / chi2 points times the one, or sqrt(2 N) / chi2 times the other (measured).
+POINTS, TESTS = 1.25, 40.0
 SURE = 1.2  # times a first block's memory, whose peak differed by half from run to run (measured)
 KEPT, FILLED = 1.4, 4  # times the memory of a block: what the allocator keeps grows over some blocks (measured)
 
@@ -61,22 +53,6 @@ class Plan:
     trial_seconds: float  # what the forecast took
     potential_seconds: float = 0.0  # of a semi-discrete coupling's solve, part of `start_seconds`
     potential_points: int = 0  # that it will draw, about
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What a small job of one block size took."""
-
-    n: int
-    m: int
-    block_seconds: float
-    write_seconds: float
-    start_seconds: float
-    start_bytes: float
-    first_bytes: float  # above that, of an actor's first block
-    block_bytes: float  # and of all: what was freed is not all used again, and the block before is being written
-    pair_bytes: float
-    potential_pace: float  # points times data a second, of a semi-discrete solve on all actors
 
 
 def plan(config: CoupleConfig) -> Plan:
@@ -109,10 +85,10 @@ def plan(config: CoupleConfig) -> Plan:
     if not todo and not points:
         return _nothing(blocks, config, time.monotonic() - began)
     shape = actor_shape(config.cluster, todo)
-    sizes = _sizes(config, blocks, shape)
-    with _scratch(directory) as scratch:
-        trials = [_try(config, scratch / str(n), target, n, shape) for n in sizes]
-    last = trials[-1]
+    sizes = trials.sizes(config, blocks, shape)
+    with trials.scratch(directory) as scratch:
+        tried = [trials.run(config, scratch / str(n), target, n, shape) for n in sizes]
+    last = tried[-1]
     solving = entries / last.potential_pace if points else 0.0
     if not todo:
         nothing = _nothing(blocks, config, time.monotonic() - began)
@@ -126,13 +102,13 @@ def plan(config: CoupleConfig) -> Plan:
             potential_seconds=solving,
             potential_points=points,
         )
-    block_seconds = _at(trials, blocks, config.coupling.method)
+    block_seconds = _at(tried, blocks, config.coupling.method)
     waves = math.ceil(todo / (shape.actors // config.cluster.actors_per_block))
     # The last block kept may be cut short, and its writing is not hidden behind another block.
     writing = last.write_seconds * min(1.0, left / blocks.n) * blocks.n / last.n
     starting = reading + last.start_seconds + solving
     each = todo * config.cluster.actors_per_block / shape.actors
-    actor_bytes = last.start_bytes + _block_bytes(trials, blocks, config, each)
+    actor_bytes = last.start_bytes + _block_bytes(tried, blocks, config, each)
     shards = (blocks.count - 1) * len(blocks.shards(0)) + len(blocks.shards(blocks.count - 1))
     forecast = Plan(
         pairs=blocks.pairs,
@@ -156,22 +132,6 @@ def plan(config: CoupleConfig) -> Plan:
     _refuse_memory(shape, forecast, last.start_bytes)
     _refuse_disk(config, directory, forecast)
     return forecast
-
-
-def _sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
-    """Rows of the trials' blocks: as few as tell something, and enough that no member of a team is idle."""
-    low, high = TRIALS.get(config.coupling.method, OTHERS)
-    team = config.cluster.actors_per_block
-    if team > 1:
-        import torch
-
-        from pipeline.ot.tiles import sections
-
-        device = torch.device("cuda" if shape.gpus else "cpu")
-        while len(sections(low, min(low, blocks.ids), device)) < team and low < blocks.n:
-            low *= 2
-        high = max(high, 2 * low)
-    return [low, high] if high < blocks.n else [blocks.n]
 
 
 def _potentials(config: CoupleConfig, directory: Place, target: Target, blocks: Blocks) -> tuple[int, float]:
@@ -207,75 +167,25 @@ def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:
     )
 
 
-def _try(config: CoupleConfig, directory: Path, target: Target, n: int, shape: ActorShape) -> Trial:
-    """Two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
-    teams = shape.actors // config.cluster.actors_per_block
-    small = config.model_copy(
-        update={
-            "coupling": config.coupling.model_copy(
-                update={"n": n, "on_unconverged": "record", "warm_start": False}
-                | ({"max_passes": ROUNDS} if config.coupling.method == "semidiscrete" else {})
-            ),
-            "output": config.output.model_copy(update={"dir": str(directory), "pairs": 2 * teams * n}),
-            "cluster": config.cluster.model_copy(update={"actors": shape.actors, "cpus_per_actor": shape.cpus}),
-        }
-    )
-    blocks = divide(small, len(target.x))
-    resume.prepare(small, directory, target)
-    started, rows, first = time.monotonic(), [], 0.0
-    _, reports, _ = run_blocks(small, directory, blocks, target, None, list(range(blocks.count)))
-    with closing(reports):
-        for row in reports:
-            first = first or time.monotonic() - started
-            rows.append(row)
-    earliest = rows[0]
-    rows.sort(key=lambda row: row["block"])
-    counted, above = rows[teams:], [row["peak_bytes"] - row["start_bytes"] for row in rows]
-    solving, pace = 0.0, math.inf
-    if config.coupling.method == "semidiscrete":
-        from pipeline import potentials
-
-        solved = potentials.load(directory).reports
-        solving = sum(report["seconds"] for report in solved) / (teams if len(solved) > 1 else 1)
-        pace = sum(report["points"] * report["data"] for report in solved) / solving
-    tars = list((directory / "shards").glob("*.tar"))
-    seconds = [max(row["solve_seconds"], row["write_seconds"]) for row in counted]
-    writing = sum(row["write_seconds"] for row in counted) / len(counted)
-    return Trial(
-        n=n,
-        m=blocks.m,
-        block_seconds=sum(seconds) / len(seconds),
-        write_seconds=writing,
-        start_seconds=max(0.0, first - solving - earliest["solve_seconds"] - earliest["write_seconds"]),
-        start_bytes=float(max(row["start_bytes"] for row in rows)),
-        first_bytes=float(max(above[:teams])),
-        block_bytes=float(max(above)),
-        pair_bytes=sum(tar.stat().st_size for tar in tars) / blocks.pairs,
-        potential_pace=pace,
-    )
-
-
-def _at(trials: list[Trial], blocks: Blocks, method: str) -> float:
+def _at(tried: list[Trial], blocks: Blocks, method: str) -> float:
     """Seconds of a block of the job's size."""
-    if len(trials) == 1:
-        return trials[0].block_seconds
-    low, high = trials
+    if len(tried) == 1:
+        return tried[0].block_seconds
+    low, high = tried
     if method == "exact":
         power = math.log(high.block_seconds / low.block_seconds) / math.log(high.n / low.n)
         return high.block_seconds * (blocks.n / high.n) ** max(2.0, power)
     # seconds / n = A m + B, where neither part can be negative
-    per_row = _line([(t.m, t.block_seconds / t.n) for t in trials], blocks.m)
+    per_row = _line([(t.m, t.block_seconds / t.n) for t in tried], blocks.m)
     least, greatest = sorted((high.block_seconds / high.n, high.block_seconds / high.n * blocks.m / high.m))
     return blocks.n * min(max(per_row, least), greatest)
 
 
-def _block_bytes(trials: list[Trial], blocks: Blocks, config: CoupleConfig, each: float) -> float:
+def _block_bytes(tried: list[Trial], blocks: Blocks, config: CoupleConfig, each: float) -> float:
     """Memory of an actor that solves `each` blocks, above that of an idle one."""
-    last, size = trials[-1], _size(blocks, config)
+    last, size = tried[-1], _size(blocks, config)
     if each == 1:
-        return SURE * max(
-            _line([(_size(trial, config), trial.first_bytes) for trial in trials], size), last.first_bytes
-        )
+        return SURE * max(_line([(_size(trial, config), trial.first_bytes) for trial in tried], size), last.first_bytes)
     kept = 1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)
     return kept * last.block_bytes * size / _size(last, config)
 
@@ -291,19 +201,6 @@ def _line(points: list[tuple[int, float]], x: int) -> float:
         return points[-1][1]
     (x0, y0), (x1, y1) = points
     return y1 + (y1 - y0) / (x1 - x0) * (x - x1)
-
-
-def _above(directory: Path) -> Path:
-    """The nearest directory above that is there."""
-    return next(path for path in directory.absolute().parents if path.is_dir())
-
-
-@contextmanager
-def _scratch(directory: Place) -> Iterator[Path]:
-    """A directory to try in, on the disk of the output where that is local, so that its pace is measured."""
-    there = _above(directory) if isinstance(directory, Path) else None
-    with tempfile.TemporaryDirectory(prefix=".flowpairs-plan-", dir=there) as scratch:
-        yield Path(scratch)
 
 
 def _refuse_memory(shape: ActorShape, forecast: Plan, start_bytes: float) -> None:
@@ -325,7 +222,7 @@ def _refuse_memory(shape: ActorShape, forecast: Plan, start_bytes: float) -> Non
 def _refuse_disk(config: CoupleConfig, directory: Place, forecast: Plan) -> None:
     if not isinstance(directory, Path):
         return
-    free = shutil.disk_usage(_above(directory)).free
+    free = shutil.disk_usage(trials.above(directory)).free
     if forecast.shard_bytes > free:
         fits = int(forecast.pairs_left * free / forecast.shard_bytes) + forecast.pairs - forecast.pairs_left
         lighter = {"full": "seeded", "seeded": "ids"}.get(config.output.payload)

@@ -118,12 +118,14 @@ class OptimisationConfig(Strict):
 
     steps: PositiveInt
     batch: PositiveInt = 256  # pairs a step, over all workers
+    accumulate: PositiveInt = 1  # parts that a worker computes its share of a step in, for want of memory
     lr: PositiveFloat = 1e-3
     warmup: NonNegativeInt = 100  # steps of linear warm-up; constant afterwards
     ema: float = Field(default=0.999, ge=0, lt=1)  # decay of the averaged weights that are evaluated
     clip: PositiveFloat = 1.0  # norm of the gradient
     label_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of samples whose label is hidden, for guidance
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that have it
+    compile: bool = False  # by torch.compile; the first step takes a minute or so
     seed: int = Field(default=0, ge=0, lt=2**63)
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000
@@ -138,8 +140,12 @@ class RunConfig(Strict):
 class TrainClusterConfig(Strict):
     """What the job asks of Ray; changes the result by rounding only."""
 
-    workers: PositiveInt | Literal["auto"] = "auto"  # auto: one per GPU, without GPUs one per node
+    # auto: one per GPU, without GPUs one per node. [least, most]: as many as there is room for, as nodes come and go.
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = "auto"
     gpus: Literal[0, 1, "auto"] = "auto"  # per worker; auto: 1 where the cluster has GPUs
+
+
+ASIDE = "log_every", "checkpoint_every", "accumulate", "compile"  # of `train`: they change weights by rounding only
 
 
 class TrainConfig(Strict):
@@ -159,6 +165,8 @@ class TrainConfig(Strict):
     def _fits(self) -> "TrainConfig":
         if self.objective.kind == "sf2m" and self.path.kind != "sb":
             raise ValueError(f"objective.kind=sf2m is of bridges, not of path.kind={self.path.kind}; give path.kind=sb")
+        if self.objective.kind == "meanflow" and self.train.compile:
+            raise ValueError("train.compile does not know the derivatives of objective.kind=meanflow; remove it")
         if self.train.label_dropout and not self.model.conditional:
             raise ValueError("train.label_dropout drops labels that the model does not see; set model.conditional=true")
         return self
@@ -168,7 +176,7 @@ class TrainConfig(Strict):
 
         What came to the configuration later counts where it is not at its default, so that older runs keep their hash.
         """
-        aside: Any = {"pairs": {"dir"}, "output": True, "cluster": True, "train": {"log_every", "checkpoint_every"}}
+        aside: Any = {"pairs": {"dir"}, "output": True, "cluster": True, "train": set(ASIDE)}
         for key in ("path", "objective", "times", "loss"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 aside[key] = True

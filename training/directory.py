@@ -90,7 +90,7 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
     if train.warmup > train.steps:
         raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
     if config.cluster.workers != "auto":
-        check_workers(train.batch, config.cluster.workers)
+        check_workers(config, config.cluster.workers)
     check_directory(config)
     return config, index
 
@@ -122,12 +122,19 @@ def check_pairs(pairs: PairsConfig) -> Index:
     return index
 
 
-def check_workers(batch: int, workers: int) -> None:
-    """Refuse a global batch that cannot be shared out evenly."""
-    if batch % workers:
-        raise InputError(
-            f"train.batch={batch}: not divisible by {workers} workers; use {max(1, batch // workers) * workers}"
-        )
+def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
+    """Refuse a global batch that cannot be shared out evenly, among any number of workers that there may be."""
+    least, most = (workers, workers) if isinstance(workers, int) else workers
+    if least > most:
+        raise InputError(f"cluster.workers=[{least}, {most}]: give the least number first")
+    batch, parts = config.train.batch, config.train.accumulate
+    for count in range(least, most + 1):
+        if batch % (count * parts):
+            each = math.lcm(*range(least, most + 1)) * parts
+            steps = f" with train.accumulate={parts}" if parts > 1 else ""
+            raise InputError(
+                f"train.batch={batch}: not divisible by {count} workers{steps}; use {max(1, batch // each) * each}"
+            )
 
 
 def lanes(batch: int, workers: int) -> int:

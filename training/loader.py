@@ -37,6 +37,12 @@ class Batch:
     label: Int64[Tensor, " b"] | None = None
     weight: Float32[Tensor, " b"] | None = None
 
+    def split(self, count: int) -> list["Batch"]:
+        """The pairs in `count` parts of equal size."""
+        rows = len(self.x0) // count
+        fields = {name: field.split(rows) for name, field in vars(self).items() if field is not None}
+        return [Batch(**dict(zip(fields, parts, strict=True))) for parts in zip(*fields.values(), strict=True)]
+
     def to(self, device: torch.device) -> "Batch":
         """On another device; asynchronous from pinned memory."""
         fields = {name: field for name, field in vars(self).items() if field is not None}
@@ -68,6 +74,11 @@ class Part:
     def per_lane(self) -> int:
         """Rows that every lane gives to a global batch."""
         return self.batch // self.lanes
+
+    def split(self, count: int) -> list["Part"]:
+        """This worker's rows in `count` parts of equal size."""
+        world = self.world * count
+        return [Part(self.batch, self.rank * count + k, world, self.lanes) for k in range(count)]
 
     def slices(self) -> dict[int, slice]:
         """Lane -> which of its `per_lane` rows are this worker's."""

@@ -6,12 +6,14 @@ lines of the log and the checkpoints go to the two functions it is given.
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
 from training.config import OptimisationConfig
@@ -61,19 +63,23 @@ def run(
     device = next(state.model.parameters()).device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device))
     totals = torch.zeros(2, device=device)  # loss and gradient norm; read only at a log line, so the device runs ahead
+    parts = part.split(config.accumulate)
     clock, logged, waited = time.perf_counter(), state.step, loader.waited
     metrics: dict[str, float] = {}
     while state.step < config.steps:
         batch = next(loader).to(device)
-        with autocast:
-            errors, weights = objective(model, state.model, batch, state.step, part)
         state.optimiser.zero_grad()
-        (errors * weights).mean().backward()
+        error = torch.zeros((), device=device)
+        for some, rows in zip(batch.split(len(parts)), parts, strict=True):
+            with autocast, alone(model) if rows is not parts[-1] else nullcontext():
+                errors, weights = objective(model, state.model, some, state.step, rows)
+                ((errors * weights).mean() / len(parts)).backward()
+            error += errors.detach().mean() / len(parts)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
         state.optimiser.param_groups[0]["lr"] = config.lr * min(1.0, (state.step + 1) / max(1, config.warmup))
         state.optimiser.step()
         state.ema.update_parameters(state.model)
-        totals += torch.stack([errors.detach().mean(), norm])
+        totals += torch.stack([error, norm])
         state.step += 1
 
         end = state.step == config.steps
@@ -99,6 +105,11 @@ def run(
         if end or state.step % config.checkpoint_every == 0:
             state.loader = loader.state()
             save(metrics)
+
+
+def alone(model: nn.Module) -> AbstractContextManager[None]:
+    """While it lasts, gradients stay with this worker, so that they are exchanged once a step."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:

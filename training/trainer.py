@@ -4,6 +4,9 @@ A run resumes from its newest checkpoint whenever the same command is started ag
 the same storage path. A worker that dies is replaced, and all workers go on from the newest checkpoint.
 """
 
+import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +30,7 @@ from training.config import TrainConfig
 from training.directory import RunDirectory
 from training.loader import Loader, PairLoader, Part
 from training.logbook import Logbook, newest_metrics, read_metrics
-from training.matched import MatchedLoader
+from training.matched import MatchedLoader, Store
 from training.state import TrainState
 from training.workers import worker_shape
 
@@ -47,8 +50,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return done
     connect()
     shape = worker_shape(config.cluster)
-    directory.check_workers(config.train.batch, shape.workers)
+    directory.check_workers(config, shape.workers)
     run, pairs = directory.prepare(config), str(place(config.pairs.dir).absolute())
+    if config.pairs.source == "semidiscrete" and Store(place(pairs), index).config.sampling.draw == "balanced":
+        print(
+            f"{pairs}: its shards use data equally often (sampling.draw=balanced), fresh noise does not",
+            file=sys.stderr,
+        )
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -57,7 +65,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "run": str(run.path),
         },
         scaling_config=ScalingConfig(
-            num_workers=shape.workers,
+            num_workers=shape.workers,  # type: ignore[arg-type]  # two numbers: elastic, as of its second version
             use_gpu=shape.gpus > 0,
             resources_per_worker={"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {}),
         ),
@@ -87,7 +95,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "samples_per_s": last["step"] * config.train.batch / last["seconds"],
         "data_wait": float(np.average([line["data_wait"] for line in lines], weights=seconds)),
         "checkpoint": str(Path(checkpoint.path).relative_to(run.path)),
-        "workers": shape.workers,
+        "workers": list(shape.workers) if isinstance(shape.workers, tuple) else shape.workers,
         "batch": config.train.batch,
     }
     run.finish(summary)
@@ -120,6 +128,9 @@ def train_worker(settings: dict[str, Any]) -> None:
             name = f"step-{state.step:09d}"
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(temporary), checkpoint_dir_name=name)
 
+    if config.train.compile:
+        check_compiler()
+        model.compile()
     labels, pin = config.model.conditional, device.type == "cuda"
     source: Loader
     if config.pairs.source == "semidiscrete":
@@ -132,6 +143,12 @@ def train_worker(settings: dict[str, Any]) -> None:
         loop.run(state, prepare_model(model), loader, objective, config.train, part, writer, save)
     if log:
         log.close()
+
+
+def check_compiler() -> None:
+    """Refuse to compile where nothing can."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise InputError("train.compile=true: this node has no C++ compiler; install g++ there or give false")
 
 
 def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Exception:

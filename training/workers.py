@@ -10,9 +10,9 @@ from training.config import TrainClusterConfig
 
 @dataclass(frozen=True)
 class WorkerShape:
-    """How many workers of which size."""
+    """How many workers of which size; of an elastic job, between the two numbers."""
 
-    workers: int
+    workers: int | tuple[int, int]
     cpus: int
     gpus: int
 
@@ -28,7 +28,8 @@ def worker_shape(config: TrainClusterConfig) -> WorkerShape:
     able = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes if node.get("CPU", 0) >= 1]
     room = sum(min(cpu, gpu) if gpus else cpu for cpu, gpu in able)
     auto = room if gpus else len(able)
-    workers = auto if config.workers == "auto" else config.workers
+    wanted = auto if config.workers == "auto" else config.workers
+    workers, most = (wanted, wanted) if isinstance(wanted, int) else wanted
     if not 1 <= workers <= room:
         raise InputError(
             f"cluster.workers={config.workers}, cluster.gpus={config.gpus}: only {room} such workers fit on nodes of "
@@ -38,5 +39,6 @@ def worker_shape(config: TrainClusterConfig) -> WorkerShape:
     def fit(cpus_each: int) -> int:
         return sum(min(cpu // cpus_each, gpu) if gpus else cpu // cpus_each for cpu, gpu in able)
 
+    workers = min(most, room)
     cpus = max(each for each in range(1, max(cpu for cpu, _ in able) + 1) if fit(each) >= workers)
-    return WorkerShape(workers, cpus, gpus)
+    return WorkerShape(wanted, cpus, gpus)

@@ -9,7 +9,7 @@ from stores import write_store
 
 from pipeline.errors import InputError
 from pipeline.store.format import Index, read_index
-from training import loop, models
+from training import loop, models, paths
 from training.config import MLPConfig, OptimisationConfig
 from training.loader import PairLoader, Part
 from training.loop import LogLine
@@ -26,6 +26,7 @@ def train(
     width: int = 32,
     stop: int | None = None,
     resume: Path | None = None,
+    path: paths.Path | None = None,
 ) -> tuple[TrainState, list[LogLine]]:
     """Train alone, to `stop` steps where given, from a checkpoint where given."""
     model = models.build(MLPConfig(kind="mlp", width=width, depth=2), index.shape, 0, config.seed)
@@ -35,7 +36,8 @@ def train(
     part, lines = Part(config.batch, 0, 1, 4), []
     until = config.model_copy(update={"steps": stop or config.steps})
     with PairLoader(store, index, part, config.seed, state=state.loader) as loader:
-        loop.run(state, model, loader, Objective(config.seed), until, part, lines.append, lambda metrics: None)
+        objective = Objective(config.seed, path or paths.Straight())
+        loop.run(state, model, loader, objective, until, part, lines.append, lambda metrics: None)
     return state, lines
 
 
@@ -61,6 +63,19 @@ def test_flow_trained_on_gaussian_optimal_pairs_is_the_affine_map(
     truth = x0 @ a + b
     assert (end - truth).square().mean().sqrt() < 0.05 * (truth - x0).square().mean().sqrt()
     assert lines[-1].loss < 0.01 * lines[0].loss
+
+
+@pytest.mark.parametrize("path", [paths.Straight(), paths.Bridge(0.5)], ids=["straight", "bridge"])
+def test_gradients_of_parts_add_up(affine: tuple[Path, torch.Tensor, torch.Tensor], path: paths.Path) -> None:
+    """A step in four parts is the step in one, noise of the path included."""
+    config = OptimisationConfig(steps=20, batch=256, lr=1e-3, warmup=5, ema=0.9, log_every=5)
+    (whole, lines), (parts, others) = (
+        train(affine[0], read_index(affine[0]), config.model_copy(update={"accumulate": count}), path=path)
+        for count in (1, 4)
+    )
+    for key, value in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[key], value, rtol=1e-4, atol=1e-6)
+    assert [line.loss for line in others] == pytest.approx([line.loss for line in lines], rel=1e-5)
 
 
 def test_going_on_from_a_checkpoint_is_exact(affine: tuple[Path, torch.Tensor, torch.Tensor], tmp_path: Path) -> None:

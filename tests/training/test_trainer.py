@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import actors
+from processes import actors, outside
 from stores import write_store
 
 from pipeline.config import load, validate
@@ -48,11 +48,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-def config(store: Path, name: str, workers: int, steps: int = STEPS) -> TrainConfig:
+def config(
+    store: Path, name: str, workers: int | tuple[int, int], steps: int = STEPS, **options: bool | int
+) -> TrainConfig:
     plain = {
         "pairs": {"dir": str(store)},
         "model": {"kind": "mlp", "width": 32, "depth": 1},
-        "train": {"steps": steps, "batch": 64, "warmup": 10, "ema": 0.9, "log_every": 10, "checkpoint_every": 40},
+        "train": {"steps": steps, "batch": 64, "warmup": 10, "ema": 0.9, "log_every": 10, "checkpoint_every": 40}
+        | options,
         "output": {"dir": str(store.parent / name)},
         "cluster": {"workers": workers},
     }
@@ -135,6 +138,51 @@ def test_killed_worker_is_replaced(undisturbed: Path, store: Path, monkeypatch: 
     thread.join()
     assert finished_before_the_kill == [False]
     assert_same_end(run, undisturbed)
+
+
+# A run on two raylets of one core, one of which dies with its worker after the first checkpoint.
+BEREAVED = """
+import os, signal, sys, threading
+sys.path[:0] = ["tests", "tests/training"]
+import ray
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from test_trainer import wait_for_checkpoint
+from training.config import TrainConfig
+from training.trainer import train
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+other = cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+cluster.wait_for_nodes()
+config, over = TrainConfig.model_validate_json(sys.argv[1]), []
+
+def kill_node():
+    run = Path(config.output.dir)
+    wait_for_checkpoint(run)
+    os.kill(other.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    over.append((run / "train.json").exists())
+
+threading.Thread(target=kill_node, daemon=True).start()
+train(config)
+assert over == [False], over
+os._exit(0)  # the test cluster's own shutdown minds that one of its processes is gone
+"""
+
+
+@pytest.mark.slow
+def test_an_elastic_run_goes_on_with_fewer_workers_when_a_node_dies(undisturbed: Path, store: Path) -> None:
+    settings = config(store, "elastic", workers=(1, 2))
+    command = [sys.executable, "-c", BEREAVED, settings.model_dump_json()]
+    subprocess.run(command, env=outside() | {POLLS: "1"}, check=True, timeout=240, stderr=subprocess.DEVNULL)
+    assert json.loads((store.parent / "elastic" / "train.json").read_bytes())["workers"] == [1, 2]
+    assert_same_end(store.parent / "elastic", undisturbed)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same_and_is_saved_as_any_other(undisturbed: Path, store: Path) -> None:
+    train(config(store, "compiled", workers=1, compile=True, accumulate=2))
+    assert_same_end(store.parent / "compiled", undisturbed)
 
 
 def test_evaluation_is_what_a_plain_loop_computes(undisturbed: Path, store: Path) -> None:

@@ -26,7 +26,7 @@ class Train(_Json):
     method: str
     steps: int
     batch: int
-    workers: int
+    workers: int | list[int]
     loss: float
     seconds: float
     samples_per_s: float

@@ -1,0 +1,117 @@
+"""Small jobs of a kind, run to see what a large one takes: the job's own code on its own data and actors.
+
+Blocks have the job's size or, where that is larger, two smaller ones. A semi-discrete solve is tried for some rounds.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import resume
+from pipeline.blocks import Blocks, divide
+from pipeline.cluster import ActorShape
+from pipeline.config import CoupleConfig
+from pipeline.couple import run_blocks
+from pipeline.data.spec import Target
+from pipeline.place import Place
+
+TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
+OTHERS = 1024, 8192  # for all other methods
+ROUNDS = 3  # of a trial's solve
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a small job of one block size took."""
+
+    n: int
+    m: int
+    block_seconds: float
+    write_seconds: float
+    start_seconds: float
+    start_bytes: float
+    first_bytes: float  # above that, of an actor's first block
+    block_bytes: float  # and of all: what was freed is not all used again, and the block before is being written
+    pair_bytes: float
+    potential_pace: float  # points times data a second, of a semi-discrete solve on all actors
+
+
+def sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
+    """Rows of the trials' blocks: as few as tell something, and enough that no member of a team is idle."""
+    low, high = TRIALS.get(config.coupling.method, OTHERS)
+    team = config.cluster.actors_per_block
+    if team > 1:
+        import torch
+
+        from pipeline.ot.tiles import sections
+
+        device = torch.device("cuda" if shape.gpus else "cpu")
+        while len(sections(low, min(low, blocks.ids), device)) < team and low < blocks.n:
+            low *= 2
+        high = max(high, 2 * low)
+    return [low, high] if high < blocks.n else [blocks.n]
+
+
+def run(config: CoupleConfig, directory: Path, target: Target, n: int, shape: ActorShape) -> Trial:
+    """Two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
+    teams = shape.actors // config.cluster.actors_per_block
+    small = config.model_copy(
+        update={
+            "coupling": config.coupling.model_copy(
+                update={"n": n, "on_unconverged": "record", "warm_start": False}
+                | ({"max_passes": ROUNDS} if config.coupling.method == "semidiscrete" else {})
+            ),
+            "output": config.output.model_copy(update={"dir": str(directory), "pairs": 2 * teams * n}),
+            "cluster": config.cluster.model_copy(update={"actors": shape.actors, "cpus_per_actor": shape.cpus}),
+        }
+    )
+    blocks = divide(small, len(target.x))
+    resume.prepare(small, directory, target)
+    started, rows, first = time.monotonic(), [], 0.0
+    _, reports, _ = run_blocks(small, directory, blocks, target, None, list(range(blocks.count)))
+    with closing(reports):
+        for row in reports:
+            first = first or time.monotonic() - started
+            rows.append(row)
+    earliest = rows[0]
+    rows.sort(key=lambda row: row["block"])
+    counted, above = rows[teams:], [row["peak_bytes"] - row["start_bytes"] for row in rows]
+    solving, pace = 0.0, math.inf
+    if config.coupling.method == "semidiscrete":
+        from pipeline import potentials
+
+        solved = potentials.load(directory).reports
+        solving = sum(report["seconds"] for report in solved) / (teams if len(solved) > 1 else 1)
+        pace = sum(report["points"] * report["data"] for report in solved) / solving
+    tars = list((directory / "shards").glob("*.tar"))
+    seconds = [max(row["solve_seconds"], row["write_seconds"]) for row in counted]
+    writing = sum(row["write_seconds"] for row in counted) / len(counted)
+    return Trial(
+        n=n,
+        m=blocks.m,
+        block_seconds=sum(seconds) / len(seconds),
+        write_seconds=writing,
+        start_seconds=max(0.0, first - solving - earliest["solve_seconds"] - earliest["write_seconds"]),
+        start_bytes=float(max(row["start_bytes"] for row in rows)),
+        first_bytes=float(max(above[:teams])),
+        block_bytes=float(max(above)),
+        pair_bytes=sum(tar.stat().st_size for tar in tars) / blocks.pairs,
+        potential_pace=pace,
+    )
+
+
+def above(directory: Path) -> Path:
+    """The nearest directory above that is there."""
+    return next(path for path in directory.absolute().parents if path.is_dir())
+
+
+@contextmanager
+def scratch(directory: Place) -> Iterator[Path]:
+    """A directory to try in, on the disk of the output where that is local, so that its pace is measured."""
+    there = above(directory) if isinstance(directory, Path) else None
+    with tempfile.TemporaryDirectory(prefix=".flowpairs-plan-", dir=there) as scratch:
+        yield Path(scratch)
