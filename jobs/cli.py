@@ -13,9 +13,11 @@ from jobs.convert import convert
 from jobs.couple import couple
 from jobs.demo import demo
 from jobs.evaluate import evaluate
+from jobs.export import export
 from jobs.jobs import jobs
 from jobs.plan import plan
 from jobs.report import report
+from jobs.sample import sample
 from jobs.status import status
 from jobs.stop import stop
 from jobs.submit import submit
@@ -32,6 +34,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     convert,
     train,
     evaluate,
+    sample,
+    export,
     report,
     submit,
     jobs,

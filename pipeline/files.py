@@ -1,6 +1,7 @@
 """Files that are complete under their final name or not there at all."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,8 +40,29 @@ def whole(path: Place) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            remedy = "what is finished is kept: make room or give write access, then run the same command again"
-            raise JobError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
+            raise _unwritable(path, error) from error
+        raise
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """Make a directory that gets its name when the block ends; an exception leaves nothing.
+
+    Args:
+        path: not there yet, or an empty directory.
+
+    Raises:
+        JobError: a full or read-only disk.
+    """
+    temporary = temporary_name(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _commit(temporary, path)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from error
         raise
 
 
@@ -61,6 +83,11 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def _unwritable(path: Place, error: OSError) -> JobError:
+    remedy = "what is finished is kept: make room or give write access, then run the same command again"
+    return JobError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
+
+
 def _scratch() -> Path:
     """A new empty file in local temporary storage."""
     descriptor, name = tempfile.mkstemp(prefix="flowpairs-")
@@ -69,7 +96,7 @@ def _scratch() -> Path:
 
 
 def _commit(temporary: Path, path: Path) -> None:
-    """Rename a file that is already on disk to its final name and make the rename durable."""
+    """Rename what is already on disk to its final name and make the rename durable."""
     temporary.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:

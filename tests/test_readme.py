@@ -49,6 +49,8 @@ def test_files_that_it_names_exist() -> None:
         (["couple", "configs/digits/couple.yaml", "data.path=none.npz"], "data.path='none.npz'"),
         (["train", "configs/digits/train.yaml", "pairs.dir=nowhere"], "pair store 'nowhere': no such directory"),
         (["evaluate", "nowhere"], "nowhere"),
+        (["sample", "nowhere", "--output", "out.npz"], "nowhere"),
+        (["export", "nowhere", "--output", "out"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["status", "nowhere"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),

@@ -187,16 +187,33 @@ class TrainConfig(Strict):
         return self.model_dump(mode="json", exclude=aside)
 
 
-class EvaluateConfig(Strict):
+class SamplingConfig(Strict):
+    """How samples are drawn, whatever for."""
+
+    samples: PositiveInt
+    rtol: PositiveFloat = 1e-5  # of dopri5
+    atol: PositiveFloat = 1e-5
+    guidance: float = Field(default=1.0, ge=0)  # scale of classifier-free guidance; 1: the label's own velocity
+    batch: PositiveInt = 512
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class EvaluateConfig(SamplingConfig):
     """All of `flowpairs evaluate RUN`."""
 
     samples: int = Field(default=5000, ge=64)
     euler: tuple[PositiveInt, ...] = (4, 8, 16)
-    rtol: PositiveFloat = 1e-5  # of dopri5
-    atol: PositiveFloat = 1e-5
     sde: tuple[PositiveInt, ...] | None = None  # steps of Euler-Maruyama; None: 16 and 64 for [SF]2M, else none
     jumps: tuple[PositiveInt, ...] = (1, 2, 4)  # steps of MeanFlow models by their average velocity
-    guidance: float = Field(default=1.0, ge=0)  # scale of classifier-free guidance; 1: the label's own velocity
     pca: PositiveInt = 64  # principal directions of the data that the Frechet distance sees
-    batch: PositiveInt = 512
-    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+Solver = Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"]
+
+
+class SampleConfig(SamplingConfig):
+    """All of `flowpairs sample RUN`, as its options give it."""
+
+    solver: Solver = "dopri5"
+    steps: PositiveInt | None = None  # none of dopri5, which chooses
+    labels: tuple[int, ...] = ()  # drawn among these; none: among those of the data

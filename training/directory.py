@@ -56,7 +56,10 @@ class RunDirectory:
             return None
         try:
             tree = json.loads(path.read_bytes())
-            return {**tree, "pairs_dir": str(tree["pairs_dir"]), "checkpoint": str(tree["checkpoint"])}
+            tree |= {"pairs_dir": str(tree["pairs_dir"]), "checkpoint": str(tree["checkpoint"])}
+            if "shape" in tree:  # older runs leave this to their pairs' index
+                tree |= {"shape": tuple(map(int, tree["shape"])), "num_classes": int(tree["num_classes"])}
+            return tree
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: not the summary of a run ({error}); remove it and train again") from error
 

@@ -89,19 +89,28 @@ def check(config: EvaluateConfig, trained: TrainConfig, method: str) -> None:
     Raises:
         InputError: guidance of a model that knows no missing labels, or an SDE without a score.
     """
-    objective, path = trained.objective.kind, trained.path.kind
     if config.guidance != 1:
-        where = f"guidance={config.guidance}"
-        if not trained.train.label_dropout:
-            raise InputError(f"{where}: the run hid no labels; train with train.label_dropout=0.1, or leave it at 1")
-        if objective == "meanflow":
-            raise InputError(f"{where}: average velocities do not add up like this; leave it at 1 for meanflow")
-    if sde_steps(config, trained) and objective != "sf2m":
-        where = f"sde={list(config.sde or ())}"
-        if path == "sb":
-            raise InputError(f"{where}: the run has no score net; train with objective.kind=sf2m, or give sde=[]")
-        if path != "fm" and method != "independent":
-            raise InputError(
-                f"{where}: the score follows from the velocity for independent pairs alone, and these are {method}; "
-                "train on independent pairs or with objective.kind=sf2m, or give sde=[]"
-            )
+        check_guidance(f"guidance={config.guidance}", trained)
+    if sde_steps(config, trained):
+        check_sde(f"sde={list(config.sde or ())}", "give sde=[]", trained, method)
+
+
+def check_guidance(where: str, trained: TrainConfig) -> None:
+    """Refuse guidance, asked for `where`, of a run that cannot be guided."""
+    if not trained.train.label_dropout:
+        raise InputError(f"{where}: the run hid no labels; train with train.label_dropout=0.1, or leave it at 1")
+    if trained.objective.kind == "meanflow":
+        raise InputError(f"{where}: average velocities do not add up like this; leave it at 1 for meanflow")
+
+
+def check_sde(where: str, otherwise: str, trained: TrainConfig, method: str) -> None:
+    """Refuse an SDE, asked for `where`, of a run without a score; `otherwise` says how to do without it."""
+    if trained.objective.kind == "sf2m":
+        return
+    if trained.path.kind == "sb":
+        raise InputError(f"{where}: the run has no score net; train with objective.kind=sf2m, or {otherwise}")
+    if trained.path.kind != "fm" and method != "independent":
+        raise InputError(
+            f"{where}: the score follows from the velocity for independent pairs alone, and these are {method}; "
+            f"train on independent pairs or with objective.kind=sf2m, or {otherwise}"
+        )

@@ -174,10 +174,14 @@ def build(config: TrainConfig, num_classes: int) -> Objective:
 
 def network(config: TrainConfig, shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """The untrained network that the config's objective trains, initialised from the run's seed alone."""
-    spans, null = config.objective.kind == "meanflow", config.train.label_dropout > 0
-    net = partial(models.build, config.model, shape, num_classes, spans=spans, null=null)
+    net = partial(models.build, config.model, shape, num_classes, **form(config))
     seed = config.train.seed
-    return VelocityAndScore(net(seed), net(seed + 1)) if config.objective.kind == "sf2m" else net(seed)
+    return VelocityAndScore(net(seed=seed), net(seed=seed + 1)) if config.objective.kind == "sf2m" else net(seed=seed)
+
+
+def form(config: TrainConfig) -> dict[str, bool]:
+    """What the config asks of its networks besides a velocity; see `models.build`."""
+    return {"spans": config.objective.kind == "meanflow", "null": config.train.label_dropout > 0}
 
 
 def squared(error: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:

@@ -89,6 +89,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     summary = {
         "pairs_dir": pairs,
         "method": index.method,
+        "shape": list(index.shape),
+        "num_classes": index.num_classes,
         "steps": last["step"],
         "loss": last["loss"],
         "seconds": last["seconds"],

@@ -147,9 +147,8 @@ def make_run(tmp_path: Path) -> Make:
         samples = {"real": real}
         for key, level in {"euler4": 0.4, "euler8": 0.25, "euler16": 0.12, "dopri5": 0.05}.items():
             samples[key] = np.clip(real + scale * level * noise, -3, 3)
-        if data == "moons":
-            t = np.linspace(0, 1, 21, dtype=np.float32)[:, None]
-            samples["trajectories"] = noise[:40, None] * (1 - t) + real[:40, None] * t
+        paths = np.stack([noise[:40] * (1 - t) + real[:40] * t for t in np.linspace(0, 1, 21, dtype=np.float32)], 1)
+        samples["trajectories"] = {"images": paths[:8], "moons": paths, "vectors": paths[..., :2]}[data]
         np.savez(directory / "samples.npz", **samples)
         return directory
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 from typer import Typer
@@ -94,7 +95,7 @@ def test_every_run_and_figure_is_there(digits: Page) -> None:
     for figure in evaluated + trained:
         assert figure in digits.text, figure
     assert "Optimal-transport pairs won on all 5 measures" in digits.text
-    assert digits.images == 2 * 12 * 2 + 2 * 5  # two stores of twelve pairs, two runs of five grids
+    assert digits.images == 2 * 12 * 2 + 2 * (5 + 1)  # two stores of twelve pairs, two runs of five grids and paths
 
 
 def test_the_winners_are_marked_in_words(digits: Page) -> None:
@@ -120,6 +121,18 @@ def test_planar_data_show_lines_scatters_and_trajectories(make_store: Make, make
 def test_vectors_show_strips(make_store: Make, make_run: Make) -> None:
     page = Page(write_report([make_store("vectors", data="vectors"), make_run("run", data="vectors")]))
     assert page.images == 2 + 5
+    assert "40 trajectories of the flow" in page.source
+    assert "principal direction 1" in page.text
+
+
+def test_an_older_evaluation_is_shown_without_its_trajectories(make_run: Make) -> None:
+    run = make_run("run")
+    with np.load(run / "samples.npz") as file:
+        arrays = {key: file[key] for key in file.files if key != "trajectories"}
+    np.savez(run / "samples.npz", **arrays)
+    page = Page(write_report([run]))
+    assert page.images == 5
+    assert "Trajectories" not in page.text
 
 
 def test_what_is_missing_is_told(make_store: Make, make_run: Make) -> None:

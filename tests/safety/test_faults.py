@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import CoupleConfig, validate
 from pipeline.couple import couple
 from pipeline.errors import InputError, JobError
-from pipeline.files import write_array, write_atomically
+from pipeline.files import whole_directory, write_array, write_atomically
 from pipeline.store import format
 from pipeline.store.verify import verify
 from training.order import Stretch
@@ -74,6 +74,20 @@ def test_a_job_on_a_full_disk_says_so_and_goes_on_when_there_is_room(reference: 
     remount(small_disk, "size=10m")
     couple(settings(directory))
     assert tars(directory) == tars(reference)
+
+
+def test_a_directory_that_finds_no_room_is_not_there(small_disk: Path) -> None:
+    def fill(files: int) -> None:
+        with whole_directory(small_disk / "images") as directory:
+            for number in range(files):
+                (directory / f"{number}").write_bytes(bytes(100_000))
+
+    with pytest.raises(JobError, match=r"images: cannot be written \(No space left on device\)"):
+        fill(10)
+    assert list(small_disk.iterdir()) == []
+    (small_disk / "images").mkdir()  # an empty directory is as good as none
+    fill(1)
+    assert [path.name for path in small_disk.rglob("*")] == ["images", "0"]
 
 
 @pytest.mark.parametrize("write", [write_atomically, write_array])

@@ -14,12 +14,15 @@ from pipeline.config import validate
 from pipeline.errors import InputError
 from training import objectives, paths
 from training.config import EvaluateConfig, TrainConfig
-from training.evaluate import Sampler
+from training.directory import RunDirectory
+from training.evaluate import solvers as solvers_of
 from training.flow import Flow, check
 from training.loader import Batch, Part
 from training.reference import read_reference
+from training.sampler import Sampler
 from training.sde import from_velocity, solve_sde
 from training.state import TrainState
+from training.trained import Trained
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -123,11 +126,13 @@ def test_evaluation_samples_alike_however_it_is_batched(
     index = write_store(tmp_path / "store", *x, labels=generator.integers(4, size=64))
     settings = config(**changes)
     TrainState.start(objectives.network(settings, (3,), 4), settings.train).save(tmp_path)
-    real, found = read_reference(tmp_path / "store", index), []
+    trained = Trained(RunDirectory(tmp_path), tmp_path, settings, str(tmp_path / "store"), index.method, (3,), 4)
+    labels, found = read_reference(tmp_path / "store", index).label, []
     for batch in (96, 40):
         asked = EvaluateConfig(samples=96, batch=batch, euler=(4,), guidance=2.0 if "train" in changes else 1.0)
-        sampler = Sampler(settings, tmp_path, index, real, asked, torch.device("cpu"))
-        found.append({f"{name}{steps or ''}": sampler.samples(name, steps) for name, steps in sampler.solvers()})
+        sampler = Sampler(trained, asked, labels, torch.device("cpu"))
+        made = {f"{name}{steps or ''}": sampler.samples(name, steps) for name, steps in solvers_of(asked, settings)}
+        found.append(made)
     assert list(found[0]) == solvers
     for name in solvers:
         tolerance = 1e-3 if name == "dopri5" else 1e-5  # whose steps suit the batch

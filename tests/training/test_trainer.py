@@ -19,10 +19,11 @@ from stores import write_store
 from pipeline.config import load, validate
 from pipeline.errors import InputError
 from training import loop, objectives
-from training.config import EvaluateConfig, TrainClusterConfig, TrainConfig
+from training.config import EvaluateConfig, SampleConfig, TrainClusterConfig, TrainConfig
 from training.evaluate import evaluate
 from training.loader import PairLoader, Part
 from training.logbook import read_metrics
+from training.sample import sample
 from training.state import FILE, TrainState
 from training.trainer import train
 from training.workers import WorkerShape, worker_shape
@@ -92,6 +93,7 @@ def test_a_finished_run_leaves_its_files(undisturbed: Path, store: Path) -> None
     assert summary["steps"] == STEPS
     assert summary["workers"] == 2
     assert summary["pairs_dir"] == str(store)
+    assert (summary["shape"], summary["num_classes"]) == ([2], 0)  # so that samples need no pairs
     assert summary["loss"] == lines[-1]["loss"] < lines[0]["loss"]
     assert list((undisturbed / "tensorboard").glob("events.*"))
     assert load(TrainConfig, undisturbed / "config.yaml").pairs.fingerprint
@@ -202,6 +204,9 @@ def test_evaluation_is_what_a_plain_loop_computes(undisturbed: Path, store: Path
         for step in range(4):
             x = x + model(torch.full((300,), step / 4), x) / 4
     np.testing.assert_allclose(samples["euler4"], x[:64].numpy(), atol=1e-5)
+    drawn = store.parent / "drawn.npz"  # by `flowpairs sample`, from the same seed
+    sample(undisturbed, SampleConfig(samples=300, solver="euler", steps=4), drawn)
+    np.testing.assert_allclose(np.load(drawn)["samples"], x.numpy(), atol=1e-5)
     np.testing.assert_allclose(samples["trajectories"][:, 0], noise[:64].numpy())
     np.testing.assert_allclose(samples["trajectories"][:, -1], samples["dopri5"], atol=1e-3)
 

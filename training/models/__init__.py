@@ -5,12 +5,13 @@ t [b] in [0, 1], x [b, *shape], label [b] int64 or None -> velocity [b, *shape].
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.errors import InputError
-from training.config import DiTConfig, MLPConfig, ModelConfig, UNetConfig
+from training.config import MLPConfig, ModelConfig, UNetConfig
 
 
 def check(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> None:
@@ -47,6 +48,15 @@ def check(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> None
         )
 
 
+def arguments(
+    config: ModelConfig, shape: tuple[int, ...], num_classes: int, spans: bool = False, null: bool = False
+) -> dict[str, Any]:
+    """What a network is built with, besides its seed: the keyword arguments of its class, see `build`."""
+    size = {"dim": math.prod(shape)} if isinstance(config, MLPConfig) else {"shape": shape}
+    classes = num_classes + null if config.conditional else 0
+    return size | config.model_dump(exclude={"kind", "conditional"}) | {"num_classes": classes, "spans": spans}
+
+
 def build(
     config: ModelConfig, shape: tuple[int, ...], num_classes: int, seed: int, spans: bool = False, null: bool = False
 ) -> nn.Module:
@@ -61,18 +71,17 @@ def build(
         null: whether a conditional model knows one label more, `num_classes`, for samples without theirs.
     """
     check(config, shape, num_classes)
-    classes = num_classes + null if config.conditional else 0
+    given = arguments(config, shape, num_classes, spans, null)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(config, MLPConfig):
             from training.models.mlp import MLP
 
-            return MLP(math.prod(shape), config.width, config.depth, classes, spans)
+            return MLP(**given)
         if isinstance(config, UNetConfig):
             from training.models.unet import UNet
 
-            return UNet(shape, config.channels, config.layers, classes, spans)
-        assert isinstance(config, DiTConfig)
+            return UNet(**given)
         from training.models.dit import DiT
 
-        return DiT(shape, config.patch, config.width, config.depth, config.heads, classes, spans)
+        return DiT(**given)

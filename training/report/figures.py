@@ -1,7 +1,9 @@
 """The curves and scatter plots, each a function from what was read to an inline SVG."""
 
+import io
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -152,18 +154,29 @@ def plane_samples(samples: Float[np.ndarray, "k 2"], real: Float[np.ndarray, "r 
     return to_svg(figure, name, f"{len(samples)} samples over {len(real)} real points")
 
 
-def trajectories(paths: Float[np.ndarray, "k times 2"], place: Place, name: str) -> str:
-    """The flow's paths in the plane, from open circles at t = 0 to filled ones at t = 1."""
+def scatter(samples: Float[np.ndarray, "k 2"], labels: Int[np.ndarray, " k"] | None) -> bytes:
+    """A PNG of points in the plane, coloured by label, to be looked at by itself."""
+    buffer = io.BytesIO()
+    with axes(width=4.6, height=4.4) as (figure, ax):
+        figure.patch.set(visible=True, facecolor=PAGE)
+        ax.scatter(samples[:, 0], samples[:, 1], s=9, c=INK if labels is None else labels, linewidths=0)
+        _square(ax, samples)
+        figure.savefig(buffer, format="png", dpi=200)
+    return buffer.getvalue()
+
+
+def trajectories(paths: Float[np.ndarray, "k times 2"], place: Place, name: str, axis: str) -> str:
+    """The flow's paths in the plane of two of the `axis`, from open circles at t = 0 to filled ones at t = 1."""
     with axes(width=4.6, height=4.4) as (figure, ax):
         for path in paths:
             ax.plot(*path.T, color=run_color(place), linewidth=0.7, alpha=0.55)
         ax.plot(*paths[:, 0].T, "o", color=MUTED, markersize=3, markerfacecolor=PAGE)
         ax.plot(*paths[:, -1].T, "o", color=INK, markersize=3)
-        _square(ax, paths.reshape(-1, 2))
+        _square(ax, paths.reshape(-1, 2), axis)
     return to_svg(figure, name, f"{len(paths)} trajectories of the flow")
 
 
-def _square(ax: Axes, shown: Float[np.ndarray, "k 2"]) -> None:
+def _square(ax: Axes, shown: Float[np.ndarray, "k 2"], axis: str = "coordinate") -> None:
     """Equal scales on both axes, around the points that matter."""
     low, high = shown.min(0), shown.max(0)
     centre, reach = (low + high) / 2, 0.56 * float((high - low).max()) or 1.0
@@ -171,5 +184,5 @@ def _square(ax: Axes, shown: Float[np.ndarray, "k 2"]) -> None:
     ax.set_ylim(centre[1] - reach, centre[1] + reach)
     ax.set_aspect("equal", adjustable="box")
     ax.grid(visible=False)
-    ax.set_xlabel("coordinate 1")
-    ax.set_ylabel("coordinate 2")
+    ax.set_xlabel(f"{axis} 1")
+    ax.set_ylabel(f"{axis} 2")

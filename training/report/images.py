@@ -32,7 +32,12 @@ def strip_reach(vectors: Float[np.ndarray, "..."]) -> float:
 
 
 def tiles(images: Float[np.ndarray, "k c h w"], columns: int, reach: float) -> str:
-    """A PNG of image tiles row by row, transparent between them.
+    """`grid` as a data URI, small tiles enlarged, since a browser would blur them."""
+    return data_uri(_enlarged(grid(images, columns, reach), max(1, TILE // max(images.shape[2:]))))
+
+
+def grid(images: Float[np.ndarray, "k c h w"], columns: int, reach: float) -> UInt8[np.ndarray, "..."]:
+    """RGBA of image tiles row by row, transparent between them.
 
     Args:
         images: one or three channels.
@@ -40,14 +45,18 @@ def tiles(images: Float[np.ndarray, "k c h w"], columns: int, reach: float) -> s
         reach: -reach is black, +reach white, and what lies beyond is clipped.
     """
     k, _, h, w = images.shape
-    grey = ((np.clip(images, -reach, reach) / reach + 1) * 127.5).round().astype(np.uint8)
     rows = -(-k // columns)
     canvas = np.zeros((rows * (h + 1) - 1, columns * (w + 1) - 1, 4), np.uint8)
-    for place, image in enumerate(grey):
+    for place, image in enumerate(bytes_of(images, reach)):
         top, left = place // columns * (h + 1), place % columns * (w + 1)
-        canvas[top : top + h, left : left + w, :3] = image.transpose(1, 2, 0)
+        canvas[top : top + h, left : left + w, :3] = image
         canvas[top : top + h, left : left + w, 3] = 255
-    return data_uri(_enlarged(canvas, max(1, TILE // max(h, w))))
+    return canvas
+
+
+def bytes_of(images: Float[np.ndarray, "k c h w"], reach: float = 1.0) -> UInt8[np.ndarray, "k h w c"]:
+    """Images whose -reach is 0 and whose +reach is 255, channels last."""
+    return ((np.clip(images, -reach, reach) / reach + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def strips(vectors: Float[np.ndarray, "k ..."], reach: float) -> str:
@@ -58,12 +67,17 @@ def strips(vectors: Float[np.ndarray, "k ..."], reach: float) -> str:
 
 
 def _enlarged(rgba: UInt8[np.ndarray, "h w 4"], factor: int) -> UInt8[np.ndarray, "..."]:
-    """Whole pixels repeated here, since a browser would blur them."""
+    """Whole pixels repeated."""
     return rgba.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def data_uri(rgba: UInt8[np.ndarray, "h w 4"]) -> str:
     """`data:image/png;base64,...`."""
+    return "data:image/png;base64," + base64.b64encode(png(rgba)).decode()
+
+
+def png(pixels: UInt8[np.ndarray, "h w c"]) -> bytes:
+    """A PNG file of 1, 3 or 4 channels."""
     buffer = io.BytesIO()
-    Image.fromarray(rgba).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

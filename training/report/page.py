@@ -6,6 +6,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -200,5 +201,14 @@ def _samples(place: int, run: Run) -> dict[str, Any] | None:
         "place": place,
         "kind": kind,
         "grids": grids,
-        "trajectories": None if paths is None else Markup(figures.trajectories(paths, place, f"paths-{place}")),
+        "trajectories": None if paths is None else _trajectories(place, kind, paths),
+        "times": None if paths is None else paths.shape[1],
     }
+
+
+def _trajectories(place: int, kind: images.Kind, paths: np.ndarray) -> Any:
+    """Tiles, a row a sample and a column a time, or an SVG of paths in a plane."""
+    if kind == "image":
+        return images.tiles(paths.reshape(-1, *paths.shape[2:]), paths.shape[1], reach=1.0)
+    axis = "coordinate" if kind == "plane" else "principal direction"
+    return Markup(figures.trajectories(paths, place, f"paths-{place}", axis))

@@ -54,6 +54,7 @@ class Evaluation(_Json):
 
     samples: int
     seed: int
+    guidance: float = 1.0
     features: str
     curvature: float
     curvature_by_t: Curve | None = None
@@ -70,11 +71,11 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Samples:
-    """samples.npz: real data, what every solver made of the same noises, and paths where the data are planar."""
+    """samples.npz: real data, what every solver made of the same noises, and the paths that some of them took."""
 
     real: Float[np.ndarray, "r ..."]
     by_solver: dict[str, np.ndarray]  # "euler4", ..., "dopri5", each [k, *shape], few steps first as in the file
-    trajectories: Float[np.ndarray, "k times 2"] | None
+    trajectories: Float[np.ndarray, "k times ..."] | None  # images, or points of a plane
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,22 @@ class Run:
 def read_run(path: Path, name: str) -> Run:
     """Read what a training run and its evaluation left."""
     train = _read_json(Train, path / "train.json")
-    evaluation, config = path / "evaluation.json", path / "config.yaml"
+    config = path / "config.yaml"
     return Run(
         name,
         path,
         train,
         _read_metrics(path / "metrics.jsonl"),
-        _read_json(Evaluation, evaluation) if evaluation.is_file() else None,
+        read_evaluation(path),
         _read_samples(path / "samples.npz"),
         config.read_text() if config.is_file() else None,
     )
+
+
+def read_evaluation(path: Path) -> Evaluation | None:
+    """evaluation.json of the run there, where it has been evaluated."""
+    file = path / "evaluation.json"
+    return _read_json(Evaluation, file) if file.is_file() else None
 
 
 Model = TypeVar("Model", bound=_Json)

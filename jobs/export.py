@@ -1,0 +1,26 @@
+"""`flowpairs export RUN`: a trained network for those who do not have this project."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run, or a directory in RUN/checkpoints")],
+    output: Annotated[Path, typer.Option(help="the directory to make")],
+    license: Annotated[str, typer.Option(help="for the model card, as Hugging Face abbreviates it")] = "unknown",
+) -> None:
+    """Write averaged weights as safetensors, UNets in diffusers' layout, with a model card that says how to sample.
+
+    Example: `flowpairs export runs/digits --output digits-model`
+    """
+    from training.export.write import export as run_job
+
+    print(f"{output}: {', '.join(run_job(run_dir, output, license))}")
+
+
+if __name__ == "__main__":
+    from jobs.cli import run
+
+    run(export)

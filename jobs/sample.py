@@ -1,0 +1,45 @@
+"""`flowpairs sample RUN`: samples of a trained network."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+def sample(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run, or a directory in RUN/checkpoints")],
+    output: Annotated[Path, typer.Option(help="FILE.npz, FILE.png (a grid) or a new directory (an image each)")],
+    count: Annotated[int, typer.Option(min=1, help="of samples")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="of the noise")] = 0,
+    solver: Annotated[
+        Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"],
+        typer.Option(help="jump: a MeanFlow model's own steps"),
+    ] = "dopri5",
+    steps: Annotated[int | None, typer.Option(min=1, help="of all but dopri5, which chooses them")] = None,
+    label: Annotated[
+        list[int] | None,
+        typer.Option(help="of a conditional model; may be repeated", show_default="as frequent as in the data"),
+    ] = None,
+    guidance: Annotated[float, typer.Option(min=0, help="scale of classifier-free guidance")] = 1.0,
+    batch: Annotated[int, typer.Option(min=1, help="samples at a time; takes memory, changes rounding alone")] = 512,
+) -> None:
+    """Draw samples from a run and write arrays, a grid or single images, as the output's suffix says.
+
+    Example: `flowpairs sample runs/digits --solver euler --steps 8 --output digits.png`
+    """
+    from pipeline.config import validate
+    from training.config import SampleConfig
+
+    given: dict[str, Any] = {"samples": count, "seed": seed, "solver": solver, "steps": steps}
+    given |= {"labels": tuple(label or ()), "guidance": guidance, "batch": batch}
+    settings = validate(SampleConfig, given)
+    from training.sample import sample as run_job
+
+    nfe = run_job(run_dir, settings, output)
+    print(f"{output}: {count:,} samples by {solver}, {nfe:g} function evaluations each, seed {seed}")
+
+
+if __name__ == "__main__":
+    from jobs.cli import run
+
+    run(sample)

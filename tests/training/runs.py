@@ -1,0 +1,46 @@
+"""Finished runs for the tests of what comes after training: weights away from their start, and nothing trained."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config import save, validate
+from training import objectives
+from training.config import TrainConfig
+from training.directory import RunDirectory, write_json
+from training.state import TrainState
+
+MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "depth": 1}
+UNET: dict[str, Any] = {"kind": "unet", "channels": [8, 16], "layers": 1}
+DIT: dict[str, Any] = {"kind": "dit", "patch": 2, "width": 16, "depth": 1, "heads": 2}
+SF2M: dict[str, Any] = {"path": {"kind": "sb", "sigma": 0.5}, "objective": {"kind": "sf2m"}}
+MEANFLOW: dict[str, Any] = {"objective": {"kind": "meanflow"}}
+
+
+def write_run(
+    directory: Path,
+    model: dict[str, Any],
+    shape: tuple[int, ...],
+    *,
+    classes: int = 0,
+    dropout: float = 0.0,
+    method: str = "exact",
+    pairs: str = "gone",
+    **changes: Any,
+) -> TrainConfig:
+    """What `flowpairs train` leaves that is read again; `classes` makes the network conditional."""
+    plain = {"pairs": {"dir": pairs}, "model": {**model, "conditional": classes > 0}, "output": {"dir": str(directory)}}
+    config = validate(TrainConfig, plain | {"train": {"steps": 10, "label_dropout": dropout}} | changes)
+    state = TrainState.start(objectives.network(config, shape, classes), config.train)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in state.ema.module.parameters():  # away from DiT's zero start, and from what is not averaged
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    checkpoint = directory / "checkpoints" / "step-000000010"
+    checkpoint.mkdir(parents=True)
+    state.save(checkpoint)
+    save(config, RunDirectory(directory).config, "a test's")
+    summary = {"pairs_dir": pairs, "checkpoint": "checkpoints/step-000000010", "method": method}
+    write_json(directory / "train.json", {**summary, "shape": list(shape), "num_classes": classes})
+    return config

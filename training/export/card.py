@@ -1,0 +1,107 @@
+"""The model card: what the weights are of, how they came about, how to sample with plain torch, what was measured."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline import potentials
+from pipeline.place import place
+from pipeline.store.tables import read_blocks
+from training.export.network import in_diffusers_layout
+from training.models.unet import TIME_SCALE
+from training.report.images import kind
+from training.report.runs import read_evaluation
+from training.trained import Trained
+
+SHOWN = 64  # samples that the card's lines draw
+
+PATHS = {
+    "cfm": "x_t = (1 - t) x0 + t x1{}",
+    "fm": "x_t = t x1 + (1 - (1 - {sigma}) t) z, z standard noise in place of x0",
+    "sb": "Brownian bridges of diffusion {sigma} from x0 to x1",
+    "vp": "x_t = cos(pi t / 2) x0 + sin(pi t / 2) x1{}",
+}
+
+
+def card(trained: Trained, license: str) -> str:
+    """The README of an export.
+
+    Args:
+        trained: what is exported.
+        license: as Hugging Face abbreviates it; the data's own may bind the weights.
+
+    Raises:
+        InputError: an evaluation or blocks.parquet that cannot be read.
+    """
+    config, shape = trained.config, trained.shape
+    image, classes = kind(shape) == "image", trained.num_classes if config.model.conditional else 0
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    scored = config.objective.kind == "sf2m"
+    return environment.get_template("card.md.j2").render(
+        license=license,
+        name=trained.run.path.name,
+        pipeline_tag="unconditional-image-generation" if image and not classes else None,
+        diffusers=in_diffusers_layout(trained),
+        time_scale=f"{TIME_SCALE:g}",
+        facts=facts(trained),
+        settings=settings(trained),
+        folders=["velocity", "score"] if scored else [""],
+        scored=scored,
+        objective=config.objective,
+        path=config.path,
+        classes=classes,
+        null=trained.num_classes if config.train.label_dropout else None,
+        shape_n=f"[n, {', '.join(map(str, shape))}]",
+        draw=", ".join(map(str, (SHOWN, *shape))),
+        evaluation=read_evaluation(trained.run.path) if trained.final else None,
+    )
+
+
+def facts(trained: Trained) -> list[tuple[str, str]]:
+    """What a reader asks first, one row each."""
+    config, path = trained.config, trained.config.path
+    data = " x ".join(map(str, trained.shape)) + (", images in [-1, 1]" if len(trained.shape) == 3 else "")
+    if config.model.conditional:
+        data += f"; labels 0 to {trained.num_classes - 1}"
+    noise = f" + {path.sigma:g} z, z standard noise" if path.sigma else ""
+    return [
+        ("data", data),
+        ("pairs", coupling(trained)),
+        ("path", PATHS[path.kind].format(noise, sigma=f"{path.sigma:g}")),
+        ("objective", config.objective.kind),
+        ("weights", f"moving average of decay {config.train.ema:g} at {trained.checkpoint.name}, float32"),
+    ]
+
+
+def coupling(trained: Trained) -> str:
+    """How the pairs were coupled, as far as their store is at hand to tell."""
+    store = place(trained.pairs)
+    blocks = read_blocks(store) if (store / "blocks.parquet").is_file() else []
+    told = [f"method {trained.method}"]
+    if blocks:
+        told.append(f"blocks of {blocks[0]['n']:,} x {blocks[0]['m']:,}")
+    elif trained.method == "semidiscrete" and store.is_dir():
+        found = potentials.load(store)
+        told.append(f"eps {found.eps:.4g}, relative {found.rel_eps:.4g}, chi-square of the masses {found.chi2:.2g}")
+    for name, field in {"eps": "eps", "relative eps": "rel_eps", "sharpness E": "entropy"}.items():
+        known = [value for block in blocks if (value := block[field]) is not None]
+        if known:
+            told.append(f"{name} {statistics.median(known):.4g}")
+    if len(told) == 1:
+        told.append("whose store was not at hand when this was written")
+    return ", ".join(told)
+
+
+def settings(trained: Trained) -> str:
+    """The training's configuration as YAML, without the places of this machine."""
+    aside: Any = {"pairs": {"dir"}, "output": True, "cluster": True}
+    return yaml.safe_dump(trained.config.model_dump(mode="json", exclude=aside), sort_keys=False)

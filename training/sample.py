@@ -1,0 +1,134 @@
+"""`flowpairs sample`: samples of a trained network as arrays, as a picture to look at, or as one image each.
+
+It runs in this process, on a GPU where this machine has one. It needs no Ray, and of the pairs nothing but how frequent
+the labels are, where it is not told which ones to draw.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.files import whole, whole_directory, write_atomically
+from pipeline.store.format import read_index
+from training import flow
+from training.config import SampleConfig
+from training.reference import read_reference
+from training.report import figures, images
+from training.sampler import Sampler
+from training.trained import Trained, read_trained
+
+Form = Literal["arrays", "picture", "images"]
+FORMS: dict[str, Form] = {".npz": "arrays", ".png": "picture", "": "images"}
+
+
+def sample(directory: str | Path, config: SampleConfig, output: Path) -> float:
+    """Draw samples with the averaged weights and write them.
+
+    Args:
+        directory: of a finished run, or of one of a run's checkpoints.
+        config: how many samples, and how.
+        output: FILE.npz holds `samples` [n, ...] and, of a conditional network, `labels` [n]; FILE.png is a grid of
+            images or a scatter plot of points in the plane; without a suffix it is a new directory of images, in a
+            folder a label where there are labels.
+
+    Returns:
+        The mean number of function evaluations that a sample took.
+
+    Raises:
+        InputError: no such run, samples that it cannot give, or an output that they do not fit into.
+    """
+    trained = read_trained(directory)
+    form = check_output(output, trained.shape)
+    check(config, trained)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sampler = Sampler(trained, config, classes(config, trained), device)
+    drawn, nfe = sampler.samples(config.solver, config.steps)
+    write(output, form, drawn.numpy(), None if sampler.labels is None else sampler.labels.numpy())
+    return nfe
+
+
+def check_output(output: Path, shape: tuple[int, ...]) -> Form:
+    """What to write, by the output's suffix.
+
+    Raises:
+        InputError: another suffix, a place that cannot be written to, or data that no picture shows.
+    """
+    where, kind = f"--output {str(output)!r}", images.kind(shape)
+    form = FORMS.get(output.suffix.lower())
+    if form is None:
+        raise InputError(f"{where}: ends in neither .npz nor .png; give such a file, or a directory without a suffix")
+    if kind == "vector" and form != "arrays":
+        raise InputError(f"{where}: data of shape {list(shape)} are neither images nor points; give a file.npz")
+    if form == "images":
+        if kind == "plane":
+            raise InputError(f"{where}: points in the plane are no images; give a file.png or file.npz")
+        if output.is_file() or (output.is_dir() and any(output.iterdir())):
+            raise InputError(f"{where}: there already, and not an empty directory; give a new one")
+    elif output.is_dir() or not output.absolute().parent.is_dir():
+        raise InputError(f"{where}: not a file in an existing directory; give one, as in samples{output.suffix}")
+    return form
+
+
+def check(config: SampleConfig, trained: Trained) -> None:
+    """Refuse samples that the network cannot give.
+
+    Raises:
+        InputError: steps of a solver that chooses them or none of one that does not, jumps of another objective than
+            meanflow, an SDE without a score, labels or guidance of a network that knows none.
+    """
+    solver = f"--solver {config.solver}"
+    if config.solver == "dopri5" and config.steps is not None:
+        raise InputError(f"--steps {config.steps}: dopri5 chooses its own; leave them out, or give --solver euler")
+    if config.solver != "dopri5" and config.steps is None:
+        raise InputError(f"{solver}: takes equal steps; say how many, as in --steps 16")
+    if config.solver == "jump" and trained.config.objective.kind != "meanflow":
+        raise InputError(f"{solver}: by the average velocity, which objective.kind=meanflow learns; give euler")
+    if config.solver == "sde":
+        flow.check_sde(solver, "give another solver", trained.config, trained.method)
+    if config.guidance != 1:
+        flow.check_guidance(f"--guidance {config.guidance:g}", trained.config)
+    for label in config.labels:
+        if not trained.config.model.conditional:
+            raise InputError(f"--label {label}: the network takes none; train with model.conditional=true")
+        if not 0 <= label < trained.num_classes:
+            raise InputError(f"--label {label}: not a label of these data; give one of 0 to {trained.num_classes - 1}")
+
+
+def classes(config: SampleConfig, trained: Trained) -> Int64[Tensor, " c"] | None:
+    """The labels to draw from: those asked for, or those of the data.
+
+    Raises:
+        InputError: the latter, from pairs that are gone.
+    """
+    if config.labels or not trained.config.model.conditional:
+        return torch.tensor(config.labels) if config.labels else None
+    try:
+        return read_reference(trained.pairs, read_index(trained.pairs)).label
+    except InputError as error:
+        raise InputError(f"labels as frequent as in the data: {error}; or say which by --label") from error
+
+
+def write(
+    output: Path, form: Form, samples: Float32[np.ndarray, "n *shape"], labels: Int64[np.ndarray, " n"] | None
+) -> None:
+    """Write samples in one of the forms."""
+    if form == "arrays":
+        with whole(output) as file:
+            arrays: dict[str, Any] = {"samples": samples} | ({} if labels is None else {"labels": labels})
+            np.savez(file, **arrays)
+    elif form == "picture" and samples.shape[1:] == (2,):
+        write_atomically(output, figures.scatter(samples, labels))
+    elif form == "picture":
+        write_atomically(output, images.png(images.grid(samples, math.ceil(len(samples) ** 0.5), reach=1.0)))
+    else:
+        with whole_directory(output) as directory:
+            for number, pixels in enumerate(images.bytes_of(samples)):
+                folder = directory if labels is None else directory / f"{labels[number]:04d}"
+                folder.mkdir(exist_ok=True)
+                (folder / f"{number:06d}.png").write_bytes(images.png(pixels))
