@@ -68,7 +68,7 @@ def test_every_form_holds_the_same_images(tmp_path: Path) -> None:
     pixels = np.clip((arrays["samples"] + 1) * 127.5, 0, 255)
 
     sample(tmp_path, asked, tmp_path / "out.png")
-    grid = np.asarray(Image.open(tmp_path / "out.png").convert("L"))
+    grid = np.asarray(Image.open(tmp_path / "out.png").convert("L"))[::4, ::4]  # tiles of 8 pixels are enlarged
     assert grid.shape == (2 * 8 + 1, 3 * 8 + 2)
     sample(tmp_path, asked, tmp_path / "images")
     files = sorted((tmp_path / "images").rglob("*.png"), key=lambda path: path.name)

@@ -69,7 +69,9 @@ def card(trained: Trained, license: str) -> str:
 def facts(trained: Trained) -> list[tuple[str, str]]:
     """What a reader asks first, one row each."""
     config, path = trained.config, trained.config.path
-    data = " x ".join(map(str, trained.shape)) + (", images in [-1, 1]" if len(trained.shape) == 3 else "")
+    data = " x ".join(map(str, trained.shape))
+    if len(trained.shape) == 3:
+        data += "; images of bytes are scaled to [-1, 1]"
     if config.model.conditional:
         data += f"; labels 0 to {trained.num_classes - 1}"
     noise = f" + {path.sigma:g} z, z standard noise" if path.sigma else ""

@@ -32,12 +32,12 @@ def strip_reach(vectors: Float[np.ndarray, "..."]) -> float:
 
 
 def tiles(images: Float[np.ndarray, "k c h w"], columns: int, reach: float) -> str:
-    """`grid` as a data URI, small tiles enlarged, since a browser would blur them."""
-    return data_uri(_enlarged(grid(images, columns, reach), max(1, TILE // max(images.shape[2:]))))
+    """`grid` as a data URI."""
+    return data_uri(grid(images, columns, reach))
 
 
 def grid(images: Float[np.ndarray, "k c h w"], columns: int, reach: float) -> UInt8[np.ndarray, "..."]:
-    """RGBA of image tiles row by row, transparent between them.
+    """RGBA of image tiles row by row, transparent between them, small ones enlarged.
 
     Args:
         images: one or three channels.
@@ -51,7 +51,7 @@ def grid(images: Float[np.ndarray, "k c h w"], columns: int, reach: float) -> UI
         top, left = place // columns * (h + 1), place % columns * (w + 1)
         canvas[top : top + h, left : left + w, :3] = image
         canvas[top : top + h, left : left + w, 3] = 255
-    return canvas
+    return _enlarged(canvas, max(1, TILE // max(h, w)))
 
 
 def bytes_of(images: Float[np.ndarray, "k c h w"], reach: float = 1.0) -> UInt8[np.ndarray, "k h w c"]:
@@ -67,7 +67,7 @@ def strips(vectors: Float[np.ndarray, "k ..."], reach: float) -> str:
 
 
 def _enlarged(rgba: UInt8[np.ndarray, "h w 4"], factor: int) -> UInt8[np.ndarray, "..."]:
-    """Whole pixels repeated."""
+    """Whole pixels repeated, since a viewer would blur them."""
     return rgba.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
