@@ -62,7 +62,7 @@ def frechet_against_nfe(runs: list[tuple[Place, Run]]) -> str:
         kept = _apart(sorted(ticks))
         ax.set_xticks(kept, [f"{tick:.3g}" for tick in kept])
         ax.minorticks_off()
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.06 * ax.get_ylim()[1])
         ax.set_xlabel("NFE (function evaluations, log scale)")
         ax.set_ylabel("Fréchet distance")
     return to_svg(figure, "frechet", "Fréchet distance against the number of function evaluations, per run")
@@ -86,7 +86,7 @@ def curvature_along_t(runs: list[tuple[Place, Run]]) -> str:
             curve = run.evaluation.curvature_by_t
             ax.plot(curve.t, curve.value, linewidth=1.8, **run_style(place))
         ax.set_xlim(0, 1)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.06 * ax.get_ylim()[1])
         ax.set_xlabel("t (0: noise, 1: data)")
         ax.set_ylabel("E|v − (x1 − x0)|²")
     return to_svg(figure, "curvature", "Curvature along t, per run")
