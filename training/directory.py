@@ -58,9 +58,9 @@ class RunDirectory:
             tree = json.loads(path.read_bytes())
             tree |= {"pairs_dir": str(tree["pairs_dir"]), "checkpoint": str(tree["checkpoint"])}
             if "shape" in tree:  # older runs leave this to their pairs' index
-                tree |= {"shape": tuple(map(int, tree["shape"])), "num_classes": int(tree["num_classes"])}
+                tree |= {"shape": list(map(int, tree["shape"])), "num_classes": int(tree["num_classes"])}
             return tree
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"{path}: not the summary of a run ({error}); remove it and train again") from error
 
     def finish(self, summary: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def _read(run: RunDirectory, checkpoint: Path, summary: dict[str, Any]) -> Train
     config = load(TrainConfig, run.config)
     pairs = summary.get("pairs_dir", config.pairs.dir)
     if "shape" in summary:
-        known = summary["method"], summary["shape"], summary["num_classes"]
+        known = summary["method"], tuple(summary["shape"]), summary["num_classes"]
     else:
         index = read_index(pairs)
         known = index.method, index.shape, index.num_classes
