@@ -1,6 +1,6 @@
 """Couplings compared on Fashion-MNIST at equal training: independent, exact in minibatches, Sinkhorn, semi-discrete.
 
-    python benchmarks/couplings.py [--steps 1500] [--seeds 3] [--dir out/couplings] [--json rows.json]
+    python benchmarks/couplings.py [--steps 1500] [--seeds 3] [--cpus 2] [--dir out/couplings] [--json rows.json]
 
 The same MLP, learning rate, batches and number of steps for all; the first three regress on stores of pairs, the last
 matches fresh noise inside the training job. Curvature and Frechet distance (64 principal components of the pixels,
@@ -35,7 +35,7 @@ COUPLINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def coupled(name: str, directory: Path) -> dict[str, Any]:
+def coupled(name: str, directory: Path, cpus: int) -> dict[str, Any]:
     """Make a store; what it took."""
     coupling, semidiscrete = COUPLINGS[name], COUPLINGS[name]["method"] == "semidiscrete"
     config = validate(
@@ -49,7 +49,7 @@ def coupled(name: str, directory: Path) -> dict[str, Any]:
     )
     rows: list[dict[str, Any]] = []
     index = couple(config, rows.append)
-    seconds = sum(row["seconds"] for row in tables.read_blocks(directory)) / 2  # two actors at a time
+    seconds = sum(row["seconds"] for row in tables.read_blocks(directory)) / cpus  # as many actors at a time
     if semidiscrete:
         seconds = potentials.load(directory).reports[0]["seconds"]
     return {"seconds": seconds, "bytes": sum(s.bytes for s in index.shards) / max(1, index.pairs)}
@@ -80,15 +80,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--dir", type=Path, default=Path("out/couplings"))
     parser.add_argument("--json", type=Path, help="write the rows here")
     options = parser.parse_args()
     directory = options.dir.absolute()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=options.cpus, include_dashboard=False, log_to_driver=False)
     rows: list[dict[str, Any]] = []
     for number, name in enumerate(COUPLINGS):
         store = directory / f"pairs-{number}"
-        made = coupled(name, store)
+        made = coupled(name, store, options.cpus)
         pairs = f"semidiscrete:{store}" if COUPLINGS[name]["method"] == "semidiscrete" else str(store)
         for seed in range(options.seeds):
             rows.append(
