@@ -48,17 +48,29 @@ def test_numbers_that_make_no_sense_are_refused(store: Path, changes: dict[str, 
     assert str(error.value) == sentence
 
 
-def test_a_batch_that_the_workers_cannot_share_is_refused(store: Path) -> None:
-    settings = config(store)
-    cluster = settings.cluster.model_copy(update={"workers": 3})
-    with pytest.raises(InputError, match=r"train\.batch=16: not divisible by 3 workers; use 15"):
+@pytest.mark.parametrize(
+    ("workers", "accumulate", "sentence"),
+    [
+        (3, 1, "train.batch=16: not divisible by 3 workers; use 15"),
+        ((2, 3), 1, "train.batch=16: not divisible by 3 workers; use 12"),
+        (1, 3, "train.batch=16: not divisible by 1 workers with train.accumulate=3; use 15"),
+        ((2, 1), 1, "cluster.workers=[2, 1]: give the least number first"),
+    ],
+)
+def test_a_batch_that_the_workers_cannot_share_is_refused(
+    store: Path, workers: int | tuple[int, int], accumulate: int, sentence: str
+) -> None:
+    settings = config(store, accumulate=accumulate)
+    cluster = settings.cluster.model_copy(update={"workers": workers})
+    with pytest.raises(InputError) as error:
         check(settings.model_copy(update={"cluster": cluster}))
+    assert str(error.value) == sentence
 
 
 def test_the_same_run_may_go_on_and_another_one_may_not(store: Path) -> None:
     settings, _ = check(config(store))
     run = prepare(settings)
-    again, _ = check(config(store, log_every=7))  # changes nothing about the weights
+    again, _ = check(config(store, log_every=7, accumulate=2, compile=True))  # changes nothing about the weights
     assert again.pairs.fingerprint == settings.pairs.fingerprint
     assert load(TrainConfig, run.config) == settings
     with pytest.raises(InputError, match=r"holds a run of another config; train.lr \(0.001 there, 0.1 here\)"):

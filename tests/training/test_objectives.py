@@ -141,6 +141,10 @@ def test_intervals_are_ordered_and_their_share_has_a_length() -> None:
         ({"model": {"conditional": False}}, "train.label_dropout drops labels that the model does not see"),
         ({"times": {"mean": 1.0}}, "times: mean and std belong to kind logit-normal, not to uniform; remove them"),
         ({"path": {"kind": "ot"}}, "path.kind='ot'"),
+        (
+            {"objective": {"kind": "meanflow"}, "train": {"compile": True}},
+            "train.compile does not know the derivatives of objective.kind=meanflow; remove it",
+        ),
         ({"objective": {"kind": "meanflow", "spans": 2}}, "objective.spans=2: input should be less than or equal to 1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,7 @@ def test_an_elastic_run_goes_on_with_fewer_workers_when_a_node_dies(undisturbed:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_learns_the_same_and_is_saved_as_any_other(undisturbed: Path, store: Path) -> None:
     train(config(store, "compiled", workers=1, compile=True, accumulate=2))
     assert_same_end(store.parent / "compiled", undisturbed)
