@@ -9,6 +9,8 @@ carry gamma as a feature, and one more for what is subtracted from a row, so tha
 import functools
 import math
 import os
+import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -166,4 +168,12 @@ def _import(module: str) -> Any:
 
     os.environ.setdefault("PYKEOPS_VERBOSE", "0")
     os.environ.setdefault("KEOPS_VERBOSE", "0")
-    return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
+    except (EOFError, pickle.UnpicklingError):
+        # Its note of what is compiled is cut short: a process was killed at its end, or is writing it just now. Without
+        # it, what is compiled is found again by its name.
+        folder = importlib.import_module("keopscore").build_folder
+        for note in Path(folder).glob("*_cache.pkl"):
+            note.unlink(missing_ok=True)
+        return importlib.import_module(module)

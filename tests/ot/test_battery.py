@@ -1,5 +1,10 @@
 """The battery over every backend that this machine can run, and how a backend is chosen."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from battery import Battery
@@ -74,3 +79,15 @@ def test_backends_that_cannot_serve_are_refused(name: str, problem: Problem, wor
     for solve in (solve_sinkhorn, lambda given, backend: solve_for_entropy(given, 0.5, backend=backend)):
         with pytest.raises(InputError, match=f"coupling.backend={words}"):
             solve(problem, backend=name)
+
+
+def test_a_cache_of_keops_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    """As a process leaves it that is killed while it ends."""
+    code = "from pipeline.ot.keops import _import; _import('pykeops.torch')"
+    for _ in range(2):
+        environment = os.environ | {"KEOPS_CACHE_FOLDER": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL)
+        notes = list(tmp_path.rglob("*_cache.pkl"))
+        assert notes
+        for note in notes:
+            note.write_bytes(note.read_bytes()[:-1])

@@ -8,8 +8,7 @@ import numpy as np
 import ot as pot
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as processes
+from teams import in_teams
 from torch import Tensor
 
 from pipeline.errors import InputError
@@ -19,7 +18,6 @@ from pipeline.ot.semidiscrete import Semidiscrete, chi_square, cost_std, solve_s
 from pipeline.ot.share import ALONE, Share, Team
 from pipeline.ot.targets import BATCH, Targets
 from pipeline.ot.tiles import Workers
-from pipeline.team import ProcessTeam, open_store
 
 
 class Gaussian:
@@ -182,35 +180,16 @@ def answer(eps: float, team: Team) -> Tensor:
     return solve_semidiscrete(Targets(data(N, 4), team=team), Gaussian(4), eps, chi2=0.2).g
 
 
-def child(number: int, ports: dict[int, int], directory: Path) -> None:
-    member(number + 1, ports, directory)
-
-
-def member(rank: int, ports: dict[int, int], directory: Path) -> None:
-    """A process that belongs to one team after the other."""
-    for size, port in ports.items():
-        if rank < size:
-            team = ProcessTeam.join("127.0.0.1", port, rank, size, "cpu")
-            rows = Share(N, BATCH, torch.device("cpu"), team).rows
-            found = [answer(eps, team) for eps in (0.0, 0.05)]
-            torch.save((found, (rows.start, rows.stop)), directory / f"{size}-{rank}.pt")
-            dist.destroy_process_group()
+def found(team: Team) -> tuple[list[Tensor], list[int]]:
+    rows = Share(N, BATCH, torch.device("cpu"), team).rows
+    return [answer(eps, team) for eps in (0.0, 0.05)], [rows.start, rows.stop]
 
 
 def test_processes_that_share_the_data_find_the_same_bits(tmp_path: Path) -> None:
-    stores = {size: open_store(size) for size in (2, 3)}
-    ports = {size: port for size, (_, port) in stores.items()}
-    children = processes.spawn(child, (ports, tmp_path), nprocs=2, join=False)
-    try:
-        member(0, ports, tmp_path)
-    finally:
-        while not children.join():
-            pass
     expected = [answer(eps, ALONE) for eps in (0.0, 0.05)]
-    for size in ports:
-        found = [torch.load(tmp_path / f"{size}-{rank}.pt") for rank in range(size)]
-        assert all(a[1][1] == b[1][0] for a, b in pairwise(found))
-        assert all(stop > start for _, (start, stop) in found)
-        for answers, _ in found:
+    for members in in_teams(found, (2, 3), tmp_path).values():
+        assert all(a[1][1] == b[1][0] for a, b in pairwise(members))
+        assert all(stop > start for _, (start, stop) in members)
+        for answers, _ in members:
             for got, wanted in zip(answers, expected, strict=True):
                 assert torch.equal(got, wanted)

@@ -2,18 +2,15 @@
 
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as processes
 from ot_problems import blobs, random_weights, uniforms
+from teams import in_teams
 
 from pipeline.ot import solve_for_entropy, solve_sinkhorn
 from pipeline.ot.keops import KeOps
 from pipeline.ot.share import ALONE, Share, Team
-from pipeline.team import ProcessTeam, open_store
 
 N, M = 1200, 400
 CASES = ["dot", "sharpness", "function", "keops"]
@@ -38,19 +35,9 @@ def usable() -> list[str]:
     return [case for case in CASES if case != "keops" or KeOps().refusal(blobs(1, 1, 1, 1.0)) is None]
 
 
-def child(number: int, ports: dict[int, int], directory: Path) -> None:
-    member(number + 1, ports, directory)
-
-
-def member(rank: int, ports: dict[int, int], directory: Path) -> None:
-    """A process that belongs to one team after the other."""
-    for size, port in ports.items():
-        if rank < size:
-            team = ProcessTeam.join("127.0.0.1", port, rank, size, "cpu")
-            rows = Share(N, M, torch.device("cpu"), team).rows
-            found = {case: answers(case, team) for case in usable()}
-            torch.save({**found, "rows": [rows.start, rows.stop]}, directory / f"{size}-{rank}.pt")
-            dist.destroy_process_group()
+def found(team: Team) -> dict[str, list]:
+    rows = Share(N, M, torch.device("cpu"), team).rows
+    return {case: answers(case, team) for case in usable()} | {"rows": [rows.start, rows.stop]}
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +47,8 @@ def alone() -> dict[str, list[torch.Tensor]]:
 
 @pytest.fixture(scope="module")
 def together(alone: dict, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
-    """What every member of teams of two and three found, this process being the first of them.
-
-    After `alone`, whose compiled formulas they load.
-    """
-    directory = tmp_path_factory.mktemp("team")
-    stores = {size: open_store(size) for size in (2, 3)}
-    ports = {size: port for size, (_, port) in stores.items()}
-    children = processes.spawn(child, (ports, directory), nprocs=2, join=False)
-    member(0, ports, directory)
-    while not children.join():
-        pass
-    return {size: [torch.load(directory / f"{size}-{rank}.pt") for rank in range(size)] for size in ports}
+    """What every member of teams of two and three found; after `alone`, whose compiled formulas they load."""
+    return in_teams(found, (2, 3), tmp_path_factory.mktemp("team"))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,13 +58,13 @@ def test_bits_do_not_depend_on_the_number_of_processes(
     if case not in alone:
         pytest.skip("KeOps needs a C++ compiler")
     for members in together.values():
-        for found in members:
-            assert all(torch.equal(ours, theirs) for ours, theirs in zip(alone[case], found[case], strict=True))
+        for member in members:
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(alone[case], member[case], strict=True))
 
 
 def test_members_share_the_rows(together: dict[int, list[dict]]) -> None:
     for members in together.values():
-        bounds = [0, *(found["rows"][1] for found in members)]
-        assert [found["rows"] for found in members] == [list(rows) for rows in pairwise(bounds)]
+        bounds = [0, *(member["rows"][1] for member in members)]
+        assert [member["rows"] for member in members] == [list(rows) for rows in pairwise(bounds)]
         assert bounds[-1] == N
         assert all(low < high for low, high in pairwise(bounds))
