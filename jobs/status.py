@@ -1,22 +1,35 @@
-"""`flowpairs status DIR`: how far a coupling job is, from the files alone."""
+"""`flowpairs status DIR`: how far a coupling job or a training run is, from the files alone."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
 def status(
-    directory: Annotated[str, typer.Argument(help="the pair store, finished or not")],
+    directory: Annotated[str, typer.Argument(help="the pair store or the training run, finished or not")],
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
-    """Show blocks, pairs, pace, time left and the worst marginal error, while the job runs or after it died.
+    """Show how much is done, the pace, the time left and how good it is, while the job runs or after it died.
+
+    Of a coupling job: blocks, pairs, the worst marginal error. Of a training run: steps, loss, data wait, the last
+    checkpoint. Any machine that sees the directory can ask.
 
     Example: `flowpairs status out/digits`
     """
+    from pipeline.config import read
     from pipeline.place import place
+
+    where = place(directory)
+    config = where / "config.yaml"
+    if isinstance(where, Path) and config.is_file() and "train" in read(config):  # runs are never at URLs
+        from training.status import print_status as print_run
+
+        print_run(where, as_json=json)
+        return
     from pipeline.store.status import print_status
 
-    print_status(place(directory), as_json=json)
+    print_status(where, as_json=json)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ Address = Annotated[
 ]
 
 
-Command = Literal["couple", "plan", "verify", "train", "evaluate"]
+Command = Literal["couple", "plan", "status", "verify", "train", "evaluate"]
 
 
 def submit(
     command: Annotated[Command, typer.Argument(help="what to run there")],
-    config: Annotated[str, typer.Argument(help="YAML config, here; of evaluate and verify, the directory, there")],
+    config: Annotated[str, typer.Argument(help="YAML config, here; of evaluate, status, verify: the directory, there")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in output.dir=/shared/out")] = None,
     address: Address = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="return once it is submitted")] = False,

@@ -8,7 +8,7 @@ the value and the remedy, before anything heavy is imported.
 import hashlib
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -246,11 +246,29 @@ def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") ->
     return out
 
 
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a nested configuration, and their values."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 def load(model: type[Config], path: str | Place, overrides: list[str] | None = None) -> Config:
     """Read a YAML file, apply `key.sub=value` overrides and validate.
 
     Raises:
         InputError: file missing, no YAML mapping, malformed override, unknown key, wrong type or value.
+    """
+    return validate(model, read(path, overrides))
+
+
+def read(path: str | Place, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Read a YAML file, and apply overrides, without asking whose configuration it is.
+
+    Raises:
+        InputError: file missing, no YAML mapping, malformed override.
     """
     path = place(path)
     if not path.is_file():
@@ -261,13 +279,12 @@ def load(model: type[Config], path: str | Place, overrides: list[str] | None = N
         tree: Any = OmegaConf.load(BytesIO(text))
         if not OmegaConf.is_dict(tree):
             raise InputError(f"config {str(path)!r}: not a YAML mapping; start from one of configs/")
-        plain = _apply(tree, overrides, "key.sub=value, as in coupling.n=4096")
+        return _apply(tree, overrides, "key.sub=value, as in coupling.n=4096")
     except InputError:
         raise
     except Exception as error:  # OmegaConf lets through whatever its parsers stumble over
         first = " ".join(str(error).split())
         raise InputError(f"config {str(path)!r}: cannot be read as YAML ({first}); mend the file") from error
-    return validate(model, plain)
 
 
 def from_overrides(model: type[Config], overrides: list[str] | None) -> Config:

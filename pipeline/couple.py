@@ -114,23 +114,33 @@ def _run(
     on_block: Callable[[dict[str, Any]], None],
 ) -> None:
     """Couple the blocks that are left, and tell how far they are."""
+    from pipeline.telemetry import telemetry
+
     shape, reports, todo = run_blocks(config, directory, blocks, target, table, todo)
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
     began, errors = time.monotonic(), []
+    title = f"coupling on {shape.actors} actors"
     # An error here must not keep the generator, and with it the actors, until its traceback is forgotten.
-    with closing(reports), progress(f"coupling on {shape.actors} actors", blocks.pairs) as show:
+    with closing(reports), progress(title, blocks.pairs) as show, telemetry(directory) as told:
+        told.set(couple_blocks_done=blocks.count - len(todo), couple_blocks_left=len(todo))
         for number, row in enumerate(reports, blocks.count - len(todo) + 1):
             if not row["converged"] and config.coupling.on_unconverged == "fail":
                 raise JobError(_unconverged(row))
             on_block(row)
-            done += blocks.pairs_of(row["block"])
+            pairs = blocks.pairs_of(row["block"])
+            done += pairs
             errors += [row[side] for side in ("source_error", "target_error") if row[side] is not None]
             seconds = time.monotonic() - began
+            pace = (done - done_before) / seconds
             text = (
-                f"{number}/{blocks.count} blocks  {(done - done_before) / seconds:,.0f} pairs/s  "
+                f"{number}/{blocks.count} blocks  {pace:,.0f} pairs/s  "
                 f"{remaining(float(done - done_before), float(blocks.pairs - done_before), seconds)} left"
             )
             show(done, text + (f"  worst marginal error {max(errors):.1e}" if errors else ""))
+            told.block(pairs, row["passes"] if config.coupling.method == "sinkhorn" else None)
+            told.set(couple_blocks_done=number, couple_blocks_left=blocks.count - number, couple_pairs_per_second=pace)
+            if errors:
+                told.set(couple_marginal_error=max(errors))
 
 
 def run_blocks(
@@ -178,6 +188,7 @@ def _solve_potentials(
     from pipeline.actor import Posts
     from pipeline.cluster import actor_shape
     from pipeline.crew import work
+    from pipeline.telemetry import telemetry
 
     todo = potentials.left(directory, given)
     alone = len(given.problems()) > 1
@@ -186,12 +197,13 @@ def _solve_potentials(
     posts = Posts(shape, team, potentials.Solver, config, directory, blocks, shared, shape.cpus)
     began, problems = time.monotonic(), given.problems()
     before = potentials.solving(directory, problems).share
-    with progress(f"potentials on {shape.actors} actors", PERMILLE) as show:
+    with progress(f"potentials on {shape.actors} actors", PERMILLE) as show, telemetry(directory) as told:
 
         def tell() -> None:
             now = potentials.solving(directory, problems)
             left = remaining(now.share - before, 1 - before, time.monotonic() - began)
             show(round(PERMILLE * now.share), f"{now.text}  {left} left")
+            told.set(couple_potentials_ratio=now.share)
 
         reports = work(posts, shape.actors // team, [todo])
         with repeated(tell), closing(reports):

@@ -132,9 +132,10 @@ class OptimisationConfig(Strict):
 
 
 class RunConfig(Strict):
-    """The directory of the run."""
+    """The directory of the run, and where its log goes besides."""
 
     dir: str
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)  # see training/trackers.py
 
 
 class TrainClusterConfig(Strict):

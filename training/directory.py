@@ -2,7 +2,7 @@
 
 RUN/config.yaml      resolved config, with the fingerprint of the pairs
 RUN/metrics.jsonl    a line per log interval
-RUN/tensorboard/     the same for TensorBoard
+RUN/tensorboard/     the same for TensorBoard; mlflow.json and wandb.json: the run's names there
 RUN/checkpoints/     Ray Train's storage: step-000001000/state.pt, the newest two, and Ray's own notes
 RUN/train.json       written last: the run is finished
 RUN/evaluation.json, RUN/samples.npz   left by `flowpairs evaluate`
@@ -22,7 +22,6 @@ from pipeline.errors import InputError
 from pipeline.files import write_atomically
 from pipeline.place import place
 from pipeline.store.format import Index, read_index
-from training import models
 from training.config import PairsConfig, TrainConfig
 
 LANES = 8  # see training/order.py; runs with up to so many workers see the same batches
@@ -48,6 +47,13 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Ray Train's storage."""
         return self.path / "checkpoints"
+
+    def newest_checkpoint(self) -> str | None:
+        """The name below the run of the newest checkpoint that Ray Train has noted as whole; a run goes on from it."""
+        notes = self.checkpoints / "checkpoint_manager_snapshot.json"
+        noted = notes.read_text() if notes.is_file() else ""
+        whole = [path.name for path in self.checkpoints.glob("step-*") if f'"{path.name}"' in noted]
+        return f"{self.checkpoints.name}/{max(whole)}" if whole else None
 
     def summary(self) -> dict[str, Any] | None:
         """train.json, once the run is finished."""
@@ -86,6 +92,8 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
     index = check_pairs(config.pairs)
     pairs = config.pairs.model_copy(update={"fingerprint": fingerprint(config.pairs, index)})
     config = config.model_copy(update={"pairs": pairs})
+    from training import models  # and with it torch, which those who only look at a run do without
+
     models.check(config.model, index.shape, index.num_classes)
     train = config.train
     if config.pairs.source == "shards" and train.batch > index.pairs:

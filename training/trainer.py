@@ -25,7 +25,8 @@ from pipeline.errors import InputError, JobError
 from pipeline.place import place
 from pipeline.progress import progress, remaining, repeated
 from pipeline.store.format import read_index
-from training import directory, loop, objectives
+from pipeline.telemetry import telemetry
+from training import directory, loop, objectives, trackers
 from training.config import TrainConfig
 from training.directory import RunDirectory
 from training.loader import Loader, PairLoader, Part
@@ -48,6 +49,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     run = RunDirectory(Path(config.output.dir).absolute())
     if (done := run.summary()) is not None:
         return done
+    trackers.check(config.output.trackers)
     connect()
     shape = worker_shape(config.cluster)
     directory.check_workers(config, shape.workers)
@@ -77,7 +79,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with show_progress(run, config.train.steps):
+    with trackers.follow(config, run), show_progress(run, config.train.steps):
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -118,7 +120,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     lanes = directory.lanes(config.train.batch, world) if state.loader is None else state.loader["lanes"]
     part = Part(config.train.batch, rank, world, lanes)
-    log = Logbook(Path(settings["run"]), state.step) if rank == 0 else None
+    log = Logbook(RunDirectory(Path(settings["run"])).metrics, state.step) if rank == 0 else None
 
     def save(metrics: dict[str, float]) -> None:
         """Rank 0 hands in the weights, the others just come to the barrier."""
@@ -167,7 +169,7 @@ def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Except
 def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
     """Show the newest line of the log while the job runs."""
     shown: int | None = None
-    with progress("training", steps) as show:
+    with progress("training", steps) as show, telemetry(run.path) as told:
 
         def tell() -> None:
             nonlocal shown
@@ -179,6 +181,13 @@ def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
                 line["step"],
                 f"step {line['step']}/{steps}  loss {line['loss']:.4f}  grad {line['grad_norm']:.3f}  "
                 f"{line['samples_per_s']:,.0f} pairs/s  data wait {100 * line['data_wait']:.1f} %  left {left}",
+            )
+            told.set(
+                train_step=line["step"],
+                train_steps_left=steps - line["step"],
+                train_loss=line["loss"],
+                train_pairs_per_second=line["samples_per_s"],
+                train_data_wait_ratio=line["data_wait"],
             )
             shown = line["step"]
 

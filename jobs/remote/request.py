@@ -1,12 +1,10 @@
 """What `flowpairs submit` was asked for, checked as far as it can be without the cluster's files."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jobs.submit import Command
-from pipeline.config import CoupleConfig, Strict, from_overrides, load
+from pipeline.config import CoupleConfig, Strict, from_overrides, leaves, load
 from pipeline.errors import InputError
 from training.config import EvaluateConfig, TrainConfig
 
@@ -39,14 +37,14 @@ def request(command: Command, subject: str, overrides: list[str] | None) -> Requ
 
     Args:
         command: what is to be run.
-        subject: the YAML config, on this machine; of `evaluate` and `verify`, the directory on the cluster.
-        overrides: `key.sub=value`; of `verify`, its options.
+        subject: the YAML config, on this machine; of `evaluate`, `status` and `verify`, the directory on the cluster.
+        overrides: `key.sub=value`; of `status` and `verify`, their options.
 
     Raises:
         InputError: what the command itself would say of the config, or a relative path: it would lie in the job's
             working directory, which holds the code alone and is thrown away.
     """
-    if command in ("evaluate", "verify"):
+    if command in ("evaluate", "status", "verify"):
         _refuse_relative("", subject)
         if command == "evaluate":
             from_overrides(EvaluateConfig, overrides)
@@ -55,7 +53,7 @@ def request(command: Command, subject: str, overrides: list[str] | None) -> Requ
         return Request(command, None, [directory, *(overrides or [])], directory, output)
     config = load(CONFIGS[command], subject, overrides)
     tree = config.model_dump(mode="json")
-    for key, value in _leaves(tree):
+    for key, value in leaves(tree):
         if key.rpartition(".")[2] in PLACES and isinstance(value, str) and value != EMBEDDED:
             _refuse_relative(f"{key}=", value)
     output = tree["output"]["dir"].rstrip("/")
@@ -68,12 +66,3 @@ def _refuse_relative(key: str, value: str) -> None:
             f"{key}{value!r}: relative, and a submitted job's working directory is thrown away; "
             "give an absolute path on storage that all nodes share, or a URL"
         )
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys of a nested mapping, and their values."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

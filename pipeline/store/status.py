@@ -50,7 +50,7 @@ def read_status(directory: Place) -> Status:
     path = directory / "config.yaml"
     if not path.is_file():
         raise InputError(
-            f"{str(directory)!r}: no config.yaml, so no coupling job ran here; give a pair store's directory"
+            f"{str(directory)!r}: no config.yaml, so no coupling or training job ran here; give its output.dir"
         )
     config = load(CoupleConfig, path)
     shards = directory / "shards"

@@ -8,17 +8,21 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE as DISCOVERY
 
 BIN = Path(sys.executable).parent
+Series = dict[tuple[str, str, str], float]  # (name, tag `output`, tag `JobId`) -> value
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,37 @@ class Head:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         with urllib.request.urlopen(urllib.request.Request(f"{self.address}/api/jobs/", headers=headers)) as answer:
             return json.load(answer)
+
+    @contextmanager
+    def scraped(self) -> Iterator[Series]:
+        """The last values of flowpairs' own series, read again and again as Prometheus does, until the block ends."""
+        found, over = Series(), threading.Event()
+
+        def read() -> None:
+            while not over.wait(0.3):
+                found.update(self.series())
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            yield found
+        finally:
+            over.set()
+            reader.join()
+            found.update(self.series())
+
+    def series(self) -> Series:
+        """What is served now on the addresses that Ray's discovery file tells Prometheus of."""
+        found, [group] = Series(), json.loads((self.root / "ray" / DISCOVERY).read_bytes())
+        for target in group["targets"]:
+            text = ""
+            with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
+                text = answer.read().decode()
+            for family in text_string_to_metric_families(text):
+                for name, tags, value, *_ in family.samples:
+                    if name.startswith("ray_flowpairs_") and "le" not in tags:
+                        found[name.removeprefix("ray_flowpairs_"), tags["output"], tags["JobId"]] = value
+        return found
 
     @contextmanager
     def second(self) -> Iterator[None]:
@@ -100,6 +135,7 @@ def head() -> Iterator[Head]:
     root = Path(tempfile.mkdtemp(prefix="ray-"))  # not tmp_path: Ray's socket names must stay under 108 characters
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"HOME": str(root), "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token"}
+    environment["RAY_metrics_report_interval_ms"] = "5000"  # gauges are served for twice that after their job
     subprocess.run([str(BIN / "ray"), "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     gcs, dashboard, client = free_ports(3)
     options = ["--head", "--include-dashboard=true", f"--port={gcs}", f"--dashboard-port={dashboard}", *agent_port()]

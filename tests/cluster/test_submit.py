@@ -13,6 +13,7 @@ from pipeline import data, features, resume
 from pipeline.config import CoupleConfig, load
 from pipeline.couple import check_sizes, couple
 from pipeline.coupler import Coupler
+from training.logbook import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -40,15 +41,35 @@ def pairs(tmp_path_factory, local_ray) -> Path:
     return directory
 
 
-def test_training_runs_there_from_an_installed_package(head, pairs, tmp_path):
+def told(head, series, output: Path) -> dict[str, float]:
+    """What Prometheus was served of the newest job that writes to a directory, by the job's number in Ray's series."""
+    writers = [job for job in head.jobs(head.token) if job["metadata"].get("output") == str(output)]
+    newest = max(writers, key=lambda job: job["start_time"])
+    tags = (output.name, newest["job_id"])
+    return {name: value for (name, *others), value in series.items() if tuple(others) == tags}
+
+
+def test_training_runs_there_from_an_installed_package_and_is_watched(head, pairs, tmp_path):
     """The code lies as in site-packages, with neither clone nor configs beside it."""
     for package in ("jobs", "pipeline", "training"):
         shutil.copytree(PROJECT / package, tmp_path / "site" / package)
     command = ["submit", "train", TRAIN, f"pairs.dir={pairs}", f"output.dir={tmp_path / 'run'}"]
     small = ["train.steps=20", "train.batch=64", "train.warmup=5", "cluster.workers=1"]
-    job = head.flowpairs(*command, *small, code=tmp_path / "site")
+    with head.scraped() as series:
+        job = head.flowpairs(*command, *small, code=tmp_path / "site")
     assert job.returncode == 0, job.stdout
     assert json.loads((tmp_path / "run" / "train.json").read_bytes())["steps"] == 20
+    [line] = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert told(head, series, tmp_path / "run") == {
+        "train_step": 20,
+        "train_steps_left": 0,
+        "train_loss": line["loss"],
+        "train_pairs_per_second": line["samples_per_s"],
+        "train_data_wait_ratio": line["data_wait"],
+    }
+    status = head.flowpairs("submit", "status", str(tmp_path / "run"), "--", "--json")
+    found = json.loads(status.stdout.splitlines()[-1])
+    assert (status.returncode, found["complete"], found["step"], found["loss"]) == (0, True, 20, line["loss"])
 
 
 def test_the_exit_status_is_the_commands(head, pairs, tmp_path):
@@ -91,14 +112,22 @@ def test_stopped_in_the_middle_and_submitted_again_it_ends_in_the_same_bytes(hea
         assert not (out / "index.json").exists()
 
         gate.unlink()
+        done = list(out.glob("shards/*.json"))
         before = {path: path.stat().st_mtime_ns for path in done}
-        again = head.flowpairs(*command, "--no-wait")
-        assert again.returncode == 0, again.stdout
-        second = again.stdout.split(":", 1)[0]
-        followed = head.flowpairs("jobs", "--follow", second)
+        with head.scraped() as series:
+            again = head.flowpairs(*command, "--no-wait")
+            assert again.returncode == 0, again.stdout
+            second = again.stdout.split(":", 1)[0]
+            followed = head.flowpairs("jobs", "--follow", second)
         assert followed.returncode == 0, followed.stdout
         assert "coupling on 2 actors" in followed.stdout  # of one core, as the raylets have
         assert {path: path.stat().st_mtime_ns for path in done} == before
+
+        now, left = told(head, series, out), 32 - len(done)
+        assert (now["couple_pairs_total"], now["couple_passes_count"]) == (512 * left, left)
+        assert (now["couple_blocks_done"], now["couple_blocks_left"]) == (32, 0)
+        assert 0 < now["couple_marginal_error"] < 1e-3
+        assert now["couple_pairs_per_second"] > 0
 
         listed = [job for job in json.loads(head.flowpairs("jobs", "--json").stdout) if job["output"] == str(out)]
         assert [job["id"] for job in listed] == [first, second]

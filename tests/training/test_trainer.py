@@ -17,6 +17,7 @@ import torch
 from processes import actors, outside
 from stores import write_store
 
+from jobs.status import status
 from pipeline.config import load, validate
 from pipeline.errors import InputError
 from training import loop, objectives
@@ -26,6 +27,7 @@ from training.loader import PairLoader, Part
 from training.logbook import read_metrics
 from training.sample import sample
 from training.state import FILE, TrainState
+from training.status import read_status
 from training.trainer import train
 from training.workers import WorkerShape, worker_shape
 
@@ -100,6 +102,34 @@ def test_a_finished_run_leaves_its_files(undisturbed: Path, store: Path) -> None
     assert load(TrainConfig, undisturbed / "config.yaml").pairs.fingerprint
 
 
+def test_the_status_of_a_finished_run(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status(str(undisturbed), json=True)
+    told, summary = json.loads(capsys.readouterr().out), json.loads((undisturbed / "train.json").read_text())
+    assert (told["complete"], told["step"], told["steps"], told["seconds_left"]) == (True, STEPS, STEPS, 0.0)
+    assert {key: told[key] for key in ("loss", "seconds", "checkpoint")} == {
+        key: summary[key] for key in ("loss", "seconds", "checkpoint")
+    }
+    status(str(undisturbed))
+    assert f"checkpoints/step-{STEPS:09d}" in capsys.readouterr().out
+
+
+def test_the_status_in_the_middle_names_the_checkpoint_to_go_on_from(undisturbed: Path, tmp_path: Path) -> None:
+    """It died while it wrote a line and while a checkpoint, which Ray Train had not noted, was being copied."""
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    (run / "train.json").unlink()
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:20]) + lines[20][:30])
+    (run / "checkpoints" / f"step-{STEPS + 40:09d}").mkdir()
+    found, last = read_status(run), json.loads(lines[19])
+    assert not found.complete
+    assert (found.step, found.loss, found.data_wait) == (200, last["loss"], last["data_wait"])
+    assert found.seconds_left == pytest.approx(40 * 64 / last["samples_per_s"])
+    assert found.checkpoint == f"checkpoints/step-{STEPS:09d}"
+    (run / "metrics.jsonl").write_text("")
+    shutil.rmtree(run / "checkpoints")
+    assert (read_status(run).step, read_status(run).seconds_left, read_status(run).checkpoint) == (0, None, None)
+
+
 def test_a_finished_run_is_not_done_again_and_not_overwritten(undisturbed: Path, store: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
     assert train(config(store, "undisturbed", workers=2)) == json.loads((undisturbed / "train.json").read_text())
@@ -119,6 +149,11 @@ def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path,
         wait_for_checkpoint(run)
         driver.send_signal(signal.SIGKILL)
     assert not (run / "train.json").exists(), "the run was over before the kill"
+    found = read_status(run)
+    assert not found.complete
+    assert 40 <= found.step <= read_metrics(run / "metrics.jsonl")[-1]["step"]  # its workers live a little longer
+    assert found.steps == STEPS
+    assert found.seconds_left == pytest.approx((STEPS - found.step) * 64 / found.pairs_per_second)
     train(config(store, "killed-driver", workers=1))
     assert_same_end(run, undisturbed)
 
