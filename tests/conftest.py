@@ -1,6 +1,7 @@
 """Shared fixtures: the real data sets, where they are at hand, and one local Ray for the tests that need it."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,12 +20,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray go first: they last, and pytest-xdist hands out whole files in this order."""
-    long = {
-        item for item in items if item.get_closest_marker("slow") or "local_ray" in getattr(item, "fixturenames", ())
-    }
-    files = {item.path for item in long}
-    items.sort(key=lambda item: item.path not in files)
+    """Files with the most slow tests first, then those that start Ray: pytest-xdist hands out whole files in order."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: (-slow[item.path], item.path not in ray))
 
 
 @pytest.fixture(scope="session")
