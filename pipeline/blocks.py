@@ -4,10 +4,15 @@ Block b couples the global source rows [b n, (b + 1) n) with m data. Where n is 
 is a random order of all ids cut into blocks of n; the few left over are elsewhere in the next epoch's order. Where n is
 larger (`resample: repeat`), and where the coupling is semi-discrete, every block holds all ids, each with weight 1/m.
 All of it is a pure function of the config.
+
+Where the source is data too, blocks take turns among the legs (pipeline/source.py). A block has n pairs; of either side
+it holds all ids of its leg where those are at most n, and otherwise the next n of an epoch's order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,18 +21,22 @@ from pipeline import noise
 from pipeline.config import CoupleConfig
 from pipeline.errors import InputError
 
+if TYPE_CHECKING:
+    from pipeline.source import Leg, Source
+
 
 @dataclass(frozen=True)
 class Blocks:
     """The division of a job into blocks.
 
     Attributes:
-        n: source rows of a block.
+        n: pairs of a block, which are its source rows where these are noise.
         ids: number of data ids, mirror images included.
         pairs: how many to write in all; the last block may keep only its first rows.
         pairs_per_shard: at most; a shard never spans blocks.
         seed: of the epochs' orders.
         whole: every block holds all ids, whatever n is.
+        legs: whose ids meet; none where the source is noise.
     """
 
     n: int
@@ -36,11 +45,19 @@ class Blocks:
     pairs_per_shard: int
     seed: int
     whole: bool = False
+    legs: Sequence["Leg"] = ()
 
     @property
     def m(self) -> int:
-        """Target rows of a block."""
+        """Target rows of a block, the largest where they differ."""
+        if self.legs:
+            return max(min(self.n, len(leg.target)) for leg in self.legs)
         return self.ids if self.whole else min(self.n, self.ids)
+
+    @property
+    def rows(self) -> int:
+        """Source rows of a block, the largest where they differ."""
+        return max((min(self.n, len(leg.source)) for leg in self.legs), default=self.n)
 
     @cached_property
     def count(self) -> int:
@@ -52,6 +69,16 @@ class Blocks:
         """The blocks of the first epoch, which cover the data ids once, or nearly."""
         return range(min(self.count, max(1, self.ids // self.n)))
 
+    def leg(self, block: int) -> "Leg | None":
+        """Whose ids meet in the block; None where the source is noise."""
+        return self.legs[block % len(self.legs)] if self.legs else None
+
+    def same(self, block: int) -> int | None:
+        """A number that blocks share whose problems are the same; None where every block has its own."""
+        leg = self.leg(block)
+        alike = leg is not None and max(len(leg.source), len(leg.target)) <= self.n
+        return block % len(self.legs) if alike else None
+
     def first_row(self, block: int) -> int:
         """Global number of the block's first source row."""
         return block * self.n
@@ -62,10 +89,27 @@ class Blocks:
 
     def data_ids(self, block: int) -> Int64[np.ndarray, " m"]:
         """The block's data ids, each once."""
+        if (leg := self.leg(block)) is not None:
+            return self._next(block, leg.target, noise.Stream.EPOCH)
         if self.whole or self.n > self.ids:
             return np.arange(self.ids)
         epoch, part = divmod(block, self.ids // self.n)
         return _order(self.seed, self.ids, epoch)[part * self.n : (part + 1) * self.n]
+
+    def source_ids(self, block: int) -> Int64[np.ndarray, " s"]:
+        """The block's ids on a source side that is data, each once."""
+        leg = self.leg(block)
+        assert leg is not None
+        return self._next(block, leg.source, noise.Stream.SOURCE_EPOCH)
+
+    def _next(self, block: int, ids: Int64[np.ndarray, " k"], stream: noise.Stream) -> Int64[np.ndarray, " r"]:
+        """All ids of a leg's side, or the next n of them."""
+        if len(ids) <= self.n:
+            return ids
+        turn, leg = divmod(block, len(self.legs))
+        epoch, part = divmod(turn, len(ids) // self.n)
+        order = _order(self.seed, len(ids), epoch * len(self.legs) + leg, stream)
+        return ids[order[part * self.n : (part + 1) * self.n]]
 
     def shards(self, block: int) -> dict[int, range]:
         """Shard number -> rows of the block that it holds."""
@@ -77,22 +121,35 @@ class Blocks:
         }
 
 
-@lru_cache(maxsize=1)
-def _order(seed: int, ids: int, epoch: int) -> Int64[np.ndarray, " ids"]:
-    return noise.permutation(seed, noise.Stream.EPOCH, ids, high=epoch)
+@lru_cache(maxsize=2)
+def _order(seed: int, ids: int, high: int, stream: noise.Stream = noise.Stream.EPOCH) -> Int64[np.ndarray, " ids"]:
+    return noise.permutation(seed, stream, ids, high=high)
 
 
-def divide(config: CoupleConfig, rows: int) -> Blocks:
+def divide(config: CoupleConfig, rows: int, source: "Source | None" = None) -> Blocks:
     """Divide a job over a data set of `rows` data.
 
+    Args:
+        config: the job.
+        rows: data, without mirror images.
+        source: the source side, where it is data.
+
     Raises:
-        InputError: n is larger than the data set and the config does not say how to resample.
+        InputError: n is larger than the data set and the config does not say how to resample, or weights of data that
+            are not all in every block.
     """
     ids = rows * (2 if config.data.flips else 1)
     n, whole = config.coupling.n, config.coupling.method == "semidiscrete"
-    if n > ids and not whole and config.coupling.resample is None and config.coupling.table is None:
+    legs = () if source is None else source.legs
+    most = max((max(len(leg.source), len(leg.target)) for leg in legs), default=ids)
+    if n > most and not whole and config.coupling.resample is None and config.coupling.table is None:
         raise InputError(
-            f"coupling.n={n}: larger than the data set of {ids} data; give coupling.n={ids} or less, or "
+            f"coupling.n={n}: larger than the data set of {most} data; give coupling.n={most} or less, or "
             "coupling.resample=repeat to have every datum in every block with n/N partners each"
         )
-    return Blocks(n, ids, config.output.pairs, config.output.pairs_per_shard, config.source.seed, whole)
+    if n < most and (config.data.weight is not None or (source is not None and source.weights is not None)):
+        raise InputError(
+            f"coupling.n={n}: weights are of all {most} data together, so that a block needs all of them; "
+            f"give coupling.n={most}, or more with coupling.resample=repeat"
+        )
+    return Blocks(n, ids, config.output.pairs, config.output.pairs_per_shard, config.source.seed, whole, legs)

@@ -1,53 +1,31 @@
 """Configuration: YAML and `key=value` overrides in, one frozen and validated model per command out.
 
-Every command owns one model; this module holds what they share (`Strict`, `load`, `digest`) and the model of
-`flowpairs couple`. Unknown keys, wrong types and values that contradict each other raise `InputError` with the key,
-the value and the remedy, before anything heavy is imported.
+Every command owns one model; this module holds what they share (`load`, `digest`) and the model of `flowpairs couple`,
+of which `data:` and `source:` are in data_config.py and `coupling:` in coupling_config.py. Unknown keys, wrong types
+and values that contradict each other raise `InputError` with the key, the value and the remedy, before anything heavy
+is imported.
 """
 
 import hashlib
-import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import yaml
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
+from pipeline.coupling_config import CouplingConfig
+from pipeline.data_config import DataConfig, DataSource, GaussianSource, SourceConfig
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
 from pipeline.place import Place, place
-
-
-class Strict(BaseModel):
-    """A part of a configuration: immutable, and unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+from pipeline.strict import Strict
 
 MAX_DEPTH = 20  # levels of a YAML file
 
 Config = TypeVar("Config", bound=Strict)
-Cost = Literal["dot", "sqeuclidean"] | Callable[..., Any]
-
-
-class DataConfig(Strict):
-    """Where the target data set is read from."""
-
-    path: str  # "digits", a file, a directory or an fsspec URL
-    column: str = "image"  # npz key, parquet column, WebDataset extension; a numeric parquet column may be a comma list
-    label: str | None = None  # the same for labels; `label: label` with an image folder takes the class folders
-    flips: bool = False  # every image also mirrored left-right, under the id (id + N)
-    fingerprint: str | None = None  # sha256 that the data must have; the resolved config holds what was read
-
-
-class SourceConfig(Strict):
-    """Where x0 comes from."""
-
-    kind: Literal["gaussian"] = "gaussian"
-    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class FeaturesConfig(Strict):
@@ -61,109 +39,11 @@ class FeaturesConfig(Strict):
         return {} if value in (None, "none") else value
 
 
-class CouplingConfig(Strict):
-    """One coupling problem per block of `n` source rows."""
-
-    method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported"] = "sinkhorn"
-    n: int = Field(ge=1)
-    cost: str = "dot"  # or sqeuclidean, or module:function of tiles [r, d], [c, d] -> [r, c]; see pipeline/ot/cost.py
-    table: str | None = None  # of pairs made elsewhere, for method imported: see pipeline/table.py
-    table_fingerprint: str | None = None  # sha256 that its columns must have; the resolved config holds what was read
-    rel_eps: float | None = Field(default=None, ge=0)  # eps / std(C); where none is given 0.1, semidiscrete 0
-    eps: float | None = Field(default=None, ge=0)  # absolute, in the units of the cost; 0 for semidiscrete alone
-    entropy: float | None = Field(default=None, gt=0, lt=1)  # sharpness E to find eps for: 0 sharp, 1 blurred
-    tol: PositiveFloat = 1e-3  # L1 error of the marginals
-    chi2: float = Field(default=0.05, gt=0, lt=1)  # semidiscrete: chi-square error of the data's masses
-    condition: Literal["blind", "class", "extended"] = "blind"  # semidiscrete: see pipeline/conditions.py
-    beta: PositiveFloat | None = None  # weight of the conditions in the extended cost
-    condition_file: str | None = None  # .npy of one row of numbers a datum, for condition extended; else the labels
-    condition_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
-    max_passes: PositiveInt = 20_000  # over the n x m entries before giving up
-    warm_start: bool = False  # blocks after the first epoch start from its potentials: see pipeline/known.py
-    start: str | None = None  # a pair store over the same data, from whose potentials to start
-    start_fingerprint: str | None = None  # sha256 of those potentials; the resolved config holds what was read
-    resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
-    backend: Literal["auto", "torch", "keops", "flash"] = "auto"  # what computes the passes: see docs/solver.md
-    on_unconverged: Literal["fail", "record"] = "fail"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_epsilon(cls, value: Any) -> Any:
-        default = {"sinkhorn": 0.1, "semidiscrete": 0.0}
-        if isinstance(value, dict) and value.get("method", "sinkhorn") in default:
-            given = any(value.get(key) is not None for key in ("eps", "rel_eps", "entropy"))
-            return value | ({} if given else {"rel_eps": default[value.get("method", "sinkhorn")]})
-        return value
-
-    @model_validator(mode="after")
-    def _one_epsilon(self) -> "CouplingConfig":
-        given = [key for key in ("rel_eps", "eps", "entropy") if getattr(self, key) is not None]
-        if self.method == "semidiscrete":
-            self._semidiscrete()
-        elif self.condition != "blind":
-            raise ValueError(f"condition={self.condition!r} belongs to method semidiscrete; remove it")
-        elif 0 in (self.rel_eps, self.eps):
-            raise ValueError(
-                f"{given[0]}=0: an unregularised plan is method exact or semidiscrete; give a positive one"
-            )
-        if self.method not in ("sinkhorn", "semidiscrete") and self.start is not None:
-            raise ValueError(f"start belongs to methods sinkhorn and semidiscrete, not to {self.method}; remove it")
-        if self.method not in ("sinkhorn", "semidiscrete") and given:
-            raise ValueError(f"{' and '.join(given)} belong to method sinkhorn, not to {self.method}; remove them")
-        if self.method != "sinkhorn" and self.backend != "auto":
-            raise ValueError(f"backend belongs to method sinkhorn, not to {self.method}; remove it")
-        if (self.method == "imported") != (self.table is not None):
-            raise ValueError("table belongs to method imported, and that method needs one; give both or neither")
-        if self.method == "imported" and self.resample is not None:
-            raise ValueError("resample does not belong to method imported, whose table says which data; remove it")
-        if self.method != "sinkhorn" and self.warm_start:
-            raise ValueError(f"warm_start belongs to method sinkhorn, not to {self.method}; remove it")
-        if self.entropy is not None and self.warm_start:
-            raise ValueError("warm_start needs one eps for all blocks; give rel_eps or eps instead of entropy")
-        if self.method == "imported" and self.cost != "dot":
-            raise ValueError("cost does not belong to method imported, which computes no coupling; remove it")
-        self.cost_function()
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, entropy")
-        return self
-
-    def _semidiscrete(self) -> None:
-        """Refuse what does not go with method semidiscrete."""
-        if self.entropy is not None:
-            raise ValueError("entropy belongs to method sinkhorn; give rel_eps or eps, 0 being the sharpest")
-        if self.cost != "dot":
-            raise ValueError(f"cost={self.cost!r}: method semidiscrete searches inner products; give dot")
-        if self.condition == "extended" and self.beta is None:
-            raise ValueError("condition='extended' needs beta, the weight of the conditions in the cost; give one")
-        if self.condition != "extended" and (self.beta is not None or self.condition_file is not None):
-            raise ValueError("beta and condition_file belong to condition extended; remove them")
-
-    def cost_function(self) -> Cost:
-        """What the coupling minimises: a name, or the function that the config names.
-
-        Raises:
-            ValueError: no such cost, module or function.
-        """
-        if self.cost in ("dot", "sqeuclidean"):
-            return cast("Cost", self.cost)
-        module, colon, name = self.cost.partition(":")
-        if not (module and colon and name):
-            raise ValueError(f"cost={self.cost!r}: unknown; give dot, sqeuclidean or module:function")
-        try:
-            function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"cost={self.cost!r}: cannot be imported ({error}); put its module where the job runs or on PYTHONPATH"
-            ) from error
-        if not callable(function):
-            raise ValueError(f"cost={self.cost!r}: is no function; give one that takes two tiles of features")
-        return cast("Cost", function)
-
-
 class SamplingConfig(Strict):
-    """How one partner per source row is drawn from the coupling."""
+    """How partners are drawn from the coupling."""
 
     draw: Literal["categorical", "balanced"] = "categorical"
+    direction: Literal["forward", "backward"] = "forward"  # a partner for each source row, or for each target row
 
 
 class OutputConfig(Strict):
@@ -189,30 +69,70 @@ class CoupleConfig(Strict):
     """All of `flowpairs couple CONFIG`."""
 
     data: DataConfig
-    source: SourceConfig = SourceConfig()
+    source: SourceConfig = Field(default=GaussianSource(kind="gaussian"), discriminator="kind")
     features: FeaturesConfig = FeaturesConfig()
     coupling: CouplingConfig
     sampling: SamplingConfig = SamplingConfig()
     output: OutputConfig
     cluster: ClusterConfig = ClusterConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _noise(cls, value: Any) -> Any:
+        """A source that does not say what it is, is Gaussian."""
+        if isinstance(value, dict) and isinstance(value.get("source"), dict):
+            return value | {"source": {"kind": "gaussian"} | value["source"]}
+        return value
+
     def determining(self) -> dict[str, Any]:
         """The part that determines the pairs: not where they go, nor how many actors make them, nor where the data lie.
 
         The data themselves, and a table of pairs, enter by their fingerprint, which the resolved config holds. A
-        backend counts where one is named: pairs of two backends may differ, as may those of two kinds of devices.
+        backend counts where one is named: pairs of two backends may differ, as may those of two kinds of devices. What
+        came to the configuration later counts where it is not at its default, so that older stores keep their hash.
         """
-        config = self.model_dump(exclude={"cluster": True, "output": {"dir"}, "data": {"path"}})
-        silent = ["on_unconverged", "table"]
-        silent += ["table_fingerprint"] if self.coupling.table is None else []
-        silent += ["backend"] if self.coupling.backend == "auto" else []
-        silent += ["start", "condition_file"]
-        semidiscrete = ["chi2", "condition", "beta", "condition_fingerprint"]
-        silent += semidiscrete if self.coupling.method != "semidiscrete" else []
-        silent += ["start_fingerprint"] if self.coupling.start is None else []
-        for key in silent:
-            config["coupling"].pop(key)
+        config = self.model_dump(
+            exclude={"cluster": True, "output": {"dir"}, "data": {"path"}, "source": {"path"}, "coupling": PATHS}
+        )
+        for part, keys in LATER.items():
+            fields = type(getattr(self, part)).model_fields
+            for key in keys:
+                if key in fields and getattr(getattr(self, part), key) == fields[key].default:
+                    config[part].pop(key)
+        if self.coupling.method != "semidiscrete":
+            for key in ("chi2", "condition", "beta", "condition_fingerprint"):
+                config["coupling"].pop(key)
         return config
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether x0 is data rather than noise."""
+        return self.source.kind != "gaussian"
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> "CoupleConfig":
+        method = self.coupling.method
+        if (self.source.kind == "previous") != (self.data.time is not None):
+            raise ValueError("data.time and source.kind=previous need each other; give both or neither")
+        if self.two_sided and self.output.payload == "seeded":
+            raise ValueError("output.payload=seeded: data as a source have no seed to come back from; give full or ids")
+        if self.two_sided and method in ("semidiscrete", "imported"):
+            raise ValueError(
+                f"coupling.method={method}: takes noise as its source; give method sinkhorn, exact or independent"
+            )
+        if self.data.weight is not None and method in ("semidiscrete", "imported"):
+            raise ValueError(
+                f"data.weight: method {method} counts every datum alike; remove it or give method sinkhorn"
+            )
+        if self.source.kind == "previous" and (self.coupling.warm_start or self.coupling.start is not None):
+            raise ValueError("coupling.warm_start and start are of one coupling, not of a chain; remove them")
+        if self.sampling.direction == "backward" and method in ("semidiscrete", "imported"):
+            raise ValueError(f"sampling.direction=backward: method {method} goes from noise to data; remove it")
+        if self.coupling.cost == "precomputed" and not isinstance(self.source, DataSource):
+            raise ValueError("coupling.cost=precomputed: a matrix between two data sets; give source.kind=data")
+        if self.coupling.cost == "precomputed" and self.features.pca is not None:
+            raise ValueError("features.pca: a precomputed cost sees no features; remove it")
+        return self
 
     @model_validator(mode="after")
     def _several_actors(self) -> "CoupleConfig":
@@ -226,6 +146,16 @@ class CoupleConfig(Strict):
                 f"cluster.actors={self.cluster.actors}: no multiple of actors_per_block={k}; give one or auto"
             )
         return self
+
+
+# Of `coupling:`, what says where something lies or how the job is run rather than what comes out.
+PATHS = {"on_unconverged", "table", "start", "condition_file", "matrix"}
+LATER = {
+    "data": ("weight", "time", "leave_out", "columns_fingerprint"),
+    "source": ("columns_fingerprint",),
+    "sampling": ("direction",),
+    "coupling": ("table_fingerprint", "start_fingerprint", "matrix_fingerprint", "backend", "neighbours", "heat"),
+}
 
 
 def digest(determining: dict[str, Any]) -> str:

@@ -6,12 +6,14 @@ import numpy as np
 
 from pipeline import config as configs
 from pipeline import known, potentials, resume
+from pipeline import source as sources
 from pipeline.config import CoupleConfig
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
 from pipeline.place import Place
 from pipeline.progress import progress
+from pipeline.source import Source
 from pipeline.store import format
 from pipeline.store.integrity import damage
 from pipeline.store.records import Decoder, Record, read_meta, samples
@@ -36,7 +38,7 @@ def convert(source: Place, destination: Place, payload: str) -> format.Index:
     if destination.exists() and any(destination.iterdir()):
         raise InputError(f"destination {str(destination)!r}: not empty; give a new directory")
     destination.mkdir(parents=True, exist_ok=True)
-    resume.prepare(config, destination, _target(config, index, source))
+    resume.prepare(config, destination, *_sides(config, index, source))
     extras = [(source / name, destination / name) for name in ("features.npz", "blocks.parquet")]
     for block in sorted({shard.block for shard in index.shards}):
         extras.append((known.file(source, block), known.file(destination, block)))
@@ -70,24 +72,29 @@ def convert(source: Place, destination: Place, payload: str) -> format.Index:
     return converted
 
 
-def _target(config: CoupleConfig, index: format.Index, source: Place) -> Target:
-    """The data set, where the new store keeps a copy of it; read again only where the old one has none."""
+def _sides(config: CoupleConfig, index: format.Index, directory: Place) -> tuple[Target, Source | None]:
+    """The data sets, where the new store keeps copies of them; read again only where the old one has none."""
     if not format.keeps_data(config.output.payload, index.method):
         empty = np.empty((0, *index.shape), np.float32)
-        return Target(empty, None, index.num_classes, index.data_fingerprint)
+        return Target(empty, None, index.num_classes, index.data_fingerprint), None
     if format.keeps_data(index.payload, index.method):
-        decoder = Decoder(source, index)
+        decoder = Decoder(directory, index)
         labels = decoder.labels if index.num_classes else None
-        return Target(np.asarray(decoder.data), labels, index.num_classes, index.data_fingerprint)
+        target = Target(np.asarray(decoder.data), labels, index.num_classes, index.data_fingerprint)
+        if not index.two_sided:
+            return target, None
+        assert index.source_fingerprint is not None
+        return target, Source(np.asarray(decoder.source), False, None, index.source_fingerprint, None, ())
     from pipeline import data
     from pipeline.cluster import connect
 
     spec = data.check(config.data)
+    source_spec = sources.check(config, spec)
     connect()
     target = data.read(config.data, spec)
     if target.fingerprint != index.data_fingerprint:
         raise InputError(f"data.path={config.data.path!r}: not the data of this store; mend the path in config.yaml")
-    return target
+    return target, sources.read(config, source_spec, target)
 
 
 def _records(directory: Place, index: format.Index, shard: format.Shard, payload: str) -> Iterator[Record]:
@@ -95,10 +102,14 @@ def _records(directory: Place, index: format.Index, shard: format.Shard, payload
     names = ["data_ids", *(["x0"] if payload == "full" else []), *([] if payload == "ids" else ["x1"])]
     names += ["label"] if index.num_classes and payload != "ids" else []
     names += ["weight"] if index.weighted else []
-    decoder, parts, places, seeds = Decoder(directory, index), [], [], []
+    names += ["source_ids"] if index.two_sided else []
+    decoder, parts, places, seeds, span = Decoder(directory, index), [], [], [], None
     for key, fields in samples(directory / "shards" / shard.name):
-        seeds.append(read_meta(fields).get("seed"))
-        if payload != "full" and seeds[-1] is None:
+        meta = read_meta(fields)
+        seeds.append(meta.get("seed"))
+        span = tuple(meta["span"]) if index.times else None  # as it was written: the same all through a shard
+        lost = seeds[-1] is None and not index.two_sided
+        if payload != "full" and lost:
             raise InputError(
                 f"payload={payload!r}: x0 of {shard.name} is no noise with a counter; only full can hold it"
             )
@@ -120,4 +131,6 @@ def _records(directory: Place, index: format.Index, shard: format.Shard, payload
             seed=seeds[0],
             rows=part.get("rows"),
             weights=part.get("weight"),
+            source_ids=part.get("source_ids"),
+            span=span,
         )

@@ -11,6 +11,8 @@ from contextlib import closing
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline import config as configs
 from pipeline import resume
 from pipeline.blocks import Blocks, divide
@@ -24,8 +26,9 @@ from pipeline.table import Table, check_table, read_table
 if TYPE_CHECKING:
     from pipeline.cluster import ActorShape
     from pipeline.conditions import Conditions
+    from pipeline.source import Source
 
-COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2"}
+COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2", "geodesic": "-4 t log of the heat kernel"}
 PERMILLE = 1000  # what progress of potentials is counted in
 CONVENTION = (
     "cost C = {cost} on the features; eps in units of C; potentials f, g without the marginals: "
@@ -44,39 +47,43 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
         InputError: anything wrong with the config, the data or the output directory, found before Ray starts.
         JobError: a block did not converge or died too often.
     """
-    from pipeline import data
+    from pipeline import data, source
 
     directory = place(config.output.dir)
     finished = resume.check(config, directory)
     if finished:
         return finished
     spec = data.check(config.data)
+    source_spec = source.check(config, spec)
     table = None
     if config.coupling.table is not None:
         table = read_table(config.coupling.table, spec.shape)
         config = resume.pin(config, "table_fingerprint", table.fingerprint(), "table")
-    if spec.rows is not None:
-        check_sizes(config, spec.rows, table)
+    known = spec.rows if not config.two_sided else None  # whose blocks hold what is known when both sides are read
+    if known is not None:
+        check_sizes(config, known, table)
     from pipeline.cluster import connect
 
     connect()
-    if spec.rows is not None:
-        check_teams(config, check_sizes(config, spec.rows, table))
+    if known is not None:
+        check_teams(config, check_sizes(config, known, table))
     target = data.read(config.data, spec)
-    blocks = check_sizes(config, len(target.x), table)
-    config = resume.pin_data(pin_coupling(config, blocks, target), directory, target.fingerprint)
+    other = source.read(config, source_spec, target)
+    blocks = check_sizes(config, len(target.x), table, other)
+    check_teams(config, blocks)
+    config = resume.pin_data(pin_coupling(config, blocks, target, other), directory, target)
     directory = directory.resolve()
-    resume.prepare(config, directory, target)
+    resume.prepare(config, directory, target, other)
     done = resume.blocks_done(directory, blocks)
     todo = [block for block in range(blocks.count) if block not in done]
     if todo or config.coupling.method == "semidiscrete":  # whose potentials may be all that is missing
-        _run(config, directory, blocks, target, table, todo, on_block)
-    return _finish(config, directory, blocks, target, table)
+        _run(config, directory, blocks, target, table, todo, on_block, other)
+    return _finish(config, directory, blocks, target, table, other)
 
 
-def check_sizes(config: CoupleConfig, rows: int, table: Table | None) -> Blocks:
+def check_sizes(config: CoupleConfig, rows: int, table: Table | None, source: "Source | None" = None) -> Blocks:
     """Divide the job, and refuse an exact coupling that memory cannot hold or a table that does not fit the data."""
-    blocks = divide(config, rows)
+    blocks = divide(config, rows, source)
     if config.features.pca is not None and config.coupling.method in ("independent", "imported"):
         raise InputError(f"features.pca: {config.coupling.method} pairs have no cost to see features; remove it")
     if table is not None:
@@ -86,7 +93,7 @@ def check_sizes(config: CoupleConfig, rows: int, table: Table | None) -> Blocks:
     if config.coupling.method == "exact":
         from pipeline.ot import check_exact_memory
 
-        check_exact_memory(blocks.n, blocks.m)
+        check_exact_memory(blocks.rows, blocks.m)
     return blocks
 
 
@@ -101,7 +108,7 @@ def check_teams(config: CoupleConfig, blocks: Blocks) -> None:
     from pipeline.ot.share import check_team
 
     shape = actor_shape(config.cluster, blocks.count)
-    check_team(team, blocks.n, blocks.m, torch.device("cuda" if shape.gpus else "cpu"))
+    check_team(team, blocks.rows, blocks.m, torch.device("cuda" if shape.gpus else "cpu"))
 
 
 def _run(
@@ -112,11 +119,12 @@ def _run(
     table: Table | None,
     todo: list[int],
     on_block: Callable[[dict[str, Any]], None],
+    source: "Source | None",
 ) -> None:
     """Couple the blocks that are left, and tell how far they are."""
     from pipeline.telemetry import telemetry
 
-    shape, reports, todo = run_blocks(config, directory, blocks, target, table, todo)
+    shape, reports, todo = run_blocks(config, directory, blocks, target, table, todo, source)
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
     began, errors = time.monotonic(), []
     title = f"coupling on {shape.actors} actors"
@@ -144,7 +152,13 @@ def _run(
 
 
 def run_blocks(
-    config: CoupleConfig, directory: Place, blocks: Blocks, target: Any, table: Table | None, todo: list[int]
+    config: CoupleConfig,
+    directory: Place,
+    blocks: Blocks,
+    target: Any,
+    table: Table | None,
+    todo: list[int],
+    source: "Source | None" = None,
 ) -> tuple["ActorShape", Generator[dict[str, Any], None, None], list[int]]:
     """Hire as many actors as fit and couple the blocks `todo` on them.
 
@@ -153,20 +167,25 @@ def run_blocks(
     """
     import ray
 
-    from pipeline import known
+    from pipeline import known, matrix
     from pipeline.actor import Posts
     from pipeline.cluster import actor_shape
     from pipeline.conditions import conditions
     from pipeline.coupler import Coupler
     from pipeline.crew import work
 
-    features = resume.features(config, directory, target.x)
+    features = resume.features(config, directory, target.x, source)
     data_features = features.of_data(target.x, flips=config.data.flips)
+    source_features = None
+    if source is not None:
+        chain = source.x is target.x
+        source_features = data_features if chain else features.of_data(source.x, flips=source.flips)
     start = known.of_start(config, blocks, target, data_features)
     given = conditions(config.coupling, target)
     # The arrays go into the object store once; every actor on a node maps the same memory.
     values = (features, target.x, target.labels, data_features, table, given, start)
-    shared = [ray.put(value) for value in values]
+    sides = (target.weights, source, source_features, matrix.load(config.coupling, blocks, source))
+    shared = [ray.put(value) for value in (*values, *sides)]
     if config.coupling.method == "semidiscrete":
         _solve_potentials(config, directory, blocks, given, [shared[5], shared[3], shared[6]])
     shape, per_block = actor_shape(config.cluster, len(todo)), config.cluster.actors_per_block
@@ -213,11 +232,16 @@ def _solve_potentials(
     potentials.gather(directory, given, blocks.ids)
 
 
-def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any) -> CoupleConfig:
-    """The config with the fingerprints of its condition file and of the potentials that it starts from."""
-    from pipeline import known
+def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any, source: "Source | None" = None) -> CoupleConfig:
+    """The config with the fingerprints of its source, its condition file, its costs and where it starts from."""
+    from pipeline import known, matrix
     from pipeline.conditions import conditions
+    from pipeline.source import pinned
 
+    config = pinned(config, source)
+    costs = matrix.load(config.coupling, blocks, source)
+    digest = None if costs is None else hashlib.sha256(np.ascontiguousarray(costs, "<f4").data).hexdigest()
+    config = resume.pin(config, "matrix_fingerprint", digest, "matrix")
     found = conditions(config.coupling, target).fingerprint
     config = resume.pin(config, "condition_fingerprint", found, "condition_file")
     if config.coupling.start is None:
@@ -237,7 +261,14 @@ def _unconverged(row: dict[str, Any]) -> str:
     )
 
 
-def _finish(config: CoupleConfig, directory: Place, blocks: Blocks, target: Any, table: Table | None) -> format.Index:
+def _finish(
+    config: CoupleConfig,
+    directory: Place,
+    blocks: Blocks,
+    target: Any,
+    table: Table | None,
+    source: "Source | None" = None,
+) -> format.Index:
     """Write blocks.parquet and, last, the index, from the sidecars alone."""
     sidecars = [
         format.read_sidecar(directory / "shards" / PurePosixPath(format.shard_name(number)).with_suffix(".json"))
@@ -256,6 +287,8 @@ def _finish(config: CoupleConfig, directory: Place, blocks: Blocks, target: Any,
         convention=_convention(config) if table is None else "pairs made elsewhere, as a table had them",
         shards=tuple(s.shard for s in sidecars),
         weighted=table is not None and table.weights is not None,
+        source_fingerprint=None if source is None else source.fingerprint,
+        times=() if source is None else source.times,
     )
     format.write_index(directory, index)
     return index

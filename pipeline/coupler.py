@@ -4,6 +4,7 @@ Solving and writing are apart, so that one block is written while the next one i
 function of (config, data, block); the actor that happens to compute it adds nothing.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pipeline.config import CoupleConfig
 from pipeline.features import Features, gather
 from pipeline.files import write_array
 from pipeline.place import Place
+from pipeline.source import Source, marginal
 from pipeline.store.format import pairs_per_record
 from pipeline.store.records import Record
 from pipeline.store.writer import write_shard
@@ -27,6 +29,7 @@ from pipeline.table import Table, report
 
 if TYPE_CHECKING:
     from pipeline.matching import Matcher
+    from pipeline.ot import Coupling, Problem
     from pipeline.ot.share import Team
     from pipeline.potentials import Potentials
 
@@ -63,6 +66,9 @@ class Coupler:
         table: pairs made elsewhere, where the config imports them.
         conditions: of a semi-discrete coupling, whose potentials are in `directory`.
         start: potentials that blocks start from, one a data id, where the config names a store that has them.
+        weights: of the data in their marginal, where they do not all count alike.
+        source: the source side, where it is data; source_features: of every source id.
+        matrix: the costs that the config gives, source ids by data ids.
     """
 
     def __init__(
@@ -78,6 +84,10 @@ class Coupler:
         table: Table | None = None,
         conditions: Conditions | None = None,
         start: Float64[np.ndarray, " ids"] | None = None,
+        weights: Float64[np.ndarray, " N"] | None = None,
+        source: Source | None = None,
+        source_features: Float32[np.ndarray, "ids0 k"] | None = None,
+        matrix: Float32[np.ndarray, "ids0 ids"] | None = None,
     ) -> None:
         import torch
 
@@ -88,7 +98,9 @@ class Coupler:
         self.team: "Team" = ALONE  # changed by an actor that is not
         self.config, self.directory, self.blocks, self.features = config, directory, blocks, features
         self.x, self.labels, self.data_features, self.table = x, labels, data_features, table
-        self.conditions, self.start = conditions, start
+        self.conditions, self.start, self.weights = conditions, start, weights
+        self.source, self.source_features, self.matrix = source, source_features, matrix
+        self._solved: dict[int | None, Coupling] = {}  # of problems that blocks share, by `Blocks.same`
 
     def solve(self, block: int) -> Solved:
         """Couple a block and draw its pairs, match its rows, or take its pairs from the table."""
@@ -112,34 +124,80 @@ class Coupler:
                 write_array(known.file(self.directory, block), solved.g)
             for number, rows in self.blocks.shards(block).items():
                 first = None if pairs.rows is None else int(pairs.rows[rows.start])
-                records = self._records(pairs, rows)
+                records = self._records(block, pairs, rows)
                 write_shard(self.directory, number, block, records, first, solved.report, self.config.output.payload)
         return solved.report
 
     def _couple(self, block: int) -> tuple[dict[str, Any], Table, Float64[np.ndarray, " m"] | None]:
-        """The coupling's report, a pair per source row, and the target potential."""
-        from pipeline.draw import draw_partners
+        """The coupling's report, its pairs, and the target potential."""
+        from pipeline import draw
 
-        ids = self.blocks.data_ids(block)
-        seed, n, first = self.config.source.seed, self.blocks.n, self.blocks.first_row(block)
+        blocks, seed = self.blocks, self.config.source.seed
+        n, first, backward = blocks.n, blocks.first_row(block), self.config.sampling.direction == "backward"
+        started = time.perf_counter()
+        same = blocks.same(block)
+        coupling = self._solved.get(same) or self._coupling(block)
+        if same is not None:
+            self._solved[same] = coupling
+        sides = coupling.problem.weights()
+        drawn_for, drawn = sides[::-1] if backward else sides
+        rows = None
+        if backward or self.source is not None:
+            u = float(noise.uniforms(seed, noise.Stream.ROWS, block, 1)[0])
+            order = noise.permutation(seed, noise.Stream.ROWS, n, high=block + 1)
+            rows = draw.spread(drawn_for.cpu().numpy(), n, u, order)
         uniforms = noise.uniforms(seed, noise.Stream.DRAW, first, n)
-        x1 = self.data_features[ids]
-        g0 = None if self.start is None else self.start[ids]
+        found = draw.draw(coupling, uniforms, rows, self._order(block, len(drawn)), backward=backward)
+        report = dataclasses.asdict(coupling.report) | {"seconds": time.perf_counter() - started}
+        g = None if coupling.g is None else coupling.g.double().cpu().numpy()
+        return report, self._pairs(block, *found), g
+
+    def _coupling(self, block: int) -> "Coupling":
+        """The coupling of the block's two sides."""
+        from pipeline import draw
+
+        g0 = None if self.start is None else self.start[self.blocks.data_ids(block)]
         if self.config.coupling.warm_start and block not in self.blocks.seeds:
             g0 = known.start(self.directory, self.blocks, block, self.data_features)
-        report, partners, g = draw_partners(
+        path = trail.of_block(self.directory, block)
+        return draw.couple(
             self.config.coupling,
-            self._source(first, n, len(ids)),
-            x1,
-            uniforms,
-            self._order(block, len(ids)),
-            self.device,
-            g0=g0,
+            self._problem(block),
+            g0=self._sent(g0),
             team=self.team,
-            resume=trail.load(trail.of_block(self.directory, block)),
-            save=trail.saver(trail.of_block(self.directory, block), self.config.cluster.checkpoint_seconds, self.team),
+            resume=trail.load(path),
+            save=trail.saver(path, self.config.cluster.checkpoint_seconds, self.team),
         )
-        return report, Table(ids[partners], np.arange(first, first + n), None), g
+
+    def _problem(self, block: int) -> "Problem":
+        """The block's two sides in the space of the cost, and their weights."""
+        from pipeline import draw
+        from pipeline.ot.share import Share
+
+        ids = self.blocks.data_ids(block)
+        x1, b = self._sent(self.data_features[ids]), self._sent(marginal(self.weights, ids))
+        if self.source is None:
+            x0 = self._sent(self._noise(self.blocks.first_row(block), self.blocks.n, len(ids)))
+            x0 = Share(len(x0), len(x1), x0.device, self.team).gather(x0)
+            return draw.pose(self.config.coupling, x0, x1, None, b)
+        assert self.source_features is not None
+        sources = self.blocks.source_ids(block)
+        x0, a = self._sent(self.source_features[sources]), self._sent(marginal(self.source.weights, sources))
+        costs = None if self.matrix is None else self._sent(self.matrix[np.ix_(sources, ids)])
+        return draw.pose(self.config.coupling, x0, x1, a, b, costs)
+
+    def _sent(self, array: np.ndarray | None) -> Any:
+        """An array as a tensor on this actor's device."""
+        import torch
+
+        return None if array is None else torch.from_numpy(array).to(self.device)
+
+    def _pairs(self, block: int, rows: Int64[np.ndarray, " n"], partners: Int64[np.ndarray, " n"]) -> Table:
+        """Which source row or datum meets which datum."""
+        ids = self.blocks.data_ids(block)[partners]
+        if self.source is None:
+            return Table(ids, self.blocks.first_row(block) + rows, None)
+        return Table(ids, None, None, source_ids=self.blocks.source_ids(block)[rows])
 
     def _order(self, block: int, count: int) -> Int64[np.ndarray, " m"] | None:
         """The random order of a block's data by which a balanced draw rounds; None for a categorical one."""
@@ -170,8 +228,8 @@ class Coupler:
         found, seed = potentials.load(self.directory), self.config.source.seed
         return found, Matcher(seed, self.features, self.data_features, self.conditions, found, self.device)
 
-    def _source(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
-        """Features of the block's source rows; with a team, of this member's share of them."""
+    def _noise(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
+        """Features of a block's noise; with a team, of this member's share of it."""
         import torch
 
         from pipeline.ot.share import Share
@@ -190,9 +248,9 @@ class Coupler:
         x0 = pairs.side(self.config.source.seed, self.x.shape[1:]).reshape(len(pairs.data_ids), -1)
         return report(x0, self.data_features[pairs.data_ids], len(np.unique(pairs.data_ids))), pairs, None
 
-    def _records(self, pairs: Table, rows: range) -> Iterator[Record]:
+    def _records(self, block: int, pairs: Table, rows: range) -> Iterator[Record]:
         """The pairs of some of the block's rows, a record at a time: noise is made again rather than kept."""
-        shape = self.x.shape[1:]
+        shape, leg = self.x.shape[1:], self.blocks.leg(block)
         payload, seed = self.config.output.payload, self.config.source.seed
         step = pairs_per_record(shape, payload)
         for start in range(rows.start, rows.stop, step):
@@ -200,11 +258,20 @@ class Coupler:
             chosen = part.data_ids
             yield Record(
                 first_row=start,
-                x0=part.side(seed, shape) if payload == "full" else None,
+                x0=self._x0(part) if payload == "full" else None,
                 x1=None if payload == "ids" else gather(self.x, chosen),
                 data_ids=chosen,
                 labels=None if self.labels is None else self.labels[chosen % len(self.x)],
                 seed=None if part.rows is None else seed,
                 rows=part.rows,
                 weights=part.weights,
+                source_ids=part.source_ids,
+                span=None if leg is None else leg.span,
             )
+
+    def _x0(self, part: Table) -> Float32[np.ndarray, "k ..."]:
+        """The source side of some pairs."""
+        if part.source_ids is not None:
+            assert self.source is not None
+            return gather(self.source.x, part.source_ids)
+        return part.side(self.config.source.seed, self.x.shape[1:])

@@ -1,70 +1,38 @@
-"""From a block's features to its partners: numpy in, numpy out, the coupling itself on the device in between."""
+"""From a block's features to its pairs: numpy in, numpy out, the coupling itself on the device in between."""
 
-import dataclasses
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from pipeline import ot
 from pipeline.config import CouplingConfig
+from pipeline.errors import InputError
 from pipeline.ot.descent import Save
-from pipeline.ot.share import ALONE, Share, Team
-
-
-def draw_partners(
-    options: CouplingConfig,
-    x0: Float32[np.ndarray, "n k"],
-    x1: Float32[np.ndarray, "m k"],
-    uniforms: Float64[np.ndarray, " n"],
-    order: Int64[np.ndarray, " m"] | None,
-    device: str,
-    *,
-    g0: Float64[np.ndarray, " m"] | None = None,
-    team: Team = ALONE,
-    resume: dict[str, Tensor] | None = None,
-    save: Save | None = None,
-) -> tuple[dict[str, Any], Int64[np.ndarray, " n"], Float64[np.ndarray, " m"] | None]:
-    """Couple a block and draw one partner per source row.
-
-    Args:
-        options: method, epsilon and tolerance.
-        x0: source features; of a team every member needs its own share alone.
-        x1: target features.
-        uniforms: one a source row, in [0, 1).
-        order: a random order of the target rows for a balanced draw; None for a categorical one.
-        device: where to compute.
-        g0: a target potential to start from; see `known.start`.
-        team, resume, save: as for `solve_sinkhorn`.
-
-    Returns: the block's report, the target row of every source row, and the target potential where the method has one.
-    """
-    source, target = torch.from_numpy(x0).to(device), torch.from_numpy(x1).to(device)
-    source = Share(len(source), len(target), source.device, team).gather(source)
-    start = None if g0 is None else torch.from_numpy(g0).to(device)
-    coupling = couple(options, source, target, g0=start, team=team, resume=resume, save=save)
-    u = torch.from_numpy(uniforms).to(device)
-    balance = None if order is None else torch.from_numpy(order).to(device)
-    partners = coupling.draw(u) if balance is None else coupling.draw_balanced(u, balance)
-    g = None if coupling.g is None else coupling.g.double().cpu().numpy()
-    return dataclasses.asdict(coupling.report), partners.cpu().numpy(), g
+from pipeline.ot.geodesic import Lookup, geodesic_cost, points
+from pipeline.ot.share import ALONE, Team
 
 
 def couple(
     options: CouplingConfig,
-    x0: Float[Tensor, "n k"],
-    x1: Float[Tensor, "m k"],
+    problem: ot.Problem,
     *,
     g0: Float64[Tensor, " m"] | None = None,
     team: Team = ALONE,
     resume: dict[str, Tensor] | None = None,
     save: Save | None = None,
 ) -> ot.Coupling:
-    """The coupling that the config asks for; its epsilon is relative, absolute, or found by its sharpness."""
-    problem = ot.Problem(x0, x1, 1.0, cost=options.cost_function())
+    """The coupling that the config asks for; its epsilon is relative, absolute, or found by its sharpness.
+
+    Args:
+        options: method, epsilon and tolerance.
+        problem: what `pose` made; its eps is still to be set.
+        g0: a target potential to start from; see `known.start`.
+        team, resume, save: as for `solve_sinkhorn`.
+    """
     if options.method == "exact":
         return ot.solve_exact(problem)
     if options.method == "independent":
@@ -79,3 +47,95 @@ def couple(
         assert options.eps is not None, "the config fills in one of the three"
         problem = replace(problem, eps=options.eps)
     return ot.solve_sinkhorn(problem, g0=g0, **limits, **together)
+
+
+def pose(
+    options: CouplingConfig,
+    x0: Float[Tensor, "n k"],
+    x1: Float[Tensor, "m k"],
+    a: Float64[Tensor, " n"] | None = None,
+    b: Float64[Tensor, " m"] | None = None,
+    matrix: Float[Tensor, "n m"] | None = None,
+) -> ot.Problem:
+    """The coupling problem of a block, at an eps that is not yet known.
+
+    Args:
+        options: whose cost.
+        x0, x1: features of the two sides.
+        a, b: their weights; None: uniform.
+        matrix: the block's part of a precomputed cost.
+
+    Raises:
+        InputError: no graph for a geodesic cost, or one that does not fit in memory.
+    """
+    if options.cost == "geodesic":
+        _check_memory(len(x0), len(x1))
+        found = geodesic_cost(x0.cpu().numpy(), x1.cpu().numpy(), options.neighbours, options.heat)
+        matrix = torch.from_numpy(found).to(x0.device)
+    if matrix is not None:
+        return ot.Problem(points(len(x0), x0.device), points(len(x1), x0.device), 1.0, a, b, Lookup(matrix))
+    cost = options.cost_function()
+    assert cost != "geodesic"
+    assert cost != "precomputed"
+    return ot.Problem(x0, x1, 1.0, a, b, cost)
+
+
+def draw(
+    coupling: ot.Coupling,
+    uniforms: Float64[np.ndarray, " n"],
+    rows: Int64[np.ndarray, " n"] | None,
+    order: Int64[np.ndarray, " m"] | None,
+    *,
+    backward: bool = False,
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """The pairs of a block: source rows and target rows.
+
+    Args:
+        coupling: of the block.
+        uniforms: one a pair, in [0, 1).
+        rows: of the side that is drawn for, one a pair; None: every source row once.
+        order: a random order of the other side's rows for a balanced draw; None for a categorical one.
+        backward: draw source rows for target rows.
+    """
+    seen = coupling.swapped() if backward else coupling
+    device = seen.problem.x0.device
+    u = torch.from_numpy(uniforms).to(device)
+    if rows is None:
+        rows = np.arange(seen.problem.n)
+    else:
+        seen = seen.chosen(torch.from_numpy(rows).to(device))
+    partners = seen.draw(u) if order is None else seen.draw_balanced(u, torch.from_numpy(order).to(device))
+    drawn = partners.cpu().numpy()
+    return (drawn, rows) if backward else (rows, drawn)
+
+
+def spread(
+    weights: Float64[np.ndarray, " k"], pairs: int, u: float, order: Int64[np.ndarray, " pairs"]
+) -> Int64[np.ndarray, " pairs"]:
+    """A row for each pair, each as often as its weight says, rounded up or down so that the mean is exact.
+
+    Systematic sampling: the pairs' places are 0, 1, 2, ... on a line on which each row is as long as its share of them,
+    shifted by one uniform u; then in a random order, so that the first pairs are as good as any.
+
+    Args:
+        weights: summing to 1.
+        pairs: how many.
+        u: in [0, 1).
+        order: a permutation of the pairs.
+    """
+    ends = np.cumsum(weights)[:-1] * pairs
+    ends = np.where(np.abs(ends - ends.round()) < 1e-9 * pairs, ends.round(), ends)  # equal weights, equal counts
+    edges = np.floor(np.concatenate([[0.0], ends, [pairs]]) + u).astype(np.int64)
+    return np.repeat(np.arange(len(weights)), np.diff(edges))[order]
+
+
+def _check_memory(n: int, m: int) -> None:
+    """Refuse a geodesic cost whose matrices do not fit."""
+    from pipeline.ot.exact import available_memory
+
+    needed, free = 28 * (n + m) * m, available_memory()
+    if needed > free:
+        raise InputError(
+            f"coupling.cost=geodesic: {n} x {m} rows need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
+            "free; give a smaller coupling.n"
+        )

@@ -61,6 +61,11 @@ class Features:
         return exact if self.basis is None else exact @ self.basis.astype(np.float64)
 
 
+def sample(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "r ..."]:
+    """The data of at most PCA_ROWS evenly spaced ones of some ids."""
+    return gather(x, ids[np.linspace(0, len(ids) - 1, min(len(ids), PCA_ROWS)).astype(np.int64)])
+
+
 def fit(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Features:
     """Centre the data and find their `pca` leading principal directions, signs fixed by the largest coordinate.
 

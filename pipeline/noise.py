@@ -27,6 +27,8 @@ class Stream(IntEnum):
     BALANCE = 3  # who takes the odd one out in a balanced draw
     CONDITION = 4  # the datum whose condition a source row has, counted by global source row
     SOLVE, SOLVE_CONDITION = 5, 6  # both of points that a semi-discrete solve meets and forgets, by their number
+    SOURCE_EPOCH = 7  # the order in which an epoch walks through the ids of a source that is data
+    ROWS = 8  # which rows of a side have the pairs of a block, where they are not one each
     PATH = 16  # of training, around a pair's path, counted by step and row of the batch
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import data, resume, trials
+from pipeline import data, resume, source, trials
 from pipeline.blocks import Blocks
 from pipeline.cluster import ActorShape, actor_shape, connect, room
 from pipeline.config import CoupleConfig
@@ -66,18 +66,21 @@ def plan(config: CoupleConfig) -> Plan:
     directory = place(config.output.dir)
     resume.admit(config, directory)
     spec = data.check(config.data)
+    source_spec = source.check(config, spec)
     if config.coupling.method == "imported":
         raise InputError("coupling.method='imported': copies a table, and nothing of that is forecast; run couple")
-    if spec.rows is not None:
-        check_sizes(config, spec.rows, None)
+    known = None if config.two_sided else spec.rows
+    if known is not None:
+        check_sizes(config, known, None)
     connect()
-    if spec.rows is not None:
-        check_teams(config, check_sizes(config, spec.rows, None))
+    if known is not None:
+        check_teams(config, check_sizes(config, known, None))
     started = time.monotonic()
     target = data.read(config.data, spec)
+    other = source.read(config, source_spec, target)
     reading = time.monotonic() - started
-    blocks = check_sizes(config, len(target.x), None)
-    config = resume.pin_data(pin_coupling(config, blocks, target), directory, target.fingerprint)
+    blocks = check_sizes(config, len(target.x), None, other)
+    config = resume.pin_data(pin_coupling(config, blocks, target, other), directory, target)
     done = resume.blocks_done(directory, blocks)
     todo, left = blocks.count - len(done), blocks.pairs - sum(blocks.pairs_of(block) for block in done)
     semidiscrete = config.coupling.method == "semidiscrete"
@@ -87,7 +90,7 @@ def plan(config: CoupleConfig) -> Plan:
     shape = actor_shape(config.cluster, todo)
     sizes = trials.sizes(config, blocks, shape)
     with trials.scratch(directory) as scratch:
-        tried = [trials.run(config, scratch / str(n), target, n, shape) for n in sizes]
+        tried = [trials.run(config, scratch / str(n), target, n, shape, other) for n in sizes]
     last = tried[-1]
     solving = entries / last.potential_pace if points else 0.0
     if not todo:

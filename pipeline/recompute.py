@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import data, features, known, potentials
+from pipeline import data, features, known, matrix, potentials, source
 from pipeline.blocks import divide
 from pipeline.cluster import connect
 from pipeline.conditions import conditions
@@ -26,14 +26,16 @@ def recompute(directory: Place, count: int) -> list[str]:
     """
     index, config = format.read_index(directory), load(CoupleConfig, directory / "config.yaml")
     spec = data.check(config.data)
+    source_spec = source.check(config, spec)
     connect()
     target = data.read(config.data, spec)
-    if target.fingerprint != index.data_fingerprint:
+    other = source.read(config, source_spec, target)
+    if target.fingerprint != index.data_fingerprint or target.columns_fingerprint != config.data.columns_fingerprint:
         return [f"data.path={config.data.path!r}: no longer the data that were coupled; nothing was compared"]
     table = None if config.coupling.table is None else read_table(config.coupling.table, index.shape)
     if table is not None and table.fingerprint() != config.coupling.table_fingerprint:
         return [f"coupling.table={config.coupling.table!r}: no longer the pairs imported; nothing was compared"]
-    blocks = divide(config, len(target.x))
+    blocks = divide(config, len(target.x), other)
     fitted = features.load(directory / "features.npz")
     of_data = fitted.of_data(target.x, flips=config.data.flips)
     recorded, faults = {shard.name: shard for shard in index.shards}, []
@@ -48,9 +50,10 @@ def recompute(directory: Place, count: int) -> list[str]:
             potentials.copy(directory, scratch)
         given = conditions(config.coupling, target)
         start = known.of_start(config, blocks, target, of_data)
-        coupler = Coupler(
-            config, scratch, blocks, 1, fitted, target.x, target.labels, of_data, table, conditions=given, start=start
-        )
+        of_source = None if other is None else fitted.of_data(other.x, flips=other.flips)
+        costs = matrix.load(config.coupling, blocks, other)
+        every = (fitted, target.x, target.labels, of_data, table, given, start, target.weights, other, of_source, costs)
+        coupler = Coupler(config, scratch, blocks, 1, *every)
         for block in sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)}):
             coupler.write(coupler.solve(block))
             for number in blocks.shards(block):

@@ -17,6 +17,7 @@ from pipeline.errors import InputError
 from pipeline.features import Features
 from pipeline.files import write_array
 from pipeline.place import Place
+from pipeline.source import Source
 from pipeline.store import format
 from pipeline.store.integrity import damage
 
@@ -30,8 +31,7 @@ def check(config: CoupleConfig, directory: Place) -> format.Index | None:
     earlier = admit(config, directory)
     if earlier is None:
         return None
-    same = config.data.path == earlier.data.path and config.coupling.table == earlier.coupling.table
-    finished = _finished(directory) if same else None
+    finished = _finished(directory) if _paths(config) == _paths(earlier) else None
     if finished is None:
         _refuse_unwritable(directory)
     return finished
@@ -82,25 +82,25 @@ def pin(config: CoupleConfig, key: str, found: str | None, source: str) -> Coupl
     return config.model_copy(update={"coupling": config.coupling.model_copy(update={key: found})})
 
 
-def pin_data(config: CoupleConfig, directory: Place, fingerprint: str) -> CoupleConfig:
-    """The config with the fingerprint of the data that were read.
+def pin_data(config: CoupleConfig, directory: Place, target: Target) -> CoupleConfig:
+    """The config with the fingerprints of the data that were read.
 
     Raises:
         InputError: the config or the store expects other data.
     """
-    wanted = config.data.fingerprint
-    if wanted not in (None, fingerprint):
-        raise InputError(
-            f"data.fingerprint={wanted!r}: the data read have {fingerprint!r}; mend data.path or remove it"
-        )
-    pinned = config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": fingerprint})})
+    found = {"fingerprint": target.fingerprint, "columns_fingerprint": target.columns_fingerprint}
+    for key, value in found.items():
+        wanted = getattr(config.data, key)
+        if wanted not in (None, value):
+            raise InputError(f"data.{key}={wanted!r}: the data read have {value!r}; mend data.path or remove it")
+    pinned = config.model_copy(update={"data": config.data.model_copy(update=found)})
     earlier = _earlier(directory)
     if earlier is not None:
         _refuse_difference(pinned, earlier, directory)
     return pinned
 
 
-def prepare(config: CoupleConfig, directory: Place, target: Target) -> None:
+def prepare(config: CoupleConfig, directory: Place, target: Target, source: Source | None = None) -> None:
     """Make the directories, write the resolved config and sweep out what a dead run left half-written."""
     for part in (directory, directory / "shards", directory / "potentials"):
         part.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,10 @@ def prepare(config: CoupleConfig, directory: Place, target: Target) -> None:
             for temporary in part.glob(".*.tmp"):
                 temporary.unlink(missing_ok=True)
     if format.keeps_data(config.output.payload, config.coupling.method):
-        for name, values in {"data.npy": target.x, "labels.npy": target.labels}.items():
+        copies = {"data.npy": target.x, "labels.npy": target.labels}
+        if source is not None and source.fingerprint != target.fingerprint:
+            copies["source.npy"] = source.x
+        for name, values in copies.items():
             if values is not None and not (directory / name).is_file():
                 write_array(directory / name, values)
     if _earlier(directory) is None:
@@ -116,12 +119,23 @@ def prepare(config: CoupleConfig, directory: Place, target: Target) -> None:
         configs.save(config, directory / "config.yaml", remark)
 
 
-def features(config: CoupleConfig, directory: Place, x: Float32[np.ndarray, "N ..."]) -> Features:
-    """The feature map: the one that the store recorded, or a new one that is recorded now."""
+def features(
+    config: CoupleConfig, directory: Place, x: Float32[np.ndarray, "N ..."], source: Source | None = None
+) -> Features:
+    """The feature map: the one that the store recorded, or a new one that is recorded now.
+
+    Of two sides it is one map, of the data of both that take part, so that distances are those between the data.
+    """
     path = directory / "features.npz"
     if path.is_file():
         return feature_maps.load(path)
-    fitted = feature_maps.fit(x, config.features.pca, flips=config.data.flips)
+    if source is None:
+        fitted = feature_maps.fit(x, config.features.pca, flips=config.data.flips)
+    else:
+        ids = [np.unique(np.concatenate([leg.source for leg in source.legs]))]
+        ids += [np.unique(np.concatenate([leg.target for leg in source.legs]))]
+        rows = [feature_maps.sample(side, part) for side, part in zip((source.x, x), ids, strict=True)]
+        fitted = feature_maps.fit(np.concatenate(rows), config.features.pca, flips=False)
     feature_maps.save(fitted, path)
     return fitted
 
@@ -144,6 +158,11 @@ def block_done(directory: Place, blocks: Blocks, block: int) -> bool:
     return True
 
 
+def _paths(config: CoupleConfig) -> tuple[str | None, ...]:
+    """Where all that a job reads lies."""
+    return config.data.path, getattr(config.source, "path", None), config.coupling.table, config.coupling.matrix
+
+
 def _finished(directory: Place) -> format.Index | None:
     """The index, where all that it promises is there, shards in their size; an index that promises more goes."""
     path = directory / "index.json"
@@ -152,6 +171,7 @@ def _finished(directory: Place) -> format.Index | None:
     index = format.read_index(directory)
     lost = [shard.name for shard in index.shards if not _in_place(directory, shard)]
     copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])]
+    copies += [format.source_copy(index)] if index.two_sided else []
     copies = copies if format.keeps_data(index.payload, index.method) else []
     if index.method == "semidiscrete":
         copies += ["features.npz", "potentials/g.npy", "potentials/semidiscrete.json"]
@@ -190,11 +210,9 @@ def _earlier(directory: Place) -> CoupleConfig | None:
 def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: Place) -> None:
     ours, theirs = config.determining(), earlier.determining()
     if config.data.fingerprint is None:  # not read yet
-        ours["data"].pop("fingerprint")
-        theirs["data"].pop("fingerprint")
-        for key in ("table_fingerprint", "condition_fingerprint", "start_fingerprint"):
-            ours["coupling"].pop(key, None)
-            theirs["coupling"].pop(key, None)
+        for part in ("data", "source", "coupling"):
+            for tree in (ours, theirs):
+                tree[part] = {key: value for key, value in tree[part].items() if not key.endswith("fingerprint")}
     differences = configs.differing(ours, theirs)
     if differences:
         raise InputError(

@@ -20,25 +20,25 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True)
 class Table:
-    """Pairs by what they are made of; either `rows` or `x0` is given.
+    """Pairs by what they are made of; one of `rows`, `x0` and `source_ids` is given.
 
     Attributes:
         data_ids: of x1.
         rows: global source rows of the noise.
         x0: source rows themselves.
         weights: of the pairs in training.
+        source_ids: of x0, where the source is a data set.
     """
 
     data_ids: Int64[np.ndarray, " P"]
     rows: Int64[np.ndarray, " P"] | None
     x0: Float32[np.ndarray, "P ..."] | None
     weights: Float32[np.ndarray, " P"] | None = None
+    source_ids: Int64[np.ndarray, " P"] | None = None
 
     def __getitem__(self, part: slice) -> "Table":
-        return Table(
-            self.data_ids[part],
-            *(None if column is None else column[part] for column in (self.rows, self.x0, self.weights)),
-        )
+        columns = (self.rows, self.x0, self.weights, self.source_ids)
+        return Table(self.data_ids[part], *(None if column is None else column[part] for column in columns))
 
     def side(self, seed: int, shape: tuple[int, ...]) -> Float32[np.ndarray, "P ..."]:
         """x0 of every pair, made from its row where it is noise."""

@@ -18,6 +18,7 @@ from pipeline.config import CoupleConfig
 from pipeline.couple import run_blocks
 from pipeline.data.spec import Target
 from pipeline.place import Place
+from pipeline.source import Source
 
 TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
 OTHERS = 1024, 8192  # for all other methods
@@ -42,6 +43,8 @@ class Trial:
 
 def sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
     """Rows of the trials' blocks: as few as tell something, and enough that no member of a team is idle."""
+    if config.data.weight is not None or getattr(config.source, "weight", None) is not None:
+        return [blocks.n]  # weights are of all data together
     low, high = TRIALS.get(config.coupling.method, OTHERS)
     team = config.cluster.actors_per_block
     if team > 1:
@@ -56,7 +59,9 @@ def sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
     return [low, high] if high < blocks.n else [blocks.n]
 
 
-def run(config: CoupleConfig, directory: Path, target: Target, n: int, shape: ActorShape) -> Trial:
+def run(
+    config: CoupleConfig, directory: Path, target: Target, n: int, shape: ActorShape, source: Source | None = None
+) -> Trial:
     """Two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
     teams = shape.actors // config.cluster.actors_per_block
     small = config.model_copy(
@@ -69,10 +74,10 @@ def run(config: CoupleConfig, directory: Path, target: Target, n: int, shape: Ac
             "cluster": config.cluster.model_copy(update={"actors": shape.actors, "cpus_per_actor": shape.cpus}),
         }
     )
-    blocks = divide(small, len(target.x))
-    resume.prepare(small, directory, target)
+    blocks = divide(small, len(target.x), source)
+    resume.prepare(small, directory, target, source)
     started, rows, first = time.monotonic(), [], 0.0
-    _, reports, _ = run_blocks(small, directory, blocks, target, None, list(range(blocks.count)))
+    _, reports, _ = run_blocks(small, directory, blocks, target, None, list(range(blocks.count)), source)
     with closing(reports):
         for row in reports:
             first = first or time.monotonic() - started

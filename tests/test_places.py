@@ -36,7 +36,7 @@ def couple_here(directory: Place) -> None:
     """The steps of a coupling job one after the other, in this process alone."""
     config = settings(directory, **JOB)  # type: ignore[arg-type]
     target = data.read(config.data, data.check(config.data))
-    config = resume.pin_data(config, directory, target.fingerprint)
+    config = resume.pin_data(config, directory, target)
     blocks = divide(config, len(target.x))
     resume.prepare(config, directory, target)
     fitted = resume.features(config, directory, target.x)

@@ -9,7 +9,7 @@ from jaxtyping import Int64, Shaped
 
 from pipeline.config import DataConfig
 from pipeline.data.location import Location
-from pipeline.data.schema import Tally, class_ids, layout, to_uniform
+from pipeline.data.schema import Tally, class_ids, layout, measures, to_uniform
 from pipeline.data.spec import DataSpec
 from pipeline.errors import InputError
 
@@ -18,7 +18,7 @@ BATCH_BYTES = 32 * 2**20  # of one batch
 
 def survey(place: Location, config: DataConfig) -> DataSpec:
     """Load the arrays and check every number; see `pipeline.data.check`."""
-    stored, labels = _load(place, config)
+    stored, labels, _ = _load(place, config)
     shape, kind = layout(stored.shape[1:], stored.dtype, _where(config))
     for rows in _slices(stored):
         to_uniform(stored[rows], _where(config))
@@ -31,30 +31,37 @@ def survey(place: Location, config: DataConfig) -> DataSpec:
 
 def batches(place: Location, config: DataConfig) -> Iterator[dict[str, np.ndarray]]:
     """Uniform batches of the whole data set, read in this process: an array in an archive cannot be read in parts."""
-    stored, labels = _load(place, config)
+    stored, labels, columns = _load(place, config)
+    if labels is not None:
+        columns["label"] = labels
     for rows in _slices(stored):
-        batch = {"x": to_uniform(stored[rows], _where(config))}
-        yield batch if labels is None else batch | {"label": labels[rows]}
+        yield {"x": to_uniform(stored[rows], _where(config)), **{name: c[rows] for name, c in columns.items()}}
 
 
-def _load(place: Location, config: DataConfig) -> tuple[Shaped[np.ndarray, "n ..."], Int64[np.ndarray, " n"] | None]:
-    """The stored array and its labels; nothing is ever unpickled."""
+def _load(
+    place: Location, config: DataConfig
+) -> tuple[Shaped[np.ndarray, "n ..."], Int64[np.ndarray, " n"] | None, dict[str, np.ndarray]]:
+    """The stored array, its labels and its other columns; nothing is ever unpickled."""
     if place.format == "digits":
-        return _digits()
+        return *_digits(), {}
     where = f"data.path={place.path!r}"
     try:
         with place.filesystem.open(place.files[0], "rb") as file, np.load(file, allow_pickle=False) as archive:
             stored = _member(archive, "column", config.column)
             labels = None if config.label is None else _member(archive, "label", config.label)
+            columns = {
+                key: measures(_member(archive, key, name), len(stored), f"data.{key}={name!r}")
+                for key, name in config.columns().items()
+            }
     except InputError:
         raise
     except Exception as error:  # zip and header parsers raise a dozen kinds of them on a damaged file
         raise InputError(f"{where}: not a .npz of plain arrays ({error}); write it with numpy.savez") from error
     if stored.ndim == 0 or len(stored) == 0:
         raise InputError(f"{_where(config)}: no rows; give data with at least one")
-    if labels is None:
-        return stored, None
-    return stored, class_ids(labels, len(stored), f"data.label={config.label!r}")
+    if labels is not None:
+        labels = class_ids(labels, len(stored), f"data.label={config.label!r}")
+    return stored, labels, columns
 
 
 def _digits() -> tuple[Shaped[np.ndarray, "n 1 8 8"], Int64[np.ndarray, " n"]]:

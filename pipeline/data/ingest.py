@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from pipeline.config import DataConfig
 from pipeline.data import arrays, folder, parquet, tars
@@ -24,6 +24,7 @@ SURVEYS = {
     "folder": folder.survey,
     "tars": tars.survey,
 }
+COLUMNS = "npz", "parquet"  # formats that have them
 DATASETS = {"parquet": parquet.dataset, "folder": folder.dataset, "tars": tars.dataset}
 
 
@@ -41,6 +42,11 @@ def check(config: DataConfig) -> DataSpec:
     """
     place = locate(config.path)
     spec = SURVEYS[place.format](place, config)
+    if config.columns() and place.format not in COLUMNS:
+        key, name = next(iter(config.columns().items()))
+        raise InputError(
+            f"data.{key}={name!r}: columns are of .npz and parquet, not of {place.format}; write one of these"
+        )
     if config.flips and spec.kind == "vector":
         raise InputError(f"data.flips=true: rows of shape {list(spec.shape)} are no images; leave data.flips out")
     return spec
@@ -61,17 +67,21 @@ def read(config: DataConfig, spec: DataSpec) -> Target:
     """
     place, where = locate(config.path), f"data.path={config.path!r}"
     if place.format in DATASETS:
-        x, labels = _by_ray(place, config, spec, where)
+        x, columns = _by_ray(place, config, spec, where)
     else:
         assert spec.rows is not None
-        x, labels = _gather(arrays.batches(place, config), spec, spec.rows, where)
+        x, columns = _gather(arrays.batches(place, config), spec, spec.rows, where)
+    labels = class_ids(columns["label"], len(x), where) if "label" in columns else None
     num_classes = spec.num_classes if labels is None else max(spec.num_classes, int(labels.max()) + 1)
-    return Target(x, labels, num_classes, fingerprint(x, labels))
+    weights, times = columns.get("weight"), columns.get("time")
+    if weights is not None and (weights.min() < 0 or not weights.any()):
+        raise InputError(f"data.weight={config.weight!r}: negative, or 0 throughout; give how much each datum counts")
+    return Target(x, labels, num_classes, fingerprint(x, labels), weights, times)
 
 
 def _by_ray(
     place: Location, config: DataConfig, spec: DataSpec, where: str
-) -> tuple[Float32[np.ndarray, "n *shape"], Int64[np.ndarray, " n"] | None]:
+) -> tuple[Float32[np.ndarray, "n *shape"], dict[str, np.ndarray]]:
     """What `_gather` makes of the batches that Ray Data reads and decodes on all nodes."""
     from ray.data import DataContext
 
@@ -108,24 +118,24 @@ def _quiet() -> Iterator[None]:
 
 def _gather(
     batches: Iterable[dict[str, np.ndarray]], spec: DataSpec, rows: int, where: str
-) -> tuple[Float32[np.ndarray, "n *shape"], Int64[np.ndarray, " n"] | None]:
-    """Uniform batches, in order and scaled, in one array that is allocated once."""
+) -> tuple[Float32[np.ndarray, "n *shape"], dict[str, np.ndarray]]:
+    """Uniform batches, in order and scaled, in one array that is allocated once; and the columns that go with it."""
     x = np.empty((rows, *spec.shape), np.float32)
-    labels = np.empty(rows, np.int64)
-    filled, labelled = 0, False
+    columns: dict[str, np.ndarray] = {}
+    filled = 0
     for batch in batches:
         block = batch["x"]
         end = filled + len(block)
         if block.shape[1:] != spec.shape or end > rows:
             raise InputError(f"{where}: changed while it was read; run again when nothing writes to it")
         scale_into(x[filled:end], block)
-        if "label" in batch:
-            labels[filled:end] = class_ids(batch["label"], len(block), where)
-            labelled = True
+        for name in batch.keys() - {"x"}:
+            column = columns.setdefault(name, np.empty(rows, batch[name].dtype))
+            column[filled:end] = batch[name]
         filled = end
     if filled != rows or rows == 0:
         raise InputError(f"{where}: {filled} rows instead of {rows}; run again when nothing writes to it")
-    return x, labels if labelled else None
+    return x, columns
 
 
 def _refusal(error: BaseException, config: DataConfig) -> InputError | None:

@@ -12,7 +12,7 @@ from pipeline.config import DataConfig
 from pipeline.data.columns import image_bytes, labels, numbers
 from pipeline.data.images import decode, header_shape
 from pipeline.data.location import Location
-from pipeline.data.schema import Tally, layout, stack, to_uniform
+from pipeline.data.schema import Tally, layout, measures, stack, to_uniform
 from pipeline.data.spec import DataSpec
 from pipeline.errors import InputError
 
@@ -67,6 +67,7 @@ def _survey_batch(table: pa.Table, config: DataConfig, path: str, tally: Tally) 
         tally.add(*layout(stored.shape[1:], stored.dtype, where), where, rows=len(stored))
     if config.label is not None:
         tally.add_labels(labels(table, config.label))
+    _measures(table, config)
 
 
 def _uniform(table: pa.Table, config: DataConfig, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -77,7 +78,19 @@ def _uniform(table: pa.Table, config: DataConfig, shape: tuple[int, ...]) -> dic
         x = stack([decode(data, where) for data in images], shape, [where] * len(images))
     else:
         x = to_uniform(numbers(table, _named(config), where), where)
-    return {"x": x} if config.label is None else {"x": x, "label": labels(table, config.label)}
+    columns = {"x": x, **_measures(table, config)}
+    return columns if config.label is None else columns | {"label": labels(table, config.label)}
+
+
+def _measures(table: pa.Table, config: DataConfig) -> dict[str, np.ndarray]:
+    """The columns of numbers that go with the data."""
+    out = {}
+    for key, name in config.columns().items():
+        column, where = table.column(name), f"data.{key}={name!r}"
+        if column.null_count:
+            raise InputError(f"{where}: null rows; remove or fill them")
+        out[key] = measures(column.to_numpy(), table.num_rows, where)
+    return out
 
 
 def _named(config: DataConfig) -> list[str]:
@@ -86,14 +99,15 @@ def _named(config: DataConfig) -> list[str]:
 
 
 def _wanted(config: DataConfig) -> list[str]:
-    return _named(config) if config.label is None else [*_named(config), config.label]
+    return [*_named(config), *([] if config.label is None else [config.label]), *config.columns().values()]
 
 
 def _agreeing(schema: pa.Schema, earlier: pa.Schema | None, path: str, config: DataConfig) -> pa.Schema:
     """The schema, if it has the named columns with the types that they have in the files before it."""
     for name in _wanted(config):
         if name not in schema.names:
-            key = "label" if name == config.label else "column"
+            others = {"label": config.label, **config.columns()}
+            key = next((key for key, other in others.items() if name == other), "column")
             raise InputError(f"data.{key}={name!r}: no such column in {path}; it has {', '.join(schema.names)}")
         if earlier is not None and schema.field(name).type != earlier.field(name).type:
             raise InputError(

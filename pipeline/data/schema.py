@@ -12,7 +12,7 @@ uint8 images are scaled to x / 127.5 - 1. Floats are taken as they are. Integers
 import math
 
 import numpy as np
-from jaxtyping import Float32, Int64, Shaped
+from jaxtyping import Float32, Float64, Int64, Shaped
 
 from pipeline.data.spec import DataSpec, Kind
 from pipeline.errors import InputError
@@ -111,6 +111,20 @@ def class_ids(labels: Shaped[np.ndarray, "..."], rows: int, where: str) -> Int64
     if len(labels) and labels.min() < 0:
         raise InputError(f"{where}: label {labels.min()} is negative; store class ids 0, 1, 2, ...")
     return labels.astype(np.int64)
+
+
+def measures(column: Shaped[np.ndarray, "..."], rows: int, where: str) -> Float64[np.ndarray, " n"]:
+    """A column of one number a datum, as float64: weights or time points.
+
+    Raises:
+        InputError: not one number a row, NaN or Inf.
+    """
+    if column.dtype.kind not in "iuf" or column.shape != (rows,):
+        raise InputError(f"{where}: {list(column.shape)} of {column.dtype} for {rows} rows; give one number a row")
+    values = column.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(f"{where}: NaN or Inf; fill or remove those rows")
+    return values
 
 
 class Tally:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 Kind = Literal["image", "vector"]
 
@@ -29,6 +29,16 @@ class Target:
     labels: Int64[np.ndarray, " n"] | None  # class ids in [0, num_classes)
     num_classes: int
     fingerprint: str  # sha256 of shape, x and labels
+    weights: Float64[np.ndarray, " n"] | None = None  # not negative, not all 0; None: all count alike
+    times: Float64[np.ndarray, " n"] | None = None  # time points
+
+    @property
+    def columns_fingerprint(self) -> str | None:
+        """The sha256, in hex, of weights and times; None where there are neither."""
+        columns = [column for column in (self.weights, self.times) if column is not None]
+        if not columns:
+            return None
+        return hashlib.sha256(b"".join(np.ascontiguousarray(column, "<f8").tobytes() for column in columns)).hexdigest()
 
 
 def fingerprint(x: Float32[np.ndarray, "n *shape"], labels: Int64[np.ndarray, " n"] | None) -> str:

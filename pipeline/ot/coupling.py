@@ -46,6 +46,7 @@ class BlockReport:
 class Coupling(ABC):
     """A coupling P of a block's source and target rows."""
 
+    problem: Problem
     report: BlockReport
     g: Float[Tensor, " m"] | None
 
@@ -69,6 +70,14 @@ class Coupling(ABC):
 
         Returns: target row numbers [n].
         """
+
+    @abstractmethod
+    def chosen(self, rows: Int[Tensor, " k"]) -> "Coupling":
+        """P(. | i) of some source rows of positive weight, any of them repeatedly, to draw for each of these."""
+
+    @abstractmethod
+    def swapped(self) -> "Coupling":
+        """The same plan seen from the target: draws are P(. | j), source rows for target rows of positive weight."""
 
 
 class EntropicCoupling(Coupling):
@@ -103,6 +112,14 @@ class EntropicCoupling(Coupling):
         with Workers(u.device):
             return balance.fill(self._logits(), room, u, self.team, self.backend)
 
+    def chosen(self, rows: Int[Tensor, " k"]) -> "EntropicCoupling":
+        """See `Coupling.chosen`."""
+        return EntropicCoupling(self.problem.chosen(rows), self.f[rows], self.g, self.report, self.team, self.backend)
+
+    def swapped(self) -> "EntropicCoupling":
+        """See `Coupling.swapped`."""
+        return EntropicCoupling(self.problem.swapped(), self.g, self.f, self.report, self.team, self.backend)
+
     def _logits(self) -> Logits:
         kernel = kernel_of(self.problem)
         return kernel.bound(kernel.gamma(self.g, self.problem.eps), self.problem.eps)
@@ -111,7 +128,8 @@ class EntropicCoupling(Coupling):
 class SparseCoupling(Coupling):
     """An exact plan, a vertex of the transport polytope: at most n + m - 1 entries, stored by rows.
 
-    g is the dual of the constraints on the target; a source row of zero weight takes the partner that the dual prefers.
+    g is the dual of the constraints on the target, None of a swapped plan. As it was solved, a source row of zero
+    weight takes the partner that the dual prefers; such rows of a swapped plan have none.
     """
 
     def __init__(
@@ -120,7 +138,7 @@ class SparseCoupling(Coupling):
         starts: Int[Tensor, " rows"],
         partners: Int[Tensor, " k"],
         mass: Float[Tensor, " k"],
-        g: Float[Tensor, " m"],
+        g: Float[Tensor, " m"] | None,
         report: BlockReport,
     ) -> None:
         self.problem, self.g, self.report = problem, g, report
@@ -134,6 +152,26 @@ class SparseCoupling(Coupling):
         """See `Coupling.draw_balanced`; the cheapest such assignment, whatever `u`."""
         room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
         return balance.cheapest(self.problem, room)
+
+    def chosen(self, rows: Int[Tensor, " k"]) -> "SparseCoupling":
+        """See `Coupling.chosen`."""
+        lengths = (self.starts[1:] - self.starts[:-1])[rows]
+        starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        entries = torch.arange(int(starts[-1]), device=rows.device)
+        entries += (self.starts[rows] - starts[:-1]).repeat_interleave(lengths)
+        problem = self.problem.chosen(rows)
+        return SparseCoupling(problem, starts, self.partners[entries], self.mass[entries], self.g, self.report)
+
+    def swapped(self) -> "SparseCoupling":
+        """See `Coupling.swapped`."""
+        n, m = self.problem.n, self.problem.m
+        sources = torch.arange(n, device=self.starts.device).repeat_interleave(self.starts[1:] - self.starts[:-1])
+        real = self.problem.weights()[0][sources] > 0  # rows of zero weight have an entry that is none of the plan
+        partners, sources, mass = self.partners[real], sources[real], self.mass[real]
+        order = partners.argsort(stable=True)
+        starts = torch.searchsorted(partners[order], torch.arange(m + 1, device=order.device))
+        problem = self.problem.swapped()
+        return SparseCoupling(problem, starts, sources[order], mass[order], None, self.report)
 
 
 class IndependentCoupling(Coupling):
@@ -156,3 +194,11 @@ class IndependentCoupling(Coupling):
         partners = torch.empty_like(u, dtype=torch.int64)
         partners[u.argsort(stable=True)] = torch.arange(len(room), device=room.device).repeat_interleave(room)
         return partners
+
+    def chosen(self, rows: Int[Tensor, " k"]) -> "IndependentCoupling":
+        """See `Coupling.chosen`."""
+        return IndependentCoupling(self.problem.chosen(rows), self.report)
+
+    def swapped(self) -> "IndependentCoupling":
+        """See `Coupling.swapped`."""
+        return IndependentCoupling(self.problem.swapped(), self.report)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.errors import InputError
@@ -57,11 +57,17 @@ class Problem:
         """Both marginals in float64, each summing to 1 to its precision."""
         return marginal(self.a, self.x0), marginal(self.b, self.x1)
 
+    def chosen(self, rows: Int[Tensor, " k"]) -> "Problem":
+        """Some of the source rows, in any order and any of them repeatedly, all of equal weight, with the same cost."""
+        return replace(self, x0=self.x0[rows], a=None, known=None)
+
+    def swapped(self) -> "Problem":
+        """The target as the source, and the source as the target."""
+        return Problem(self.x1, self.x0, self.eps, self.b, self.a, _swapped(self.cost))
+
     def turned(self, x1: Float[Tensor, "k d"], b: Float[Tensor, " k"] | None) -> "Problem":
         """The target rows as the source, without weights, against some of the source rows with weights b."""
-        cost = self.cost
-        swapped = (lambda ours, theirs: cost(theirs, ours).T) if callable(cost) else cost
-        return Problem(self.x1, x1, self.eps, None, b, swapped)
+        return Problem(self.x1, x1, self.eps, None, b, _swapped(self.cost))
 
     def measured(self, team: Team = ALONE) -> "Problem":
         """The same problem with its cost's moments known."""
@@ -75,6 +81,11 @@ class Problem:
         measured = self.measured(team)
         assert measured.known is not None
         return replace(measured, eps=rel_eps * measured.known.std)
+
+
+def _swapped(cost: Cost) -> Cost:
+    """The cost with its arguments, and so its rows and columns, changed over."""
+    return (lambda ours, theirs: cost(theirs, ours).T) if callable(cost) else cost
 
 
 def marginal(weights: Float[Tensor, " k"] | None, points: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:

@@ -3,6 +3,7 @@
     DIR/config.yaml              resolved config
     DIR/features.npz             mean and principal directions that the cost saw
     DIR/data.npy, labels.npy     copy of the data set, in stores of data ids alone and semi-discrete ones
+    DIR/source.npy               of the source's, in stores of ids alone whose x0 is another data set
     DIR/shards/pairs-000000.tar  WebDataset; records of k pairs, each field [k, ...]
     DIR/shards/pairs-000000.json sidecar: what the shard holds and the report of its block
     DIR/potentials/b000000.npy   g of each block's target rows, float64
@@ -70,7 +71,14 @@ class Index:
     convention: str  # which cost, which eps and which potentials, in words
     shards: tuple[Shard, ...]
     weighted: bool = False  # every pair has a weight; written only where it is true
+    source_fingerprint: str | None = None  # of the data that x0 is; None: it is none. Written only where there is one
+    times: tuple[float, ...] = ()  # points of a chain over time, whose pairs have spans; written only where there are
     format_version: int = FORMAT_VERSION
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether x0 is data with ids rather than noise."""
+        return self.source_fingerprint is not None
 
 
 def shard_name(number: int) -> str:
@@ -88,6 +96,11 @@ def keeps_data(payload: str, method: str) -> bool:
     return payload == "ids" or method == "semidiscrete"
 
 
+def source_copy(index: Index) -> str:
+    """The name of the copy of the source's data set in a two-sided store of ids."""
+    return "data.npy" if index.source_fingerprint == index.data_fingerprint else "source.npy"
+
+
 def pairs_per_record(shape: tuple[int, ...], payload: str) -> int:
     """How many pairs make a record of about 1 MiB: full holds two float32 arrays, seeded one, ids 12 bytes a pair."""
     side = 4 * max(1, math.prod(shape))
@@ -97,8 +110,9 @@ def pairs_per_record(shape: tuple[int, ...], payload: str) -> int:
 def write_index(directory: Place, index: Index) -> None:
     """Write `index.json`; call it when every shard is in place."""
     tree = dataclasses.asdict(index)
-    if not index.weighted:  # the same bytes as before there were weights
-        del tree["weighted"]
+    for later in ("weighted", "source_fingerprint", "times"):  # the same bytes as before there were such stores
+        if not tree[later]:
+            del tree[later]
     write_atomically(directory / "index.json", _to_json(tree))
 
 

@@ -7,6 +7,7 @@ Three payloads hold the same pairs, bit by bit:
     ids     id.npy [k] uint32 alone. x1 and label are looked up in the store's data.npy and labels.npy, a copy of the
             data set
 
+Where x0 is data too, `seeded` does not exist, and `ids` has source_id.npy [k] uint32 besides, looked up in source.npy.
 Where the noise rows do not follow each other, row.npy [k] uint64 lists them: in `ids` at most 12 bytes a pair. Where
 pairs have weights for training, weight.npy [k] float32 holds them. meta.json names the seed, the block and the first
 noise row; in `full` and `seeded` the data ids as well. The whole format, for other programs: docs/pair-format.md.
@@ -26,7 +27,7 @@ from pipeline import noise
 from pipeline.features import gather
 from pipeline.place import Place, place
 from pipeline.store import npy
-from pipeline.store.format import Index
+from pipeline.store.format import Index, source_copy
 from pipeline.store.layout import opened, read_member, walk
 
 
@@ -43,6 +44,8 @@ class Record:
         seed: of the noise; None where the source is no noise of ours.
         rows: global source rows of the noise; None likewise.
         weights: of the pairs in training, or None.
+        source_ids: of x0, where the source is a data set.
+        span: of a chain over time, from when to when these pairs lead.
     """
 
     first_row: int
@@ -53,18 +56,26 @@ class Record:
     seed: int | None
     rows: Int64[np.ndarray, " k"] | None
     weights: Float32[np.ndarray, " k"] | None = None
+    source_ids: Int64[np.ndarray, " k"] | None = None
+    span: tuple[float, float] | None = None
 
 
 def encode(record: Record, payload: str, block: int) -> dict[str, bytes]:
     """The members of a record's tar entry, by extension."""
     first = None if record.rows is None else int(record.rows[0])
     meta: dict[str, Any] = {"block": block, "seed": record.seed, "first_noise_counter": first}
+    if record.span is not None:
+        meta["span"] = list(record.span)
     fields = {}
     if payload == "ids":
         fields["id.npy"] = npy.encode(record.data_ids.astype("<u4"))
+        if record.source_ids is not None:
+            fields["source_id.npy"] = npy.encode(record.source_ids.astype("<u4"))
     else:
         assert record.x1 is not None
         meta["data_ids"] = record.data_ids.tolist()
+        if record.source_ids is not None:
+            meta["source_ids"] = record.source_ids.tolist()
         fields["x1.npy"] = npy.encode(record.x1)
         if record.labels is not None:
             fields["label.npy"] = npy.encode(record.labels)
@@ -72,7 +83,8 @@ def encode(record: Record, payload: str, block: int) -> dict[str, bytes]:
         assert record.x0 is not None
         fields["x0.npy"] = npy.encode(record.x0)
     else:
-        assert record.rows is not None, "x0 of another origin has no counter to come back from"
+        known = record.rows is not None or (payload == "ids" and record.source_ids is not None)
+        assert known, "x0 of another origin has no counter to come back from"
     if record.rows is not None and (np.diff(record.rows) != 1).any():
         fields["row.npy"] = npy.encode(record.rows.astype("<u8"))
     if record.weights is not None:
@@ -92,14 +104,16 @@ class Decoder:
         self.directory, self.index = place(directory), index
 
     def members(self, names: Sequence[str]) -> set[str]:
-        """The tar extensions that hold the named arrays (of x0, x1, label, weight, data_ids, rows)."""
+        """The tar extensions that hold the named arrays, as `decode` knows them."""
         out: set[str] = set()
         for name in names:
             out |= self._sources[name]
         return out
 
     def decode(self, fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The named arrays of one record: x0, x1 [k, ...], weight [k] float32, label, data_ids, noise rows [k] int64.
+        """The named arrays of one record.
+
+        These are x0, x1 [k, ...], weight [k], span [k, 2] float32, label, data_ids, source_ids, noise rows [k] int64.
 
         Args:
             fields: the bytes of each member by extension; other entries, such as webdataset's `__key__`, are ignored.
@@ -125,18 +139,23 @@ class Decoder:
         ids = {"id.npy"} if self.index.payload == "ids" else {"meta.json"}
         looked_up = self.index.payload == "ids"
         rows = {"meta.json", "row.npy"} | ids
+        source = {"source_id.npy"} if looked_up else {"meta.json"}
         return {
-            "x0": {"x0.npy"} if self.index.payload == "full" else rows,
+            "x0": {"x0.npy"} if self.index.payload == "full" else source if self.index.two_sided else rows,
             "x1": ids if looked_up else {"x1.npy"},
             "label": ids if looked_up else {"label.npy"},
             "weight": {"weight.npy"},
             "data_ids": ids,
+            "source_ids": source,
+            "span": ids | {"meta.json"},
             "rows": rows,
         }
 
     def _x0(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "full":
             return array(fields, "x0.npy", np.float32, self.index.shape)
+        if self.index.two_sided:
+            return gather(self.source, self._source_ids(fields))
         rows, seed = self._rows(fields), read_meta(fields).get("seed")
         if type(seed) is not int or not 0 <= seed < 2**63:
             raise ValueError(f"meta.json: seed {seed!r} is no integer in [0, 2^63)")
@@ -168,24 +187,47 @@ class Decoder:
     def _weight(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, " k"]:
         return array(fields, "weight.npy", np.float32)
 
+    def _span(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, "k 2"]:
+        span = read_meta(fields).get("span")
+        if not (isinstance(span, list) and len(span) == 2 and all(type(t) in (int, float) for t in span)):
+            raise ValueError(f"meta.json: span {span!r} is no pair of times")
+        if not 0 <= span[0] < span[1] <= 1:
+            raise ValueError(f"meta.json: span {span!r} does not lead on from 0 to 1")
+        return np.broadcast_to(np.array(span, np.float32), (len(self._data_ids(fields)), 2))
+
     def _data_ids(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
+        return self._ids(fields, "id.npy", "data_ids", "data")
+
+    def _source_ids(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
+        return self._ids(fields, "source_id.npy", "source_ids", "source")
+
+    def _ids(self, fields: Mapping[str, Any], member: str, listed: str, side: str) -> Int64[np.ndarray, " k"]:
+        """Ids of one side: those in `member`, or those that meta.json lists."""
         if self.index.payload != "ids":
-            ids = np.array(read_meta(fields).get("data_ids"))
+            ids = np.array(read_meta(fields).get(listed))
             if ids.dtype != np.int64 or ids.ndim != 1:
-                raise ValueError("meta.json: data_ids is no list of integers")
+                raise ValueError(f"meta.json: {listed} is no list of integers")
             return ids
-        ids = array(fields, "id.npy", np.uint32).astype(np.int64)
-        if ids.size and ids.max() >= 2 * len(self.data):
-            raise ValueError(f"id.npy: id {ids.max()} is beyond the {len(self.data)} data and their mirror images")
+        ids, known = array(fields, member, np.uint32).astype(np.int64), len(getattr(self, side))
+        if ids.size and ids.max() >= 2 * known:
+            raise ValueError(f"{member}: id {ids.max()} is beyond the {known} data and their mirror images")
         return ids
 
     @cached_property
     def data(self) -> Float32[np.ndarray, "N ..."]:
         """The data set's copy in the store, mapped into memory."""
-        data = npy.load(self.directory / "data.npy")
+        return self._load("data.npy")
+
+    @cached_property
+    def source(self) -> Float32[np.ndarray, "N ..."]:
+        """The copy of the source's data set; in a chain over time it is that of the target."""
+        return self._load(source_copy(self.index))
+
+    def _load(self, name: str) -> Float32[np.ndarray, "N ..."]:
+        data = npy.load(self.directory / name)
         if data.dtype != np.float32 or data.shape[1:] != self.index.shape or not len(data):
             raise ValueError(
-                f"data.npy is {list(data.shape)} of {data.dtype}, not float32 {list(self.index.shape)} a row"
+                f"{name} is {list(data.shape)} of {data.dtype}, not float32 {list(self.index.shape)} a row"
             )
         return data
 

@@ -122,10 +122,11 @@ def _recorded(path: Place) -> format.Shard | None:
 def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:
     """The data ids of a record's pairs; ValueError or KeyError where it breaks the format."""
     index = decoder.index
-    optional = (("label",) if index.num_classes else ()) + (("weight",) if index.weighted else ())
-    arrays = decoder.decode(fields, ("x0", "x1", "data_ids", *optional))
-    if arrays["data_ids"].min(initial=0) < 0:
-        raise ValueError("a data id is negative")
+    there = {"label": index.num_classes, "weight": index.weighted, "source_ids": index.two_sided, "span": index.times}
+    arrays = decoder.decode(fields, ("x0", "x1", "data_ids", *(name for name, given in there.items() if given)))
+    for name in ("data_ids", "source_ids"):
+        if name in arrays and arrays[name].min(initial=0) < 0:
+            raise ValueError(f"{name}: one is negative")
     for name in ("x0", "x1"):
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has NaN or Inf")
@@ -146,6 +147,15 @@ def _check_data(directory: Place, index: format.Index, verdict: Verdict) -> None
         return
     if found != index.data_fingerprint:
         verdict.faults.append("data.npy: not the data that were coupled; remove data.npy and labels.npy, couple again")
+    if (name := format.source_copy(index)) == "data.npy" or not index.two_sided:
+        return
+    try:
+        found = fingerprint(decoder.source, None)
+    except (OSError, ValueError) as error:
+        verdict.faults.append(f"{name} cannot be read ({error}); remove it and couple again")
+        return
+    if found != index.source_fingerprint:
+        verdict.faults.append(f"{name}: not the source that was coupled; remove it and couple again")
 
 
 def _check_potentials(directory: Place, verdict: Verdict) -> None:
