@@ -21,6 +21,9 @@ def sample(
         typer.Option(help="of a conditional model; may be repeated", show_default="as frequent as in the data"),
     ] = None,
     guidance: Annotated[float, typer.Option(min=0, help="scale of classifier-free guidance")] = 1.0,
+    start: Annotated[
+        str | None, typer.Option("--from", help="data to lead on, of a flow from data to data; else those of its pairs")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="samples at a time; takes memory, changes rounding alone")] = 512,
 ) -> None:
     """Draw samples from a run and write arrays, a grid or single images, as the output's suffix says.
@@ -35,7 +38,7 @@ def sample(
     settings = validate(SampleConfig, given)
     from training.sample import sample as run_job
 
-    nfe = run_job(run_dir, settings, output)
+    nfe = run_job(run_dir, settings, output, start)
     print(f"{output}: {count:,} samples by {solver}, {nfe:g} function evaluations each, seed {seed}")
 
 

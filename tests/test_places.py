@@ -10,16 +10,14 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
+from alone import alone
 from test_couple import settings, shard_bytes
 
-from pipeline import data, features, resume
-from pipeline.blocks import divide
 from pipeline.convert import convert
-from pipeline.couple import _finish, couple
-from pipeline.coupler import Coupler
+from pipeline.couple import couple
 from pipeline.errors import InputError
 from pipeline.files import whole
-from pipeline.place import Place, Remote, place
+from pipeline.place import Remote, place
 from pipeline.recompute import recompute
 from pipeline.store.format import read_index
 from pipeline.store.status import read_status
@@ -32,32 +30,13 @@ from training.report.page import write_report
 JOB = {"coupling": {"n": 300}, "output": {"pairs": 600, "payload": "ids"}}
 
 
-def couple_here(directory: Place) -> None:
-    """The steps of a coupling job one after the other, in this process alone."""
-    config = settings(directory, **JOB)  # type: ignore[arg-type]
-    target = data.read(config.data, data.check(config.data))
-    config = resume.pin_data(config, directory, target)
-    blocks = divide(config, len(target.x))
-    resume.prepare(config, directory, target)
-    fitted = resume.features(config, directory, target.x)
-    assert isinstance(fitted, features.Features)
-    coupler = Coupler(
-        config, directory, blocks, 1, fitted, target.x, target.labels, fitted.of_data(target.x, flips=False)
-    )
-    for block in range(blocks.count):
-        assert not resume.block_done(directory, blocks, block)
-        coupler.write(coupler.solve(block))
-        assert resume.block_done(directory, blocks, block)
-    _finish(config, directory, blocks, target, None)
-
-
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[tuple[Path, Remote]]:
     """The same job on the local disk and in memory."""
     local, remote = tmp_path_factory.mktemp("places") / "local", place("memory://places/store")
-    couple_here(local)
+    alone(settings(local, **JOB))  # type: ignore[arg-type]
     assert isinstance(remote, Remote)
-    couple_here(remote)
+    alone(settings(remote, **JOB))  # type: ignore[arg-type]
     yield local, remote
     fsspec.filesystem("memory").rm("/places", recursive=True)
 

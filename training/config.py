@@ -207,6 +207,8 @@ class EvaluateConfig(SamplingConfig):
     sde: tuple[PositiveInt, ...] | None = None  # steps of Euler-Maruyama; None: 16 and 64 for [SF]2M, else none
     jumps: tuple[PositiveInt, ...] = (1, 2, 4)  # steps of MeanFlow models by their average velocity
     pca: PositiveInt = 64  # principal directions of the data that the Frechet distance sees
+    data: str | None = None  # held-out data to hold samples to, with the columns of the pairs' own
+    source: str | None = None  # and to start from, where the source is data
 
 
 Solver = Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"]

@@ -95,6 +95,7 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
     from training import models  # and with it torch, which those who only look at a run do without
 
     models.check(config.model, index.shape, index.num_classes)
+    check_source(config, index)
     train = config.train
     if config.pairs.source == "shards" and train.batch > index.pairs:
         raise InputError(f"train.batch={train.batch}: more than the {index.pairs} pairs of the store; lower it")
@@ -131,6 +132,16 @@ def check_pairs(pairs: PairsConfig) -> Index:
             "give the directory of the right pairs or remove the fingerprint"
         )
     return index
+
+
+def check_source(config: TrainConfig, index: Index) -> None:
+    """Refuse paths that begin in noise where x0 is data, and average velocities over a chain of them."""
+    if index.two_sided and config.path.kind == "fm":
+        raise InputError("path.kind=fm: starts from noise, and x0 of these pairs is data; give path.kind=cfm")
+    if index.times and config.objective.kind == "meanflow":
+        raise InputError(
+            "objective.kind=meanflow: jumps from 0 to 1, and these pairs are a chain over time; give velocity"
+        )
 
 
 def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:

@@ -11,11 +11,10 @@ import torch
 
 from pipeline.cluster import connect
 from pipeline.files import write_atomically
-from pipeline.store.format import read_index
-from training import flow, metrics
+from training import flow, metrics, timepoints
 from training.config import EvaluateConfig, TrainConfig
 from training.directory import check_pairs, write_json
-from training.reference import read_reference
+from training.ends import Ends, read_ends
 from training.report import images
 from training.sampler import CURVATURE_STEPS, Sampler
 from training.trained import Trained, read_finished
@@ -42,12 +41,13 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     """
     trained = read_finished(run_dir)
     index = check_pairs(trained.config.pairs.model_copy(update={"dir": trained.pairs}))
-    flow.check(config, trained.config, index.method)
+    flow.check(config, trained.config, index.method, two_sided=index.two_sided)
     connect()
+    ends = read_ends(trained.pairs, index, config)
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     cpus = 1 if gpus else int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
     task = ray.remote(num_cpus=max(1, cpus), num_gpus=gpus)(measure)
-    result, arrays = ray.get(task.remote(trained, config))
+    result, arrays = ray.get(task.remote(trained, config, ends))
     report = {
         "run": str(run_dir),
         "pairs_dir": trained.pairs,
@@ -62,18 +62,18 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     return report
 
 
-def measure(trained: Trained, config: EvaluateConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(trained: Trained, config: EvaluateConfig, ends: Ends) -> tuple[dict[str, Any], dict[str, Any]]:
     """The task: figures for evaluation.json and arrays for samples.npz."""
     start = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    real = read_reference(trained.pairs, read_index(trained.pairs))
-    sampler = Sampler(trained, config, real.label, device)
-    principal = metrics.Principal.fit(real.x1, config.pca)
-    data = metrics.Gaussian.fit(principal(real.x1))
+    real = ends.end
+    sampler = Sampler(trained, config, real.label, device, ends.starts(config.samples, config.seed))
+    principal = metrics.Principal.fit(real.x, config.pca)
+    data = metrics.Gaussian.fit(principal(real.x))
 
     curvature = sampler.curvature()
-    arrays: dict[str, Any] = {"real": real.x1[:SHOWN].numpy()}
+    arrays: dict[str, Any] = {"real": real.x[:SHOWN].numpy()}
     frechet = []
     for solver, steps in solvers(config, trained.config):
         samples, nfe = sampler.samples(solver, steps)
@@ -82,17 +82,20 @@ def measure(trained: Trained, config: EvaluateConfig) -> tuple[dict[str, Any], d
         arrays[f"{solver}{steps or ''}"] = samples[:SHOWN].numpy()
     if (paths := trajectories(sampler, principal)) is not None:
         arrays["trajectories"] = paths
+    if ends.points:
+        rows, arrays["timepoints"] = timepoints.measure(trained, config, ends, device)
     figures = {
         "samples": config.samples,
         "seed": config.seed,
         "guidance": config.guidance,
-        "features": f"{principal.directions.shape[1]} principal components of {len(real.x1)} flattened data",
+        "features": f"{principal.directions.shape[1]} principal components of {len(real.x)} flattened data",
         "curvature": metrics.integrate_unit_interval(curvature),
         "curvature_by_t": {
             "t": torch.linspace(0, 1, len(curvature)).tolist(),
             "value": curvature.tolist(),
         },
         "frechet": frechet,
+        **({"time_points": rows} if ends.points else {}),
         "seconds": time.perf_counter() - start,
     }
     return figures, arrays

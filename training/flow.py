@@ -78,13 +78,14 @@ def sde_steps(config: EvaluateConfig, trained: TrainConfig) -> tuple[int, ...]:
     return SDE_STEPS if trained.objective.kind == "sf2m" else ()
 
 
-def check(config: EvaluateConfig, trained: TrainConfig, method: str) -> None:
+def check(config: EvaluateConfig, trained: TrainConfig, method: str, *, two_sided: bool = False) -> None:
     """Refuse samples that the run's model cannot give.
 
     Args:
         config: of the evaluation.
         trained: of the run.
         method: that coupled its pairs.
+        two_sided: whether their x0 is data.
 
     Raises:
         InputError: guidance of a model that knows no missing labels, or an SDE without a score.
@@ -92,7 +93,7 @@ def check(config: EvaluateConfig, trained: TrainConfig, method: str) -> None:
     if config.guidance != 1:
         check_guidance(f"guidance={config.guidance}", trained)
     if sde_steps(config, trained):
-        check_sde(f"sde={list(config.sde or ())}", "give sde=[]", trained, method)
+        check_sde(f"sde={list(config.sde or ())}", "give sde=[]", trained, method, two_sided=two_sided)
 
 
 def check_guidance(where: str, trained: TrainConfig) -> None:
@@ -103,12 +104,17 @@ def check_guidance(where: str, trained: TrainConfig) -> None:
         raise InputError(f"{where}: average velocities do not add up like this; leave it at 1 for meanflow")
 
 
-def check_sde(where: str, otherwise: str, trained: TrainConfig, method: str) -> None:
+def check_sde(where: str, otherwise: str, trained: TrainConfig, method: str, *, two_sided: bool) -> None:
     """Refuse an SDE, asked for `where`, of a run without a score; `otherwise` says how to do without it."""
     if trained.objective.kind == "sf2m":
         return
     if trained.path.kind == "sb":
         raise InputError(f"{where}: the run has no score net; train with objective.kind=sf2m, or {otherwise}")
+    if two_sided:
+        raise InputError(
+            f"{where}: the score follows from the velocity where x0 is noise, and here it is data; "
+            f"train with objective.kind=sf2m, or {otherwise}"
+        )
     if trained.path.kind != "fm" and method != "independent":
         raise InputError(
             f"{where}: the score follows from the velocity for independent pairs alone, and these are {method}; "

@@ -30,12 +30,13 @@ State = dict[str, int]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pairs; `label` where the loader was asked for labels, `weight` where the pairs have weights."""
+    """Some pairs; `label` where the loader was asked for labels, `weight` and `span` where the pairs have them."""
 
     x0: Float32[Tensor, "b *shape"]
     x1: Float32[Tensor, "b *shape"]
     label: Int64[Tensor, " b"] | None = None
     weight: Float32[Tensor, " b"] | None = None
+    span: Float32[Tensor, "b 2"] | None = None  # of a chain over time: when x0 and x1 are, between 0 and 1
 
     def split(self, count: int) -> list["Batch"]:
         """The pairs in `count` parts of equal size."""
@@ -186,7 +187,8 @@ class PairLoader(Loader):
         pairs = 0 if state is None else state["epoch"] * self.order.per_lane + state["position"]
         super().__init__(part, pairs // part.per_lane)
         self._pin = pin
-        fields = ("x0", "x1", *(("label",) if labels else ()), *(("weight",) if index.weighted else ()))
+        given = {"label": labels, "weight": index.weighted, "span": bool(index.times)}
+        fields = ("x0", "x1", *(name for name, there in given.items() if there))
         self._reader = ShardReader(directory, index, fields)
         self._thread.start()
 
@@ -199,13 +201,14 @@ class PairLoader(Loader):
         slices, per_lane = self._part.slices(), self._part.per_lane
         lanes = [Lane(self._reader, self.order, lane, self._consumed * per_lane) for lane in slices]
         shape, rows = self._reader.index.shape, self._part.batch // self._part.world
+        shapes = {"x0": shape, "x1": shape, "span": (2,)}
         room = GROUP_BYTES // (8 * rows * math.prod(shape))
         while True:
             count = max(1, min(room, lanes[0].left // per_lane))
             # New memory for every group, since nobody knows how long a batch is held.
             group = {
                 name: torch.empty(
-                    (count, rows, *(shape if name in ("x0", "x1") else ())),
+                    (count, rows, *shapes.get(name, ())),
                     dtype=torch.int64 if name == "label" else torch.float32,
                     pin_memory=self._pin,
                 )

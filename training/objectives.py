@@ -31,7 +31,7 @@ class Sample:
         t, until: times, and the ends of the intervals where the objective has such.
         x: points on the paths at t.
         velocity: of the paths there.
-        z: the standard noise in x, where the path is noisy.
+        z: the standard noise in x, where the path is noisy; std: how it is scaled there.
         label: `Objective.num_classes` where it was dropped.
     """
 
@@ -40,6 +40,7 @@ class Sample:
     x: Float[Tensor, "b *shape"]
     velocity: Float[Tensor, "b *shape"]
     z: Float[Tensor, "b *shape"] | None
+    std: Float[Tensor, "b *ones"]
     label: Int64[Tensor, " b"] | None
 
 
@@ -80,14 +81,29 @@ class Objective:
         t, until = (None if drawn is None else drawn.to(device) for drawn in self.instants(draw))
         assert t is not None
         z = normals(self.seed, step, part, shape).to(device) if self.path.noisy else None
-        ends = (batch.x0, batch.x1, z)
         label = batch.label
         if label is not None and self.label_dropout:
             dropped = (draw(Purpose.LABELS) < self.label_dropout).to(device)
             label = label.masked_fill(dropped, self.num_classes)
-        sample = Sample(t, until, self.path.point(t, *ends), self.path.velocity(t, *ends), z, label)
-        errors = self.errors(model, bare, sample)
+        errors = self.errors(model, bare, self.placed(batch, t, until, z, label))
         return errors, self.weights(t, errors.detach(), batch.weight)
+
+    def placed(self, batch: Batch, t: Tensor, until: Tensor | None, z: Tensor | None, label: Tensor | None) -> Sample:
+        """The batch on its paths at t in [0, 1]: of pairs with spans, t of the way through their span.
+
+        A span of length L takes the path at 1/L of the speed, and a bridge at L times the variance, so that its
+        diffusion in time is sigma whatever L is.
+        """
+        if batch.span is None:
+            ends = (batch.x0, batch.x1, z)
+            std = self.path.std(paths.per_sample(t, batch.x1))
+            return Sample(t, until, self.path.point(t, *ends), self.path.velocity(t, *ends), z, std, label)
+        start, length = batch.span[:, 0], batch.span[:, 1] - batch.span[:, 0]
+        pace = paths.per_sample(length, batch.x1)
+        wide = pace.sqrt() if isinstance(self.path, paths.Bridge) else torch.ones_like(pace)
+        ends = (batch.x0, batch.x1, None if z is None else wide * z)
+        x, velocity = self.path.point(t, *ends), self.path.velocity(t, *ends) / pace
+        return Sample(start + t * length, until, x, velocity, z, wide * self.path.std(paths.per_sample(t, x)), label)
 
     def instants(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
         """The samples' times and, where intervals are asked of the model, their ends."""
@@ -120,7 +136,7 @@ class BridgeMatching(Objective):
         """Both nets' squared errors, added."""
         assert sample.z is not None
         velocity, excess = model(sample.t, sample.x, sample.label)
-        scale = 2 * self.path.std(paths.per_sample(sample.t, sample.x)) / self.path.sigma**2
+        scale = 2 * sample.std / self.path.sigma**2
         return squared(velocity.float() - sample.velocity) + squared(scale * excess.float() + sample.z)
 
 

@@ -84,10 +84,10 @@ def solve_dopri5(
 
     Args:
         v: the velocity.
-        x0: states at t = 0.
+        x0: states at t = 0, or at the first of `times`.
         rtol: relative tolerance.
         atol: absolute tolerance, in the units of x.
-        times: where to return the states, increasing from 0; (0, 1) by default.
+        times: where to return the states, increasing, x0 being that at the first; (0, 1) by default.
     """
     count = _Counted(v)
     if times is None:

@@ -1,6 +1,7 @@
-"""The data set behind a pair store: every datum that occurs in its pairs, once."""
+"""The data set behind a side of a pair store: every datum that occurs in its pairs, once."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,16 +20,17 @@ LIMIT = 50_000  # data; more change a Frechet distance by less than the samples'
 class Reference:
     """Distinct data, in the order in which the shards first mention them, or in their own."""
 
-    x1: Float32[Tensor, "n *shape"]
+    x: Float32[Tensor, "n *shape"]
     label: Int64[Tensor, " n"] | None
 
 
-def read_reference(directory: str | Place, index: Index) -> Reference:
+def read_reference(directory: str | Place, index: Index, side: Literal["target", "source"] = "target") -> Reference:
     """Read the distinct data of a store, up to LIMIT of them.
 
     Args:
         directory: of the pair store.
         index: what `read_index` returned for it.
+        side: whose; a source has data where the store is two-sided, and no labels.
 
     Raises:
         InputError: a damaged shard.
@@ -38,13 +40,14 @@ def read_reference(directory: str | Place, index: Index) -> Reference:
         ids = np.arange(min(store.ids, LIMIT))
         labels = torch.from_numpy(store.labels(ids)) if index.num_classes else None
         return Reference(torch.from_numpy(store.data(ids)), labels)
-    fields = ("x1", "label") if index.num_classes else ("x1",)
+    name, numbers = ("x1", "data_ids") if side == "target" else ("x0", "source_ids")
+    fields = (name, "label") if index.num_classes and side == "target" else (name,)
     reader = ShardReader(directory, index, fields)
     seen: set[int] = set()
     parts: dict[str, list[np.ndarray]] = {field: [] for field in fields}
-    for shard, key, members in reader.records((*fields, "data_ids")):
+    for shard, key, members in reader.records((*fields, numbers)):
         new = []
-        for row, datum in enumerate(reader.decode(shard, key, members, ("data_ids",))["data_ids"].tolist()):
+        for row, datum in enumerate(reader.decode(shard, key, members, (numbers,))[numbers].tolist()):
             if datum not in seen and len(seen) < LIMIT:
                 seen.add(datum)
                 new.append(row)
@@ -54,4 +57,4 @@ def read_reference(directory: str | Place, index: Index) -> Reference:
         if len(seen) == LIMIT:
             break
     arrays = {field: torch.from_numpy(np.concatenate(part)) for field, part in parts.items()}
-    return Reference(arrays["x1"], arrays.get("label"))
+    return Reference(arrays[name], arrays.get("label"))

@@ -13,11 +13,16 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from pipeline import data
+from pipeline.config import CoupleConfig, load
+from pipeline.data_config import DataSource
 from pipeline.errors import InputError
 from pipeline.files import whole, whole_directory, write_atomically
+from pipeline.place import place
 from pipeline.store.format import read_index
 from training import flow
-from training.config import SampleConfig
+from training.config import EvaluateConfig, SampleConfig
+from training.ends import read_ends
 from training.reference import read_reference
 from training.report import figures, images
 from training.sampler import Sampler
@@ -27,12 +32,14 @@ Form = Literal["arrays", "picture", "images"]
 FORMS: dict[str, Form] = {".npz": "arrays", ".png": "picture", "": "images"}
 
 
-def sample(directory: str | Path, config: SampleConfig, output: Path) -> float:
+def sample(directory: str | Path, config: SampleConfig, output: Path, start: str | None = None) -> float:
     """Draw samples with the averaged weights and write them.
 
     Args:
         directory: of a finished run, or of one of a run's checkpoints.
         config: how many samples, and how.
+        start: of a flow from data to data, the data to lead on, `samples` of them at most and in their order; None:
+            those of the pairs, in a random order.
         output: FILE.npz holds `samples` [n, ...] and, of a conditional network, `labels` [n]; FILE.png is a grid of
             images or a scatter plot of points in the plane; without a suffix it is a new directory of images, in a
             folder a label where there are labels.
@@ -47,7 +54,10 @@ def sample(directory: str | Path, config: SampleConfig, output: Path) -> float:
     form = check_output(output, trained.shape)
     check(config, trained)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = Sampler(trained, config, classes(config, trained), device)
+    starts = starting(config, trained, start)
+    if starts is not None:
+        config = config.model_copy(update={"samples": len(starts)})
+    sampler = Sampler(trained, config, classes(config, trained), device, starts)
     drawn, nfe = sampler.samples(config.solver, config.steps)
     write(output, form, drawn.numpy(), None if sampler.labels is None else sampler.labels.numpy())
     return nfe
@@ -90,7 +100,7 @@ def check(config: SampleConfig, trained: Trained) -> None:
     if config.solver == "jump" and trained.config.objective.kind != "meanflow":
         raise InputError(f"{solver}: by the average velocity, which objective.kind=meanflow learns; give euler")
     if config.solver == "sde":
-        flow.check_sde(solver, "give another solver", trained.config, trained.method)
+        flow.check_sde(solver, "give another solver", trained.config, trained.method, two_sided=trained.two_sided)
     if config.guidance != 1:
         flow.check_guidance(f"--guidance {config.guidance:g}", trained.config)
     for label in config.labels:
@@ -98,6 +108,33 @@ def check(config: SampleConfig, trained: Trained) -> None:
             raise InputError(f"--label {label}: the network takes none; train with model.conditional=true")
         if not 0 <= label < trained.num_classes:
             raise InputError(f"--label {label}: not a label of these data; give one of 0 to {trained.num_classes - 1}")
+
+
+def starting(config: SampleConfig, trained: Trained, start: str | None) -> Float32[Tensor, "n *shape"] | None:
+    """The data that a two-sided flow leads on; None where it starts from noise.
+
+    Raises:
+        InputError: data for a flow that starts from noise, of another shape or not readable; or pairs that are gone.
+    """
+    where = f"--from {start!r}"
+    if not trained.two_sided:
+        if start is not None:
+            raise InputError(f"{where}: the flow starts from noise; leave it out")
+        return None
+    if start is None:
+        ends = read_ends(trained.pairs, read_index(trained.pairs), EvaluateConfig())
+        return ends.starts(config.samples, config.seed)
+    given = load(CoupleConfig, place(trained.pairs) / "config.yaml")
+    side = given.source.as_data() if isinstance(given.source, DataSource) else given.data
+    plain = {"path": start, "flips": False, "label": None, "weight": None, "time": None, "leave_out": ()}
+    side = side.model_copy(update=plain | {"fingerprint": None, "columns_fingerprint": None})
+    try:
+        found = data.read(side, data.check(side))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    if found.x.shape[1:] != trained.shape:
+        raise InputError(f"{where}: data of shape {list(found.x.shape[1:])}; the flow takes {list(trained.shape)}")
+    return torch.from_numpy(found.x[: config.samples])
 
 
 def classes(config: SampleConfig, trained: Trained) -> Int64[Tensor, " c"] | None:

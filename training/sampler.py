@@ -18,13 +18,14 @@ CURVATURE_STEPS = 32  # of Heun
 
 
 class Sampler:
-    """The trained flow on a set of noises that depends on the data's shape, the seed and their number alone.
+    """The trained flow on data to start from, or on noises that depend on their shape, the seed and number alone.
 
     Args:
         trained: the network.
         config: how many samples, and how.
         classes: labels to draw the samples' from, as those of the data; a conditional network needs them.
         device: where to sample.
+        starts: of the samples, where the flow leads from data to data; None: noise.
     """
 
     def __init__(
@@ -33,11 +34,14 @@ class Sampler:
         config: SamplingConfig,
         classes: Int64[Tensor, " c"] | None,
         device: torch.device,
+        starts: Float32[Tensor, "n *shape"] | None = None,
     ) -> None:
         self.trained, self.config, self.device = trained, config, device
         self.network = trained.network(device)
         generator = torch.Generator().manual_seed(config.seed)
-        self.noise: Float32[Tensor, "n *shape"] = torch.randn(config.samples, *trained.shape, generator=generator)
+        drawn = torch.randn(config.samples, *trained.shape, generator=generator) if starts is None else starts
+        assert len(drawn) == config.samples
+        self.starts: Float32[Tensor, "n *shape"] = drawn
         self.labels: Int64[Tensor, " n"] | None = None
         if trained.config.model.conditional:
             assert classes is not None
@@ -65,7 +69,7 @@ class Sampler:
         return torch.cat(parts), evaluations / self.config.samples
 
     def curvature(self) -> Tensor:
-        """Mean over the first CURVATURE_SAMPLES noises, by time."""
+        """Mean over the first CURVATURE_SAMPLES samples, by time."""
         count = min(CURVATURE_SAMPLES, self.config.samples)
         batches = self._batches(count)
         sums = [metrics.curvature_by_time(flow.velocity, x0, CURVATURE_STEPS) for _, flow, x0 in batches]
@@ -77,6 +81,13 @@ class Sampler:
         at = torch.linspace(0, 1, times, device=self.device)
         return ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol, at).states.transpose(0, 1).cpu()
 
+    def between(self, start: float, end: float) -> Float32[Tensor, "n *shape"]:
+        """Where the samples that are at their place at one time are at a later one, by dopri5."""
+        times, parts = torch.tensor([start, end], device=self.device), []
+        for _, flow, x in self._batches(len(self.starts)):
+            parts.append(ode.solve_dopri5(flow.velocity, x, self.config.rtol, self.config.atol, times).end.cpu())
+        return torch.cat(parts)
+
     def _batches(self, count: int) -> Iterator[tuple[slice, Flow, Float32[Tensor, "b *shape"]]]:
         """Rows, flow and noise of batch after batch; a conditional flow has its batch's labels bound."""
         for first in range(0, count, self.config.batch):
@@ -84,10 +95,10 @@ class Sampler:
             label = None if self.labels is None else self.labels[rows].to(self.device)
             null = self.trained.num_classes
             flow = Flow(self.network, self.trained.config, label, null, self.config.guidance)
-            yield rows, flow, self.noise[rows].to(self.device)
+            yield rows, flow, self.starts[rows].to(self.device)
 
     def _normals(self, rows: slice, step: int) -> Float32[Tensor, "b *shape"]:
         """What drives the SDE in one step, the same for a sample however the samples are batched."""
         first, count = step * self.config.samples + rows.start, rows.stop - rows.start
-        drawn = noise.gaussian(self.config.seed, first, count, self.noise[0].numel(), noise.Stream.PATH)
-        return torch.from_numpy(drawn).view(count, *self.noise.shape[1:]).to(self.device)
+        drawn = noise.gaussian(self.config.seed, first, count, self.starts[0].numel(), noise.Stream.PATH)
+        return torch.from_numpy(drawn).view(count, *self.starts.shape[1:]).to(self.device)

@@ -17,7 +17,7 @@ from pipeline.store.records import Decoder, samples
 from training.order import Stretch
 
 Members = dict[str, bytes]  # of a record, by extension
-Fields = dict[str, np.ndarray]  # "x0", "x1" [k, *shape], "weight" [k] float32, "label", "data_ids" [k] int64
+Fields = dict[str, np.ndarray]  # as `Decoder.decode` gives them
 
 
 class ShardReader:

@@ -28,6 +28,7 @@ class Trained:
         method: that coupled those pairs.
         shape: of one datum.
         num_classes: 0 where the pairs carry no labels.
+        two_sided: whether x0 of the pairs is data rather than noise.
         final: whether the run is finished and this its last checkpoint.
     """
 
@@ -38,6 +39,7 @@ class Trained:
     method: str
     shape: tuple[int, ...]
     num_classes: int
+    two_sided: bool = False
     final: bool = True
 
     def network(self, device: torch.device) -> nn.Module:
@@ -91,9 +93,9 @@ def _read(run: RunDirectory, checkpoint: Path, summary: dict[str, Any]) -> Train
     config = load(TrainConfig, run.config)
     pairs = summary.get("pairs_dir", config.pairs.dir)
     if "shape" in summary:
-        known = summary["method"], tuple(summary["shape"]), summary["num_classes"]
+        known = summary["method"], tuple(summary["shape"]), summary["num_classes"], summary.get("two_sided", False)
     else:
         index = read_index(pairs)
-        known = index.method, index.shape, index.num_classes
+        known = index.method, index.shape, index.num_classes, index.two_sided
     final = "checkpoint" in summary and checkpoint == run.path / summary["checkpoint"]
     return Trained(run, checkpoint, config, pairs, *known, final=final)

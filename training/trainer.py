@@ -93,6 +93,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "method": index.method,
         "shape": list(index.shape),
         "num_classes": index.num_classes,
+        "two_sided": index.two_sided,
         "steps": last["step"],
         "loss": last["loss"],
         "seconds": last["seconds"],

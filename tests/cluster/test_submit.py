@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import data, features, resume
 from pipeline.config import CoupleConfig, load
-from pipeline.couple import check_sizes, couple
-from pipeline.coupler import Coupler
+from pipeline.couple import couple
 from training.logbook import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -134,24 +132,11 @@ def test_stopped_in_the_middle_and_submitted_again_it_ends_in_the_same_bytes(hea
         assert [(job["command"], job["status"]) for job in listed] == [("couple", "STOPPED"), ("couple", "SUCCEEDED")]
 
     monkeypatch.syspath_prepend(str(head.root))
-    whole = undisturbed(load(CoupleConfig, COUPLE, [f"output.dir={tmp_path / 'whole'}", *small]))
+    whole = tmp_path / "whole"
+    alone(load(CoupleConfig, COUPLE, [f"output.dir={whole}", *small]))
     shards = {path.name: path.read_bytes() for path in out.glob("shards/*.tar")}
     assert len(shards) == 32
     assert {path.name: path.read_bytes() for path in whole.glob("shards/*.tar")} == shards
-
-
-def undisturbed(config: CoupleConfig) -> Path:
-    """The same pairs, block after block in this process."""
-    directory = Path(config.output.dir)
-    target = data.read(config.data, data.check(config.data))
-    resume.prepare(config, directory, target)
-    blocks = check_sizes(config, len(target.x), None)
-    fitted = features.fit(target.x, None, flips=False)
-    of_data = fitted.of_data(target.x, flips=False)
-    coupler = Coupler(config, directory, blocks, 2, fitted, target.x, target.labels, of_data)
-    for block in range(blocks.count):
-        coupler.write(coupler.solve(block))
-    return directory
 
 
 def test_without_the_token_nothing_is_submitted(head, tmp_path):

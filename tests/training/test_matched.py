@@ -107,7 +107,7 @@ def test_what_is_missing_is_refused_again_and_again(alone: Path) -> None:
 def test_the_reference_is_the_data_set(by_class: Path) -> None:
     x, labels = np.load(by_class / "data.npy"), np.load(by_class / "labels.npy")
     reference = read_reference(by_class, read_index(by_class))
-    np.testing.assert_array_equal(reference.x1.numpy(), np.concatenate([x, x[..., ::-1]]))
+    np.testing.assert_array_equal(reference.x.numpy(), np.concatenate([x, x[..., ::-1]]))
     assert reference.label is not None
     np.testing.assert_array_equal(reference.label.numpy(), np.tile(labels, 2))
 

@@ -23,6 +23,6 @@ def test_every_datum_once_in_order_of_appearance(tmp_path: Path) -> None:
     )
     reference = read_reference(tmp_path / "store", index)
     order = list(dict.fromkeys(ids.tolist()))
-    np.testing.assert_array_equal(reference.x1.numpy(), data[order])
+    np.testing.assert_array_equal(reference.x.numpy(), data[order])
     assert reference.label is not None
     np.testing.assert_array_equal(reference.label.numpy(), labels[order])

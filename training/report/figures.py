@@ -145,12 +145,18 @@ def plane_pairs(x0: Float[np.ndarray, "k 2"], x1: Float[np.ndarray, "k 2"], name
     return to_svg(figure, name, f"{len(x0)} pairs, a line from each x0 to its x1")
 
 
-def plane_samples(samples: Float[np.ndarray, "k 2"], real: Float[np.ndarray, "r 2"], place: Place, name: str) -> str:
+def plane_samples(
+    samples: Float[np.ndarray, "k 2"],
+    real: Float[np.ndarray, "r 2"],
+    place: Place,
+    name: str,
+    axis: str = "coordinate",
+) -> str:
     """Samples in the plane over the real data."""
     with axes(width=2.9, height=2.8) as (figure, ax):
         ax.plot(*real.T, "o", color=MUTED, alpha=0.4, markersize=4, markeredgewidth=0)
         ax.plot(*samples.T, MARKERS[place % len(MARKERS)], color=run_color(place), markersize=3)
-        _square(ax, real)
+        _square(ax, real, axis)
     return to_svg(figure, name, f"{len(samples)} samples over {len(real)} real points")
 
 

@@ -16,7 +16,7 @@ from pipeline.files import write_atomically
 from pipeline.place import Place
 from training.report import configs, figures, images, theme, verdict
 from training.report.collect import collect
-from training.report.runs import Run
+from training.report.runs import Run, TimePoint
 from training.report.stores import Pairs, Store
 
 BLOCKS_IN_FULL = 12  # more are summarised
@@ -203,7 +203,21 @@ def _samples(place: int, run: Run) -> dict[str, Any] | None:
         "grids": grids,
         "trajectories": None if paths is None else _trajectories(place, kind, paths),
         "times": None if paths is None else paths.shape[1],
+        "points": _points(place, run),
     }
+
+
+def _points(place: int, run: Run) -> list[tuple[TimePoint, Markup]]:
+    """Of a chain over time, each point with the flow's points over its data."""
+    if run.samples is None or run.samples.timepoints is None or run.evaluation is None:
+        return []
+    out = []
+    for number, (point, sides) in enumerate(zip(run.evaluation.time_points, run.samples.timepoints, strict=True)):
+        real, led = (side[np.isfinite(side).all(1)] for side in sides)
+        name = f"time-{place}-{number}"
+        drawn = figures.plane_samples(led, real, place, name, "principal direction")
+        out.append((point, Markup(drawn)))
+    return out
 
 
 def _trajectories(place: int, kind: images.Kind, paths: np.ndarray) -> Any:

@@ -49,6 +49,16 @@ class Frechet(_Json):
     fd: float
 
 
+class TimePoint(_Json):
+    """How near the flow comes to the data at one point of a chain over time."""
+
+    time: float
+    t: float
+    left_out: bool
+    w1: float
+    w1_still: float  # of the data before, had they stayed where they were
+
+
 class Evaluation(_Json):
     """evaluation.json: how straight the flow is and how close its samples come to the data."""
 
@@ -59,6 +69,7 @@ class Evaluation(_Json):
     curvature: float
     curvature_by_t: Curve | None = None
     frechet: list[Frechet]
+    time_points: list[TimePoint] = []
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class Samples:
     real: Float[np.ndarray, "r ..."]
     by_solver: dict[str, np.ndarray]  # "euler4", ..., "dopri5", each [k, *shape], few steps first as in the file
     trajectories: Float[np.ndarray, "k times ..."] | None  # images, or points of a plane
+    timepoints: Float[np.ndarray, "points 2 k 2"] | None  # data and flow at the points of a chain, NaN beyond the last
 
 
 @dataclass(frozen=True)
@@ -147,6 +159,7 @@ def _read_samples(path: Path) -> Samples | None:
     try:
         with np.load(path) as file:
             arrays = {key: file[key] for key in file.files}
-        return Samples(arrays.pop("real"), trajectories=arrays.pop("trajectories", None), by_solver=arrays)
+        paths, points = arrays.pop("trajectories", None), arrays.pop("timepoints", None)
+        return Samples(arrays.pop("real"), trajectories=paths, timepoints=points, by_solver=arrays)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: not the samples of an evaluation ({error}); evaluate again") from error
