@@ -152,4 +152,9 @@ def divide(config: CoupleConfig, rows: int, source: "Source | None" = None) -> B
             f"coupling.n={n}: weights are of all {most} data together, so that a block needs all of them; "
             f"give coupling.n={most}, or more with coupling.resample=repeat"
         )
+    if config.output.pairs < n * len(legs) and len(legs) > 1:
+        raise InputError(
+            f"output.pairs={config.output.pairs}: a chain of {len(legs)} legs takes a block of coupling.n={n} pairs "
+            f"for each in turn; give output.pairs={n * len(legs)} or more, or a smaller coupling.n"
+        )
     return Blocks(n, ids, config.output.pairs, config.output.pairs_per_shard, config.source.seed, whole, legs)

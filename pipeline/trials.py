@@ -63,14 +63,14 @@ def run(
     config: CoupleConfig, directory: Path, target: Target, n: int, shape: ActorShape, source: Source | None = None
 ) -> Trial:
     """Two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
-    teams = shape.actors // config.cluster.actors_per_block
+    teams, legs = shape.actors // config.cluster.actors_per_block, 0 if source is None else len(source.legs)
     small = config.model_copy(
         update={
             "coupling": config.coupling.model_copy(
                 update={"n": n, "on_unconverged": "record", "warm_start": False}
                 | ({"max_passes": ROUNDS} if config.coupling.method == "semidiscrete" else {})
             ),
-            "output": config.output.model_copy(update={"dir": str(directory), "pairs": 2 * teams * n}),
+            "output": config.output.model_copy(update={"dir": str(directory), "pairs": n * max(2 * teams, legs)}),
             "cluster": config.cluster.model_copy(update={"actors": shape.actors, "cpus_per_actor": shape.cpus}),
         }
     )

@@ -98,7 +98,11 @@ def _needs_config(index: Index, config: EvaluateConfig) -> bool:
 
 def _held_out(config: DataConfig, index: Index, key: str) -> Target:
     """Data that took no part in the coupling."""
-    spec = data.check(config)
+    try:
+        spec = data.check(config)
+    except InputError as error:
+        text = str(error)
+        raise InputError(key + text.removeprefix("data.path") if text.startswith("data.path") else text) from error
     if spec.shape != index.shape:
         raise InputError(f"{key}={config.path!r}: data of shape {list(spec.shape)}; the pairs have {list(index.shape)}")
     return data.read(config, spec)

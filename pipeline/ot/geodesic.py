@@ -58,7 +58,8 @@ def geodesic_cost(
         heat: t; the graph's distances are resolved up to about t edges.
 
     Raises:
-        InputError: fewer points than neighbours, or a graph in parts, between which no heat flows.
+        InputError: fewer points than neighbours, a graph in parts, between which no heat flows, or one that is so long
+            that the heat at its ends is below the smallest float64.
     """
     from scipy.sparse.csgraph import connected_components
 
@@ -103,6 +104,11 @@ def _heat(adjacency: "csr_array", start: Float64[np.ndarray, "N m"], t: float) -
     term, total, weight = start, np.exp(-t) * start, np.exp(-t)
     k, left = 0, -np.expm1(-t)
     while left > TAIL or not total.all():
+        if not weight:
+            raise InputError(
+                f"coupling.heat={t:g}: some points of a block are more than {k} edges apart, and no heat gets there; "
+                "give more heat or more neighbours"
+            )
         k += 1
         term = adjacency @ term
         weight *= t / k

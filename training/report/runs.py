@@ -87,7 +87,9 @@ class Samples:
     real: Float[np.ndarray, "r ..."]
     by_solver: dict[str, np.ndarray]  # "euler4", ..., "dopri5", each [k, *shape], few steps first as in the file
     trajectories: Float[np.ndarray, "k times ..."] | None  # images, or points of a plane
-    timepoints: Float[np.ndarray, "points 2 k 2"] | None  # data and flow at the points of a chain, NaN beyond the last
+    timepoints: (
+        Float[np.ndarray, "points 2 drawn 2"] | None
+    )  # data and flow at the points of a chain, NaN beyond the last
 
 
 @dataclass(frozen=True)

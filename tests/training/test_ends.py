@@ -44,12 +44,12 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-def couple_config(sets: Path, output: Path, **parts: dict[str, Any]) -> CoupleConfig:
+def couple_config(sets: Path, where: Path, **parts: dict[str, Any]) -> CoupleConfig:
     tree: dict[str, dict[str, Any]] = {
         "data": {"path": str(sets / "b.npz")},
         "source": {"kind": "data", "path": str(sets / "a.npz")},
         "coupling": {"n": 2000, "resample": "repeat", "rel_eps": 0.03},
-        "output": {"dir": str(output), "pairs": 2000, "payload": "ids"},
+        "output": {"dir": str(where), "pairs": 2000, "payload": "ids"},
     }
     for part, values in parts.items():
         tree[part] = tree.get(part, {}) | values
@@ -67,7 +67,7 @@ def pairs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chain(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Over the days 0, 1 and 4; day 2 is left out."""
     where = tmp_path_factory.mktemp("pairs") / "chain"
-    config = couple_config(sets, where, output={"payload": "full"}).model_dump(mode="json")
+    config = couple_config(sets, where, output={"payload": "full", "pairs": 4000}).model_dump(mode="json")
     config |= {"source": {"kind": "previous"}, "data": {"path": str(sets / "c.npz"), "time": "day", "leave_out": [2]}}
     alone(validate(CoupleConfig, config))
     return where
@@ -140,7 +140,7 @@ def test_what_a_chain_cannot_do_is_refused(chain, pairs, sets):
         directory.check(train_config(chain, objective={"kind": "meanflow"}))
     with refused(match=r"data='x': pairs of a chain are held to their own data"):
         read_ends(str(chain), read_index(chain), EvaluateConfig(data="x"))
-    with refused(match=r"source=.*a-held.npz': data of shape|source='.*'.*no such"):
+    with refused(match=r"^source='.*nothing.npz': no such file"):
         read_ends(str(pairs), read_index(pairs), EvaluateConfig(source=str(sets / "nothing.npz")))
 
 
@@ -150,7 +150,9 @@ def test_ends_are_the_data_of_both_sides(pairs, chain, sets):
     ends = read_ends(str(pairs), read_index(pairs), EvaluateConfig())
     assert ends.start is not None
     for found, data in zip((ends.start, ends.end.x), both, strict=True):
-        assert {row.tobytes() for row in found.numpy()} == {row.tobytes() for row in data}
+        seen, known = ({row.tobytes() for row in rows} for rows in (found.numpy(), data))
+        assert seen <= known
+        assert len(seen) > 0.95 * len(known)  # of the target those that were drawn
     drawn = ends.starts(700, seed=3)
     assert drawn is not None
     counts = np.unique(drawn.numpy(), axis=0, return_counts=True)[1]
@@ -184,7 +186,7 @@ def test_held_out_data_are_translated(local_ray, pairs, sets, tmp_path):
     assert all(row["fd"] < 0.5 for row in report["frechet"])
     with pytest.raises(InputError, match=r"sde=\[4\]: the score follows from the velocity where x0 is noise"):
         evaluate(run, EvaluateConfig(sde=(4,)))
-    with pytest.raises(InputError, match=r"--from '.*c.npz': .*"):
+    with pytest.raises(InputError, match=r"--from '.*c.npzz': .*no such file"):
         sample(run, config, output, str(sets / "c.npzz"))
 
 
