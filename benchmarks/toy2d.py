@@ -77,12 +77,14 @@ class Networks(nn.Module):
     Args:
         seeds: how many.
         heads: 1 for a velocity, 2 for velocity and score by a network each.
+        dim: of the data.
+        width: of the three hidden layers.
     """
 
-    def __init__(self, seeds: int, heads: int) -> None:
+    def __init__(self, seeds: int, heads: int, dim: int = 2, width: int = 64) -> None:
         super().__init__()
         self.seeds, self.heads = seeds, heads
-        sizes = [3, 64, 64, 64, 2]
+        sizes = [dim + 1, width, width, width, dim]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for ins, outs in itertools.pairwise(sizes):
             bound = ins**-0.5  # torch's own initialisation of a linear layer
@@ -90,10 +92,10 @@ class Networks(nn.Module):
             self.biases.append(torch.empty(heads * seeds, 1, outs).uniform_(-bound, bound))
 
     def forward(self, t: Tensor, x: Tensor, label: None = None) -> Tensor | tuple[Tensor, ...]:
-        h = torch.cat([x, t[:, None]], 1).view(self.seeds, -1, 3).repeat(self.heads, 1, 1)
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            h = torch.baddbmm(bias, nn.functional.selu(h) if h.shape[2] == 64 else h, weight)
-        out = h.reshape(self.heads, -1, 2)
+        h = torch.cat([x, t[:, None]], 1).unflatten(0, (self.seeds, -1)).repeat(self.heads, 1, 1)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            h = torch.baddbmm(bias, nn.functional.selu(h) if layer else h, weight)
+        out = h.reshape(self.heads, *x.shape)
         return out[0] if self.heads == 1 else (out[0], out[1])
 
 
@@ -110,15 +112,15 @@ def pool(problem: str, how: str, batches: int, seed: int) -> Tensor:
     return torch.stack(out)
 
 
-def train(objective: Objective, pools: Tensor, steps: int) -> Networks:
-    """On the pools of all seeds [seeds, batches, BATCH, 2, 2], batch after batch."""
-    seeds, batches = pools.shape[:2]
+def train(objective: Objective, pools: Tensor, steps: int, width: int = 64) -> Networks:
+    """On the pools of all seeds [seeds, batches, BATCH, 2 (source, target), d], batch after batch."""
+    seeds, batches, dim = *pools.shape[:2], pools.shape[4]
     torch.manual_seed(0)
-    networks = Networks(seeds, 2 if isinstance(objective, BridgeMatching) else 1)
+    networks = Networks(seeds, 2 if isinstance(objective, BridgeMatching) else 1, dim, width)
     optimiser = torch.optim.AdamW(networks.parameters(), lr=1e-3, fused=True)
     part = Part(seeds * BATCH, 0, 1, 1)
     for step in range(steps):
-        x0, x1 = pools[:, step % batches].reshape(-1, 2, 2).unbind(1)
+        x0, x1 = pools[:, step % batches].flatten(0, 1).unbind(1)
         errors, weights = objective(networks, networks, Batch(x0, x1), step, part)
         optimiser.zero_grad()
         (seeds * errors * weights).mean().backward()

@@ -206,9 +206,16 @@ class EvaluateConfig(SamplingConfig):
     euler: tuple[PositiveInt, ...] = (4, 8, 16)
     sde: tuple[PositiveInt, ...] | None = None  # steps of Euler-Maruyama; None: 16 and 64 for [SF]2M, else none
     jumps: tuple[PositiveInt, ...] = (1, 2, 4)  # steps of MeanFlow models by their average velocity
-    pca: PositiveInt = 64  # principal directions of the data that the Frechet distance sees
+    features: str = "pca"  # what the Frechet distance sees; else a network: see training/features.py
+    pca: PositiveInt = 64  # principal directions of the data, for features=pca
     data: str | None = None  # held-out data to hold samples to, with the columns of the pairs' own
     source: str | None = None  # and to start from, where the source is data
+
+    @model_validator(mode="after")
+    def _directions(self) -> "EvaluateConfig":
+        if self.features != "pca" and "pca" in self.model_fields_set:
+            raise ValueError(f"pca={self.pca}: belongs to features=pca, not to features={self.features!r}; remove one")
+        return self
 
 
 Solver = Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"]

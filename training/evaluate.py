@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from torch import Tensor
 
 from pipeline.cluster import connect
 from pipeline.files import write_atomically
@@ -15,6 +16,7 @@ from training import flow, metrics, timepoints
 from training.config import EvaluateConfig, TrainConfig
 from training.directory import check_pairs, write_json
 from training.ends import Ends, read_ends
+from training.features import Extractor, extractor
 from training.report import images
 from training.sampler import CURVATURE_STEPS, Sampler
 from training.trained import Trained, read_finished
@@ -37,17 +39,18 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
 
     Raises:
         InputError: no such run, a run that is not finished, pairs that are gone or have changed, or samples that the
-            model cannot give.
+            model cannot give, or features that are not at hand or do not fit.
     """
     trained = read_finished(run_dir)
     index = check_pairs(trained.config.pairs.model_copy(update={"dir": trained.pairs}))
     flow.check(config, trained.config, index.method, two_sided=index.two_sided)
+    network = extractor(config.features, trained.shape)
     connect()
     ends = read_ends(trained.pairs, index, config)
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     cpus = 1 if gpus else int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
     task = ray.remote(num_cpus=max(1, cpus), num_gpus=gpus)(measure)
-    result, arrays = ray.get(task.remote(trained, config, ends))
+    result, arrays = ray.get(task.remote(trained, config, ends, network))
     report = {
         "run": str(run_dir),
         "pairs_dir": trained.pairs,
@@ -62,25 +65,27 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     return report
 
 
-def measure(trained: Trained, config: EvaluateConfig, ends: Ends) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(
+    trained: Trained, config: EvaluateConfig, ends: Ends, network: Extractor | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The task: figures for evaluation.json and arrays for samples.npz."""
     start = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
     real = ends.end
     sampler = Sampler(trained, config, real.label, device, ends.starts(config.samples, config.seed))
-    principal = metrics.Principal.fit(real.x, config.pca)
-    data = metrics.Gaussian.fit(principal(real.x))
+    features = metrics.Principal.fit(real.x, config.pca) if network is None else network.on(device)
+    data = metrics.Gaussian.fit(features(real.x))
 
     curvature = sampler.curvature()
     arrays: dict[str, Any] = {"real": real.x[:SHOWN].numpy()}
     frechet = []
     for solver, steps in solvers(config, trained.config):
         samples, nfe = sampler.samples(solver, steps)
-        distance = metrics.frechet_distance(data, metrics.Gaussian.fit(principal(samples)))
+        distance = metrics.frechet_distance(data, metrics.Gaussian.fit(features(samples)))
         frechet.append({"solver": solver, "nfe": nfe, "fd": distance})
         arrays[f"{solver}{steps or ''}"] = samples[:SHOWN].numpy()
-    if (paths := trajectories(sampler, principal)) is not None:
+    if (paths := trajectories(sampler, real.x)) is not None:
         arrays["trajectories"] = paths
     if ends.points:
         rows, arrays["timepoints"] = timepoints.measure(trained, config, ends, device)
@@ -88,7 +93,9 @@ def measure(trained: Trained, config: EvaluateConfig, ends: Ends) -> tuple[dict[
         "samples": config.samples,
         "seed": config.seed,
         "guidance": config.guidance,
-        "features": f"{principal.directions.shape[1]} principal components of {len(real.x)} flattened data",
+        "features": f"{len(data.mean)} principal components of {len(real.x)} flattened data"
+        if network is None
+        else f"{len(data.mean)} outputs of {network} for {len(real.x)} images",
         "curvature": metrics.integrate_unit_interval(curvature),
         "curvature_by_t": {
             "t": torch.linspace(0, 1, len(curvature)).tolist(),
@@ -111,7 +118,7 @@ def solvers(config: EvaluateConfig, trained: TrainConfig) -> list[tuple[str, int
     return [*out, ("dopri5", None)]
 
 
-def trajectories(sampler: Sampler, principal: metrics.Principal) -> np.ndarray | None:
+def trajectories(sampler: Sampler, real: Tensor) -> np.ndarray | None:
     """Where samples run, as the report draws it: a few images [k, times, C, H, W], or points [k, times, 2].
 
     Points are the coordinates of planar data, and of others those on the data's first two principal directions. Data of
@@ -123,6 +130,7 @@ def trajectories(sampler: Sampler, principal: metrics.Principal) -> np.ndarray |
     paths = sampler.trajectories(SHOWN, CURVATURE_STEPS + 1)
     if images.kind(shape) == "plane":
         return paths.numpy()
+    principal = metrics.Principal.fit(real, 2)
     if principal.directions.shape[1] < 2:
         return None
-    return principal(paths.flatten(0, 1))[:, :2].unflatten(0, paths.shape[:2]).float().numpy()
+    return principal(paths.flatten(0, 1)).unflatten(0, paths.shape[:2]).float().numpy()

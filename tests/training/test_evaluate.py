@@ -9,7 +9,6 @@ from runs import MLP, write_run
 
 from training.config import EvaluateConfig
 from training.evaluate import trajectories
-from training.metrics import Principal
 from training.sampler import Sampler
 from training.trained import read_trained
 
@@ -25,7 +24,7 @@ def test_trajectories_lead_from_the_noise_to_the_samples(
     write_run(tmp_path, MLP, shape)
     real = np.random.default_rng(0).normal(size=(200, *shape)) * np.arange(1, shape[-1] + 1)
     sampler = Sampler(read_trained(tmp_path), EvaluateConfig(samples=64), None, torch.device("cpu"))
-    paths = trajectories(sampler, Principal.fit(torch.from_numpy(real).float(), 64))
+    paths = trajectories(sampler, torch.from_numpy(real).float())
     if drawn is None:
         assert paths is None
         return
