@@ -4,6 +4,9 @@
 
 The same ten pairs in each payload: five data of shape [1, 3, 4] with labels, mirror images as ids 5 to 9, noise of seed
 2^62 + 1. Shard 0 has two records, shard 2 noise rows that do not follow each other.
+
+And the same data ids with data as their source: `two-sided` (ids of another set of three) and `chain` (full; the source
+is the same set, and block 0 leads from time 0 to 1, block 1 from 1 to 3).
 """
 
 import hashlib
@@ -24,6 +27,9 @@ SHARDS = [
     (0, [(4, [3, 8], [4, 5])]),
     (1, [(0, [1, 2, 7, 7], [9, 2**39, 2**39 + 1, 6])]),
 ]
+SOURCE = (np.arange(36, dtype=np.float32).reshape(3, 1, 3, 4) * 5 % 32) / 16 - 1
+TIMES, SPANS = [0.0, 1.0, 3.0], {0: [0.0, 1 / 3], 1: [1 / 3, 1.0]}
+STORES = {"full": "full", "seeded": "seeded", "ids": "ids", "two-sided": "ids", "chain": "full"}  # name -> payload
 MASK = 2**64 - 1
 
 
@@ -94,31 +100,47 @@ def npy(values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def record(payload: str, block: int, first: int, ids: list[int], rows: list[int]) -> bytes:
-    x1 = DATA[np.array(ids) % 5]
-    for i, number in enumerate(ids):
-        if number >= 5:
-            x1[i] = x1[i][..., ::-1]
-    fields = {"meta.json": {"block": block, "seed": SEED, "first_noise_counter": rows[0]}}
+def of(data: np.ndarray, ids: list[int]) -> np.ndarray:
+    """Data by id, mirror images behind them."""
+    return np.stack([data[i] if i < len(data) else data[i - len(data)][..., ::-1] for i in ids])
+
+
+def sources(name: str, rows: list[int]) -> list[int] | None:
+    """Source ids in the place of noise rows, of a source that is data."""
+    return {"two-sided": [row % 6 for row in rows], "chain": [row % 10 for row in rows]}.get(name)
+
+
+def record(name: str, block: int, first: int, ids: list[int], rows: list[int]) -> bytes:
+    payload, source_ids = STORES[name], sources(name, rows)
+    meta = {"block": block, "seed": SEED, "first_noise_counter": rows[0]}
+    if source_ids is not None:
+        meta |= {"seed": None, "first_noise_counter": None}
+    if name == "chain":
+        meta["span"] = SPANS[block]
+    fields = {"meta.json": meta}
     if payload == "ids":
         fields["id.npy"] = npy(np.array(ids, "<u4"))
+        if source_ids is not None:
+            fields["source_id.npy"] = npy(np.array(source_ids, "<u4"))
     else:
-        fields["meta.json"]["data_ids"] = ids
-        fields["x1.npy"] = npy(x1)
+        meta |= {"data_ids": ids} | ({} if source_ids is None else {"source_ids": source_ids})
+        fields["x1.npy"] = npy(of(DATA, ids))
         fields["label.npy"] = npy(LABELS[np.array(ids) % 5])
     if payload == "full":
-        fields["x0.npy"] = npy(np.stack([noise(row, 12).reshape(1, 3, 4) for row in rows]))
-    if rows != list(range(rows[0], rows[0] + len(rows))):
+        x0 = [noise(row, 12).reshape(1, 3, 4) for row in rows]
+        fields["x0.npy"] = npy(np.stack(x0) if source_ids is None else of(DATA, source_ids))
+    if source_ids is None and rows != list(range(rows[0], rows[0] + len(rows))):
         fields["row.npy"] = npy(np.array(rows, "<u8"))
-    fields["meta.json"] = json.dumps(fields["meta.json"], sort_keys=True, separators=(",", ":")).encode()
+    fields["meta.json"] = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
     return b"".join(member(f"b{block:06d}-r{first:09d}.{name}", fields[name]) for name in sorted(fields))
 
 
-def write(directory: Path, payload: str) -> None:
+def write(directory: Path, name: str) -> None:
+    payload, store = STORES[name], name
     (directory / "shards").mkdir(parents=True, exist_ok=True)
     shards = []
     for number, (block, records) in enumerate(SHARDS):
-        tar = b"".join(record(payload, block, *parts) for parts in records)
+        tar = b"".join(record(store, block, *parts) for parts in records)
         tar += bytes(1024)
         tar += bytes(-len(tar) % 10240)
         ids = [i for _, ids, _ in records for i in ids]
@@ -127,7 +149,7 @@ def write(directory: Path, payload: str) -> None:
         shard |= {"bytes": len(tar), "sha256": hashlib.sha256(tar).hexdigest()}
         sidecar = {
             "shard": shard,
-            "first_noise_counter": records[0][2][0],
+            "first_noise_counter": records[0][2][0] if sources(store, []) is None else None,
             "data_ids": [min(ids), max(ids)],
             "report": {"block": block, "method": "imported"},
         }
@@ -137,6 +159,8 @@ def write(directory: Path, payload: str) -> None:
     if payload == "ids":
         np.save(directory / "data.npy", DATA)
         np.save(directory / "labels.npy", LABELS)
+    if store == "two-sided":
+        np.save(directory / "source.npy", SOURCE)
     index = {
         "format_version": 1,
         "config_hash": "0" * 16,
@@ -149,9 +173,13 @@ def write(directory: Path, payload: str) -> None:
         "convention": "pairs of a conformance test, made by hand",
         "shards": shards,
     }
+    if store == "two-sided":
+        index["source_fingerprint"] = hashlib.sha256(b"(3, 1, 3, 4)" + SOURCE.tobytes()).hexdigest()
+    if store == "chain":
+        index |= {"source_fingerprint": index["data_fingerprint"], "times": TIMES}
     (directory / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
-    for payload in ("full", "seeded", "ids"):
-        write(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent) / payload, payload)
+    for store in STORES:
+        write(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent) / store, store)
