@@ -1,10 +1,11 @@
 """One pass over all n x m entries: from g to everything that an iteration and its certificate need."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.ot.logits import Logits
@@ -76,14 +77,16 @@ def sweep(
             logits = kernel.tile(rows, buffer)
             top = logits.amax(1, keepdim=True)
             logits.sub_(top)
-            near = None if keep is None or window is None else _within(logits, window, 4 * keep * len(logits))
+            near = None
+            if keep is not None and window is not None:
+                near = _within(logits, window, 4 * keep * len(logits), workers)
             weights = torch.exp2(logits, out=weights_buffer[: len(logits)])
             total = weights.sum(1)
             if marginal:
                 columns.addmv_(weights.T, (a[rows] / total).to(weights.dtype))
             phi[rows] = top[:, 0] + total.log2().double()
             if bits is not None:
-                bits[rows] = total.log2() - torch.linalg.vecdot(weights, logits) / total
+                bits[rows] = total.log2() - logits.mul_(weights).sum(1) / total
             if near is not None:
                 i, j, logit = near
                 found.append(((i + rows.start).int(), j.int(), logit - total.log2()[i]))
@@ -115,7 +118,7 @@ def large_entries(kernel: Logits, phi: Float[Tensor, " n"], share: Share, worker
         for rows in group:
             logits = kernel.tile(rows, buffer)
             top = logits.amax(1, keepdim=True)
-            i, j, logit = _within(logits.sub_(top), window, 4 * keep * len(logits))
+            i, j, logit = _within(logits.sub_(top), window, 4 * keep * len(logits), workers)
             found.append(((i + rows.start).int(), j.int(), logit + (top[:, 0] - phi[rows]).to(logit.dtype)[i]))
         return found
 
@@ -136,20 +139,33 @@ def _window(kernel: Logits, keep: int) -> float:
 
 
 def _within(
-    logits: Float[Tensor, "r m"], window: float, most: int
+    logits: Float[Tensor, "r m"], window: float, most: int, workers: Workers
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]:
-    """Rows, columns and logits of the entries above -window; with more than `most` it narrows, or thins its ties."""
+    """Rows, columns and logits of the entries above -window; with more than `most` it narrows, or thins its ties.
+
+    What a tile finds outlives it, so nothing as large as a tile may be allocated on the way: what is found would lie in
+    the hole that it leaves, the next such beyond it, and so on, until memory is many times what is in use.
+    """
+    rows, columns = logits.shape
+    mask = workers.room(2, rows, columns, partial(torch.empty, dtype=torch.bool, device=logits.device))
     for _ in range(8):
-        hit = _above(logits, -window)
-        if len(hit) <= most:
+        if _mark(logits, -window, mask) <= most:
             break
         window /= 2
+    hit = _positions(mask)
     hit = hit[:: -(-len(hit) // most)]
-    return hit // logits.shape[1], hit % logits.shape[1], logits.view(-1)[hit]
+    return hit // columns, hit % columns, logits.view(-1)[hit]
 
 
-def _above(values: Float[Tensor, "r m"], bound: float) -> Int[Tensor, " k"]:
-    """Where values are at least `bound`, as positions in the flattened tensor; numpy is four times as fast on a CPU."""
+def _mark(values: Float[Tensor, "r m"], bound: float, mask: Bool[Tensor, "r m"]) -> int:
+    """Mark the values of at least `bound`; returns how many there are. numpy is four times as fast on a CPU."""
     if values.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(values.numpy() >= bound))
-    return (values >= bound).view(-1).nonzero()[:, 0]
+        return int(np.count_nonzero(np.greater_equal(values.numpy(), bound, out=mask.numpy())))
+    return int(torch.ge(values, bound, out=mask).sum())
+
+
+def _positions(mask: Bool[Tensor, "r m"]) -> Int[Tensor, " k"]:
+    """Where it is true, as positions in the flattened tensor; numpy is faster here, too."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.view(-1).nonzero()[:, 0]
