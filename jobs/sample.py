@@ -10,7 +10,7 @@ def sample(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run, or a directory in RUN/checkpoints")],
     output: Annotated[Path, typer.Option(help="FILE.npz, FILE.png (a grid) or a new directory (an image each)")],
     count: Annotated[int, typer.Option(min=1, help="of samples")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="of the noise")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the noise, or of the order of the source's data")] = 0,
     solver: Annotated[
         Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"],
         typer.Option(help="jump: a MeanFlow model's own steps"),

@@ -27,6 +27,7 @@ def write_run(
     dropout: float = 0.0,
     method: str = "exact",
     pairs: str = "gone",
+    two_sided: bool = False,
     **changes: Any,
 ) -> TrainConfig:
     """What `flowpairs train` leaves that is read again; `classes` makes the network conditional."""
@@ -41,6 +42,6 @@ def write_run(
     checkpoint.mkdir(parents=True)
     state.save(checkpoint)
     save(config, RunDirectory(directory).config, "a test's")
-    summary = {"pairs_dir": pairs, "checkpoint": "checkpoints/step-000000010", "method": method}
+    summary = {"pairs_dir": pairs, "checkpoint": "checkpoints/step-000000010", "method": method, "two_sided": two_sided}
     write_json(directory / "train.json", {**summary, "shape": list(shape), "num_classes": classes})
     return config

@@ -30,6 +30,7 @@ RUNS: dict[str, tuple[dict[str, Any], tuple[int, ...], dict[str, Any]]] = {
     "mlp": (MLP, (5,), {}),
     "mlp-sf2m": (MLP, (2,), SF2M | LABELS),
     "mlp-meanflow": (MLP, (2,), MEANFLOW),
+    "mlp-two-sided": (MLP, (2,), {"two_sided": True}),
     "dit": (DIT, IMAGE, {}),
     "dit-labels": (DIT, IMAGE, LABELS),
 }
@@ -103,7 +104,8 @@ def test_an_export_answers_as_the_project_does(exports: Path, name: str) -> None
         if "r" in answers:
             torch.testing.assert_close(answers["r"], network(t, x, label)[1])
     if not trained.config.model.conditional:  # whose noise and labels the project draws from one generator
-        sampler = Sampler(trained, SamplingConfig(samples=64), None, torch.device("cpu"))
+        start = torch.zeros(64, *shape) if trained.two_sided else None  # what the card has for data to lead on
+        sampler = Sampler(trained, SamplingConfig(samples=64), None, torch.device("cpu"), start)
         ours = sampler.samples("jump", 4) if "average" in answers else sampler.samples("euler", 16)
         torch.testing.assert_close(answers["ode"], ours[0], rtol=1e-4, atol=1e-4)
 

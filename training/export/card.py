@@ -45,7 +45,7 @@ def card(trained: Trained, license: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    scored = config.objective.kind == "sf2m"
+    scored, draw = config.objective.kind == "sf2m", ", ".join(map(str, (SHOWN, *shape)))
     return environment.get_template("card.md.j2").render(
         license=license,
         name=trained.run.path.name,
@@ -61,7 +61,10 @@ def card(trained: Trained, license: str) -> str:
         classes=classes,
         null=trained.num_classes if config.train.label_dropout else None,
         shape_n=f"[n, {', '.join(map(str, shape))}]",
-        draw=", ".join(map(str, (SHOWN, *shape))),
+        two_sided=trained.two_sided,
+        start=f"torch.zeros({draw})  # in place of {SHOWN} data to lead on: put yours here"
+        if trained.two_sided
+        else f"torch.randn({draw}, generator=torch.Generator().manual_seed(0))",
         evaluation=read_evaluation(trained.run.path) if trained.final else None,
     )
 

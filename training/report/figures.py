@@ -87,7 +87,7 @@ def curvature_along_t(runs: list[tuple[Place, Run]]) -> str:
             ax.plot(curve.t, curve.value, linewidth=1.8, **run_style(place))
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.06 * ax.get_ylim()[1])
-        ax.set_xlabel("t (0: noise, 1: data)")
+        ax.set_xlabel("t (0: source, 1: data)")
         ax.set_ylabel("E|v − (x1 − x0)|²")
     return to_svg(figure, "curvature", "Curvature along t, per run")
 

@@ -82,7 +82,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Samples:
-    """samples.npz: real data, what every solver made of the same noises, and the paths that some of them took."""
+    """samples.npz: real data, what every solver made of the same starts, and the paths that some of them took."""
 
     real: Float[np.ndarray, "r ..."]
     by_solver: dict[str, np.ndarray]  # "euler4", ..., "dopri5", each [k, *shape], few steps first as in the file
