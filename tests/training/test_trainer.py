@@ -138,6 +138,31 @@ def test_a_finished_run_is_not_done_again_and_not_overwritten(undisturbed: Path,
         train(config(store, "undisturbed", workers=2, steps=STEPS + 1))
 
 
+FOUR = """
+import sys
+import ray
+from training.config import TrainConfig
+from training.trainer import train
+
+ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+train(TrainConfig.model_validate_json(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_one_two_and_four_workers_give_the_same_loss_curve(undisturbed: Path, store: Path) -> None:
+    """For the same global batch, to float tolerance; four need a Ray that counts more cores than the session's."""
+    train(config(store, "one", workers=1))
+    command = [sys.executable, "-c", FOUR, config(store, "four", workers=4).model_dump_json()]
+    subprocess.run(command, env=outside() | {POLLS: "0.2"}, check=True, timeout=300, stderr=subprocess.DEVNULL)
+    two = [line["loss"] for line in read_metrics(undisturbed / "metrics.jsonl")]
+    for name, workers in (("one", 1), ("four", 4)):
+        assert json.loads((store.parent / name / "train.json").read_bytes())["workers"] == workers
+        losses = [line["loss"] for line in read_metrics(store.parent / name / "metrics.jsonl")]
+        np.testing.assert_allclose(losses, two, rtol=1e-3)
+        assert_same_end(store.parent / name, undisturbed)
+
+
 @pytest.mark.slow
 def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path, store: Path) -> None:
     settings = config(store, "killed-driver", workers=2)
