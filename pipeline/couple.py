@@ -59,7 +59,7 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
         check_sizes(config, spec.rows, table)
     from pipeline.cluster import connect
 
-    connect()
+    connect(config.cluster)
     if spec.rows is not None:
         check_teams(config, check_sizes(config, spec.rows, table))
     target = data.read(config.data, spec)

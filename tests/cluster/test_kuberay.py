@@ -136,5 +136,8 @@ def test_the_jobs_command_is_one_of_ours_with_a_config_that_holds() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: data.path='/mnt/flowpairs/data/imagenet-64'")
-    paths = [argument.split("=", 1)[1] for argument in arguments[2:]]
-    assert all(path.startswith("/mnt/flowpairs/") for path in paths), "on what all nodes share"
+    given = dict(argument.split("=", 1) for argument in arguments[2:])
+    assert given["data.path"].startswith("/mnt/flowpairs/"), "on what all nodes share"
+    assert given["output.dir"].startswith("/mnt/flowpairs/")
+    [workers] = cluster_of("RayJob")["workerGroupSpecs"]
+    assert int(given["cluster.actors"]) * int(given["cluster.gpus_per_actor"]) <= workers["maxReplicas"]
