@@ -1,8 +1,10 @@
 """Joining or starting Ray, and what one actor may ask of it."""
 
+import atexit
 import logging
 import math
 import os
+import time
 from dataclasses import dataclass
 
 import ray
@@ -11,8 +13,11 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import InputError
 
 
-def connect() -> None:
+def connect(config: ClusterConfig | None = None) -> None:
     """Join the cluster of RAY_ADDRESS where set, else start Ray on this machine. A second call changes nothing.
+
+    Args:
+        config: whose actors an autoscaler is asked for, where it says how long to wait for their nodes.
 
     Raises:
         InputError: RAY_ADDRESS is the URL of a dashboard, which takes jobs and no drivers.
@@ -28,6 +33,38 @@ def connect() -> None:
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     dashboard = False if address == "local" else None
     ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
+    if config is not None and config.scale_seconds:
+        _scale(config)
+
+
+def _scale(config: ClusterConfig) -> None:
+    """Ask the autoscaler for what the actors take, and wait for it; when this process ends, its nodes may go.
+
+    Where they do not come in time, `actor_shape` says what is there.
+    """
+    from ray.autoscaler.sdk import request_resources
+
+    assert config.actors != "auto"
+    assert config.gpus_per_actor != "auto"
+    cpus = 1 if config.cpus_per_actor == "auto" else config.cpus_per_actor
+    each = {"CPU": cpus} | ({"GPU": config.gpus_per_actor} if config.gpus_per_actor else {})
+    atexit.register(request_resources, bundles=[])  # a request outlives who made it; this comes before Ray's shutdown
+    request_resources(bundles=[each] * config.actors)
+    deadline = time.monotonic() + config.scale_seconds
+    while _fit(*_offers(), cpus, config.gpus_per_actor) < config.actors and time.monotonic() < deadline:
+        time.sleep(1)
+
+
+def _offers() -> tuple[list[int], list[float]]:
+    """CPUs and GPUs of every live node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [int(node.get("CPU", 0)) for node in nodes], [node.get("GPU", 0.0) for node in nodes]
+
+
+def _fit(cpus: list[int], gpus: list[float], cpus_each: int, gpus_each: float) -> int:
+    """How many actors of that size find room on nodes of these CPUs and GPUs."""
+    per_gpu = [math.floor(g / gpus_each) if gpus_each else math.inf for g in gpus]
+    return sum(int(min(c // cpus_each, g)) for c, g in zip(cpus, per_gpu, strict=True))
 
 
 def in_submitted_job() -> bool:
@@ -53,18 +90,11 @@ def actor_shape(config: ClusterConfig, blocks: int) -> ActorShape:
     Raises:
         InputError: the cluster cannot hold the actors that the configuration asks for.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [int(node.get("CPU", 0)) for node in nodes]
-    gpus = [node.get("GPU", 0.0) for node in nodes]
+    cpus, gpus = _offers()
     per_actor = config.gpus_per_actor if config.gpus_per_actor != "auto" else (1.0 if max(gpus) >= 1 else 0.0)
 
-    def fit(cpus_each: int) -> int:
-        """How many actors of `cpus_each` cores find room."""
-        per_gpu = [math.floor(g / per_actor) if per_actor else math.inf for g in gpus]
-        return sum(int(min(c // cpus_each, g)) for c, g in zip(cpus, per_gpu, strict=True))
-
     least = 1 if config.cpus_per_actor == "auto" else config.cpus_per_actor
-    room = fit(least)
+    room = _fit(cpus, gpus, least, per_actor)
     have = f"the cluster has nodes of {cpus} CPUs and {gpus} GPUs"
     if room < 1:
         wanted = f"cluster.cpus_per_actor={config.cpus_per_actor}, cluster.gpus_per_actor={config.gpus_per_actor}"
@@ -77,7 +107,8 @@ def actor_shape(config: ClusterConfig, blocks: int) -> ActorShape:
     actors = min((room if config.actors == "auto" else config.actors) // team, max(1, blocks)) * team
     if config.cpus_per_actor != "auto":
         return ActorShape(actors, least, per_actor)
-    return ActorShape(actors, max(c for c in range(1, max(cpus) + 1) if fit(c) >= actors), per_actor)
+    most = max(c for c in range(1, max(cpus) + 1) if _fit(cpus, gpus, c, per_actor) >= actors)
+    return ActorShape(actors, most, per_actor)
 
 
 def room(shape: ActorShape) -> list[tuple[int, float]]:

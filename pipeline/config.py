@@ -63,6 +63,17 @@ class ClusterConfig(Strict):
     checkpoint_seconds: float = Field(default=60.0, ge=0)  # between two records of how far a block's solve has come
     gpus_per_actor: float | Literal["auto"] = Field(default="auto")
     cpus_per_actor: PositiveInt | Literal["auto"] = "auto"
+    # How long to wait for nodes that an autoscaler is asked for, as many as `actors` need and no more; 0: ask for none.
+    scale_seconds: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _what_to_ask_for(self) -> "ClusterConfig":
+        if self.scale_seconds and "auto" in (self.actors, self.gpus_per_actor):
+            raise ValueError(
+                f"scale_seconds={self.scale_seconds:g}: nodes that are not there yet must be asked for by number; give "
+                "actors and gpus_per_actor (0 where GPUs are not wanted)"
+            )
+        return self
 
 
 class CoupleConfig(Strict):

@@ -64,7 +64,7 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
         check_sizes(config, known, table)
     from pipeline.cluster import connect
 
-    connect()
+    connect(config.cluster)
     if known is not None:
         check_teams(config, check_sizes(config, known, table))
     target = data.read(config.data, spec)

@@ -2,9 +2,8 @@
 
 Trials (pipeline/trials.py) run the job's own code on its own data and actors. A block's seconds grow as A n m + B n
 (passes and draws; noise, features and writing), an exact coupling's by a power of n. Memory above that of an idle actor
-grows as n (exact: n m): that of an only block from what the libraries take once they work, that of several in
-proportion, since one of them may need a larger stand-in than the trial's. A semi-discrete solve takes the trial's pace
-for the points that it will need. Of a store that is begun only what is left is forecast.
+grows as n (exact: n m) from what the libraries take once they work. A semi-discrete solve takes the trial's pace for
+the points that it will need. Of a store that is begun only what is left is forecast.
 """
 
 import dataclasses
@@ -12,6 +11,7 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from pipeline.trials import Trial
 
 # A solve draws N / chi2 points times the one, or sqrt(2 N) / chi2 times the other (measured).
 POINTS, TESTS = 1.25, 40.0
-SURE = 1.2  # times a first block's memory, whose peak differed by half from run to run (measured)
-KEPT, FILLED = 1.4, 4  # times the memory of a block: what the allocator keeps grows over some blocks (measured)
+SURE = 1.1  # times a first block's memory, whose peak differs from run to run (measured)
+KEPT, FILLED = 1.3, 4  # times the memory of a block: what the allocator keeps grows over some blocks (measured)
+PASSES = 1.2  # times the seconds of blocks larger than a trial's, of which some take four passes for three (measured)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def plan(config: CoupleConfig) -> Plan:
     known = None if config.two_sided else spec.rows
     if known is not None:
         check_sizes(config, known, None)
-    connect()
+    connect(config.cluster)
     if known is not None:
         check_teams(config, check_sizes(config, known, None))
     started = time.monotonic()
@@ -181,16 +182,20 @@ def _at(tried: list[Trial], blocks: Blocks, method: str) -> float:
     # seconds / n = A m + B, where neither part can be negative
     per_row = _line([(t.m, t.block_seconds / t.n) for t in tried], blocks.m)
     least, greatest = sorted((high.block_seconds / high.n, high.block_seconds / high.n * blocks.m / high.m))
-    return blocks.n * min(max(per_row, least), greatest)
+    return (PASSES if method == "sinkhorn" else 1.0) * blocks.n * min(max(per_row, least), greatest)
 
 
 def _block_bytes(tried: list[Trial], blocks: Blocks, config: CoupleConfig, each: float) -> float:
     """Memory of an actor that solves `each` blocks, above that of an idle one."""
-    last, size = tried[-1], _size(blocks, config)
+    size = _size(blocks, config)
+
+    def at(above: Callable[[Trial], float]) -> float:
+        """That of a block of the job's size, no less than the larger trial's."""
+        return max(_line([(_size(trial, config), above(trial)) for trial in tried], size), above(tried[-1]))
+
     if each == 1:
-        return SURE * max(_line([(_size(trial, config), trial.first_bytes) for trial in tried], size), last.first_bytes)
-    kept = 1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)
-    return kept * last.block_bytes * size / _size(last, config)
+        return SURE * at(lambda trial: trial.first_bytes)
+    return (1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)) * at(lambda trial: trial.block_bytes)
 
 
 def _size(block: Trial | Blocks, config: CoupleConfig) -> int:

@@ -158,3 +158,45 @@ def wait_until_it_answers(head: Head, process: subprocess.Popen) -> None:
         except urllib.error.URLError:
             time.sleep(0.5)
     pytest.fail(f"the head did not start:\n{(head.root / 'head.log').read_text()}")
+
+
+@pytest.fixture(scope="module")
+def scaling() -> Iterator[dict[str, str]]:
+    """The environment of a head without CPUs, whose autoscaler may start two raylets of one CPU each, here."""
+    root = Path(tempfile.mkdtemp(prefix="ray-"))
+    config = {
+        "cluster_name": "fake",
+        "max_workers": 2,
+        "idle_timeout_minutes": 0.1,
+        "provider": {
+            "type": "fake_multinode",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {
+            "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+        },
+        "head_node_type": "head",
+        "upscaling_speed": 1.0,
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "setup_commands": [],
+        "initialization_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+    }
+    (root / "autoscaling.json").write_text(json.dumps(config))
+    [gcs] = free_ports(1)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "HOME": str(root)}
+    options = ["--head", "--num-cpus=0", f"--port={gcs}", "--include-dashboard=false", *agent_port()]
+    options += [f"--temp-dir={root / 'ray'}", f"--autoscaling-config={root / 'autoscaling.json'}"]
+    with ray_start(root, environment, "head", *options):
+        environment["RAY_ADDRESS"] = f"127.0.0.1:{gcs}"
+        yield environment
+    shutil.rmtree(root, ignore_errors=True)
