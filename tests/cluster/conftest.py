@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import ray.util
 from prometheus_client.parser import text_string_to_metric_families
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE as DISCOVERY
 
@@ -164,6 +165,7 @@ def wait_until_it_answers(head: Head, process: subprocess.Popen) -> None:
 def scaling() -> Iterator[dict[str, str]]:
     """The environment of a head without CPUs, whose autoscaler may start two raylets of one CPU each, here."""
     root = Path(tempfile.mkdtemp(prefix="ray-"))
+    [gcs] = free_ports(1)
     config = {
         "cluster_name": "fake",
         "max_workers": 2,
@@ -173,30 +175,28 @@ def scaling() -> Iterator[dict[str, str]]:
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
+            "gcs_address": f"{ray.util.get_node_ip_address()}:{gcs}",
         },
         "available_node_types": {
-            "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
         },
-        "head_node_type": "head",
+        "head_node_type": "ray.head.default",
         "upscaling_speed": 1.0,
         "auth": {},
-        "docker": {},
         "file_mounts": {},
-        "setup_commands": [],
-        "initialization_commands": [],
-        "head_setup_commands": [],
-        "worker_setup_commands": [],
-        "head_start_ray_commands": [],
-        "worker_start_ray_commands": [],
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
     }
+    commands = "initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray"
+    config |= {f"{name}_commands": [] for name in commands}
     (root / "autoscaling.json").write_text(json.dumps(config))
-    [gcs] = free_ports(1)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "HOME": str(root)}
     options = ["--head", "--num-cpus=0", f"--port={gcs}", "--include-dashboard=false", *agent_port()]
     options += [f"--temp-dir={root / 'ray'}", f"--autoscaling-config={root / 'autoscaling.json'}"]
-    with ray_start(root, environment, "head", *options):
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        stack.enter_context(ray_start(root, environment, "head", *options))
         environment["RAY_ADDRESS"] = f"127.0.0.1:{gcs}"
         yield environment
-    shutil.rmtree(root, ignore_errors=True)
