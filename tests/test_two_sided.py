@@ -224,6 +224,19 @@ def test_precomputed_costs_are_those_that_count(sets, tmp_path):
         alone(settings(sets, tmp_path / "other", coupling=given))
 
 
+def test_warm_starts_do_not_make_pairs_depend_on_who_drew_what(local_ray, sets, tmp_path):
+    """Block 1 by an actor that had block 0 before, and by one that had not."""
+    config = settings(sets, tmp_path / "pairs", coupling={"warm_start": True, "tol": 1e-2})
+    alone(config)
+    assert recompute(tmp_path / "pairs", 2) == []
+    before = {path.name: path.read_bytes() for path in (tmp_path / "pairs" / "shards").glob("*.tar")}
+    late = [shard for shard in format.read_index(tmp_path / "pairs").shards if shard.block == 1]
+    for shard in late:
+        (tmp_path / "pairs" / "shards" / shard.name).unlink()
+    couple(config)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "pairs" / "shards").glob("*.tar")} == before
+
+
 def test_shared_problems_are_solved_once_and_results_do_not_depend_on_the_actors(local_ray, sets, tmp_path):
     for actors in (1, 2):
         couple(chain(sets, tmp_path / f"by-{actors}", output={"pairs": 900}, cluster={"actors": actors}))
