@@ -1,6 +1,6 @@
 """Unpaired image translation: sandals to ankle boots of Fashion-MNIST, on pairs and on held-out images.
 
-    python benchmarks/translation.py [--steps 2000] [--seeds 3] [--dir out/translation] [--picture translation.png]
+    python benchmarks/translation.py [--steps 2000] [--seeds 3] [--cpus 2] [--dir out/translation] [--picture FILE.png]
 
 About 800 images a class for training, 200 held out of the test set. The same MLP and number of steps on pairs of an
 independent coupling and of a Sinkhorn coupling (rel_eps 0.03, on 64 principal directions), by the code of `flowpairs
@@ -76,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--dir", type=Path, default=Path("out/translation"))
     parser.add_argument(
         "--picture", type=Path, help="write held-out sandals, and below what each coupling makes of them"
@@ -89,7 +90,7 @@ def main() -> None:
     reference = metrics.Gaussian.fit(principal(held))
     for name, x in (("floor", boots), ("unmoved", sandals)):
         print(f"{name}: FD {metrics.frechet_distance(reference, metrics.Gaussian.fit(principal(x))):.2f}", flush=True)
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=options.cpus, include_dashboard=False, log_to_driver=False)
     rows = [sandals[:SHOWN].numpy()]
     for name, coupling in COUPLINGS.items():
         tree = {
