@@ -142,7 +142,12 @@ def main() -> None:
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--dir", type=Path, default=Path("out/unet"))
     parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--read", type=Path, help="print the table of such rows, and compute none")
     options = parser.parse_args()
+    if options.read:
+        for data in options.data:
+            table(json.loads(options.read.read_text()), data)
+        return
     directory = options.dir.absolute()
     torch.set_num_threads(options.cpus)
     ray.init(address="local", num_cpus=options.cpus, include_dashboard=False, log_to_driver=False)
