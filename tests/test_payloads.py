@@ -1,5 +1,6 @@
 """Three payloads, one set of pairs: bit by bit the same, converted or coupled, and checked by computing them again."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from pipeline.recompute import recompute
 from pipeline.store import format
 from pipeline.store.records import Decoder, samples
 from pipeline.store.verify import verify
+from training.order import Stretch
+from training.shards import ShardReader
 
 PAYLOADS = ("full", "seeded", "ids")
 NAMES = ("x0", "x1", "label", "data_ids")
@@ -47,6 +50,22 @@ def test_all_payloads_hold_the_same_pairs(stores: dict[str, Path]) -> None:
         for name in NAMES:
             np.testing.assert_array_equal(other[name], full[name])
         assert verify(stores[payload]).faults == []
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_pieces_are_small_however_many_pairs_a_record_holds(stores: dict[str, Path], payload: str) -> None:
+    """A shard of ids is one record; what is looked up for it at once must not be."""
+    index, whole = format.read_index(stores[payload]), pairs(stores[payload])
+    reader = ShardReader(stores[payload], index, ("x0", "x1", "label"))
+    assert reader.step == 2**20 // (2 * 4 * 64)
+    reader.step = 7
+    stretches = [Stretch(number, 3, shard.pairs) for number, shard in enumerate(index.shards)]
+    pieces = list(reader.read(stretches))
+    assert max(len(piece["x0"]) for piece in pieces) == 7
+    firsts = np.cumsum([0, *(shard.pairs for shard in index.shards)])
+    kept = np.concatenate([np.arange(a + 3, b) for a, b in pairwise(firsts)])
+    for name in reader.fields:
+        np.testing.assert_array_equal(np.concatenate([piece[name] for piece in pieces]), whole[name][kept])
 
 
 def test_ids_take_at_most_twelve_bytes_a_pair(stores: dict[str, Path]) -> None:

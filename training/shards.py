@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.place import Place, place
-from pipeline.store.format import Index, Shard
+from pipeline.store.format import Index, Shard, pairs_per_record
 from pipeline.store.integrity import damage
 from pipeline.store.layout import Layout, opened, survey
 from pipeline.store.records import Decoder, samples
@@ -34,11 +34,12 @@ class ShardReader:
         self.shards = self.directory / "shards"
         self.index = index
         self.fields = tuple(fields)
+        self.step = pairs_per_record(index.shape, "full")
         self._decoder = Decoder(directory, index)
         self._layouts: dict[int, Layout] = {}
 
     def read(self, stretches: Sequence[Stretch]) -> Iterator[Fields]:
-        """Stretch after stretch, in pieces as large as the records.
+        """Stretch after stretch, in pieces of about 1 MiB, whatever the records hold.
 
         Raises:
             InputError: a shard that is missing, damaged or not what the index says.
@@ -49,10 +50,11 @@ class ShardReader:
             last = np.searchsorted(layout.edges, stretch.stop, "left")
             with opened(self.shards / shard.name) as file:
                 for record in range(first, last):
-                    fields = self.decode(shard, f"number {record}", layout.read(file, record), self.fields)
-                    left = int(layout.edges[record])
-                    part = slice(max(stretch.start - left, 0), stretch.stop - left)
-                    yield {field: array[part] for field, array in fields.items()}
+                    members, (left, right) = layout.read(file, record), layout.edges[record : record + 2].tolist()
+                    stop = min(stretch.stop, right) - left
+                    for start in range(max(stretch.start - left, 0), stop, self.step):
+                        part = slice(start, min(start + self.step, stop))
+                        yield self.decode(shard, f"number {record}", members, self.fields, part)
 
     def records(self, fields: Sequence[str]) -> Iterator[tuple[Shard, str, Members]]:
         """All records of the store in order: shard, key, and the members that hold the named fields."""
@@ -61,14 +63,16 @@ class ShardReader:
             for key, members in samples(self.shards / shard.name, self._decoder.members(fields)):
                 yield shard, key, members
 
-    def decode(self, shard: Shard, record: str, members: Members, fields: Sequence[str]) -> Fields:
-        """Arrays of a record, of the shapes and types that the index promises.
+    def decode(
+        self, shard: Shard, record: str, members: Members, fields: Sequence[str], part: slice = slice(None)
+    ) -> Fields:
+        """Arrays of a record, or of a part of its pairs, of the shapes and types that the index promises.
 
         Raises:
             InputError: no such field, no npy bytes, or another shape or type.
         """
         try:
-            return self._decoder.decode(members, fields)
+            return self._decoder.decode(members, fields, part)
         except (ValueError, KeyError, OSError) as error:
             raise InputError(self._damaged(shard, f"record {record}: {error}")) from error
 

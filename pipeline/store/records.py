@@ -110,14 +110,17 @@ class Decoder:
             out |= self._sources[name]
         return out
 
-    def decode(self, fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The named arrays of one record.
+    def decode(
+        self, fields: Mapping[str, Any], names: Sequence[str], part: slice = slice(None)
+    ) -> dict[str, np.ndarray]:
+        """The named arrays of one record, or of some of its pairs: a record of ids may stand for gigabytes.
 
         These are x0, x1 [k, ...], weight [k], span [k, 2] float32, label, data_ids, source_ids, noise rows [k] int64.
 
         Args:
             fields: the bytes of each member by extension; other entries, such as webdataset's `__key__`, are ignored.
             names: of the arrays wanted.
+            part: of the record's pairs; no others are looked up or made.
 
         Raises:
             ValueError: a member is missing, is no plain array, or has another shape or type than the index promises.
@@ -127,7 +130,7 @@ class Decoder:
             missing = {member for member in self._sources[name] if member not in fields and member != "row.npy"}
             if missing:
                 raise ValueError(f"{sorted(missing)[0]} is missing")
-            out[name] = getattr(self, f"_{name}")(fields)
+            out[name] = getattr(self, f"_{name}")(fields, part)
         if len({len(array) for array in out.values()}) > 1:
             raise ValueError(f"fields of different lengths: { {name: len(array) for name, array in out.items()} }")
         if not all(map(len, out.values())):
@@ -151,17 +154,17 @@ class Decoder:
             "rows": rows,
         }
 
-    def _x0(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, "k ..."]:
+    def _x0(self, fields: Mapping[str, Any], part: slice) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "full":
-            return array(fields, "x0.npy", np.float32, self.index.shape)
+            return array(fields, "x0.npy", np.float32, self.index.shape)[part]
         if self.index.two_sided:
-            return gather(self.source, self._source_ids(fields))
-        rows, seed = self._rows(fields), read_meta(fields).get("seed")
+            return gather(self.source, self._source_ids(fields, part))
+        rows, seed = self._rows(fields, part), read_meta(fields).get("seed")
         if type(seed) is not int or not 0 <= seed < 2**63:
             raise ValueError(f"meta.json: seed {seed!r} is no integer in [0, 2^63)")
         return noise.gaussian_rows(seed, rows, math.prod(self.index.shape)).reshape(-1, *self.index.shape)
 
-    def _rows(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
+    def _rows(self, fields: Mapping[str, Any], part: slice) -> Int64[np.ndarray, " k"]:
         """Global source rows of the noise."""
         if "row.npy" in fields:
             rows = array(fields, "row.npy", np.uint64)
@@ -169,37 +172,38 @@ class Decoder:
             first = read_meta(fields).get("first_noise_counter")
             if type(first) is not int or first < 0:
                 raise ValueError(f"meta.json: first_noise_counter {first!r} is no source row")
-            rows = np.uint64(min(first, noise.ROWS)) + np.arange(len(self._data_ids(fields)), dtype=np.uint64)
+            count = len(self._data_ids(fields, slice(None)))
+            rows = np.uint64(min(first, noise.ROWS)) + np.arange(count, dtype=np.uint64)
         if rows.size and rows.max() >= noise.ROWS:
             raise ValueError(f"noise row {rows.max()} is beyond the generator's {noise.ROWS}")
-        return rows.astype(np.int64)
+        return rows[part].astype(np.int64)
 
-    def _x1(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, "k ..."]:
+    def _x1(self, fields: Mapping[str, Any], part: slice) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "ids":
-            return gather(self.data, self._data_ids(fields))
-        return array(fields, "x1.npy", np.float32, self.index.shape)
+            return gather(self.data, self._data_ids(fields, part))
+        return array(fields, "x1.npy", np.float32, self.index.shape)[part]
 
-    def _label(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
+    def _label(self, fields: Mapping[str, Any], part: slice) -> Int64[np.ndarray, " k"]:
         if self.index.payload == "ids":
-            return self.labels[self._data_ids(fields) % len(self.data)]
-        return array(fields, "label.npy", np.int64)
+            return self.labels[self._data_ids(fields, part) % len(self.data)]
+        return array(fields, "label.npy", np.int64)[part]
 
-    def _weight(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, " k"]:
-        return array(fields, "weight.npy", np.float32)
+    def _weight(self, fields: Mapping[str, Any], part: slice) -> Float32[np.ndarray, " k"]:
+        return array(fields, "weight.npy", np.float32)[part]
 
-    def _span(self, fields: Mapping[str, Any]) -> Float32[np.ndarray, "k 2"]:
+    def _span(self, fields: Mapping[str, Any], part: slice) -> Float32[np.ndarray, "k 2"]:
         span = read_meta(fields).get("span")
         if not (isinstance(span, list) and len(span) == 2 and all(type(t) in (int, float) for t in span)):
             raise ValueError(f"meta.json: span {span!r} is no pair of times")
         if not 0 <= span[0] < span[1] <= 1:
             raise ValueError(f"meta.json: span {span!r} does not lead on from 0 to 1")
-        return np.broadcast_to(np.array(span, np.float32), (len(self._data_ids(fields)), 2))
+        return np.broadcast_to(np.array(span, np.float32), (len(self._data_ids(fields, part)), 2))
 
-    def _data_ids(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
-        return self._ids(fields, "id.npy", "data_ids", "data")
+    def _data_ids(self, fields: Mapping[str, Any], part: slice) -> Int64[np.ndarray, " k"]:
+        return self._ids(fields, "id.npy", "data_ids", "data")[part]
 
-    def _source_ids(self, fields: Mapping[str, Any]) -> Int64[np.ndarray, " k"]:
-        return self._ids(fields, "source_id.npy", "source_ids", "source")
+    def _source_ids(self, fields: Mapping[str, Any], part: slice) -> Int64[np.ndarray, " k"]:
+        return self._ids(fields, "source_id.npy", "source_ids", "source")[part]
 
     def _ids(self, fields: Mapping[str, Any], member: str, listed: str, side: str) -> Int64[np.ndarray, " k"]:
         """Ids of one side: those in `member`, or those that meta.json lists."""
