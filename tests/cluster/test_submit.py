@@ -8,6 +8,7 @@ import urllib.error
 from pathlib import Path
 
 import pytest
+from alone import alone
 
 from pipeline.config import CoupleConfig, load
 from pipeline.couple import couple
