@@ -125,7 +125,7 @@ def spread(
     """
     ends = np.cumsum(weights)[:-1] * pairs
     ends = np.where(np.abs(ends - ends.round()) < 1e-9 * pairs, ends.round(), ends)  # equal weights, equal counts
-    edges = np.floor(np.concatenate([[0.0], ends, [pairs]]) + u).astype(np.int64)
+    edges = np.floor(np.concatenate([[0.0], ends, [pairs]]) + min(u, 1 - 1e-9)).astype(np.int64)  # 1 + u must not be 2
     return np.repeat(np.arange(len(weights)), np.diff(edges))[order]
 
 

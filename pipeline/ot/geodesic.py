@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 TAIL = 1e-12  # of the heat may be missing
+LONGEST = 500.0  # time in one sum: e^-t is still a float64
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,10 @@ def geodesic_cost(
         )
     start = np.zeros((len(every), len(x1)))
     start[len(x0) + np.arange(len(x1)), np.arange(len(x1))] = 1
-    spread = _heat(adjacency, start, heat)[: len(x0)]
-    return (-4 * heat * np.log(spread)).astype(np.float32)
+    spread, legs = start, int(np.ceil(heat / LONGEST))
+    for _ in range(legs):
+        spread = _heat(adjacency, spread, heat / legs)
+    return (-4 * heat * np.log(spread[: len(x0)])).astype(np.float32)
 
 
 def _adjacency(every: Float64[np.ndarray, "N d"], neighbours: int) -> "csr_array":
