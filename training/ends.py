@@ -81,13 +81,12 @@ def read_ends(directory: str, index: Index, config: EvaluateConfig) -> Ends:
     if config.source is not None:
         if coupled is None or not isinstance(coupled.source, DataSource):
             raise InputError(f"source={config.source!r}: the flow starts from noise; remove it")
-        held = coupled.source.as_data().model_copy(update={"weight": None, "path": config.source})
-        start = torch.from_numpy(_held_out(held, index, "source").x)
+        where = f"source={config.source!r}"
+        start = torch.from_numpy(held_out(coupled.source.as_data(), config.source, index.shape, where).x)
     if config.data is None:
         return Ends(start, read_reference(directory, index))
     assert coupled is not None
-    plain = {"path": config.data, "weight": None, "time": None, "fingerprint": None, "columns_fingerprint": None}
-    target = _held_out(coupled.data.model_copy(update=plain), index, "data")
+    target = held_out(coupled.data, config.data, index.shape, f"data={config.data!r}")
     labels = None if target.labels is None or not index.num_classes else torch.from_numpy(target.labels[:LIMIT])
     return Ends(start, Reference(torch.from_numpy(target.x[:LIMIT]), labels))
 
@@ -96,15 +95,26 @@ def _needs_config(index: Index, config: EvaluateConfig) -> bool:
     return bool(index.times) or config.data is not None or config.source is not None
 
 
-def _held_out(config: DataConfig, index: Index, key: str) -> Target:
-    """Data that took no part in the coupling."""
+def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str) -> Target:
+    """Data that took no part in the coupling, read as those were that did.
+
+    Args:
+        coupled: how they were read.
+        path: of the other data.
+        shape: of one datum.
+        where: the head of the sentence, should they be refused.
+
+    Raises:
+        InputError: data that cannot be read, or of another shape.
+    """
+    plain = {"weight": None, "time": None, "leave_out": (), "fingerprint": None, "columns_fingerprint": None}
+    config = coupled.model_copy(update=plain | {"path": path})
     try:
         spec = data.check(config)
     except InputError as error:
-        text = str(error)
-        raise InputError(key + text.removeprefix("data.path") if text.startswith("data.path") else text) from error
-    if spec.shape != index.shape:
-        raise InputError(f"{key}={config.path!r}: data of shape {list(spec.shape)}; the pairs have {list(index.shape)}")
+        raise InputError(f"{where}: {str(error).removeprefix(f'data.path={path!r}: ')}") from error
+    if spec.shape != shape:
+        raise InputError(f"{where}: data of shape {list(spec.shape)}; the pairs have {list(shape)}")
     return data.read(config, spec)
 
 

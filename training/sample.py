@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from pipeline import data
 from pipeline.config import CoupleConfig, load
 from pipeline.data_config import DataSource
 from pipeline.errors import InputError
@@ -22,7 +21,7 @@ from pipeline.place import place
 from pipeline.store.format import read_index
 from training import flow
 from training.config import EvaluateConfig, SampleConfig
-from training.ends import read_ends
+from training.ends import held_out, read_ends
 from training.reference import read_reference
 from training.report import figures, images
 from training.sampler import Sampler
@@ -126,14 +125,7 @@ def starting(config: SampleConfig, trained: Trained, start: str | None) -> Float
         return ends.starts(config.samples, config.seed)
     given = load(CoupleConfig, place(trained.pairs) / "config.yaml")
     side = given.source.as_data() if isinstance(given.source, DataSource) else given.data
-    plain = {"path": start, "flips": False, "label": None, "weight": None, "time": None, "leave_out": ()}
-    side = side.model_copy(update=plain | {"fingerprint": None, "columns_fingerprint": None})
-    try:
-        found = data.read(side, data.check(side))
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    if found.x.shape[1:] != trained.shape:
-        raise InputError(f"{where}: data of shape {list(found.x.shape[1:])}; the flow takes {list(trained.shape)}")
+    found = held_out(side.model_copy(update={"flips": False, "label": None}), start, trained.shape, where)
     return torch.from_numpy(found.x[: config.samples])
 
 
