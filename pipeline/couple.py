@@ -8,32 +8,26 @@ import hashlib
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import config as configs
-from pipeline import resume
+from pipeline import data, resume, source
 from pipeline.blocks import Blocks, divide
 from pipeline.config import CoupleConfig
+from pipeline.data import DataSpec, Target
 from pipeline.errors import InputError, JobError
-from pipeline.place import Place, place
+from pipeline.job import Job
+from pipeline.place import place
 from pipeline.progress import progress, remaining, repeated
+from pipeline.source import Source
 from pipeline.store import format, tables
 from pipeline.table import Table, check_table, read_table
 
 if TYPE_CHECKING:
     from pipeline.cluster import ActorShape
-    from pipeline.conditions import Conditions
-    from pipeline.source import Source
 
-COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2", "geodesic": "-4 t log of the heat kernel"}
 PERMILLE = 1000  # what progress of potentials is counted in
-CONVENTION = (
-    "cost C = {cost} on the features; eps in units of C; potentials f, g without the marginals: "
-    "P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps)"
-)
 
 
 def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = lambda row: None) -> format.Index:
@@ -47,11 +41,18 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
         InputError: anything wrong with the config, the data or the output directory, found before Ray starts.
         JobError: a block did not converge or died too often.
     """
-    from pipeline import data, source
+    job = begin(config)
+    return job if isinstance(job, format.Index) else carry_out(job, on_block)
 
+
+def begin(config: CoupleConfig) -> Job | format.Index:
+    """Check the config, read the data and prepare the directory; the index where the store is complete already.
+
+    Raises:
+        InputError: as `couple`.
+    """
     directory = place(config.output.dir)
-    finished = resume.check(config, directory)
-    if finished:
+    if finished := resume.check(config, directory):
         return finished
     spec = data.check(config.data)
     source_spec = source.check(config, spec)
@@ -67,21 +68,44 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     connect(config.cluster)
     if known is not None:
         check_teams(config, check_sizes(config, known, table))
+    job = assemble(config, *read(config, spec, source_spec), table)
+    check_teams(config, job.blocks)
+    resume.prepare(job.config, job.directory, job.target, job.source)
+    format.write_outline(job.directory, job.outline())
+    return job
+
+
+def read(config: CoupleConfig, spec: DataSpec, source_spec: DataSpec | None) -> tuple[Target, Source | None]:
+    """Read both sides, of which checks have found these specifications."""
     target = data.read(config.data, spec)
-    other = source.read(config, source_spec, target)
-    blocks = check_sizes(config, len(target.x), table, other)
-    check_teams(config, blocks)
+    return target, source.read(config, source_spec, target)
+
+
+def assemble(config: CoupleConfig, target: Target, other: Source | None, table: Table | None = None) -> Job:
+    """The job over data that were read; nothing is written.
+
+    Raises:
+        InputError: sizes that do not fit, or other data than the config or the store expects.
+    """
+    directory, blocks = place(config.output.dir), check_sizes(config, len(target.x), table, other)
     config = resume.pin_data(pin_coupling(config, blocks, target, other), directory, target)
-    directory = directory.resolve()
-    resume.prepare(config, directory, target, other)
-    done = resume.blocks_done(directory, blocks)
-    todo = [block for block in range(blocks.count) if block not in done]
-    if todo or config.coupling.method == "semidiscrete":  # whose potentials may be all that is missing
-        _run(config, directory, blocks, target, table, todo, on_block, other)
-    return _finish(config, directory, blocks, target, table, other)
+    return Job(config, directory.resolve(), blocks, target, other, table)
 
 
-def check_sizes(config: CoupleConfig, rows: int, table: Table | None, source: "Source | None" = None) -> Blocks:
+def carry_out(job: Job, on_block: Callable[[dict[str, Any]], None] = lambda row: None) -> format.Index:
+    """Compute the blocks that are left, and write the index.
+
+    Raises:
+        JobError: as `couple`.
+    """
+    done = resume.blocks_done(job.directory, job.blocks)
+    todo = [block for block in range(job.blocks.count) if block not in done]
+    if todo or job.config.coupling.method == "semidiscrete":  # whose potentials may be all that is missing
+        _run(job, todo, on_block)
+    return finish(job)
+
+
+def check_sizes(config: CoupleConfig, rows: int, table: Table | None, source: Source | None = None) -> Blocks:
     """Divide the job, and refuse an exact coupling that memory cannot hold or a table that does not fit the data."""
     blocks = divide(config, rows, source)
     if config.features.pca is not None and config.coupling.method in ("independent", "imported"):
@@ -111,25 +135,17 @@ def check_teams(config: CoupleConfig, blocks: Blocks) -> None:
     check_team(team, blocks.rows, blocks.m, torch.device("cuda" if shape.gpus else "cpu"))
 
 
-def _run(
-    config: CoupleConfig,
-    directory: Place,
-    blocks: Blocks,
-    target: Any,
-    table: Table | None,
-    todo: list[int],
-    on_block: Callable[[dict[str, Any]], None],
-    source: "Source | None",
-) -> None:
+def _run(job: Job, todo: list[int], on_block: Callable[[dict[str, Any]], None]) -> None:
     """Couple the blocks that are left, and tell how far they are."""
     from pipeline.telemetry import telemetry
 
-    shape, reports, todo = run_blocks(config, directory, blocks, target, table, todo, source)
+    shape, reports, todo = run_blocks(job, todo)
+    config, blocks = job.config, job.blocks
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
     began, errors = time.monotonic(), []
     title = f"coupling on {shape.actors} actors"
     # An error here must not keep the generator, and with it the actors, until its traceback is forgotten.
-    with closing(reports), progress(title, blocks.pairs) as show, telemetry(directory) as told:
+    with closing(reports), progress(title, blocks.pairs) as show, telemetry(job.directory) as told:
         told.set(couple_blocks_done=blocks.count - len(todo), couple_blocks_left=len(todo))
         for number, row in enumerate(reports, blocks.count - len(todo) + 1):
             if not row["converged"] and config.coupling.on_unconverged == "fail":
@@ -151,15 +167,7 @@ def _run(
                 told.set(couple_marginal_error=max(errors))
 
 
-def run_blocks(
-    config: CoupleConfig,
-    directory: Place,
-    blocks: Blocks,
-    target: Any,
-    table: Table | None,
-    todo: list[int],
-    source: "Source | None" = None,
-) -> tuple["ActorShape", Generator[dict[str, Any], None, None], list[int]]:
+def run_blocks(job: Job, todo: list[int]) -> tuple["ActorShape", Generator[dict[str, Any], None, None], list[int]]:
     """Hire as many actors as fit and couple the blocks `todo` on them.
 
     Returns: the actors' shape, the report of every block as it is finished, and the blocks, of which there are more
@@ -167,48 +175,39 @@ def run_blocks(
     """
     import ray
 
-    from pipeline import known, matrix
+    from pipeline import known
     from pipeline.actor import Posts
     from pipeline.cluster import actor_shape
-    from pipeline.conditions import conditions
     from pipeline.coupler import Coupler
     from pipeline.crew import work
 
-    features = resume.features(config, directory, target.x, source)
-    data_features = features.of_data(target.x, flips=config.data.flips)
-    source_features = None
-    if source is not None:
-        chain = source.x is target.x
-        source_features = data_features if chain else features.of_data(source.x, flips=source.flips)
-    start = known.of_start(config, blocks, target, data_features)
-    given = conditions(config.coupling, target)
+    config, blocks = job.config, job.blocks
     # The arrays go into the object store once; every actor on a node maps the same memory.
-    values = (features, target.x, target.labels, data_features, table, given, start)
-    sides = (target.weights, source, source_features, matrix.load(config.coupling, blocks, source))
-    shared = [ray.put(value) for value in (*values, *sides)]
+    shared = [ray.put(value) for value in job.arrays()]
     if config.coupling.method == "semidiscrete":
-        _solve_potentials(config, directory, blocks, given, [shared[5], shared[3], shared[6]])
+        _solve_potentials(job, [shared[5], shared[3], shared[6]])
     shape, per_block = actor_shape(config.cluster, len(todo)), config.cluster.actors_per_block
-    posts = Posts(shape, per_block, Coupler, config, directory, blocks, shared, shape.cpus)
+    posts = Posts(shape, per_block, Coupler, config, job.directory, blocks, shared, shape.cpus)
     stages = [todo]
     if config.coupling.warm_start:
         later = [block for block in todo if block not in blocks.seeds]
-        lost = [block for block in blocks.seeds if later and not known.file(directory, block).is_file()]
+        lost = [block for block in blocks.seeds if later and not known.file(job.directory, block).is_file()]
         todo = sorted({*lost, *todo})
         stages = [[block for block in todo if block in blocks.seeds], later]
     return shape, work(posts, shape.actors // per_block, stages), todo
 
 
-def _solve_potentials(
-    config: CoupleConfig, directory: Place, blocks: Blocks, given: "Conditions", shared: list[Any]
-) -> None:
+def _solve_potentials(job: Job, shared: list[Any]) -> None:
     """Solve what is left of a semi-discrete coupling: one problem by all actors together, or one a class by each."""
     from pipeline import potentials
     from pipeline.actor import Posts
     from pipeline.cluster import actor_shape
+    from pipeline.conditions import conditions
     from pipeline.crew import work
     from pipeline.telemetry import telemetry
 
+    config, directory, blocks = job.config, job.directory, job.blocks
+    given = conditions(config.coupling, job.target)
     todo = potentials.left(directory, given)
     alone = len(given.problems()) > 1
     shape = actor_shape(config.cluster, len(todo) if alone else potentials.most_members(blocks.ids))
@@ -232,7 +231,7 @@ def _solve_potentials(
     potentials.gather(directory, given, blocks.ids)
 
 
-def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any, source: "Source | None" = None) -> CoupleConfig:
+def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any, source: Source | None = None) -> CoupleConfig:
     """The config with the fingerprints of its source, its condition file, its costs and where it starts from."""
     from pipeline import known, matrix
     from pipeline.conditions import conditions
@@ -250,10 +249,6 @@ def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any, source: "Sou
     return resume.pin(config, "start_fingerprint", hashlib.sha256(start.data).hexdigest(), "start")
 
 
-def _convention(config: CoupleConfig) -> str:
-    return CONVENTION.format(cost=COSTS.get(config.coupling.cost, config.coupling.cost))
-
-
 def _unconverged(row: dict[str, Any]) -> str:
     return (
         f"block {row['block']} stopped after {row['passes']} passes at a marginal error of {row['target_error']:.1e}; "
@@ -261,34 +256,12 @@ def _unconverged(row: dict[str, Any]) -> str:
     )
 
 
-def _finish(
-    config: CoupleConfig,
-    directory: Place,
-    blocks: Blocks,
-    target: Any,
-    table: Table | None,
-    source: "Source | None" = None,
-) -> format.Index:
+def finish(job: Job) -> format.Index:
     """Write blocks.parquet and, last, the index, from the sidecars alone."""
-    sidecars = [
-        format.read_sidecar(directory / "shards" / PurePosixPath(format.shard_name(number)).with_suffix(".json"))
-        for block in range(blocks.count)
-        for number in blocks.shards(block)
-    ]
-    tables.write_blocks(directory, {s.shard.block: s.report for s in sidecars}.values())
-    index = format.Index(
-        config_hash=configs.digest(config.determining()),
-        data_fingerprint=target.fingerprint,
-        pairs=sum(s.shard.pairs for s in sidecars),
-        shape=tuple(target.x.shape[1:]),
-        num_classes=target.num_classes,
-        payload=config.output.payload,
-        method=config.coupling.method,
-        convention=_convention(config) if table is None else "pairs made elsewhere, as a table had them",
-        shards=tuple(s.shard for s in sidecars),
-        weighted=table is not None and table.weights is not None,
-        source_fingerprint=None if source is None else source.fingerprint,
-        times=() if source is None else source.times,
-    )
-    format.write_index(directory, index)
+    blocks = job.blocks
+    numbers = [number for block in range(blocks.count) for number in blocks.shards(block)]
+    sidecars = [format.read_sidecar(format.sidecar_path(job.directory, number)) for number in numbers]
+    tables.write_blocks(job.directory, {s.shard.block: s.report for s in sidecars}.values())
+    index = job.index([s.shard for s in sidecars])
+    format.write_index(job.directory, index)
     return index

@@ -20,7 +20,7 @@ from pipeline import data, resume, source, trials
 from pipeline.blocks import Blocks
 from pipeline.cluster import ActorShape, actor_shape, connect, room
 from pipeline.config import CoupleConfig
-from pipeline.couple import check_sizes, check_teams, pin_coupling
+from pipeline.couple import assemble, check_sizes, check_teams, read
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.place import Place, place
@@ -77,11 +77,10 @@ def plan(config: CoupleConfig) -> Plan:
     if known is not None:
         check_teams(config, check_sizes(config, known, None))
     started = time.monotonic()
-    target = data.read(config.data, spec)
-    other = source.read(config, source_spec, target)
+    target, other = read(config, spec, source_spec)
     reading = time.monotonic() - started
-    blocks = check_sizes(config, len(target.x), None, other)
-    config = resume.pin_data(pin_coupling(config, blocks, target, other), directory, target)
+    job = assemble(config, target, other)
+    config, blocks = job.config, job.blocks
     done = resume.blocks_done(directory, blocks)
     todo, left = blocks.count - len(done), blocks.pairs - sum(blocks.pairs_of(block) for block in done)
     semidiscrete = config.coupling.method == "semidiscrete"
@@ -91,7 +90,7 @@ def plan(config: CoupleConfig) -> Plan:
     shape = actor_shape(config.cluster, todo)
     sizes = trials.sizes(config, blocks, shape)
     with trials.scratch(directory) as scratch:
-        tried = [trials.run(config, scratch / str(n), target, n, shape, other) for n in sizes]
+        tried = [trials.run(job, scratch / str(n), n, shape) for n in sizes]
     last = tried[-1]
     solving = entries / last.potential_pace if points else 0.0
     if not todo:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import data, features, known, matrix, potentials, source
+from pipeline import data, known, potentials, source
 from pipeline.blocks import divide
 from pipeline.cluster import connect
-from pipeline.conditions import conditions
 from pipeline.config import CoupleConfig, load
 from pipeline.coupler import Coupler
 from pipeline.files import write_atomically
+from pipeline.job import Job
 from pipeline.place import Place
 from pipeline.store import format
 from pipeline.table import read_table
@@ -36,29 +36,25 @@ def recompute(directory: Place, count: int) -> list[str]:
     if table is not None and table.fingerprint() != config.coupling.table_fingerprint:
         return [f"coupling.table={config.coupling.table!r}: no longer the pairs imported; nothing was compared"]
     blocks = divide(config, len(target.x), other)
-    fitted = features.load(directory / "features.npz")
-    of_data = fitted.of_data(target.x, flips=config.data.flips)
     recorded, faults = {shard.name: shard for shard in index.shards}, []
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         for part in ("shards", "potentials"):
             (scratch / part).mkdir()
+        kept: list[tuple[Place, Place]] = [(directory / "features.npz", scratch / "features.npz")]
         if config.coupling.warm_start:
-            for seed in blocks.seeds:
-                write_atomically(known.file(scratch, seed), known.file(directory, seed).read_bytes())
+            kept += [(known.file(directory, seed), known.file(scratch, seed)) for seed in blocks.seeds]
+        for there, here in kept:
+            write_atomically(here, there.read_bytes())
         if config.coupling.method == "semidiscrete":  # potentials are taken as they are, and rows matched again
             potentials.copy(directory, scratch)
-        given = conditions(config.coupling, target)
-        start = known.of_start(config, blocks, target, of_data)
-        of_source = None if other is None else fitted.of_data(other.x, flips=other.flips)
-        costs = matrix.load(config.coupling, blocks, other)
-        every = (fitted, target.x, target.labels, of_data, table, given, start, target.weights, other, of_source, costs)
-        coupler = Coupler(config, scratch, blocks, 1, *every)
+        job = Job(config, scratch, blocks, target, other, table)
+        coupler = Coupler(config, scratch, blocks, 1, *job.arrays())
         for block in sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)}):
             coupler.write(coupler.solve(block))
             for number in blocks.shards(block):
                 name = format.shard_name(number)
-                again = format.read_sidecar((scratch / "shards" / name).with_suffix(".json")).shard
+                again = format.read_sidecar(format.sidecar_path(scratch, number)).shard
                 if again != recorded[name]:
                     differing = [
                         f"{f.name} {getattr(recorded[name], f.name)} there, {getattr(again, f.name)} computed again"

@@ -152,7 +152,7 @@ def blocks_done(directory: Place, blocks: Blocks) -> set[int]:
 def block_done(directory: Place, blocks: Blocks, block: int) -> bool:
     """Whether every shard of the block is there with its sidecar and its recorded size."""
     for number in blocks.shards(block):
-        sidecar = (directory / "shards" / format.shard_name(number)).with_suffix(".json")
+        sidecar = format.sidecar_path(directory, number)
         if not sidecar.is_file() or damage(directory, format.read_sidecar(sidecar).shard, content=False):
             return False
     return True

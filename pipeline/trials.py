@@ -16,9 +16,8 @@ from pipeline.blocks import Blocks, divide
 from pipeline.cluster import ActorShape
 from pipeline.config import CoupleConfig
 from pipeline.couple import run_blocks
-from pipeline.data.spec import Target
+from pipeline.job import Job
 from pipeline.place import Place
-from pipeline.source import Source
 
 TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
 OTHERS = 1024, 8192  # for all other methods
@@ -59,11 +58,10 @@ def sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
     return [low, high] if high < blocks.n else [blocks.n]
 
 
-def run(
-    config: CoupleConfig, directory: Path, target: Target, n: int, shape: ActorShape, source: Source | None = None
-) -> Trial:
+def run(job: Job, directory: Path, n: int, shape: ActorShape) -> Trial:
     """Two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
-    teams, legs = shape.actors // config.cluster.actors_per_block, 0 if source is None else len(source.legs)
+    config, legs = job.config, 0 if job.source is None else len(job.source.legs)
+    teams = shape.actors // config.cluster.actors_per_block
     small = config.model_copy(
         update={
             "coupling": config.coupling.model_copy(
@@ -74,10 +72,10 @@ def run(
             "cluster": config.cluster.model_copy(update={"actors": shape.actors, "cpus_per_actor": shape.cpus}),
         }
     )
-    blocks = divide(small, len(target.x), source)
-    resume.prepare(small, directory, target, source)
+    blocks = divide(small, len(job.target.x), job.source)
+    resume.prepare(small, directory, job.target, job.source)
     started, rows, first = time.monotonic(), [], 0.0
-    _, reports, _ = run_blocks(small, directory, blocks, target, None, list(range(blocks.count)), source)
+    _, reports, _ = run_blocks(Job(small, directory, blocks, job.target, job.source), list(range(blocks.count)))
     with closing(reports):
         for row in reports:
             first = first or time.monotonic() - started

@@ -9,6 +9,7 @@
     DIR/potentials/b000000.npy   g of each block's target rows, float64
     DIR/potentials/g.npy         g of every data id, where one potential serves all blocks (semi-discrete)
     DIR/blocks.parquet           a row per block, written with the index
+    DIR/outline.json             while the job runs: what the index will say, but for the shards' bytes and hashes
     DIR/index.json               written last, atomically: only then is the store complete
 
 A shard counts only when its sidecar exists, since the sidecar is renamed into place after the tar is on disk.
@@ -28,6 +29,7 @@ from pipeline.files import write_atomically
 from pipeline.place import Place, place
 
 FORMAT_VERSION = 1
+OUTLINE = "outline.json"
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
 
 
@@ -81,6 +83,19 @@ class Index:
         return self.source_fingerprint is not None
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What the index will say, for those who read shards as they come.
+
+    Attributes:
+        index: without shards, for whose bytes and hashes there are sidecars.
+        shards: block and pairs of every shard, by its number.
+    """
+
+    index: Index
+    shards: tuple[tuple[Count, Size], ...]
+
+
 def shard_name(number: int) -> str:
     """`pairs-000012.tar`."""
     return f"pairs-{number:06d}.tar"
@@ -114,6 +129,12 @@ def write_index(directory: Place, index: Index) -> None:
         if not tree[later]:
             del tree[later]
     write_atomically(directory / "index.json", _to_json(tree))
+    (directory / OUTLINE).unlink(missing_ok=True)
+
+
+def write_outline(directory: Place, outline: Outline) -> None:
+    """Write `outline.json`, which `write_index` removes."""
+    write_atomically(directory / OUTLINE, _to_json(dataclasses.asdict(outline)))
 
 
 def write_sidecar(directory: Place, sidecar: Sidecar) -> None:
@@ -146,6 +167,40 @@ def read_index(directory: str | Place) -> Index:
         return TypeAdapter(Index).validate_json(data, strict=True)
     except ValidationError as error:
         raise InputError(f"{path}: not an index of a pair store ({_first(error)}); make the store again") from error
+
+
+def read_outline(directory: str | Place) -> Outline:
+    """What is known of a store whose job runs, is dead or is finished.
+
+    Raises:
+        InputError: no store, or one that no job of this version has begun.
+    """
+    root = place(directory)
+    if not (root / "index.json").is_file():
+        try:
+            return _outline(root / OUTLINE)
+        except FileNotFoundError:
+            pass  # there is none, or the index has replaced it just now
+    index = read_index(directory)
+    shards = tuple((shard.block, shard.pairs) for shard in index.shards)
+    return Outline(dataclasses.replace(index, shards=()), shards)
+
+
+def _outline(path: Place) -> Outline:
+    data = path.read_bytes()
+    try:
+        outline = TypeAdapter(Outline).validate_json(data, strict=True)
+    except ValidationError as error:
+        remedy = "remove it and run the coupling job again"
+        raise InputError(f"{path}: not the outline of a pair store ({_first(error)}); {remedy}") from error
+    if outline.index.format_version != FORMAT_VERSION:
+        raise InputError(f"{path}: format_version={outline.index.format_version}, this program reads {FORMAT_VERSION}")
+    return outline
+
+
+def sidecar_path(directory: Place, number: int) -> Place:
+    """Of a shard, by its number."""
+    return directory / "shards" / str(PurePosixPath(shard_name(number)).with_suffix(".json"))
 
 
 def read_sidecar(path: Place) -> Sidecar:

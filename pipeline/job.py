@@ -1,0 +1,81 @@
+"""A coupling job that is ready to run: its input was read and held against its config, its directory is there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import config as configs
+from pipeline import known, matrix, resume
+from pipeline.blocks import Blocks
+from pipeline.conditions import conditions
+from pipeline.config import CoupleConfig
+from pipeline.data.spec import Target
+from pipeline.place import Place
+from pipeline.source import Source
+from pipeline.store.format import Index, Outline, Shard
+from pipeline.table import Table
+
+COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2", "geodesic": "-4 t log of the heat kernel"}
+CONVENTION = (
+    "cost C = {cost} on the features; eps in units of C; potentials f, g without the marginals: "
+    "P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps)"
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that couplings are computed from.
+
+    Attributes:
+        config: with the fingerprints of all that was read.
+        directory: the pair store.
+        blocks: the division of the job.
+        target: the data.
+        source: the source side, where it is data too.
+        table: pairs made elsewhere, where the config imports them.
+    """
+
+    config: CoupleConfig
+    directory: Place
+    blocks: Blocks
+    target: Target
+    source: Source | None = None
+    table: Table | None = None
+
+    def arrays(self) -> tuple[Any, ...]:
+        """What a `Coupler` takes behind its number of threads, in order."""
+        config, target, source = self.config, self.target, self.source
+        features = resume.features(config, self.directory, target.x, source)
+        of_data = features.of_data(target.x, flips=config.data.flips)
+        of_source = None
+        if source is not None:
+            of_source = of_data if source.x is target.x else features.of_data(source.x, flips=source.flips)
+        given = conditions(config.coupling, target)
+        start = known.of_start(config, self.blocks, target, of_data)
+        costs = matrix.load(config.coupling, self.blocks, source)
+        both = (features, target.x, target.labels, of_data, self.table, given, start)
+        return (*both, target.weights, source, of_source, costs)
+
+    def index(self, shards: Sequence[Shard]) -> Index:
+        """What `index.json` says of the job, with these shards."""
+        target, config, table = self.target, self.config, self.table
+        convention = CONVENTION.format(cost=COSTS.get(config.coupling.cost, config.coupling.cost))
+        return Index(
+            config_hash=configs.digest(config.determining()),
+            data_fingerprint=target.fingerprint,
+            pairs=self.blocks.pairs,
+            shape=tuple(target.x.shape[1:]),
+            num_classes=target.num_classes,
+            payload=config.output.payload,
+            method=config.coupling.method,
+            convention=convention if table is None else "pairs made elsewhere, as a table had them",
+            shards=tuple(shards),
+            weighted=table is not None and table.weights is not None,
+            source_fingerprint=None if self.source is None else self.source.fingerprint,
+            times=() if self.source is None else self.source.times,
+        )
+
+    def outline(self) -> Outline:
+        """What the index will say, before there are shards."""
+        found = [(b, len(rows)) for b in range(self.blocks.count) for rows in self.blocks.shards(b).values()]
+        return Outline(self.index(()), tuple(found))
