@@ -20,6 +20,7 @@ from jobs.report import report
 from jobs.sample import sample
 from jobs.status import status
 from jobs.stop import stop
+from jobs.stream import stream
 from jobs.submit import submit
 from jobs.train import train
 from jobs.verify import verify
@@ -33,6 +34,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     verify,
     convert,
     train,
+    stream,
     evaluate,
     sample,
     export,

@@ -49,7 +49,8 @@ def _print(listed: list["Job"]) -> None:
         took = timedelta(seconds=int((job.ended or time()) - start))
         status = job.status if job.exit_code in (None, 0) else f"{job.status} ({job.exit_code})"
         began = datetime.fromtimestamp(start).strftime("%m-%d %H:%M")
-        print(f"{job.id:{width}}  {status:<10}  {began}  {took}  {job.output or job.entrypoint}")
+        about = ", ".join((job.output or job.entrypoint).splitlines())
+        print(f"{job.id:{width}}  {status:<10}  {began}  {took}  {about}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ Address = Annotated[
 ]
 
 
-Command = Literal["couple", "plan", "status", "verify", "train", "evaluate"]
+Command = Literal["couple", "plan", "status", "verify", "train", "stream", "evaluate"]
 
 
 def submit(

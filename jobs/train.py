@@ -1,7 +1,7 @@
 """`flowpairs train CONFIG`: regress on the pairs of a store with Ray Train."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,8 +20,11 @@ def train(
     settings = load(TrainConfig, config, overrides)
     from training.trainer import train as run_job
 
-    summary = run_job(settings)
-    run = Path(settings.output.dir)
+    print_run(Path(settings.output.dir), run_job(settings))
+
+
+def print_run(run: Path, summary: dict[str, Any]) -> None:
+    """What a finished run came to, and where it is."""
     print(f"steps {summary['steps']:,}  loss {summary['loss']:.4f}  {summary['seconds']:.0f} s of training")
     print(f"checkpoint  {run / summary['checkpoint']}")
     print(f"curves      {run / 'tensorboard'}")

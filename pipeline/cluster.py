@@ -8,9 +8,12 @@ import time
 from dataclasses import dataclass
 
 import ray
+from ray.util.placement_group import placement_group_table
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import InputError
+
+Taken = dict[str, tuple[float, float]]  # CPUs and GPUs that are taken, by the node's id
 
 
 def connect(config: ClusterConfig | None = None) -> None:
@@ -55,10 +58,28 @@ def _scale(config: ClusterConfig) -> None:
         time.sleep(1)
 
 
-def _offers() -> tuple[list[int], list[float]]:
-    """CPUs and GPUs of every live node."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [int(node.get("CPU", 0)) for node in nodes], [node.get("GPU", 0.0) for node in nodes]
+def placements() -> dict[str, Taken]:
+    """What every placement group holds on which nodes, by its id; of those that have been placed."""
+    out = {}
+    for name, group in placement_group_table().items():
+        if group["state"] == "CREATED":
+            held: Taken = {}
+            for number, node in group["bundles_to_node_id"].items():
+                cpus, gpus = held.get(node, (0.0, 0.0))
+                bundle = group["bundles"][number]
+                held[node] = cpus + bundle.get("CPU", 0.0), gpus + bundle.get("GPU", 0.0)
+            out[name] = held
+    return out
+
+
+def _offers(taken: Taken | None = None) -> tuple[list[int], list[float]]:
+    """CPUs and GPUs of every live node, without those that are taken."""
+    cpus, gpus = [], []
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        cpu, gpu = (taken or {}).get(node["NodeID"], (0.0, 0.0))
+        cpus.append(int(node["Resources"].get("CPU", 0) - cpu))
+        gpus.append(node["Resources"].get("GPU", 0.0) - gpu)
+    return cpus, gpus
 
 
 def _fit(cpus: list[int], gpus: list[float], cpus_each: int, gpus_each: float) -> int:
@@ -81,21 +102,31 @@ class ActorShape:
     gpus: float
 
 
-def actor_shape(config: ClusterConfig, blocks: int) -> ActorShape:
+def takes_gpus(config: ClusterConfig) -> float:
+    """GPUs that one actor takes: where the config leaves it open, one on a cluster that has any."""
+    if config.gpus_per_actor != "auto":
+        return config.gpus_per_actor
+    return 1.0 if max(_offers()[1]) >= 1 else 0.0
+
+
+def actor_shape(config: ClusterConfig, blocks: int, taken: Taken | None = None) -> ActorShape:
     """Decide on actors from the live nodes: one a GPU where there are GPUs, else one a CPU core.
 
     Never more than the blocks keep busy; fewer actors than cores share the cores evenly, as far as each fits on one
     node. Where several solve a block together, their number is a multiple of a team's size.
 
+    Args:
+        config: what is asked for.
+        blocks: that are left to do.
+        taken: what others hold of the nodes.
+
     Raises:
         InputError: the cluster cannot hold the actors that the configuration asks for.
     """
-    cpus, gpus = _offers()
-    per_actor = config.gpus_per_actor if config.gpus_per_actor != "auto" else (1.0 if max(gpus) >= 1 else 0.0)
-
+    (cpus, gpus), per_actor = _offers(taken), takes_gpus(config)
     least = 1 if config.cpus_per_actor == "auto" else config.cpus_per_actor
     room = _fit(cpus, gpus, least, per_actor)
-    have = f"the cluster has nodes of {cpus} CPUs and {gpus} GPUs"
+    have = f"the cluster has nodes of {cpus} CPUs and {gpus} GPUs" + (" besides what is taken" if taken else "")
     if room < 1:
         wanted = f"cluster.cpus_per_actor={config.cpus_per_actor}, cluster.gpus_per_actor={config.gpus_per_actor}"
         raise InputError(f"{wanted}: not one such actor fits, {have}; lower them or give auto")

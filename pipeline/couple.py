@@ -8,6 +8,8 @@ import hashlib
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import dataclass, field
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +30,19 @@ if TYPE_CHECKING:
     from pipeline.cluster import ActorShape
 
 PERMILLE = 1000  # what progress of potentials is counted in
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Another job that runs on the same cluster.
+
+    Attributes:
+        taken: CPUs and GPUs that it holds, by the node's id.
+        stop: set by another thread to end the couplings.
+    """
+
+    taken: dict[str, tuple[float, float]] = field(default_factory=dict)
+    stop: Event | None = None
 
 
 def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = lambda row: None) -> format.Index:
@@ -92,16 +107,24 @@ def assemble(config: CoupleConfig, target: Target, other: Source | None, table: 
     return Job(config, directory.resolve(), blocks, target, other, table)
 
 
-def carry_out(job: Job, on_block: Callable[[dict[str, Any]], None] = lambda row: None) -> format.Index:
+def carry_out(
+    job: Job, on_block: Callable[[dict[str, Any]], None] = lambda row: None, beside: Beside | None = None
+) -> format.Index:
     """Compute the blocks that are left, and write the index.
 
+    Args:
+        job: as `begin` gave it.
+        on_block: told the report of every block computed, as it comes.
+        beside: another job that the cluster is shared with.
+
     Raises:
-        JobError: as `couple`.
+        InputError: the cluster cannot hold the actors that the config asks for.
+        JobError: as `couple`, and where another thread ends it.
     """
     done = resume.blocks_done(job.directory, job.blocks)
     todo = [block for block in range(job.blocks.count) if block not in done]
     if todo or job.config.coupling.method == "semidiscrete":  # whose potentials may be all that is missing
-        _run(job, todo, on_block)
+        _run(job, todo, on_block, beside)
     return finish(job)
 
 
@@ -135,11 +158,11 @@ def check_teams(config: CoupleConfig, blocks: Blocks) -> None:
     check_team(team, blocks.rows, blocks.m, torch.device("cuda" if shape.gpus else "cpu"))
 
 
-def _run(job: Job, todo: list[int], on_block: Callable[[dict[str, Any]], None]) -> None:
+def _run(job: Job, todo: list[int], on_block: Callable[[dict[str, Any]], None], beside: Beside | None) -> None:
     """Couple the blocks that are left, and tell how far they are."""
     from pipeline.telemetry import telemetry
 
-    shape, reports, todo = run_blocks(job, todo)
+    shape, reports, todo = run_blocks(job, todo, beside)
     config, blocks = job.config, job.blocks
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
     began, errors = time.monotonic(), []
@@ -167,7 +190,9 @@ def _run(job: Job, todo: list[int], on_block: Callable[[dict[str, Any]], None]) 
                 told.set(couple_marginal_error=max(errors))
 
 
-def run_blocks(job: Job, todo: list[int]) -> tuple["ActorShape", Generator[dict[str, Any], None, None], list[int]]:
+def run_blocks(
+    job: Job, todo: list[int], beside: Beside | None = None
+) -> tuple["ActorShape", Generator[dict[str, Any], None, None], list[int]]:
     """Hire as many actors as fit and couple the blocks `todo` on them.
 
     Returns: the actors' shape, the report of every block as it is finished, and the blocks, of which there are more
@@ -181,12 +206,12 @@ def run_blocks(job: Job, todo: list[int]) -> tuple["ActorShape", Generator[dict[
     from pipeline.coupler import Coupler
     from pipeline.crew import work
 
-    config, blocks = job.config, job.blocks
+    config, blocks, beside = job.config, job.blocks, beside or Beside()
     # The arrays go into the object store once; every actor on a node maps the same memory.
     shared = [ray.put(value) for value in job.arrays()]
     if config.coupling.method == "semidiscrete":
-        _solve_potentials(job, [shared[5], shared[3], shared[6]])
-    shape, per_block = actor_shape(config.cluster, len(todo)), config.cluster.actors_per_block
+        _solve_potentials(job, [shared[5], shared[3], shared[6]], beside)
+    shape, per_block = actor_shape(config.cluster, len(todo), beside.taken), config.cluster.actors_per_block
     posts = Posts(shape, per_block, Coupler, config, job.directory, blocks, shared, shape.cpus)
     stages = [todo]
     if config.coupling.warm_start:
@@ -194,10 +219,10 @@ def run_blocks(job: Job, todo: list[int]) -> tuple["ActorShape", Generator[dict[
         lost = [block for block in blocks.seeds if later and not known.file(job.directory, block).is_file()]
         todo = sorted({*lost, *todo})
         stages = [[block for block in todo if block in blocks.seeds], later]
-    return shape, work(posts, shape.actors // per_block, stages), todo
+    return shape, work(posts, shape.actors // per_block, stages, beside.stop), todo
 
 
-def _solve_potentials(job: Job, shared: list[Any]) -> None:
+def _solve_potentials(job: Job, shared: list[Any], beside: Beside) -> None:
     """Solve what is left of a semi-discrete coupling: one problem by all actors together, or one a class by each."""
     from pipeline import potentials
     from pipeline.actor import Posts
@@ -210,7 +235,7 @@ def _solve_potentials(job: Job, shared: list[Any]) -> None:
     given = conditions(config.coupling, job.target)
     todo = potentials.left(directory, given)
     alone = len(given.problems()) > 1
-    shape = actor_shape(config.cluster, len(todo) if alone else potentials.most_members(blocks.ids))
+    shape = actor_shape(config.cluster, len(todo) if alone else potentials.most_members(blocks.ids), beside.taken)
     team = 1 if alone else shape.actors
     posts = Posts(shape, team, potentials.Solver, config, directory, blocks, shared, shape.cpus)
     began, problems = time.monotonic(), given.problems()
@@ -223,7 +248,7 @@ def _solve_potentials(job: Job, shared: list[Any]) -> None:
             show(round(PERMILLE * now.share), f"{now.text}  {left} left")
             told.set(couple_potentials_ratio=now.share)
 
-        reports = work(posts, shape.actors // team, [todo])
+        reports = work(posts, shape.actors // team, [todo], beside.stop)
         with repeated(tell), closing(reports):
             for report in reports:
                 if not report["converged"] and config.coupling.on_unconverged == "fail":

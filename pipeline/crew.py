@@ -2,12 +2,14 @@
 
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
+from threading import Event
 from typing import Any, Protocol, runtime_checkable
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline.errors import InputError, JobError
+from pipeline.progress import LOOK_EVERY
 
 DEATHS = 3  # a block that takes this many actors with it is given up
 
@@ -25,7 +27,9 @@ class Hiring(Protocol):
         """End an actor, dead or alive."""
 
 
-def work(posts: Hiring, size: int, stages: Sequence[Sequence[int]]) -> Generator[dict[str, Any], None, None]:
+def work(
+    posts: Hiring, size: int, stages: Sequence[Sequence[int]], stop: Event | None = None
+) -> Generator[dict[str, Any], None, None]:
     """Yield the report of every block, as they are finished; closing it dismisses the actors.
 
     An actor solves a block while it still writes the one before. A dead actor, or one on a dead node, is replaced and
@@ -36,10 +40,11 @@ def work(posts: Hiring, size: int, stages: Sequence[Sequence[int]]) -> Generator
         posts: where actors are hired.
         size: how many of them work at a time.
         stages: block numbers; a stage begins when the one before is on disk.
+        stop: set by another thread to end the work.
 
     Raises:
         InputError, JobError: as a block raised it.
-        JobError: a block killed `DEATHS` actors.
+        JobError: a block killed `DEATHS` actors, or the work was stopped.
     """
     waiting, coming, deaths = deque[int](), deque(stages), Counter[int]()
     solving: dict[ray.ObjectRef, tuple[Any, int]] = {}
@@ -77,7 +82,12 @@ def work(posts: Hiring, size: int, stages: Sequence[Sequence[int]]) -> Generator
                 while idle:
                     employ(idle.pop())
                 continue
-            (ready,), _ = ray.wait([*solving, *writing], num_returns=1)
+            some, _ = ray.wait([*solving, *writing], num_returns=1, timeout=LOOK_EVERY if stop else None)
+            if stop and stop.is_set():
+                raise JobError("stopped before all blocks were done; run the same command again to go on")
+            if not some:
+                continue
+            (ready,) = some
             actor, block = solving[ready] if ready in solving else writing[ready]
             try:
                 report = ray.get(ready)

@@ -8,19 +8,32 @@ from pipeline.config import Strict
 
 
 class PairsConfig(Strict):
-    """The pair store to regress on; `semidiscrete:DIR` is short for one whose potentials match noise while training."""
+    """The pair store to regress on.
+
+    `stream:DIR` is short for one that is read while its coupling job still runs, `semidiscrete:DIR` for one whose
+    potentials match noise while training.
+    """
 
     dir: str
-    source: Literal["shards", "semidiscrete"] = "shards"  # its pairs, or fresh ones by its potentials
-    fingerprint: str | None = None  # hash that the shards must have; the resolved config holds that of the ones read
+    source: Literal["shards", "stream", "semidiscrete"] = "shards"
+    fingerprint: str | None = None  # hash that the pairs must have; the resolved config holds that of the ones read
+    patience: PositiveFloat | None = 3600.0  # seconds that a stream waits for a shard; None: as long as it takes
 
     @model_validator(mode="before")
     @classmethod
     def _accept_text(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        short = value.startswith("semidiscrete:")
-        return {"dir": value.removeprefix("semidiscrete:"), "source": "semidiscrete" if short else "shards"}
+        for source in ("stream", "semidiscrete"):
+            if value.startswith(f"{source}:"):
+                return {"dir": value.removeprefix(f"{source}:"), "source": source}
+        return {"dir": value}
+
+    @model_validator(mode="after")
+    def _waits(self) -> "PairsConfig":
+        if self.source != "stream" and self.patience != type(self).model_fields["patience"].default:
+            raise ValueError(f"patience={self.patience}: only pairs=stream:{self.dir} waits for shards; remove it")
+        return self
 
 
 class MLPConfig(Strict):
@@ -177,7 +190,7 @@ class TrainConfig(Strict):
 
         What came to the configuration later counts where it is not at its default, so that older runs keep their hash.
         """
-        aside: Any = {"pairs": {"dir"}, "output": True, "cluster": True, "train": set(ASIDE)}
+        aside: Any = {"pairs": {"dir", "patience"}, "output": True, "cluster": True, "train": set(ASIDE)}
         for key in ("path", "objective", "times", "loss"):
             if getattr(self, key) == type(self).model_fields[key].default:
                 aside[key] = True

@@ -21,7 +21,7 @@ from pipeline.config import differing, digest, load, save
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
 from pipeline.place import place
-from pipeline.store.format import Index, read_index
+from pipeline.store.format import Index, read_index, read_outline
 from training.config import PairsConfig, TrainConfig
 
 LANES = 8  # see training/order.py; runs with up to so many workers see the same batches
@@ -97,7 +97,7 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
     models.check(config.model, index.shape, index.num_classes)
     check_source(config, index)
     train = config.train
-    if config.pairs.source == "shards" and train.batch > index.pairs:
+    if config.pairs.source != "semidiscrete" and train.batch > index.pairs:
         raise InputError(f"train.batch={train.batch}: more than the {index.pairs} pairs of the store; lower it")
     if train.warmup > train.steps:
         raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
@@ -108,23 +108,26 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
 
 
 def fingerprint(pairs: PairsConfig, index: Index) -> str:
-    """A hash of all the pairs of a store, or of what determines those that its potentials make."""
+    """A hash of all the pairs of a store, or of what determines those that are still to be made."""
     if pairs.source == "shards":
         return digest({"shards": [shard.sha256 for shard in index.shards]})
+    if pairs.source == "stream":
+        return digest({"config": index.config_hash})
     g = potentials.load(place(pairs.dir)).g
     return digest({"config": index.config_hash, "g": hashlib.sha256(g.data).hexdigest()})
 
 
 def check_pairs(pairs: PairsConfig) -> Index:
-    """The index of a complete store, of the fingerprint expected where one is.
+    """The index of a store, of the fingerprint expected where one is; of a stream, without shards.
 
     Raises:
         InputError: there is none, it has no pairs or no potentials, or other ones than expected.
     """
-    index, where = read_index(pairs.dir), f"pairs={pairs.dir!r}"
+    index = read_outline(pairs.dir).index if pairs.source == "stream" else read_index(pairs.dir)
+    where = f"pairs={pairs.dir!r}"
     if pairs.source == "semidiscrete" and index.method != "semidiscrete":
         raise InputError(f"{where}: of method {index.method}, which has no potentials to match by; give {pairs.dir!r}")
-    if pairs.source == "shards" and not index.pairs:
+    if pairs.source != "semidiscrete" and not index.pairs:
         raise InputError(f"{where}: potentials without pairs; give pairs=semidiscrete:{pairs.dir}")
     if pairs.fingerprint not in (None, found := fingerprint(pairs, index)):
         raise InputError(

@@ -1,11 +1,11 @@
 """A lane (see training/order.py) as an endless stream of shuffled pairs.
 
 It is read in windows: stretches of the lane whose pairs are put in random order. While one window is handed out the
-next one is read at the same pace, so that there is no pause between them.
+next one is read at the same pace, so that there is no pause between them; of a stream, as soon as its shards are there.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -24,11 +24,21 @@ class Window:
         epoch, start: where in the lane it begins.
         gathered: which pair of the stretch is handed out first, second, ...
         pieces: of the stretch, one after the other.
+        ready: whether they can be had without waiting.
         rows: memory that is free again, from a window before; it grows where it is too small.
     """
 
-    def __init__(self, epoch: int, start: int, gathered: np.ndarray, pieces: Iterator[Fields], rows: Fields) -> None:
-        self.epoch, self.start, self.gathered, self.pieces, self.rows = epoch, start, gathered, pieces, rows
+    def __init__(
+        self,
+        epoch: int,
+        start: int,
+        gathered: np.ndarray,
+        pieces: Iterator[Fields],
+        ready: Callable[[], bool],
+        rows: Fields,
+    ) -> None:
+        self.epoch, self.start, self.gathered = epoch, start, gathered
+        self.pieces, self.ready, self.rows = pieces, ready, rows
         self.filled = self.drained = 0
 
     def fill(self, upto: int) -> None:
@@ -64,7 +74,7 @@ class Lane:
         self.size = max(1, min(order.per_lane, WINDOW_BYTES // pair_bytes))
         self.reader, self.order, self.lane = reader, order, lane
         epoch, position = divmod(consumed, order.per_lane)
-        skip = position % self.size
+        skip = (position - order.segment(epoch, position).start) % self.size
         self.window = self._window(epoch, position - skip, {})
         self.window.fill(len(self.window.gathered))
         self.window.drained = skip
@@ -87,6 +97,7 @@ class Lane:
         assert batches == 1 or batches * rows <= self.left
         done = 0
         while done < batches * rows:
+            self.renew()
             step = min(batches * rows - done, self.left)
             places = self.window.gathered[self.window.drained : self.window.drained + step]
             first, last = max(part.start, done), min(part.stop, done + step)
@@ -98,17 +109,31 @@ class Lane:
                 self.window.gather(places[None, first - done : last - done], piece)
             done += step
             self.window.drained += step
-            share = self.window.drained / len(self.window.gathered)
-            self.following.fill(round(share * len(self.following.gathered)))
-            if share == 1:
-                self.window, self.following = self.following, self._after(self.following, self.window.rows)
+            if self.following.ready():
+                share = self.window.drained / len(self.window.gathered)
+                self.following.fill(round(share * len(self.following.gathered)))
+
+    def renew(self) -> None:
+        """Go on to the next window where this one is used up; no sooner, since it may have to be waited for."""
+        if not self.left:
+            self.following.fill(len(self.following.gathered))
+            self.window, self.following = self.following, self._after(self.following, self.window.rows)
 
     def _window(self, epoch: int, start: int, rows: Fields) -> Window:
-        stop = min(start + self.size, self.order.per_lane)
-        pieces = self.reader.read(self.order.stretches(epoch, self.lane, start, stop))
+        segment, shelf = self.order.segment(epoch, start), self.reader.shelf
+        stop = min(start + self.size, segment.stop)
         gathered = np.empty(stop - start, np.int64)
         gathered[self.order.shuffle(epoch, self.lane, start, stop - start)] = np.arange(stop - start)
-        return Window(epoch, start, gathered, pieces, rows)
+
+        def pieces() -> Iterator[Fields]:
+            for number in segment.needs:  # all of them: no worker runs ahead, to wait for the others inside a step
+                shelf.take(number)
+            yield from self.reader.read(self.order.stretches(epoch, self.lane, start, stop))
+
+        def ready() -> bool:
+            return all(shelf.there(number) for number in segment.needs)
+
+        return Window(epoch, start, gathered, pieces(), ready, rows)
 
     def _after(self, window: Window, rows: Fields) -> Window:
         start = window.start + len(window.gathered)

@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from pipeline.place import Place
-from pipeline.store.format import Index
+from pipeline.place import Place, place
+from pipeline.store.format import Index, Outline
 from training.lanes import Lane
 from training.order import Order
 from training.shards import ShardReader
+from training.shelf import Filling, groups
 
 READ_AHEAD = 8  # groups of batches
 GROUP_BYTES = 2**20  # small batches are made several at once: a hand-over to the other thread costs more than one
@@ -167,9 +168,11 @@ class PairLoader(Loader):
         labels: whether to read labels.
         state: of an earlier loader over the same store, batch, lanes and seed.
         pin: put batches in pinned memory, for CUDA.
+        outline: of the store, where its shards are read as they come; the first epoch is in their order then.
+        patience: seconds to wait for one of them; None: as long as it takes.
 
     Raises:
-        InputError: from `next`, where a shard is missing or damaged.
+        InputError: from `next`, where a shard is missing or damaged, or does not come.
     """
 
     def __init__(
@@ -181,15 +184,19 @@ class PairLoader(Loader):
         labels: bool = False,
         state: State | None = None,
         pin: bool = False,
+        outline: Outline | None = None,
+        patience: float | None = None,
     ) -> None:
-        self.order = Order([shard.pairs for shard in index.shards], part.lanes, seed)
+        counts = [shard.pairs for shard in index.shards] if outline is None else [n for _, n in outline.shards]
+        self.order = Order(counts, part.lanes, seed, () if outline is None else groups(outline))
         assert self.order.per_lane > 0
         pairs = 0 if state is None else state["epoch"] * self.order.per_lane + state["position"]
         super().__init__(part, pairs // part.per_lane)
         self._pin = pin
         given = {"label": labels, "weight": index.weighted, "span": bool(index.times)}
         fields = ("x0", "x1", *(name for name, there in given.items() if there))
-        self._reader = ShardReader(directory, index, fields)
+        shelf = None if outline is None else Filling(place(directory), patience or math.inf, self._stop)
+        self._reader = ShardReader(directory, index, fields, shelf)
         self._thread.start()
 
     def state(self) -> State:
@@ -204,6 +211,8 @@ class PairLoader(Loader):
         shapes = {"x0": shape, "x1": shape, "span": (2,)}
         room = GROUP_BYTES // (8 * rows * math.prod(shape))
         while True:
+            for lane in lanes:
+                lane.renew()
             count = max(1, min(room, lanes[0].left // per_lane))
             # New memory for every group, since nobody knows how long a batch is held.
             group = {

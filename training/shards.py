@@ -15,6 +15,7 @@ from pipeline.store.integrity import damage
 from pipeline.store.layout import Layout, opened, survey
 from pipeline.store.records import Decoder, samples
 from training.order import Stretch
+from training.shelf import Full, Shelf
 
 Members = dict[str, bytes]  # of a record, by extension
 Fields = dict[str, np.ndarray]  # as `Decoder.decode` gives them
@@ -27,12 +28,14 @@ class ShardReader:
         directory: of the pair store.
         index: what `read_index` returned for it.
         fields: names of the fields to decode, of x0, x1, label and weight.
+        shelf: where to take shards from, if not from the index.
     """
 
-    def __init__(self, directory: str | Place, index: Index, fields: Sequence[str]) -> None:
+    def __init__(self, directory: str | Place, index: Index, fields: Sequence[str], shelf: Shelf | None = None) -> None:
         self.directory = place(directory)
         self.shards = self.directory / "shards"
         self.index = index
+        self.shelf: Shelf = Full(index) if shelf is None else shelf
         self.fields = tuple(fields)
         self.step = pairs_per_record(index.shape, "full")
         self._decoder = Decoder(directory, index)
@@ -45,7 +48,7 @@ class ShardReader:
             InputError: a shard that is missing, damaged or not what the index says.
         """
         for stretch in stretches:
-            shard, layout = self.index.shards[stretch.shard], self._layout(stretch.shard)
+            shard, layout = self.shelf.take(stretch.shard), self._layout(stretch.shard)
             first = np.searchsorted(layout.edges, stretch.start, "right") - 1
             last = np.searchsorted(layout.edges, stretch.stop, "left")
             with opened(self.shards / shard.name) as file:
@@ -57,9 +60,9 @@ class ShardReader:
                         yield self.decode(shard, f"number {record}", members, self.fields, part)
 
     def records(self, fields: Sequence[str]) -> Iterator[tuple[Shard, str, Members]]:
-        """All records of the store in order: shard, key, and the members that hold the named fields."""
-        for number, shard in enumerate(self.index.shards):
-            self._check(number)
+        """All records of a complete store in order: shard, key, and the members that hold the named fields."""
+        for shard in self.index.shards:
+            self._check(shard)
             for key, members in samples(self.shards / shard.name, self._decoder.members(fields)):
                 yield shard, key, members
 
@@ -79,8 +82,8 @@ class ShardReader:
     def _layout(self, number: int) -> Layout:
         """Where the records of a shard lie, found once a process, behind the check of its bytes."""
         if number not in self._layouts:
-            shard = self.index.shards[number]
-            self._check(number)
+            shard = self.shelf.take(number)
+            self._check(shard)
             layout = survey(self.shards / shard.name, self._decoder.members(self.fields))
             if layout.edges[-1] != shard.pairs:
                 found = f"holds {layout.edges[-1]} pairs, the index says {shard.pairs}"
@@ -88,9 +91,8 @@ class ShardReader:
             self._layouts[number] = layout
         return self._layouts[number]
 
-    def _check(self, number: int) -> None:
+    def _check(self, shard: Shard) -> None:
         """Bytes and SHA-256 of a shard."""
-        shard = self.index.shards[number]
         found = damage(self.directory, shard)
         if found:
             raise InputError(self._damaged(shard, found))

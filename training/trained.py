@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.config import load
 from pipeline.errors import InputError
-from pipeline.store.format import read_index
+from pipeline.store.format import read_outline
 from training import objectives
 from training.config import TrainConfig
 from training.directory import RunDirectory
@@ -95,7 +95,7 @@ def _read(run: RunDirectory, checkpoint: Path, summary: dict[str, Any]) -> Train
     if "shape" in summary:
         known = summary["method"], tuple(summary["shape"]), summary["num_classes"], summary.get("two_sided", False)
     else:
-        index = read_index(pairs)
+        index = read_outline(pairs).index
         known = index.method, index.shape, index.num_classes, index.two_sided
     final = "checkpoint" in summary and checkpoint == run.path / summary["checkpoint"]
     return Trained(run, checkpoint, config, pairs, *known, final=final)

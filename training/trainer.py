@@ -6,8 +6,10 @@ the same storage path. A worker that dies is replaced, and all workers go on fro
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ from pipeline.cluster import connect
 from pipeline.errors import InputError, JobError
 from pipeline.place import place
 from pipeline.progress import progress, remaining, repeated
-from pipeline.store.format import read_index
+from pipeline.store.format import read_index, read_outline
 from pipeline.telemetry import telemetry
 from training import directory, loop, objectives, trackers
 from training.config import TrainConfig
@@ -33,13 +35,17 @@ from training.loader import Loader, PairLoader, Part
 from training.logbook import Logbook, newest_metrics, read_metrics
 from training.matched import MatchedLoader, Store
 from training.state import TrainState
-from training.workers import worker_shape
+from training.workers import WorkerShape, worker_shape
 
 MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again has three more
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig, shape: WorkerShape | None = None) -> dict[str, Any]:
     """Train to the end, from where an earlier start came to; the summary of train.json.
+
+    Args:
+        config: the job.
+        shape: of the workers, where it is decided already.
 
     Raises:
         InputError: what `training.directory.check` refuses, a cluster too small, damaged shards, a diverging loss.
@@ -51,7 +57,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return done
     trackers.check(config.output.trackers)
     connect()
-    shape = worker_shape(config.cluster)
+    shape = shape or worker_shape(config.cluster)
     directory.check_workers(config, shape.workers)
     run, pairs = directory.prepare(config), str(place(config.pairs.dir).absolute())
     if config.pairs.source == "semidiscrete" and Store(place(pairs), index).config.sampling.draw == "balanced":
@@ -79,7 +85,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with trackers.follow(config, run), show_progress(run, config.train.steps):
+    with trackers.follow(config, run), show_progress(run, config.train.steps), interruptible():
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -112,7 +118,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     config = TrainConfig.model_validate(settings["config"])
     context = ray.train.get_context()
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    index, device, seed = read_index(settings["pairs"]), get_device(), config.train.seed
+    pairs, device, seed = settings["pairs"], get_device(), config.train.seed
+    outline = read_outline(pairs) if config.pairs.source == "stream" else None
+    index = outline.index if outline else read_index(pairs)
     model = objectives.network(config, index.shape, index.num_classes).to(device)
     state = TrainState.start(model, config.train)
     if (checkpoint := ray.train.get_checkpoint()) is not None:
@@ -139,9 +147,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     labels, pin = config.model.conditional, device.type == "cuda"
     source: Loader
     if config.pairs.source == "semidiscrete":
-        source = MatchedLoader(settings["pairs"], index, part, labels, state.loader, str(device), pin)
+        source = MatchedLoader(pairs, index, part, labels, state.loader, str(device), pin)
     else:
-        source = PairLoader(settings["pairs"], index, part, seed, labels, state.loader, pin)
+        source = PairLoader(pairs, index, part, seed, labels, state.loader, pin, outline, config.pairs.patience)
     with source as loader:
         writer = log.write if log else lambda line: None
         objective = objectives.build(config, index.num_classes)
@@ -164,6 +172,18 @@ def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Except
             return InputError(str(cause))
     last = str(causes[0]).strip().splitlines()[-1]
     return JobError(f"training in {str(run.path)!r} failed: {last}; run the same command to resume, logs are in Ray's")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Give Ctrl-C its meaning back afterwards: Ray Train takes it for a run's end, and keeps it."""
+    main = threading.current_thread() is threading.main_thread()
+    meaning = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, meaning)
 
 
 @contextmanager

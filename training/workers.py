@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import ray
 
+from pipeline.cluster import takes_gpus
+from pipeline.config import ClusterConfig
 from pipeline.errors import InputError
 from training.config import TrainClusterConfig
 
@@ -17,28 +19,41 @@ class WorkerShape:
     gpus: int
 
 
-def worker_shape(config: TrainClusterConfig) -> WorkerShape:
+def worker_shape(config: TrainClusterConfig, beside: ClusterConfig | None = None) -> WorkerShape:
     """Decide on workers from the live nodes; the cores of a node are shared out among the workers that it can hold.
+
+    Args:
+        config: what is asked for.
+        beside: of a coupling job that runs at the same time. Half of the GPUs are left to it where both take GPUs, or
+            the number that is asked for; half of every node's cores where they do not.
 
     Raises:
         InputError: the cluster cannot hold the workers that the configuration asks for.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = (1 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0) if config.gpus == "auto" else config.gpus
-    able = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes if node.get("CPU", 0) >= 1]
+    apart = beside is not None and not (gpus and takes_gpus(beside))  # they do not vie for GPUs, only for cores
+    cores = [int(node.get("CPU", 0)) // (2 if apart else 1) for node in nodes]
+    able = [(cpu, int(node.get("GPU", 0))) for cpu, node in zip(cores, nodes, strict=True) if cpu >= 1]
     room = sum(min(cpu, gpu) if gpus else cpu for cpu, gpu in able)
-    auto = room if gpus else len(able)
+    left = 0
+    if beside is not None and not apart:
+        left = beside.actors_per_block if beside.actors == "auto" else beside.actors
+    auto = len(able)
+    if gpus:
+        auto = room // 2 if left and beside is not None and beside.actors == "auto" else room - left
     wanted = auto if config.workers == "auto" else config.workers
     workers, most = (wanted, wanted) if isinstance(wanted, int) else wanted
-    if not 1 <= workers <= room:
+    if not 1 <= workers <= room - left:
+        besides = f" beside {left} for couplings" if left else " beside couplings" if beside else ""
         raise InputError(
-            f"cluster.workers={config.workers}, cluster.gpus={config.gpus}: only {room} such workers fit on nodes of "
-            f"(CPUs, GPUs) {able}; lower them or give auto"
+            f"cluster.workers={config.workers}, cluster.gpus={config.gpus}: only {max(0, room - left)} such workers "
+            f"fit{besides} on nodes of (CPUs, GPUs) {able}; lower them or give auto"
         )
 
     def fit(cpus_each: int) -> int:
         return sum(min(cpu // cpus_each, gpu) if gpus else cpu // cpus_each for cpu, gpu in able)
 
-    workers = min(most, room)
-    cpus = max(each for each in range(1, max(cpu for cpu, _ in able) + 1) if fit(each) >= workers)
+    held = room if left else min(most, room)  # every GPU that couplings take keeps as many cores
+    cpus = max(each for each in range(1, max(cpu for cpu, _ in able) + 1) if fit(each) >= held)
     return WorkerShape(wanted, cpus, gpus)

@@ -45,7 +45,7 @@ class Job:
     status: str  # PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED
     exit_code: int | None  # of the command, once it has ended by itself
     command: str | None  # of flowpairs; None of a job that another program submitted
-    output: str | None  # the directory or URL that it writes to
+    output: str | None  # the directories or URLs that it writes to, a line each
     entrypoint: str
     started: float | None  # seconds since 1970
     ended: float | None
@@ -122,9 +122,10 @@ class Cluster:
         """
         jobs = self.jobs()
         for job in jobs:
-            if request.output is not None and job.output == request.output and not job.over:
+            both = set(request.outputs) & set((job.output or "").splitlines())
+            if both and not job.over:
                 raise InputError(
-                    f"output.dir={request.output!r}: {job.id} writes there and still runs; follow it with "
+                    f"output.dir={min(both)!r}: {job.id} writes there and still runs; follow it with "
                     f"`{FOLLOW} {job.id}` or end it with `{STOP} {job.id}` first"
                 )
         stem = re.sub(r"[^A-Za-z0-9]+", "-", PurePosixPath(request.subject).stem).strip("-")
@@ -132,12 +133,13 @@ class Cluster:
         taken = [int(job.id.rpartition("-")[2]) for job in jobs if re.fullmatch(re.escape(name) + r"-\d+", job.id)]
         config = [] if request.config is None else ["job.yaml"]
         command = ["python", "-m", "jobs.remote.arrival", request.command, *config, *request.arguments]
+        told = {"command": request.command} | ({"output": "\n".join(request.outputs)} if request.outputs else {})
         with self._asking():
             return self.client.submit_job(
                 entrypoint=shlex.join(command),
                 submission_id=f"{name}-{max(taken, default=0) + 1}",
                 runtime_env={"working_dir": str(bundle)} | ({"pip": pip} if pip else {}),
-                metadata={"command": request.command} | ({"output": request.output} if request.output else {}),
+                metadata=told,
             )
 
     def follow(self, name: str) -> int:

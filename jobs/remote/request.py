@@ -3,12 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.stream_config import StreamConfig
 from jobs.submit import Command
 from pipeline.config import CoupleConfig, Strict, from_overrides, leaves, load
 from pipeline.errors import InputError
 from training.config import EvaluateConfig, TrainConfig
 
-CONFIGS: dict[str, type[Strict]] = {"couple": CoupleConfig, "plan": CoupleConfig, "train": TrainConfig}
+CONFIGS: dict[str, type[Strict]] = {
+    "couple": CoupleConfig,
+    "plan": CoupleConfig,
+    "train": TrainConfig,
+    "stream": StreamConfig,
+}
 PLACES = ("dir", "path", "table")  # the keys of a config that say where something lies
 EMBEDDED = "digits"  # the data set that lies nowhere
 
@@ -21,15 +27,15 @@ class Request:
         command: one of flowpairs' own.
         config: the resolved config, which is shipped; None of a command that takes a directory instead.
         arguments: the rest of the command line.
-        subject: what the job is about: the directory or URL that it writes to, or the config that it plans.
-        output: that directory or URL; None of a job that writes none.
+        subject: what the job is about: the first of what it writes to, or the config that it plans.
+        outputs: the directories or URLs that it writes to.
     """
 
     command: Command
     config: Strict | None
     arguments: list[str]
     subject: str
-    output: str | None
+    outputs: tuple[str, ...]
 
 
 def request(command: Command, subject: str, overrides: list[str] | None) -> Request:
@@ -49,15 +55,18 @@ def request(command: Command, subject: str, overrides: list[str] | None) -> Requ
         if command == "evaluate":
             from_overrides(EvaluateConfig, overrides)
         directory = subject.rstrip("/")
-        output = directory if command == "evaluate" else None
-        return Request(command, None, [directory, *(overrides or [])], directory, output)
+        written = (directory,) if command == "evaluate" else ()
+        return Request(command, None, [directory, *(overrides or [])], directory, written)
     config = load(CONFIGS[command], subject, overrides)
     tree = config.model_dump(mode="json")
     for key, value in leaves(tree):
         if key.rpartition(".")[2] in PLACES and isinstance(value, str) and value != EMBEDDED:
             _refuse_relative(f"{key}=", value)
-    output = tree["output"]["dir"].rstrip("/")
-    return Request(command, config, [], *((subject, None) if command == "plan" else (output, output)))
+    if command == "plan":
+        return Request(command, config, [], subject, ())
+    parts = [tree["couple"], tree["train"]] if command == "stream" else [tree]
+    outputs = [part["output"]["dir"].rstrip("/") for part in parts]
+    return Request(command, config, [], outputs[0], tuple(outputs))
 
 
 def _refuse_relative(key: str, value: str) -> None:

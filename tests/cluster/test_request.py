@@ -18,7 +18,7 @@ from pipeline.config import CoupleConfig, load
 from pipeline.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "digits"
-COUPLE, TRAIN = str(CONFIGS / "couple.yaml"), str(CONFIGS / "train.yaml")
+COUPLE, TRAIN, STREAM = (str(CONFIGS / f"{name}.yaml") for name in ("couple", "train", "stream"))
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,14 @@ COUPLE, TRAIN = str(CONFIGS / "couple.yaml"), str(CONFIGS / "train.yaml")
         ("couple", ["output.dir=/shared/out", "data.path=train.npz"], "data.path='train.npz': relative"),
         ("train", ["output.dir=/shared/run"], "pairs.dir='out/digits': relative"),
         ("train", ["pairs.dir=/shared/out"], "output.dir='runs/digits': relative"),
+        ("stream", ["couple.output.dir=/shared/out"], "train.output.dir='runs/digits-stream': relative"),
         ("evaluate", [], "'runs/digits': relative"),
         ("couple", ["coupling.n=x"], "coupling.n='x'"),
     ],
 )
 def test_what_is_wrong_is_said(command, overrides, says):
     with pytest.raises(InputError, match=re.escape(says)):
-        request(command, {"couple": COUPLE, "train": TRAIN}.get(command, "runs/digits"), overrides)
+        request(command, {"couple": COUPLE, "train": TRAIN, "stream": STREAM}.get(command, "runs/digits"), overrides)
 
 
 def test_a_relative_output_is_refused_before_a_cluster_is_looked_for():
@@ -62,8 +63,10 @@ def test_a_command_that_runs_here_says_that_a_dashboard_takes_jobs_only(tmp_path
 
 def test_urls_and_embedded_data_are_no_relative_paths():
     asked = request("couple", COUPLE, ["output.dir=s3://bucket/digits/"])
-    assert asked.output == "s3://bucket/digits"
-    assert request("plan", COUPLE, ["output.dir=/shared/out"]).output is None
+    assert asked.outputs == ("s3://bucket/digits",)
+    assert request("plan", COUPLE, ["output.dir=/shared/out"]).outputs == ()
+    both = ["couple.output.dir=/shared/out", "train.output.dir=/shared/run"]
+    assert request("stream", STREAM, both).outputs == ("/shared/out", "/shared/run")
 
 
 @pytest.mark.parametrize(

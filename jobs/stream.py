@@ -1,0 +1,34 @@
+"""`flowpairs stream CONFIG`: couple and train at once; training reads the shards as they come."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def stream(
+    config: Annotated[Path, typer.Argument(help="YAML with `couple:` and `train:`, as configs/digits/stream.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in train.train.steps=4000")] = None,
+) -> None:
+    """Run a coupling job and the training job on its pairs side by side; run it again to resume both.
+
+    Example: `flowpairs stream configs/digits/stream.yaml couple.output.dir=out/digits train.output.dir=runs/digits`
+    """
+    from jobs.stream_config import StreamConfig
+    from jobs.train import print_run
+    from pipeline.config import load
+
+    settings = load(StreamConfig, config, overrides)
+    from jobs.streaming import stream as run_both
+    from pipeline.place import place
+    from pipeline.store.summary import print_summary
+
+    _, summary = run_both(settings)
+    print_summary(place(settings.couple.output.dir))
+    print_run(Path(settings.train.output.dir), summary)
+
+
+if __name__ == "__main__":
+    from jobs.cli import run
+
+    run(stream)

@@ -1,0 +1,43 @@
+"""The model of `flowpairs stream CONFIG`."""
+
+from typing import Any
+
+from pydantic import model_validator
+
+from pipeline.config import CoupleConfig, Strict
+from training.config import TrainConfig
+
+
+class StreamConfig(Strict):
+    """All of `flowpairs stream CONFIG`: both jobs; the pairs of the second are what the first one makes."""
+
+    couple: CoupleConfig
+    train: TrainConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """Fill in `train.pairs`, which is not for the user to say."""
+        try:
+            pairs = {"dir": value["couple"]["output"]["dir"], "source": "stream", "patience": None}
+            train = dict(value["train"])
+        except (KeyError, TypeError):
+            return value  # whose faults the fields will tell
+        if train.get("pairs", pairs) != pairs and not _resolved(train["pairs"], pairs):
+            raise ValueError("train.pairs: are those that couple.output.dir will hold; remove it")
+        return {**value, "train": train | {"pairs": pairs}}
+
+    @model_validator(mode="after")
+    def _side_by_side(self) -> "StreamConfig":
+        if not self.couple.output.pairs:
+            raise ValueError("couple.output.pairs=0: nothing to train on; give a number of pairs")
+        if isinstance(self.train.cluster.workers, tuple):
+            raise ValueError(
+                f"train.cluster.workers={list(self.train.cluster.workers)}: as many as fit would leave couplings no "
+                "room; give one number, or run couple, then train"
+            )
+        return self
+
+
+def _resolved(given: Any, pairs: dict[str, Any]) -> bool:
+    return isinstance(given, dict) and {**given, "fingerprint": None} == {**pairs, "fingerprint": None}

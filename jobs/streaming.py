@@ -1,0 +1,63 @@
+"""A coupling job and a training job at once, on one cluster: training reads the shards as they come.
+
+Training takes its workers first, couplings what is left of the cluster. Both go on where they were when the same job is
+run again, and neither depends on how fast the other is: the first epoch reads the shards in the order of their numbers.
+"""
+
+import _thread
+from threading import Event, Thread
+from typing import Any
+
+from jobs.stream_config import StreamConfig
+from pipeline.couple import Beside, begin, carry_out
+from pipeline.progress import LOOK_EVERY
+from pipeline.store.format import Index
+from training import directory
+
+
+def stream(config: StreamConfig) -> tuple[Index, dict[str, Any]]:
+    """Couple and train to the end of both; the index of the pairs and the summary of train.json.
+
+    Raises:
+        InputError, JobError: as either job; the other one has been stopped then, too.
+    """
+    job = begin(config.couple)
+    from training.trainer import train
+
+    if isinstance(job, Index):
+        return job, train(config.train)
+    directory.check(config.train)
+    from pipeline.cluster import placements
+    from training.workers import worker_shape
+
+    shape = worker_shape(config.train.cluster, config.couple.cluster)
+    before, trained, stop = placements().keys(), Event(), Event()
+    index: list[Index] = []
+    failures: list[BaseException] = []
+
+    def couple() -> None:
+        """Wait until training has its workers, then couple on the rest."""
+        try:
+            while not (new := placements().keys() - before) and not trained.wait(LOOK_EVERY):
+                pass
+            taken = {} if trained.is_set() else placements()[new.pop()]
+            index.append(carry_out(job, beside=Beside(taken, stop)))
+        except BaseException as error:
+            if not stop.is_set():
+                failures.append(error)
+                _thread.interrupt_main()  # ends Ray Train as Ctrl-C does
+
+    coupling = Thread(target=couple, name="coupling", daemon=True)
+    coupling.start()
+    try:
+        summary = train(config.train, shape)
+        trained.set()
+        coupling.join()
+    except BaseException:
+        stop.set()
+        trained.set()
+        coupling.join()
+        if failures:
+            raise failures[0] from None
+        raise
+    return index[0], summary

@@ -1,0 +1,218 @@
+"""Couplings and training in one job: steps are taken while blocks are solved, and what dies ends in the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from alone import alone
+from processes import outside
+
+from jobs.stream_config import StreamConfig
+from pipeline.config import ClusterConfig, load, validate
+from pipeline.errors import InputError
+from training.config import TrainClusterConfig, TrainConfig
+from training.logbook import read_metrics
+from training.state import FILE
+from training.trainer import train
+from training.workers import WorkerShape, worker_shape
+
+pytestmark = pytest.mark.slow
+
+POLLS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a checkpoint waits for Ray Train's next poll of its workers
+
+# Its gate keeps all blocks but the first from their end until the test has seen what it wants; it changes no bit.
+COST = """
+import time
+from pathlib import Path
+
+def gated(x, y):
+    while Path({gate!r}).exists() and Path({first!r}).exists():
+        time.sleep(0.05)
+    return -(x @ y.T)
+"""
+
+
+class Job:
+    """Four blocks of 1,024 pairs, 16 steps of 64 each, and 96 steps: an epoch and a half."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.pairs, self.run, self.gate = root, root / "pairs", root / "run", root / "gate"
+        root.mkdir()
+        first = self.pairs / "shards" / "pairs-000000.json"
+        (root / "gated.py").write_text(COST.format(gate=str(self.gate), first=str(first)))
+        self.config: dict[str, Any] = {
+            "couple": {
+                "data": {"path": "digits", "label": "label"},
+                "coupling": {"method": "sinkhorn", "n": 1024, "rel_eps": 0.1, "cost": "gated:gated"},
+                "output": {"dir": str(self.pairs), "pairs": 4096, "pairs_per_shard": 512},
+                "cluster": {"actors": 1, "cpus_per_actor": 1},
+            },
+            "train": {
+                "model": {"kind": "mlp", "width": 32, "depth": 1},
+                "train": {"steps": 96, "batch": 64, "warmup": 5, "ema": 0.9, "log_every": 4, "checkpoint_every": 12},
+                "output": {"dir": str(self.run)},
+            },
+        }
+
+    @contextmanager
+    def started(self) -> Iterator[subprocess.Popen[str]]:
+        """The job as a process of its own."""
+        path = self.root / "stream.yaml"
+        path.write_text(yaml.safe_dump(self.config))
+        environment = outside() | {"PYTHONPATH": str(self.root)} | dict([POLLS])
+        with subprocess.Popen(
+            [sys.executable, "-m", "jobs.stream", str(path)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def ends(self) -> tuple[int, str]:
+        """Run to the end: exit status, and what was said on stderr."""
+        with self.started() as process:
+            _, said = process.communicate(timeout=300)
+            return process.returncode, said
+
+
+def until(holds: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    while not holds():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "step-000000096" / FILE, weights_only=True)["ema"]
+
+
+def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
+    tmp_path: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(tmp_path / "job")
+    job.gate.touch()
+    with job.started() as process:
+        until(lambda: list(job.run.glob("checkpoints/step-000000012/state.pt")), process)
+        assert sorted(path.name for path in job.pairs.glob("shards/*.json")) == [f"pairs-00000{i}.json" for i in (0, 1)]
+        assert {line["step"] for line in read_metrics(job.run / "metrics.jsonl")} <= set(range(4, 17, 4))
+        os.killpg(process.pid, signal.SIGKILL)
+    job.gate.unlink()
+    status, said = job.ends()
+    assert status == 0, said
+    assert [line["step"] for line in read_metrics(job.run / "metrics.jsonl")] == list(range(4, 97, 4))
+    assert not (job.pairs / "outline.json").exists()
+
+    # The same pairs coupled here, and then trained on: the same bytes, and the same weights.
+    monkeypatch.syspath_prepend(str(job.root))
+    monkeypatch.setenv(*POLLS)
+    whole = validate(StreamConfig, job.config)
+    there = whole.couple.model_copy(
+        update={"output": whole.couple.output.model_copy(update={"dir": str(tmp_path / "whole")})}
+    )
+    alone(there)
+    for path in (tmp_path / "whole" / "shards").glob("*.tar"):
+        assert path.read_bytes() == (job.pairs / "shards" / path.name).read_bytes()
+    again = load(
+        TrainConfig, job.run / "config.yaml", [f"pairs.dir={tmp_path / 'whole'}", f"output.dir={tmp_path / 'run'}"]
+    )
+    assert again.pairs.source == "stream"
+    train(again)
+    ours, theirs = weights(job.run), weights(tmp_path / "run")
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
+
+    # In an order of their own: read as a finished store, the same pairs make other batches.
+    plain = validate(
+        TrainConfig,
+        again.model_dump(mode="json") | {"pairs": str(job.pairs), "output": {"dir": str(tmp_path / "plain")}},
+    )
+    train(plain)
+    assert any(not torch.equal(ours[name], value) for name, value in weights(tmp_path / "plain").items())
+
+
+def test_when_one_of_them_fails_both_end_and_the_other_keeps_what_it_has(tmp_path: Path) -> None:
+    job = Job(tmp_path / "job")
+    job.config["couple"]["coupling"] |= {"max_passes": 1, "tol": 1e-9, "cost": "dot"}
+    status, said = job.ends()
+    assert (status, said.splitlines()[-1][:31]) == (1, "failed: block 0 stopped after 1")
+
+    job = Job(tmp_path / "other")
+    job.gate.touch()
+    job.config["train"]["train"] |= {"lr": 1e30, "log_every": 1}
+    status, said = job.ends()
+    assert status == 2, said
+    assert "train.lr=1e+30: the loss is" in said.splitlines()[-1]
+    assert len(list(job.pairs.glob("shards/*.json"))) == 2
+
+
+def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path) -> None:
+    job = Job(tmp_path / "job")
+
+    def says(**changes: Any) -> str:
+        config = {"couple": dict(job.config["couple"]), "train": dict(job.config["train"])}
+        for key, value in changes.items():
+            part, name = key.split("_")
+            config[part][name] = config[part].get(name, {}) | value
+        with pytest.raises(InputError) as caught:
+            validate(StreamConfig, config)
+        return str(caught.value)
+
+    assert (
+        says(train_pairs={"dir": "elsewhere"})
+        == "config: train.pairs: are those that couple.output.dir will hold; remove it"
+    )
+    assert says(couple_coupling={"n": "x"}).startswith("couple.coupling.n='x'")
+    assert "give one number" in says(train_cluster={"workers": [1, 2]})
+    semidiscrete = {"couple_coupling": {"method": "semidiscrete", "cost": "dot"}, "couple_output": {"pairs": 0}}
+    assert "nothing to train on" in says(**semidiscrete)
+    resolved = validate(StreamConfig, job.config)
+    assert resolved.train.pairs.model_dump() == {
+        "dir": str(job.pairs),
+        "source": "stream",
+        "fingerprint": None,
+        "patience": None,
+    }
+    assert validate(StreamConfig, resolved.model_dump(mode="json")) == resolved
+
+
+def test_how_the_cluster_is_shared(local_ray: None) -> None:
+    """Two cores: one each."""
+    assert worker_shape(TrainClusterConfig(), ClusterConfig()) == WorkerShape(workers=1, cpus=1, gpus=0)
+    with pytest.raises(InputError, match="only 1 such workers fit beside couplings"):
+        worker_shape(TrainClusterConfig(workers=2), ClusterConfig())
+
+
+GPUS = """
+import ray
+from pipeline.config import ClusterConfig
+from pipeline.cluster import actor_shape
+from training.config import TrainClusterConfig
+from training.workers import worker_shape
+
+ray.init(num_cpus=18, num_gpus=4, include_dashboard=False, log_to_driver=False)
+for beside in (ClusterConfig(), ClusterConfig(actors=1), ClusterConfig(gpus_per_actor=0)):
+    shape = worker_shape(TrainClusterConfig(), beside)
+    [node] = ray.nodes()
+    taken = {node["NodeID"]: (float(shape.workers * shape.cpus), float(shape.workers * shape.gpus))}
+    actors = actor_shape(beside, 64, taken)
+    print(shape.workers, shape.cpus, shape.gpus, actors.actors, actors.cpus, actors.gpus)
+"""
+
+
+def test_how_gpus_are_shared() -> None:
+    """Logical ones: half each, or all but those that couplings ask for, or all where couplings take cores alone."""
+    done = subprocess.run([sys.executable, "-c", GPUS], env=outside(), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["2 4 1 2 5 1.0", "3 4 1 1 6 1.0", "4 2 1 10 1 0.0"]
