@@ -44,6 +44,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     stop,
 )
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 _SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": "markdown"}
 
 
@@ -75,7 +76,9 @@ def _guarded(app: typer.Typer) -> None:
     except JobError as error:
         print(f"failed: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(1)
 

@@ -17,8 +17,9 @@ from alone import alone
 from processes import outside
 
 from jobs.stream_config import StreamConfig
+from jobs.streaming import stream
 from pipeline.config import ClusterConfig, load, validate
-from pipeline.errors import InputError
+from pipeline.errors import InputError, JobError
 from training.config import TrainClusterConfig, TrainConfig
 from training.logbook import read_metrics
 from training.state import FILE
@@ -134,27 +135,24 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
 
-    # In an order of their own: read as a finished store, the same pairs make other batches.
-    plain = validate(
-        TrainConfig,
-        again.model_dump(mode="json") | {"pairs": str(job.pairs), "output": {"dir": str(tmp_path / "plain")}},
-    )
-    train(plain)
-    assert any(not torch.equal(ours[name], value) for name, value in weights(tmp_path / "plain").items())
 
-
-def test_when_one_of_them_fails_both_end_and_the_other_keeps_what_it_has(tmp_path: Path) -> None:
+def test_couplings_that_fail_end_training(tmp_path: Path, local_ray: None) -> None:
     job = Job(tmp_path / "job")
     job.config["couple"]["coupling"] |= {"max_passes": 1, "tol": 1e-9, "cost": "dot"}
-    status, said = job.ends()
-    assert (status, said.splitlines()[-1][:31]) == (1, "failed: block 0 stopped after 1")
+    with pytest.raises(JobError, match="block 0 stopped after 1 passes"):
+        stream(validate(StreamConfig, job.config))
+    assert not list(job.run.glob("checkpoints/step-*"))
 
-    job = Job(tmp_path / "other")
+
+def test_training_that_ends_ends_couplings(tmp_path: Path) -> None:
+    """Here by Ctrl-C, which is Ray Train's while it runs."""
+    job = Job(tmp_path / "job")
     job.gate.touch()
-    job.config["train"]["train"] |= {"lr": 1e30, "log_every": 1}
-    status, said = job.ends()
-    assert status == 2, said
-    assert "train.lr=1e+30: the loss is" in said.splitlines()[-1]
+    with job.started() as process:
+        until(lambda: list(job.run.glob("checkpoints/step-000000012/state.pt")), process)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    assert (process.returncode, said.splitlines()[-1]) == (1, "interrupted; run the same command again to go on")
     assert len(list(job.pairs.glob("shards/*.json"))) == 2
 
 

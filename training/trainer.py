@@ -176,11 +176,13 @@ def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Except
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Give Ctrl-C its meaning back afterwards: Ray Train takes it for a run's end, and keeps it."""
+    """Ctrl-C while Ray Train runs, which ends the run and then the program, is one like any other, then and later."""
     main = threading.current_thread() is threading.main_thread()
     meaning = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SystemExit as end:
+        raise KeyboardInterrupt from end
     finally:
         if main:
             signal.signal(signal.SIGINT, meaning)

@@ -12,12 +12,14 @@ from alone import alone
 
 from pipeline.config import CoupleConfig, load
 from pipeline.couple import couple
+from pipeline.store.verify import verify
 from training.logbook import read_metrics
 
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).resolve().parents[2]
 COUPLE = str(PROJECT / "configs" / "digits" / "couple.yaml")
+STREAM = str(PROJECT / "configs" / "digits" / "stream.yaml")
 TRAIN = str(PROJECT / "configs" / "digits" / "train.yaml")
 # Its gate makes a job last until the test has seen it in the middle; it changes no bit.
 COST = """
@@ -163,3 +165,19 @@ def test_a_job_that_is_not_there_is_named(head):
     refused = head.flowpairs("stop", "absent")
     assert refused.returncode == 2
     assert refused.stdout.startswith("error: job 'absent': not on this cluster")
+
+
+def test_couplings_and_training_in_one_submission(head, tmp_path):
+    """One of the two raylets of one core trains, the other one couples."""
+    command = ["submit", "stream", STREAM, f"couple.output.dir={tmp_path / 'pairs'}"]
+    command += [f"train.output.dir={tmp_path / 'run'}", "couple.coupling.n=2048", "couple.output.pairs=8192"]
+    command += ["train.model.width=32", "train.train.steps=40", "train.train.warmup=5", "train.train.log_every=10"]
+    with head.second():
+        job = head.flowpairs(*command)
+        assert job.returncode == 0, job.stdout
+        [listed] = [job for job in json.loads(head.flowpairs("jobs", "--json").stdout) if job["command"] == "stream"]
+    assert listed["output"] == f"{tmp_path / 'pairs'}\n{tmp_path / 'run'}"
+    assert "coupling on 1 actors: 100 %  4/4 blocks" in job.stdout
+    assert "training: 100 %  step 40/40" in job.stdout
+    assert verify(tmp_path / "pairs").faults == []
+    assert json.loads((tmp_path / "run" / "train.json").read_bytes())["steps"] == 40
