@@ -20,7 +20,8 @@ from jobs.stream_config import StreamConfig
 from jobs.streaming import stream
 from pipeline.config import ClusterConfig, load, validate
 from pipeline.errors import InputError, JobError
-from training.config import TrainClusterConfig, TrainConfig
+from training.config import EvaluateConfig, TrainClusterConfig, TrainConfig
+from training.evaluate import evaluate
 from training.logbook import read_metrics
 from training.state import FILE
 from training.trainer import train
@@ -126,6 +127,7 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
     alone(there)
     for path in (tmp_path / "whole" / "shards").glob("*.tar"):
         assert path.read_bytes() == (job.pairs / "shards" / path.name).read_bytes()
+    assert evaluate(job.run, EvaluateConfig(samples=64, euler=(2,), pca=8))["pairs_dir"] == str(job.pairs)
     again = load(
         TrainConfig, job.run / "config.yaml", [f"pairs.dir={tmp_path / 'whole'}", f"output.dir={tmp_path / 'run'}"]
     )

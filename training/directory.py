@@ -89,7 +89,7 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
         InputError: the pair store is missing or not complete, the model does not fit the data, steps and batch make no
             sense, or the directory holds another run.
     """
-    index = check_pairs(config.pairs)
+    index = check_pairs(config.pairs, coming=config.pairs.source == "stream")
     pairs = config.pairs.model_copy(update={"fingerprint": fingerprint(config.pairs, index)})
     config = config.model_copy(update={"pairs": pairs})
     from training import models  # and with it torch, which those who only look at a run do without
@@ -117,13 +117,17 @@ def fingerprint(pairs: PairsConfig, index: Index) -> str:
     return digest({"config": index.config_hash, "g": hashlib.sha256(g.data).hexdigest()})
 
 
-def check_pairs(pairs: PairsConfig) -> Index:
-    """The index of a store, of the fingerprint expected where one is; of a stream, without shards.
+def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
+    """The index of a store, of the fingerprint expected where one is.
+
+    Args:
+        pairs: the store.
+        coming: its shards need not be there yet, and the index has none.
 
     Raises:
         InputError: there is none, it has no pairs or no potentials, or other ones than expected.
     """
-    index = read_outline(pairs.dir).index if pairs.source == "stream" else read_index(pairs.dir)
+    index = read_outline(pairs.dir).index if coming else read_index(pairs.dir)
     where = f"pairs={pairs.dir!r}"
     if pairs.source == "semidiscrete" and index.method != "semidiscrete":
         raise InputError(f"{where}: of method {index.method}, which has no potentials to match by; give {pairs.dir!r}")
