@@ -82,6 +82,7 @@ def train(config: TrainConfig, shape: WorkerShape | None = None) -> dict[str, An
             storage_path=str(run.path),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[Refusals()],  # type: ignore[list-item]  # likewise
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -158,6 +159,16 @@ def train_worker(settings: dict[str, Any]) -> None:
         log.close()
 
 
+class Refusals(ray.train.UserCallback):
+    """Ends a run at once where the input is at fault: workers that start again would find the same."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise, in Ray Train's controller, what a worker raised; the controller does not go on after that."""
+        for error in worker_exceptions.values():
+            if isinstance(error, InputError):
+                raise error
+
+
 def check_compiler() -> None:
     """Refuse to compile where nothing can."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
@@ -166,10 +177,9 @@ def check_compiler() -> None:
 
 def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Exception:
     """The sentence behind Ray Train's error: the worker's own, where it was the input's fault."""
+    if isinstance(refused := getattr(error, "controller_failure", None), InputError):
+        return InputError(str(refused))
     causes = list(getattr(error, "worker_failures", {}).values()) or [error]
-    for cause in causes:
-        if isinstance(cause, InputError):
-            return InputError(str(cause))
     last = str(causes[0]).strip().splitlines()[-1]
     return JobError(f"training in {str(run.path)!r} failed: {last}; run the same command to resume, logs are in Ray's")
 

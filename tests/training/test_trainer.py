@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray.train
 import torch
 from processes import actors, outside
 from stores import write_store
@@ -296,6 +297,16 @@ def test_workers_share_the_cores_and_too_many_are_refused() -> None:
 def test_evaluating_what_is_no_finished_run_is_refused(store: Path) -> None:
     with pytest.raises(InputError, match="not a training run"):
         evaluate(store, EvaluateConfig())
+
+
+def test_a_fault_of_the_input_ends_the_run_at_once(store: Path, local_ray: None) -> None:
+    """Not after Ray Train has started the workers again: that ends in an error of the workers."""
+    shutil.copytree(store, store.parent / "damaged")
+    shard = store.parent / "damaged" / "shards" / "pairs-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    with pytest.raises(InputError, match=r"pairs-000001\.tar.*couple again") as caught:
+        train(config(store.parent / "damaged", "of-damaged", workers=2))
+    assert isinstance(caught.value.__cause__, ray.train.ControllerError)
 
 
 @pytest.mark.usefixtures("local_ray")
