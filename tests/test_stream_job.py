@@ -29,8 +29,6 @@ from training.workers import WorkerShape, worker_shape
 
 pytestmark = pytest.mark.slow
 
-POLLS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a checkpoint waits for Ray Train's next poll of its workers
-
 # Its gate keeps all blocks but the first from their end until the test has seen what it wants; it changes no bit.
 COST = """
 import time
@@ -70,7 +68,7 @@ class Job:
         """The job as a process of its own."""
         path = self.root / "stream.yaml"
         path.write_text(yaml.safe_dump(self.config))
-        environment = outside() | {"PYTHONPATH": str(self.root)} | dict([POLLS])
+        environment = outside() | {"PYTHONPATH": str(self.root)}
         with subprocess.Popen(
             [sys.executable, "-m", "jobs.stream", str(path)],
             env=environment,
@@ -119,7 +117,6 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
 
     # The same pairs coupled here, and then trained on: the same bytes, and the same weights.
     monkeypatch.syspath_prepend(str(job.root))
-    monkeypatch.setenv(*POLLS)
     whole = validate(StreamConfig, job.config)
     there = whole.couple.model_copy(
         update={"output": whole.couple.output.model_copy(update={"dir": str(tmp_path / "whole")})}

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +33,6 @@ from training.workers import WorkerShape, worker_shape
 
 STEPS = 240
 POLLS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"  # a checkpoint waits for Ray Train's next poll of its workers
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_polls() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(POLLS, "0.2")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +147,7 @@ def test_one_two_and_four_workers_give_the_same_loss_curve(undisturbed: Path, st
     """For the same global batch, to float tolerance; four need a Ray that counts more cores than the session's."""
     train(config(store, "one", workers=1))
     command = [sys.executable, "-c", FOUR, config(store, "four", workers=4).model_dump_json()]
-    subprocess.run(command, env=outside() | {POLLS: "0.2"}, check=True, timeout=300, stderr=subprocess.DEVNULL)
+    subprocess.run(command, env=outside(), check=True, timeout=300, stderr=subprocess.DEVNULL)
     two = [line["loss"] for line in read_metrics(undisturbed / "metrics.jsonl")]
     for name, workers in (("one", 1), ("four", 4)):
         assert json.loads((store.parent / name / "train.json").read_bytes())["workers"] == workers
