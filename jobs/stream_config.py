@@ -31,6 +31,12 @@ class StreamConfig(Strict):
     def _side_by_side(self) -> "StreamConfig":
         if not self.couple.output.pairs:
             raise ValueError("couple.output.pairs=0: nothing to train on; give a number of pairs")
+        asked = self.train.cluster
+        if self.couple.cluster.scale_seconds and "auto" in (asked.workers, asked.gpus):
+            raise ValueError(
+                f"couple.cluster.scale_seconds={self.couple.cluster.scale_seconds:g}: nodes that are not there yet "
+                "must be asked for by number; give train.cluster.workers and train.cluster.gpus"
+            )
         if isinstance(self.train.cluster.workers, tuple):
             raise ValueError(
                 f"train.cluster.workers={list(self.train.cluster.workers)}: as many as fit would leave couplings no "

@@ -21,7 +21,9 @@ def stream(config: StreamConfig) -> tuple[Index, dict[str, Any]]:
     Raises:
         InputError, JobError: as either job; the other one has been stopped then, too.
     """
-    job = begin(config.couple)
+    workers = config.train.cluster.workers
+    bundle = {"CPU": 1.0} | ({"GPU": 1.0} if config.train.cluster.gpus == 1 else {})
+    job = begin(config.couple, [bundle] * workers if isinstance(workers, int) else [])
     from training.trainer import train
 
     if isinstance(job, Index):

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
@@ -16,11 +17,12 @@ from pipeline.errors import InputError
 Taken = dict[str, tuple[float, float]]  # CPUs and GPUs that are taken, by the node's id
 
 
-def connect(config: ClusterConfig | None = None) -> None:
+def connect(config: ClusterConfig | None = None, beside: Sequence[dict[str, float]] = ()) -> None:
     """Join the cluster of RAY_ADDRESS where set, else start Ray on this machine. A second call changes nothing.
 
     Args:
         config: whose actors an autoscaler is asked for, where it says how long to wait for their nodes.
+        beside: what it is asked for besides, in Ray's words a bundle each.
 
     Raises:
         InputError: RAY_ADDRESS is the URL of a dashboard, which takes jobs and no drivers.
@@ -37,24 +39,33 @@ def connect(config: ClusterConfig | None = None) -> None:
     dashboard = False if address == "local" else None
     ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
     if config is not None and config.scale_seconds:
-        _scale(config)
+        _scale(config, list(beside))
 
 
-def _scale(config: ClusterConfig) -> None:
-    """Ask the autoscaler for what the actors take, and wait for it; when this process ends, its nodes may go.
+def _scale(config: ClusterConfig, beside: list[dict[str, float]]) -> None:
+    """Ask the autoscaler for what a job takes, and wait for it; when this process ends, its nodes may go.
 
     Where they do not come in time, `actor_shape` says what is there.
     """
     from ray.autoscaler.sdk import request_resources
 
-    assert config.actors != "auto"
-    assert config.gpus_per_actor != "auto"
+    actors, gpus = config.actors, config.gpus_per_actor
+    assert actors != "auto"
+    assert gpus != "auto"
     cpus = 1 if config.cpus_per_actor == "auto" else config.cpus_per_actor
-    each = {"CPU": cpus} | ({"GPU": config.gpus_per_actor} if config.gpus_per_actor else {})
+    each = {"CPU": float(cpus)} | ({"GPU": gpus} if gpus else {})
     atexit.register(request_resources, bundles=[])  # a request outlives who made it; this comes before Ray's shutdown
-    request_resources(bundles=[each] * config.actors)
+    bundles = [each] * actors + beside
+    request_resources(bundles=bundles)
+    total = {kind: sum(bundle.get(kind, 0) for bundle in bundles) for kind in ("CPU", "GPU")}
+
+    def there() -> bool:
+        have = ray.cluster_resources()
+        all_of_it = all(have.get(kind, 0) >= count for kind, count in total.items())
+        return all_of_it and _fit(*_offers(), cpus, gpus) >= actors
+
     deadline = time.monotonic() + config.scale_seconds
-    while _fit(*_offers(), cpus, config.gpus_per_actor) < config.actors and time.monotonic() < deadline:
+    while not there() and time.monotonic() < deadline:
         time.sleep(1)
 
 

@@ -6,7 +6,7 @@ recomputes comes out in the same bits.
 
 import hashlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
@@ -60,8 +60,12 @@ def couple(config: CoupleConfig, on_block: Callable[[dict[str, Any]], None] = la
     return job if isinstance(job, format.Index) else carry_out(job, on_block)
 
 
-def begin(config: CoupleConfig) -> Job | format.Index:
+def begin(config: CoupleConfig, beside: Sequence[dict[str, float]] = ()) -> Job | format.Index:
     """Check the config, read the data and prepare the directory; the index where the store is complete already.
+
+    Args:
+        config: the job.
+        beside: what an autoscaler is asked for besides its actors, in Ray's words a bundle each.
 
     Raises:
         InputError: as `couple`.
@@ -80,7 +84,7 @@ def begin(config: CoupleConfig) -> Job | format.Index:
         check_sizes(config, known, table)
     from pipeline.cluster import connect
 
-    connect(config.cluster)
+    connect(config.cluster, beside)
     if known is not None:
         check_teams(config, check_sizes(config, known, table))
     job = assemble(config, *read(config, spec, source_spec), table)

@@ -157,6 +157,7 @@ def test_training_that_ends_ends_couplings(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path) -> None:
     job = Job(tmp_path / "job")
+    job.config["couple"]["coupling"]["cost"] = "dot"
 
     def says(**changes: Any) -> str:
         config = {"couple": dict(job.config["couple"]), "train": dict(job.config["train"])}
@@ -173,6 +174,8 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path) -> None:
     )
     assert says(couple_coupling={"n": "x"}).startswith("couple.coupling.n='x'")
     assert "give one number" in says(train_cluster={"workers": [1, 2]})
+    scaled = {"scale_seconds": 60, "actors": 2, "gpus_per_actor": 1}
+    assert "give train.cluster.workers and train.cluster.gpus" in says(couple_cluster=scaled)
     semidiscrete = {"couple_coupling": {"method": "semidiscrete", "cost": "dot"}, "couple_output": {"pairs": 0}}
     assert "nothing to train on" in says(**semidiscrete)
     resolved = validate(StreamConfig, job.config)
