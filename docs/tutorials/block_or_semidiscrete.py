@@ -9,7 +9,7 @@ about half a minute; `pipeline.ot` and a plain loop, no Ray. The jobs that do th
     flowpairs couple configs/digits/couple.yaml coupling.method=semidiscrete coupling.rel_eps=0 output.pairs=0
 
 Take Sinkhorn where the source is data too, where data have weights, where the cost is not the dot product, or where you
-want to choose the sharpness; and where training should read pairs and compute nothing. Take a semi-discrete coupling
+want to name the sharpness; and where training should read pairs and compute nothing. Take a semi-discrete coupling
 where noise meets one data set and many pairs are wanted: what it solves is one number a datum, every noise has one
 partner, and a training job can match fresh noise in every step, so that no pair is stored or seen twice. Its price is a
 search over all data for every noise, in every step.
@@ -93,7 +93,7 @@ def main(output: Path) -> None:
             left.plot([0, 64 * N / 1000], [once, once + 64 * each], line, color=color, linewidth=2, label=name)
         right.plot(torch.linspace(0, 1, 17), bends[name], line, color=color, linewidth=2, label=name)
     left.set(xlabel="pairs, thousands", ylabel="seconds to make them", ylim=0)
-    right.set(xlabel="time t (0 noise, 1 data)", ylabel="E |v - (x1 - x0)|²", ylim=0)
+    right.set(xlabel="time t (0 noise, 1 data)", ylabel="curvature at t", ylim=0)
     figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(output / "block_or_semidiscrete.png", dpi=150)
 

@@ -68,8 +68,8 @@ def main(output: Path) -> None:
     problem = Problem(noise, plane, 0.0)
     shown = [("independent", independent(problem))]
     shown += [(f"rel_eps {rel_eps:g}", solve_sinkhorn(problem.at(rel_eps))) for rel_eps in (0.1, 0.003)]
-    figure = plt.figure(figsize=(5.6, 4.9), layout="constrained")
-    above, below = figure.subfigures(2, 1)
+    figure = plt.figure(figsize=(5.6, 5.4), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     for ax, (name, coupling) in zip(above.subplots(1, 3, sharey=True), shown, strict=True):
         draw_pairs(ax, coupling)
         ax.set_title(f"{name}\nE = {coupling.report.entropy:.2f}", fontsize=10)
@@ -87,7 +87,7 @@ def main(output: Path) -> None:
     right.set(xlabel="n")
     right.tick_params(axis="x", rotation=40)
     right.legend(frameon=False, loc="lower right")
-    figure.savefig(output / "choosing_epsilon.png", dpi=140)
+    figure.savefig(output / "choosing_epsilon.png", dpi=130)
 
 
 def eight_gaussians(n: int) -> Tensor:
@@ -96,7 +96,7 @@ def eight_gaussians(n: int) -> Tensor:
     return 3 * torch.stack([angle.cos(), angle.sin()], 1) + 0.2 * torch.randn(n, 2)
 
 
-def draw_pairs(ax: plt.Axes, coupling: Coupling, count: int = 120) -> None:
+def draw_pairs(ax: plt.Axes, coupling: Coupling, count: int = 100) -> None:
     """Lines from `count` noises to the partners that the coupling draws for them."""
     partners = coupling.draw(torch.rand(coupling.problem.n, dtype=torch.float64))  # a row of the plan for every noise
     x0, x1 = coupling.problem.x0[:count], coupling.problem.x1[partners[:count]]

@@ -72,12 +72,13 @@ def main(output: Path, pairs: Path) -> None:
         print(f"{name:22}{(solution.end - adaptive.end).flatten(1).norm(dim=1).mean():.2f}")
 
     # 5. A noise a column, a solver a row: where pairs are straight, few steps go a long way.
-    figure, axes = plt.subplots(len(drawn), len(x0), figsize=(5.6, 2.5), layout="constrained")
+    figure, axes = plt.subplots(len(drawn), len(x0), figsize=(5.6, 2.7), layout="constrained")
     for line, (name, solution) in zip(axes, drawn.items(), strict=True):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for ax, image in zip(line, solution.end, strict=True):
             ax.imshow(image[0], cmap="gray", vmin=-1, vmax=1)
             ax.set(xticks=[], yticks=[])
+    figure.suptitle("solver and its evaluations, from the same noise in each column", fontsize=10)
     figure.savefig(output / "your_model.png", dpi=150)
 
 
