@@ -16,6 +16,7 @@ DIRECTORY = Path("docs/tutorials")
 INDEX = (DIRECTORY / "README.md").read_text()
 TUTORIALS = sorted(path.stem for path in DIRECTORY.glob("*.py"))
 SHARING = {"pairs_without_flowpairs", "your_model"}  # one pair store: the second finds what the first has made
+RAY = SHARING | {"your_data"}  # those that start it, one after the other
 
 Done = subprocess.CompletedProcess[str]
 
@@ -30,10 +31,10 @@ def run(name: str, directory: Path) -> Done:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, "Future[Done]"]]]:
-    """Where they write, and all of them under way: two at a time, those that share a store one after the other."""
+    """Where they write, and all of them under way: two at a time, and one at a time of those that start Ray."""
     directory = tmp_path_factory.mktemp("tutorials")
     lanes = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-    yield directory, {name: lanes[name in SHARING].submit(run, name, directory) for name in TUTORIALS}
+    yield directory, {name: lanes[name in RAY].submit(run, name, directory) for name in TUTORIALS}
     for lane in lanes:
         lane.shutdown(cancel_futures=True)
 
