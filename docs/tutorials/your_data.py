@@ -69,7 +69,7 @@ def main(output: Path) -> None:
         batch = next(loader)
     shown = [int(torch.nonzero(batch.label == label)[0]) for label in range(10)]  # one of each class
     likeness = torch.cosine_similarity(batch.x0.flatten(1), batch.x1.flatten(1)).mean()
-    print(f"cosine of noise and datum, mean over {len(batch.x0)} pairs: {likeness:.2f}")
+    print(f"cosine of noise and datum, mean over {len(batch.x0)} pairs: {likeness:.2f}; independent pairs have 0")
     figure, axes = plt.subplots(2, 10, figsize=(5.6, 1.6), layout="constrained")
     for title, side, line, reach in (("noise", batch.x0, axes[0], 2.5), ("datum", batch.x1, axes[1], 1.0)):
         line[0].set_ylabel(title, rotation=0, ha="right", va="center")
