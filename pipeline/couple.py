@@ -5,6 +5,7 @@ recomputes comes out in the same bits.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -141,6 +142,10 @@ def check_sizes(config: CoupleConfig, rows: int, table: Table | None, source: So
         if config.sampling.draw != "categorical":
             raise InputError(f"sampling.draw={config.sampling.draw!r}: imported pairs are not drawn; remove it")
         check_table(table, f"coupling.table={config.coupling.table!r}", blocks.ids, blocks.pairs, config.output.payload)
+    if config.coupling.entropy is not None and not config.two_sided and config.data.weight is None:
+        from pipeline.ot.sharpen import check_reachable
+
+        check_reachable(config.coupling.entropy, math.log(blocks.rows), math.log(blocks.m))
     if config.coupling.method == "exact":
         from pipeline.ot import check_exact_memory
 

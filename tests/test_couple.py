@@ -189,6 +189,9 @@ def test_a_sharpness_instead_of_an_epsilon(tmp_path: Path, local_ray: None) -> N
     row = read_blocks(tmp_path / "s")[0]
     assert row["converged"]
     assert row["entropy"] == pytest.approx(0.2, abs=0.01)
+    unequal = {"n": 8192, "resample": "repeat", "rel_eps": None, "entropy": 0.05}
+    with pytest.raises(InputError, match=r"entropy=0.05: no coupling .* below 0\.092"):
+        couple(settings(tmp_path / "t", coupling=unequal))
 
 
 def test_balanced_draws_use_every_datum_equally_often(tmp_path: Path, local_ray: None) -> None:

@@ -63,9 +63,9 @@ class Part:
     """
 
     batch: int
-    rank: int
-    world: int
-    lanes: int
+    rank: int = 0
+    world: int = 1
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         assert self.batch % self.world == 0

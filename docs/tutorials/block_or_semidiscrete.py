@@ -26,10 +26,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from pipeline import noise
-from pipeline.ot import Problem, solve_sinkhorn
-from pipeline.ot.assign import Assignment
-from pipeline.ot.semidiscrete import solve_semidiscrete
-from pipeline.ot.targets import Targets
+from pipeline.ot import Assignment, Problem, Targets, solve_semidiscrete, solve_sinkhorn
 from training.metrics import curvature_by_time, integrate_unit_interval
 
 N, STEPS, BATCH = 8192, 400, 256

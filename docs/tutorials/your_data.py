@@ -65,7 +65,7 @@ def main(output: Path) -> None:
     # 7. Look at the pairs, before you train on them: above the noise, below the datum that it is to become. Under the
     #    right coupling the noise looks a little like it already; were the images transposed, or negatives, here one
     #    would see it.
-    with PairLoader(output / "pairs", index, Part(256, 0, 1, 1), seed=0, labels=True) as loader:
+    with PairLoader(output / "pairs", index, Part(256), seed=0, labels=True) as loader:
         batch = next(loader)
     shown = [int(torch.nonzero(batch.label == label)[0]) for label in range(10)]  # one of each class
     likeness = torch.cosine_similarity(batch.x0.flatten(1), batch.x1.flatten(1)).mean()

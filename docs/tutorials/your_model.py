@@ -44,13 +44,13 @@ def main(output: Path, pairs: Path) -> None:
     print(f"{index.pairs:,} pairs of shape {index.shape} in {len(index.shards)} shards")
 
     # 3. Your loop. The loader shuffles, never ends, and reads ahead in a thread that the `with` stops. `Part` says
-    #    which rows of a global batch this process gets: rank 0 of 1 here, and in distributed training your rank and
-    #    world size.
+    #    which rows of a global batch this process gets: all of them here, and in distributed training those of your
+    #    `rank` in a `world`.
     torch.manual_seed(0)
     model = Velocity()
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
-    with PairLoader(pairs, index, Part(BATCH, rank=0, world=1, lanes=1), seed=0) as loader:
+    with PairLoader(pairs, index, Part(BATCH), seed=0) as loader:
         for step, batch in zip(range(1, STEPS + 1), loader, strict=False):
             t = torch.rand(BATCH)
             x_t = torch.lerp(batch.x0, batch.x1, t[:, None, None, None])  # on the straight line between the two ends

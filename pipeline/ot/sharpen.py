@@ -112,6 +112,26 @@ class Sharpness:
         return solution.entropy / self.marginals - 1
 
 
+def check_reachable(sharpness: float, source: float, target: float) -> None:
+    """Refuse a sharpness below that of a permutation, which no coupling of two sides of other entropies is.
+
+    H(P) is at least that of the wider side, since every row of it has a partner.
+
+    Args:
+        sharpness: E that is asked for.
+        source, target: H of the marginals; log n where rows count alike.
+
+    Raises:
+        InputError: no coupling is so sharp.
+    """
+    least = abs(source - target) / (source + target)
+    if sharpness <= least:
+        raise InputError(
+            f"entropy={sharpness:g}: no coupling of two sides of {math.exp(source):,.0f} and {math.exp(target):,.0f} "
+            f"rows of equal weight is below {least:.3f}; give more, sides nearer in size, or rel_eps"
+        )
+
+
 def solve_for_entropy(
     problem: Problem,
     sharpness: float,
@@ -134,7 +154,8 @@ def solve_for_entropy(
         tol, max_passes, progress, team, resume, save, backend: as `solve_sinkhorn`, over all passes.
 
     Raises:
-        InputError: a sharpness outside (0, 1), tol or max_passes out of range, or marginals of which one is a point.
+        InputError: a sharpness outside (0, 1) or that no coupling has, tol or max_passes out of range, or marginals
+            of which one is a point.
     """
     if not 0 < sharpness < 1:
         raise InputError(f"entropy={sharpness!r}: lies between 0 (a permutation) and 1 (independent); give 0.1, say")
@@ -144,6 +165,7 @@ def solve_for_entropy(
         block = Block(problem, team, choose(backend, problem))
         if min(len(block.a), len(block.b)) == 1 or block.std == 0:
             raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
+        check_reachable(sharpness, entropy(block.a), entropy(block.b))
         if resume is None:
             aim, trail = _first(block, sharpness, tol)
         else:

@@ -82,6 +82,12 @@ class Index:
         """Whether x0 is data with ids rather than noise."""
         return self.source_fingerprint is not None
 
+    @property
+    def cost_name(self) -> str:
+        """What the costs in the blocks' reports are: squared distances, unless the cost is another."""
+        distances = ("cost C = -<x0, x1>", "cost C = |x0 - x1|^2", "pairs made elsewhere")
+        return "mean squared distance" if self.convention.startswith(distances) else "mean cost"
+
 
 @dataclass(frozen=True)
 class Outline:

@@ -35,7 +35,7 @@ def print_summary(directory: Place) -> None:
         worst = max(max(row["source_error"], row["target_error"]) for row in blocks)
         table.add_row("worst marginal error (L1)", f"{worst:.2e}")
     before, after = mean("cost_independent"), mean("cost_coupled")
-    table.add_row("mean squared distance", f"{before:.4g} independent, {after:.4g} coupled (in feature space)")
+    table.add_row(index.cost_name, f"{before:.4g} independent, {after:.4g} coupled (in feature space)")
     table.add_row("seconds a block", f"{mean('seconds'):.2f}")
     Console().print(table)
 

@@ -177,6 +177,14 @@ def test_entropy_with_weights() -> None:
     assert coupling.g.shape == (200,)
 
 
+def test_an_entropy_below_that_of_any_coupling_is_refused() -> None:
+    """Of 40 rows and 10 every plan has the 40's entropy at least; E = .23 is that of one partner a row."""
+    problem = blobs(40, 10, 2, rel_eps=1.0)
+    with pytest.raises(InputError, match=r"entropy=0.2: no coupling .* of 40 and 10 rows .* below 0.231"):
+        solve_for_entropy(problem, 0.2)
+    assert solve_for_entropy(problem, 0.3).report.entropy == pytest.approx(0.3, abs=0.01)
+
+
 @pytest.mark.parametrize("sharpness", [0.0, 1.0, math.nan])
 def test_impossible_entropies_are_refused(sharpness: float) -> None:
     with pytest.raises(InputError, match="entropy="):
