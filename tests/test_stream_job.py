@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,15 +17,16 @@ import yaml
 from alone import alone
 from processes import outside
 
+from jobs.cli import run
 from jobs.stream_config import StreamConfig
 from jobs.streaming import stream
 from pipeline.config import ClusterConfig, load, validate
 from pipeline.errors import InputError, JobError
-from training.config import EvaluateConfig, TrainClusterConfig, TrainConfig
-from training.evaluate import evaluate
+from training.config import TrainClusterConfig, TrainConfig
+from training.directory import check_pairs
 from training.logbook import read_metrics
 from training.state import FILE
-from training.trainer import train
+from training.trainer import interruptible, train
 from training.workers import WorkerShape, worker_shape
 
 pytestmark = pytest.mark.slow
@@ -124,11 +126,12 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
     alone(there)
     for path in (tmp_path / "whole" / "shards").glob("*.tar"):
         assert path.read_bytes() == (job.pairs / "shards" / path.name).read_bytes()
-    assert evaluate(job.run, EvaluateConfig(samples=64, euler=(2,), pca=8))["pairs_dir"] == str(job.pairs)
     again = load(
         TrainConfig, job.run / "config.yaml", [f"pairs.dir={tmp_path / 'whole'}", f"output.dir={tmp_path / 'run'}"]
     )
     assert again.pairs.source == "stream"
+    assert len(check_pairs(again.pairs).shards) == 8
+    again = again.model_copy(update={"cluster": TrainClusterConfig(workers=2)})
     train(again)
     ours, theirs = weights(job.run), weights(tmp_path / "run")
     for name, value in theirs.items():
@@ -143,16 +146,35 @@ def test_couplings_that_fail_end_training(tmp_path: Path, local_ray: None) -> No
     assert not list(job.run.glob("checkpoints/step-*"))
 
 
-def test_training_that_ends_ends_couplings(tmp_path: Path) -> None:
-    """Here by Ctrl-C, which is Ray Train's while it runs."""
+def test_training_that_fails_ends_couplings(tmp_path: Path, local_ray: None) -> None:
     job = Job(tmp_path / "job")
-    job.gate.touch()
-    with job.started() as process:
-        until(lambda: list(job.run.glob("checkpoints/step-000000012/state.pt")), process)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-    assert (process.returncode, said.splitlines()[-1]) == (1, "interrupted; run the same command again to go on")
-    assert len(list(job.pairs.glob("shards/*.json"))) == 2
+    job.config["couple"]["coupling"]["cost"] = "dot"
+    job.config["couple"]["output"]["pairs"] = 4_000_000  # some 3,900 blocks
+    job.config["train"]["train"] |= {"lr": 1e30, "log_every": 1}
+    with pytest.raises(InputError, match=r"train.lr=1e\+30: the loss is"):
+        stream(validate(StreamConfig, job.config))
+    assert list(job.pairs.glob("shards/*.json"))
+    assert not (job.pairs / "index.json").exists()
+    assert not [thread for thread in threading.enumerate() if thread.name == "coupling"]
+
+
+def test_ctrl_c_is_told_and_keeps_its_meaning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Typer makes an exit of it, and Ray Train another one, and a handler of its own that stays."""
+    meaning = signal.getsignal(signal.SIGINT)
+
+    def command() -> None:
+        with interruptible():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            raise SystemExit(0)
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as caught:
+        run(command)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+    assert signal.getsignal(signal.SIGINT) is meaning
 
 
 def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path) -> None:
