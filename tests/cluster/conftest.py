@@ -55,6 +55,7 @@ class Head:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # some shells start us with it ignored
         )
 
     def jobs(self, token: str | None) -> list[dict]:
