@@ -19,7 +19,7 @@ data's variance E |T0(x) - E T0|^2, which differs between maps:
     reconstruction   E |T(x0) - T0(x0)|^2, T the end of the flow
     curvature        E int |v(t, x_t) - (x_1 - x_0)|^2 dt along the flow
 
-Five seeds to n = 16,384 take about 25 minutes of one core, 65,536 three minutes a seed.
+Five seeds to n = 16,384 take about 25 minutes of one core, 65,536 three to five minutes a seed.
 """
 
 import argparse
