@@ -23,7 +23,8 @@ class StreamConfig(Strict):
             train = dict(value["train"])
         except (KeyError, TypeError):
             return value  # whose faults the fields will tell
-        if train.get("pairs", pairs) != pairs and not _resolved(train["pairs"], pairs):
+        given = train.get("pairs", pairs)
+        if not isinstance(given, dict) or {**given, "fingerprint": None} != {**pairs, "fingerprint": None}:
             raise ValueError("train.pairs: are those that couple.output.dir will hold; remove it")
         return {**value, "train": train | {"pairs": pairs}}
 
@@ -43,7 +44,3 @@ class StreamConfig(Strict):
                 "room; give one number, or run couple, then train"
             )
         return self
-
-
-def _resolved(given: Any, pairs: dict[str, Any]) -> bool:
-    return isinstance(given, dict) and {**given, "fingerprint": None} == {**pairs, "fingerprint": None}

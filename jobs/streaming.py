@@ -40,9 +40,10 @@ def stream(config: StreamConfig) -> tuple[Index, dict[str, Any]]:
     def couple() -> None:
         """Wait until training has its workers, then couple on the rest."""
         try:
-            while not (new := placements().keys() - before) and not trained.wait(LOOK_EVERY):
-                pass
-            taken = {} if trained.is_set() else placements()[new.pop()]
+            while not (new := [held for name, held in placements().items() if name not in before]):
+                if trained.wait(LOOK_EVERY):
+                    break
+            taken = {} if trained.is_set() else new[0]
             index.append(carry_out(job, beside=Beside(taken, stop)))
         except BaseException as error:
             if not stop.is_set():

@@ -53,7 +53,7 @@ def convert(source: Place, destination: Place, payload: str) -> format.Index:
             found = damage(source, shard)
             if found:
                 raise InputError(f"{shard.name}: {found}; mend the store with the help of `flowpairs verify {source}`")
-            old = format.read_sidecar((source / "shards" / shard.name).with_suffix(".json"))
+            old = format.read_sidecar(format.sidecar_path(source, shard.name))
             records = _records(source, index, shard, payload)
             new = write_shard(destination, number, shard.block, records, old.first_noise_counter, old.report, payload)
             if new.shard.pairs != shard.pairs:

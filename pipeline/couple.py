@@ -293,8 +293,8 @@ def _unconverged(row: dict[str, Any]) -> str:
 def finish(job: Job) -> format.Index:
     """Write blocks.parquet and, last, the index, from the sidecars alone."""
     blocks = job.blocks
-    numbers = [number for block in range(blocks.count) for number in blocks.shards(block)]
-    sidecars = [format.read_sidecar(format.sidecar_path(job.directory, number)) for number in numbers]
+    names = [format.shard_name(number) for block in range(blocks.count) for number in blocks.shards(block)]
+    sidecars = [format.read_sidecar(format.sidecar_path(job.directory, name)) for name in names]
     tables.write_blocks(job.directory, {s.shard.block: s.report for s in sidecars}.values())
     index = job.index([s.shard for s in sidecars])
     format.write_index(job.directory, index)

@@ -73,9 +73,8 @@ def progress(title: str, total: int) -> Iterator[Show]:
     yield show
 
 
-_open: list[
-    Any
-] = []  # the bars on the terminal, once for each line in them: one display holds the lines of all threads
+# The bars on the terminal, once for each line in them: one display holds the lines of all threads.
+_open: list[Any] = []
 _opening = threading.Lock()
 
 

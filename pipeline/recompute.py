@@ -54,7 +54,7 @@ def recompute(directory: Place, count: int) -> list[str]:
             coupler.write(coupler.solve(block))
             for number in blocks.shards(block):
                 name = format.shard_name(number)
-                again = format.read_sidecar(format.sidecar_path(scratch, number)).shard
+                again = format.read_sidecar(format.sidecar_path(scratch, name)).shard
                 if again != recorded[name]:
                     differing = [
                         f"{f.name} {getattr(recorded[name], f.name)} there, {getattr(again, f.name)} computed again"

@@ -152,7 +152,7 @@ def blocks_done(directory: Place, blocks: Blocks) -> set[int]:
 def block_done(directory: Place, blocks: Blocks, block: int) -> bool:
     """Whether every shard of the block is there with its sidecar and its recorded size."""
     for number in blocks.shards(block):
-        sidecar = format.sidecar_path(directory, number)
+        sidecar = format.sidecar_path(directory, format.shard_name(number))
         if not sidecar.is_file() or damage(directory, format.read_sidecar(sidecar).shard, content=False):
             return False
     return True
@@ -198,8 +198,7 @@ def _in_place(directory: Place, shard: format.Shard) -> bool:
 
     Its bytes are not hashed: whole stores would be read at every start, and what is read for training is hashed then.
     """
-    sidecar = (directory / "shards" / shard.name).with_suffix(".json")
-    return sidecar.is_file() and damage(directory, shard, content=False) is None
+    return format.sidecar_path(directory, shard.name).is_file() and damage(directory, shard, content=False) is None
 
 
 def _earlier(directory: Place) -> CoupleConfig | None:

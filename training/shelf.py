@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from typing import Protocol, runtime_checkable
 
 from pipeline.errors import InputError
@@ -57,7 +58,7 @@ class Filling:
         now = time.monotonic()
         if now - self._looked.get(number, -LOOK_EVERY) < LOOK_EVERY:
             return False
-        path = sidecar_path(self._directory, number)
+        path = sidecar_path(self._directory, shard_name(number))
         if not path.is_file():
             self._looked[number] = now
             return False
@@ -85,5 +86,4 @@ class Filling:
 def groups(outline: Outline) -> list[int]:
     """How many shards of a store come together: those of a block or, of a chain over time, of a block of every leg."""
     legs = max(1, len(outline.index.times) - 1)
-    turns = [block // legs for block, _ in outline.shards]
-    return [turns.count(turn) for turn in sorted(set(turns))]
+    return list(Counter(block // legs for block, _ in outline.shards).values())

@@ -145,8 +145,7 @@ def write_outline(directory: Place, outline: Outline) -> None:
 
 def write_sidecar(directory: Place, sidecar: Sidecar) -> None:
     """Write a shard's sidecar beside it; call it when the tar has its final name."""
-    name = str(PurePosixPath(sidecar.shard.name).with_suffix(".json"))
-    write_atomically(directory / "shards" / name, _to_json(dataclasses.asdict(sidecar)))
+    write_atomically(sidecar_path(directory, sidecar.shard.name), _to_json(dataclasses.asdict(sidecar)))
 
 
 def read_index(directory: str | Place) -> Index:
@@ -204,9 +203,9 @@ def _outline(path: Place) -> Outline:
     return outline
 
 
-def sidecar_path(directory: Place, number: int) -> Place:
-    """Of a shard, by its number."""
-    return directory / "shards" / str(PurePosixPath(shard_name(number)).with_suffix(".json"))
+def sidecar_path(directory: Place, name: str) -> Place:
+    """Of a shard, by its name."""
+    return directory / "shards" / str(PurePosixPath(name).with_suffix(".json"))
 
 
 def read_sidecar(path: Place) -> Sidecar:
