@@ -12,14 +12,8 @@ from pipeline.config import CoupleConfig
 from pipeline.data.spec import Target
 from pipeline.place import Place
 from pipeline.source import Source
-from pipeline.store.format import Index, Outline, Shard
+from pipeline.store.format import CONVENTION, COSTS, IMPORTED, Index, Outline, Shard
 from pipeline.table import Table
-
-COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2", "geodesic": "-4 t log of the heat kernel"}
-CONVENTION = (
-    "cost C = {cost} on the features; eps in units of C; potentials f, g without the marginals: "
-    "P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps)"
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ class Job:
             num_classes=target.num_classes,
             payload=config.output.payload,
             method=config.coupling.method,
-            convention=convention if table is None else "pairs made elsewhere, as a table had them",
+            convention=convention if table is None else IMPORTED,
             shards=tuple(shards),
             weighted=table is not None and table.weights is not None,
             source_fingerprint=None if self.source is None else self.source.fingerprint,

@@ -32,6 +32,14 @@ FORMAT_VERSION = 1
 OUTLINE = "outline.json"
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
 
+# What an index says of its couplings' cost; a cost of the user's own goes by its name.
+COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2", "geodesic": "-4 t log of the heat kernel"}
+CONVENTION = (
+    "cost C = {cost} on the features; eps in units of C; potentials f, g without the marginals: "
+    "P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps)"
+)
+IMPORTED = "pairs made elsewhere, as a table had them"
+
 
 Count = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
@@ -85,8 +93,8 @@ class Index:
     @property
     def cost_name(self) -> str:
         """What the costs in the blocks' reports are: squared distances, unless the cost is another."""
-        distances = ("cost C = -<x0, x1>", "cost C = |x0 - x1|^2", "pairs made elsewhere")
-        return "mean squared distance" if self.convention.startswith(distances) else "mean cost"
+        distances = [CONVENTION.format(cost=COSTS[cost]) for cost in ("dot", "sqeuclidean")]
+        return "mean squared distance" if self.convention in (*distances, IMPORTED) else "mean cost"
 
 
 @dataclass(frozen=True)
