@@ -20,7 +20,7 @@ from fashion import problem
 
 from pipeline import noise
 from pipeline.ot.assign import ROWS, TILE, Assignment
-from pipeline.ot.semidiscrete import cost_std, solve_semidiscrete
+from pipeline.ot.semidiscrete import semidiscrete_cost_std, solve_semidiscrete
 from pipeline.ot.targets import Targets
 
 ROUNDS = 7
@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for count in options.data:
         y = problem(count)[1]
-        std = cost_std(Targets(y), Noise())
+        std = semidiscrete_cost_std(Targets(y), Noise())
         g = solve_semidiscrete(Targets(y), Noise(), 0.0, chi2=0.5).g
         x = torch.from_numpy(noise.gaussian(1, 0, options.points, 64)).double()
         u = torch.from_numpy(noise.uniforms(1, noise.Stream.DRAW, 0, options.points))

@@ -51,7 +51,7 @@ def coupled(name: str, directory: Path, cpus: int) -> dict[str, Any]:
     index = couple(config, rows.append)
     seconds = sum(row["seconds"] for row in tables.read_blocks(directory)) / cpus  # as many actors at a time
     if semidiscrete:
-        seconds = potentials.load(directory).reports[0]["seconds"]
+        seconds = potentials.load_potentials(directory).reports[0]["seconds"]
     return {"seconds": seconds, "bytes": sum(s.bytes for s in index.shards) / max(1, index.pairs)}
 
 

@@ -16,8 +16,8 @@ from loader import PER_SHARD, SHAPES, make_store
 
 from training import loop, models
 from training.config import OptimisationConfig, UNetConfig
-from training.directory import lanes
-from training.loader import PairLoader, Part
+from training.directory import arcs_for
+from training.loader import PairLoader, BatchPart
 from training.objectives import Objective
 from training.state import TrainState
 
@@ -35,11 +35,11 @@ def main() -> None:
     for name in ("images 28x28", "images 32x32x3"):
         with tempfile.TemporaryDirectory() as temporary:
             index = make_store(Path(temporary), SHAPES[name], 4 * PER_SHARD)
-            model = models.build(UNetConfig(kind="unet"), index.shape, 0, seed=0).to(device)
+            model = models.build_model(UNetConfig(kind="unet"), index.shape, 0, seed=0).to(device)
             state, lines = TrainState.start(model, config), list[loop.LogLine]()
-            part = Part(config.batch, 0, 1, lanes(config.batch, 1))
+            part = BatchPart(config.batch, 0, 1, arcs_for(config.batch, 1))
             with PairLoader(Path(temporary), index, part, seed=0, pin=device.type == "cuda") as loader:
-                loop.run(state, model, loader, Objective(config.seed), config, part, lines.append, lambda metrics: None)
+                loop.train_loop(state, model, loader, Objective(config.seed), config, part, lines.append, lambda metrics: None)
         print(f"| {name} | {lines[-1].samples_per_s:,.0f} | {100 * lines[-1].data_wait:.2f} % |")
 
 

@@ -22,8 +22,8 @@ import webdataset as wds
 from pipeline.store import format
 from pipeline.store.records import Record
 from pipeline.store.writer import write_shard
-from training.directory import lanes
-from training.loader import PairLoader, Part
+from training.directory import arcs_for
+from training.loader import PairLoader, BatchPart
 
 SHAPES = {"vectors of 64": (64,), "images 28x28": (1, 28, 28), "images 32x32x3": (3, 32, 32)}
 PER_SHARD, BATCH, ROUNDS = 4096, 256, 5
@@ -49,7 +49,7 @@ def make_store(directory: Path, shape: tuple[int, ...], pairs: int) -> format.In
 
 def by_loader(directory: Path, index: format.Index) -> float:
     """Pairs per second of training's loader, over one epoch."""
-    with PairLoader(directory, index, Part(BATCH, 0, 1, lanes(BATCH, 1)), seed=0) as loader:
+    with PairLoader(directory, index, BatchPart(BATCH, 0, 1, arcs_for(BATCH, 1)), seed=0) as loader:
         for _ in range(index.pairs // BATCH):  # the first epoch also checks every hash
             next(loader)
         start = time.perf_counter()

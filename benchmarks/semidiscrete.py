@@ -25,7 +25,7 @@ import torch
 from fashion import DATA, problem
 
 from pipeline import features, noise
-from pipeline.ot.semidiscrete import cost_std, solve_semidiscrete
+from pipeline.ot.semidiscrete import semidiscrete_cost_std, solve_semidiscrete
 from pipeline.ot.targets import Targets
 
 CHI2 = 0.05
@@ -48,7 +48,7 @@ def cifar() -> torch.Tensor:
     """CIFAR-10 with mirror images."""
     images = np.load(Path(DATA) / "cifar10_png" / "train3000.npz")["images"].transpose(0, 3, 1, 2)
     x = np.ascontiguousarray(images, np.float32) / 127.5 - 1
-    return torch.from_numpy(features.fit(x, 64, flips=True).of_data(x, flips=True))
+    return torch.from_numpy(features.fit_features(x, 64, flips=True).of_data(x, flips=True))
 
 
 def judged(y: torch.Tensor, g: torch.Tensor, eps: float) -> float:
@@ -164,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.data:
         y = {"fashion": fashion, "cifar": cifar}[name]()
-        std = cost_std(Targets(y), Noise())
+        std = semidiscrete_cost_std(Targets(y), Noise())
         for rel_eps in options.rel_eps:
             print(f"\n{name}, N = {len(y):,}, rel_eps {rel_eps:g}, {torch.get_num_threads()} threads", flush=True)
             found = attempt(ours, y, rel_eps * std)

@@ -21,7 +21,7 @@ from fashion import problem
 
 from pipeline.ot import Problem, solve_sinkhorn
 from pipeline.ot.kernel import kernel_of
-from pipeline.ot.share import Share
+from pipeline.ot.share import RowPartition
 from pipeline.ot.sweep import sweep
 from pipeline.ot.tiles import Workers
 
@@ -86,7 +86,7 @@ def error_of(x0: torch.Tensor, x1: torch.Tensor, eps: float, g: torch.Tensor) ->
     gamma = kernel.gamma(g, eps)
     a, b = block.weights()
     with Workers(a.device) as workers:
-        swept = sweep(kernel.bound(gamma, eps), gamma, a, Share(len(a), len(b), a.device), workers)
+        swept = sweep(kernel.bound(gamma, eps), gamma, a, RowPartition(len(a), len(b), a.device), workers)
     return (swept.columns - b).abs().sum().item()
 
 

@@ -20,7 +20,7 @@ def measure(n: int) -> None:
 
     from pipeline.ot import Problem, cost_std
     from pipeline.ot.kernel import kernel_of
-    from pipeline.ot.share import Share
+    from pipeline.ot.share import RowPartition
     from pipeline.ot.sweep import sweep
     from pipeline.ot.tiles import Workers
 
@@ -34,7 +34,7 @@ def measure(n: int) -> None:
     gamma = kernel.log_b
     with Workers(a.device) as workers:
         started = time.perf_counter()
-        sweep(kernel.bound(gamma, block.eps), gamma, a, Share(n, n, a.device), workers, keep=64)
+        sweep(kernel.bound(gamma, block.eps), gamma, a, RowPartition(n, n, a.device), workers, keep=64)
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{n:7d} | {seconds:8.2f} s | {seconds / n**2 * 1e9:6.2f} ns/entry | {imports:5.2f} GB | {peak:5.2f} GB")

@@ -17,7 +17,7 @@ from fashion import problem
 
 from pipeline.ot import Problem, solve_sinkhorn
 from pipeline.ot.kernel import kernel_of
-from pipeline.ot.share import Share
+from pipeline.ot.share import RowPartition
 from pipeline.ot.sweep import sweep
 from pipeline.ot.tiles import Workers
 
@@ -41,7 +41,7 @@ def measure(n: int, rel_eps: float, rounds: int) -> list[float]:
     a = block.weights()[0]
     gamma = kernel.gamma(solve_sinkhorn(block).g, block.eps)
     logits = kernel.bound(gamma, block.eps)
-    share = Share(n, n, a.device)
+    share = RowPartition(n, n, a.device)
     product = torch.empty(n, n)
     # The arguments that a pass meets: one tile's logits below their rows' largest.
     tile = logits.tile(slice(0, 64), logits.empty(64, n))[:, :1024].contiguous()

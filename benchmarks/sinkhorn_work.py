@@ -20,11 +20,11 @@ import torch
 from fashion import problem
 from sinkhorn_hard import problems
 
-from pipeline.ot import Problem, cost_std, solve_for_entropy, solve_sinkhorn
+from pipeline.ot import Problem, cost_std, solve_for_sharpness, solve_sinkhorn
 from pipeline.ot.backend import TorchTiles
 from pipeline.ot.coupling import BlockReport, EntropicCoupling
 from pipeline.ot.kernel import kernel_of
-from pipeline.ot.share import Share
+from pipeline.ot.share import RowPartition
 from pipeline.ot.sweep import sweep
 from pipeline.ot.tiles import Workers
 
@@ -36,7 +36,7 @@ def plain(block: Problem, tol: float) -> int:
     kernel = kernel_of(block)
     a, b = block.weights()
     gamma = kernel.log_b.clone()
-    share = Share(block.n, block.m, a.device)
+    share = RowPartition(block.n, block.m, a.device)
     with Workers(a.device) as workers:
         for passes in range(1, LIMIT + 1):
             columns = sweep(kernel.bound(gamma, block.eps), gamma, a, share, workers).columns
@@ -68,7 +68,7 @@ def search(name: str, x0: torch.Tensor, x1: torch.Tensor, levels: tuple[float, .
     """A row for every sharpness."""
     n = len(x0)
     for level in levels:
-        found, passes, seconds = counted(lambda e=level: solve_for_entropy(Problem(x0, x1, 1.0), e), n * n)
+        found, passes, seconds = counted(lambda e=level: solve_for_sharpness(Problem(x0, x1, 1.0), e), n * n)
         once, least, shortest = counted(lambda e=found.eps: solve_sinkhorn(Problem(x0, x1, e)), n * n)
         assert found.converged
         print(

@@ -13,7 +13,7 @@ import torch
 from fashion import problem
 
 from pipeline.ot import Problem, solve_sinkhorn
-from pipeline.ot.share import ALONE, Team
+from pipeline.ot.share import SINGLE, Team
 from pipeline.team import ProcessTeam, open_store
 
 
@@ -37,7 +37,7 @@ class Actor:
         torch.set_num_threads(1)  # the same problem in the same bits, whatever the threads
         self.points = problem(n)
         torch.set_num_threads(threads)
-        self.team = Counting(ALONE)
+        self.team = Counting(SINGLE)
 
     def open(self, size: int) -> int:
         self.store, port = open_store(size)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.ot import Problem, independent, solve_exact, solve_sinkhorn
-from training.loader import Batch, Part
+from training.loader import Batch, BatchPart
 from training.objectives import BridgeMatching, Objective
 from training.paths import Bridge, Straight, TargetOnly
 
@@ -118,7 +118,7 @@ def train(objective: Objective, pools: Tensor, steps: int, width: int = 64) -> N
     torch.manual_seed(0)
     networks = Networks(seeds, 2 if isinstance(objective, BridgeMatching) else 1, dim, width)
     optimiser = torch.optim.AdamW(networks.parameters(), lr=1e-3, fused=True)
-    part = Part(seeds * BATCH, 0, 1, 1)
+    part = BatchPart(seeds * BATCH, 0, 1, 1)
     for step in range(steps):
         x0, x1 = pools[:, step % batches].flatten(0, 1).unbind(1)
         errors, weights = objective(networks, networks, Batch(x0, x1), step, part)

@@ -32,8 +32,8 @@ from pipeline.couple import couple
 from pipeline.store.format import Index
 from training import loop, models
 from training.config import MLPConfig, ModelConfig, OptimisationConfig, UNetConfig
-from training.directory import lanes
-from training.loader import PairLoader, Part
+from training.directory import arcs_for
+from training.loader import PairLoader, BatchPart
 from training.objectives import Objective
 from training.state import TrainState
 
@@ -47,7 +47,7 @@ Draw = Callable[[int], tuple[Tensor, Tensor, Tensor]]
 
 def started(config: OptimisationConfig, index: Index, model: ModelConfig) -> TrainState:
     """A new model with its optimiser and weight average."""
-    return TrainState.start(models.build(model, index.shape, 0, seed=0), config)
+    return TrainState.start(models.build_model(model, index.shape, 0, seed=0), config)
 
 
 def clocks() -> np.ndarray:
@@ -58,10 +58,10 @@ def clocks() -> np.ndarray:
 def ours(store: Path, index: Index, config: OptimisationConfig, model: ModelConfig) -> np.ndarray:
     """What the second half of the training loop on the store takes, by both clocks."""
     state, lines = started(config, index, model), list[np.ndarray]()
-    part = Part(config.batch, 0, 1, lanes(config.batch, 1))
+    part = BatchPart(config.batch, 0, 1, arcs_for(config.batch, 1))
     with PairLoader(store, index, part, seed=0) as loader:
         log, save = (lambda line: lines.append(clocks())), (lambda metrics: None)
-        loop.run(state, state.model, loader, Objective(0), config, part, log, save)
+        loop.train_loop(state, state.model, loader, Objective(0), config, part, log, save)
     return lines[-1] - lines[-2]
 
 

@@ -32,7 +32,7 @@ from pipeline.config import CoupleConfig, validate
 from pipeline.couple import couple
 from pipeline.store import tables
 from training import metrics
-from training.config import SamplingConfig, TrainConfig
+from training.config import SamplerConfig, TrainConfig
 from training.features import extractor
 from training.sampler import Sampler
 from training.trained import read_finished
@@ -98,9 +98,9 @@ def run(data: str, store: Path, directory: Path, steps: int, seed: int) -> dict[
     plain = {"pairs": str(store), "model": MODEL, "train": optimisation, "output": {"dir": str(directory)}}
     summary = train(validate(TrainConfig, plain | {"cluster": {"workers": 1}}))
     trained, device = read_finished(directory), torch.device("cpu")
-    straightness = Sampler(trained, SamplingConfig(samples=STRAIGHTNESS, batch=128, seed=seed), None, device)
+    straightness = Sampler(trained, SamplerConfig(samples=STRAIGHTNESS, batch=128, seed=seed), None, device)
     row: dict[str, Any] = {"curvature": metrics.integrate_unit_interval(straightness.curvature())}
-    asked = SamplingConfig(samples=SAMPLES, batch=125, rtol=TOLERANCE, atol=TOLERANCE, seed=seed)
+    asked = SamplerConfig(samples=SAMPLES, batch=125, rtol=TOLERANCE, atol=TOLERANCE, seed=seed)
     sampler = Sampler(trained, asked, None, device)
     features, moments, _ = measures(data)
     for solver, count in SOLVERS:

@@ -21,7 +21,7 @@ from pipeline.actor import Posts
 from pipeline.blocks import Blocks
 from pipeline.cluster import ActorShape
 from pipeline.config import CoupleConfig, validate
-from pipeline.coupler import Coupler
+from pipeline.coupler import BlockSolver
 from pipeline.crew import work
 
 
@@ -39,21 +39,21 @@ def main() -> None:
         "output": {"dir": "unused", "pairs": pairs, "pairs_per_shard": 2048},
     }
     config = validate(CoupleConfig, tree)
-    fitted = features.fit(x, 64, flips=False)
+    fitted = features.fit_features(x, 64, flips=False)
     blocks = Blocks(n, pairs, pairs, 2048, 0)
     of_data = fitted.of_data(x, flips=False)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     shared = [ray.put(value) for value in (fitted, x, None, of_data)]
 
     def overlapping(directory: Path) -> float:
-        posts = Posts(ActorShape(1, 1, 0.0), 1, Coupler, config, directory, blocks, shared, 1)
+        posts = Posts(ActorShape(1, 1, 0.0), 1, BlockSolver, config, directory, blocks, shared, 1)
         reports = work(posts, 1, [list(range(options.blocks))])
         next(reports)  # starting the actor and its imports are not measured
         start = time.perf_counter()
         return sum(row["seconds"] for row in reports) / (time.perf_counter() - start)
 
     def in_turn(directory: Path) -> float:
-        coupler = Coupler(config, directory, blocks, 1, fitted, x, None, of_data)
+        coupler = BlockSolver(config, directory, blocks, 1, fitted, x, None, of_data)
         coupler.write(coupler.solve(0))
         start = time.perf_counter()
         solving = sum(coupler.write(coupler.solve(block))["seconds"] for block in range(1, options.blocks))

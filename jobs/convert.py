@@ -15,9 +15,9 @@ def convert(
     Example: `flowpairs convert out/digits out/digits-ids --payload ids`
     """
     from pipeline.convert import convert as run_job
-    from pipeline.place import place
+    from pipeline.place import as_path
 
-    index = run_job(place(directory), place(destination), payload)
+    index = run_job(as_path(directory), as_path(destination), payload)
     size = sum(shard.bytes for shard in index.shards)
     print(f"{destination}: {index.pairs:,} pairs, {size:,} bytes of shards, {size / index.pairs:.1f} bytes a pair")
 

@@ -18,11 +18,11 @@ def couple(
 
     settings = load(CoupleConfig, config, overrides)
     from pipeline.couple import couple as run_job
-    from pipeline.place import place
+    from pipeline.place import as_path
     from pipeline.store.summary import print_summary
 
     run_job(settings)
-    print_summary(place(settings.output.dir))
+    print_summary(as_path(settings.output.dir))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import typer
 from jobs.submit import Address
 
 if TYPE_CHECKING:
-    from jobs.remote.cluster import Job
+    from jobs.remote.cluster import SubmittedJob
 
 
 def jobs(
@@ -21,9 +21,9 @@ def jobs(
 
     Example: `flowpairs jobs --address http://HEAD:8265`
     """
-    from jobs.remote.cluster import Cluster
+    from jobs.remote.cluster import Dashboard
 
-    cluster = Cluster(address)
+    cluster = Dashboard(address)
     if follow is not None:
         raise typer.Exit(cluster.follow(follow))
     listed = cluster.jobs()
@@ -36,7 +36,7 @@ def jobs(
         _print(listed)
 
 
-def _print(listed: list["Job"]) -> None:
+def _print(listed: list["SubmittedJob"]) -> None:
     """One line a job; no table, whose frame would break names and directories to be copied."""
     from datetime import datetime, timedelta
     from time import time

@@ -18,10 +18,10 @@ def report(
 
     Example: `flowpairs report out/pairs-sinkhorn out/run-sinkhorn out/run-independent --output report.html`
     """
-    from pipeline.place import place
+    from pipeline.place import as_path
     from training.report.page import write_report
 
-    typer.echo(f"report: {write_report([place(directory) for directory in directories], output)}")
+    typer.echo(f"report: {write_report([as_path(directory) for directory in directories], output)}")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ def status(
 
     Example: `flowpairs status out/digits`
     """
-    from pipeline.config import read
-    from pipeline.place import place
+    from pipeline.config import read_yaml
+    from pipeline.place import as_path
 
-    where = place(directory)
+    where = as_path(directory)
     config = where / "config.yaml"
-    if isinstance(where, Path) and config.is_file() and "train" in read(config):  # runs are never at URLs
-        from training.status import print_status as print_run
+    if isinstance(where, Path) and config.is_file() and "train" in read_yaml(config):  # runs are never at URLs
+        from training.status import print_run_status as print_run
 
         print_run(where, as_json=json)
         return

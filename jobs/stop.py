@@ -15,9 +15,9 @@ def stop(
 
     Example: `flowpairs stop couple-digits-1a2b3c-1 --address http://HEAD:8265`
     """
-    from jobs.remote.cluster import Cluster
+    from jobs.remote.cluster import Dashboard
 
-    print(f"{job}: {Cluster(address).stop(job).status.lower()}")
+    print(f"{job}: {Dashboard(address).stop(job).status.lower()}")
 
 
 if __name__ == "__main__":

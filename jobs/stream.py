@@ -20,11 +20,11 @@ def stream(
 
     settings = load(StreamConfig, config, overrides)
     from jobs.streaming import stream as run_both
-    from pipeline.place import place
+    from pipeline.place import as_path
     from pipeline.store.summary import print_summary
 
     _, summary = run_both(settings)
-    print_summary(place(settings.couple.output.dir))
+    print_summary(as_path(settings.couple.output.dir))
     print_run(Path(settings.train.output.dir), summary)
 
 

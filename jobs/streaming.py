@@ -28,7 +28,7 @@ def stream(config: StreamConfig) -> tuple[Index, dict[str, Any]]:
 
     if isinstance(job, Index):
         return job, train(config.train)
-    directory.check(config.train)
+    directory.check_run(config.train)
     from pipeline.cluster import placements
     from training.workers import worker_shape
 

@@ -29,17 +29,17 @@ def submit(
     """
     import tempfile
 
-    from jobs.remote.bundle import pack, pinned
+    from jobs.remote.bundle import pack, pinned_requirements
     from jobs.remote.request import request
 
     job = request(command, config, overrides)
-    from jobs.remote.cluster import FOLLOW, Cluster
+    from jobs.remote.cluster import FOLLOW, Dashboard
 
-    cluster = Cluster(address)
+    cluster = Dashboard(address)
     with tempfile.TemporaryDirectory(prefix="flowpairs-") as temporary:
         bundle = Path(temporary)
         pack(bundle, job.config)
-        name = cluster.submit(job, bundle, None if pip is None else pinned(pip, bundle))
+        name = cluster.submit(job, bundle, None if pip is None else pinned_requirements(pip, bundle))
     print(f"{name}: submitted to {cluster.address}", flush=True)
     if no_wait:
         print(f"`{FOLLOW} {name}` follows it")

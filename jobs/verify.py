@@ -14,10 +14,10 @@ def verify(
 
     Example: `flowpairs verify out/digits --deep 1`
     """
-    from pipeline.place import place
+    from pipeline.place import as_path
     from pipeline.store.verify import print_verdict
 
-    if not print_verdict(place(directory), deep=deep, as_json=json):
+    if not print_verdict(as_path(directory), deep=deep, as_json=json):
         raise typer.Exit(1)
 
 

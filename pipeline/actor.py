@@ -21,12 +21,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from pipeline.blocks import Blocks
 from pipeline.cluster import ActorShape
 from pipeline.config import CoupleConfig
-from pipeline.coupler import Coupler
+from pipeline.coupler import BlockSolver
 from pipeline.errors import InputError, JobError
-from pipeline.place import Place
-from pipeline.potentials import Solver
+from pipeline.place import AnyPath
+from pipeline.potentials import PotentialSolver
 
-Trade = type[Coupler] | type[Solver]
+Trade = type[BlockSolver] | type[PotentialSolver]
 
 
 class Member:
@@ -44,12 +44,12 @@ class Member:
         self,
         trade: Trade,
         config: CoupleConfig,
-        directory: Place,
+        directory: AnyPath,
         blocks: Blocks,
         shared: list[ray.ObjectRef],
         threads: int,
     ) -> None:
-        self.coupler: Coupler | Solver = trade(config, directory, blocks, threads, *ray.get(shared))
+        self.coupler: BlockSolver | PotentialSolver = trade(config, directory, blocks, threads, *ray.get(shared))
 
     def join(self, host: str, port: int, rank: int, size: int) -> None:
         """Become a member of the team that meets there."""
@@ -77,7 +77,7 @@ class CouplerActor(Member):
         self,
         trade: Trade,
         config: CoupleConfig,
-        directory: Place,
+        directory: AnyPath,
         blocks: Blocks,
         shared: list[ray.ObjectRef],
         threads: int,

@@ -22,7 +22,7 @@ from pipeline.config import CoupleConfig
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.source import Leg, Source
+    from pipeline.source import Leg, SourceData
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _order(seed: int, ids: int, high: int, stream: noise.Stream = noise.Stream.E
     return noise.permutation(seed, stream, ids, high=high)
 
 
-def divide(config: CoupleConfig, rows: int, source: "Source | None" = None) -> Blocks:
+def divide(config: CoupleConfig, rows: int, source: "SourceData | None" = None) -> Blocks:
     """Divide a job over a data set of `rows` data.
 
     Args:

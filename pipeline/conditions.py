@@ -24,7 +24,7 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from pipeline.data.spec import Target
 
-Kind = Literal["blind", "class", "extended"]
+ConditionKind = Literal["blind", "class", "extended"]
 EVERY = 0  # the only problem where classes do not part
 
 
@@ -39,7 +39,7 @@ class Conditions:
         fingerprint: sha256 of the z that a file gave.
     """
 
-    kind: Kind = "blind"
+    kind: ConditionKind = "blind"
     labels: Int64[np.ndarray, " N"] | None = None
     rows: Float32[np.ndarray, "N q"] | None = None
     fingerprint: str | None = None
@@ -67,7 +67,7 @@ class Conditions:
         return (noise.uniforms(seed, stream, first, count) * len(among)).astype(np.int64)
 
 
-def conditions(config: CouplingConfig, target: "Target") -> Conditions:
+def read_conditions(config: CouplingConfig, target: "Target") -> Conditions:
     """The conditions that the config asks for.
 
     Args:

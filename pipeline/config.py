@@ -20,7 +20,7 @@ from pipeline.coupling_config import CouplingConfig
 from pipeline.data_config import DataConfig, DataSource, GaussianSource, SourceConfig
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
-from pipeline.place import Place, place
+from pipeline.place import AnyPath, as_path
 from pipeline.strict import Strict
 
 MAX_DEPTH = 20  # levels of a YAML file
@@ -196,22 +196,22 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def load(model: type[Config], path: str | Place, overrides: list[str] | None = None) -> Config:
+def load(model: type[Config], path: str | AnyPath, overrides: list[str] | None = None) -> Config:
     """Read a YAML file, apply `key.sub=value` overrides and validate.
 
     Raises:
         InputError: file missing, no YAML mapping, malformed override, unknown key, wrong type or value.
     """
-    return validate(model, read(path, overrides))
+    return validate(model, read_yaml(path, overrides))
 
 
-def read(path: str | Place, overrides: list[str] | None = None) -> dict[str, Any]:
+def read_yaml(path: str | AnyPath, overrides: list[str] | None = None) -> dict[str, Any]:
     """Read a YAML file, and apply overrides, without asking whose configuration it is.
 
     Raises:
         InputError: file missing, no YAML mapping, malformed override.
     """
-    path = place(path)
+    path = as_path(path)
     if not path.is_file():
         raise InputError(f"config {str(path)!r}: no such file; give the path of a YAML file")
     try:
@@ -265,7 +265,7 @@ def _override(item: str, form: str) -> Any:
     raise InputError(f"override {item!r}: not of the form {form}")
 
 
-def save(config: Strict, path: Place, remark: str) -> None:
+def save(config: Strict, path: AnyPath, remark: str) -> None:
     """Write a resolved config as YAML that the same command accepts again, below a one-line remark."""
     body = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_atomically(path, f"# {remark}\n{body}".encode())

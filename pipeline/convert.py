@@ -11,16 +11,16 @@ from pipeline.config import CoupleConfig
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from pipeline.progress import progress
-from pipeline.source import Source
+from pipeline.source import SourceData
 from pipeline.store import format
 from pipeline.store.integrity import damage
 from pipeline.store.records import Decoder, Record, read_meta, samples
 from pipeline.store.writer import write_shard
 
 
-def convert(source: Place, destination: Place, payload: str) -> format.Index:
+def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index:
     """Write the pairs of one store into a new one.
 
     Args:
@@ -38,15 +38,15 @@ def convert(source: Place, destination: Place, payload: str) -> format.Index:
     if destination.exists() and any(destination.iterdir()):
         raise InputError(f"destination {str(destination)!r}: not empty; give a new directory")
     destination.mkdir(parents=True, exist_ok=True)
-    resume.prepare(config, destination, *_sides(config, index, source))
+    resume.prepare_store(config, destination, *_sides(config, index, source))
     extras = [(source / name, destination / name) for name in ("features.npz", "blocks.parquet")]
     for block in sorted({shard.block for shard in index.shards}):
-        extras.append((known.file(source, block), known.file(destination, block)))
+        extras.append((known.block_file(source, block), known.block_file(destination, block)))
     for there, here in extras:
         if there.is_file():  # pairs made elsewhere come without
             write_atomically(here, there.read_bytes())
     if index.method == "semidiscrete":
-        potentials.copy(source, destination)
+        potentials.copy_potentials(source, destination)
     shards = []
     with progress("converting", index.pairs) as show:
         for number, shard in enumerate(index.shards):
@@ -72,7 +72,7 @@ def convert(source: Place, destination: Place, payload: str) -> format.Index:
     return converted
 
 
-def _sides(config: CoupleConfig, index: format.Index, directory: Place) -> tuple[Target, Source | None]:
+def _sides(config: CoupleConfig, index: format.Index, directory: AnyPath) -> tuple[Target, SourceData | None]:
     """The data sets, where the new store keeps copies of them; read again only where the old one has none."""
     if not format.keeps_data(config.output.payload, index.method):
         empty = np.empty((0, *index.shape), np.float32)
@@ -84,20 +84,20 @@ def _sides(config: CoupleConfig, index: format.Index, directory: Place) -> tuple
         if not index.two_sided:
             return target, None
         assert index.source_fingerprint is not None
-        return target, Source(np.asarray(decoder.source), False, None, index.source_fingerprint, None, ())
+        return target, SourceData(np.asarray(decoder.source), False, None, index.source_fingerprint, None, ())
     from pipeline import data
     from pipeline.cluster import connect
 
-    spec = data.check(config.data)
+    spec = data.check_data(config.data)
     source_spec = sources.check(config, spec)
     connect()
-    target = data.read(config.data, spec)
+    target = data.read_data(config.data, spec)
     if target.fingerprint != index.data_fingerprint:
         raise InputError(f"data.path={config.data.path!r}: not the data of this store; mend the path in config.yaml")
-    return target, sources.read(config, source_spec, target)
+    return target, sources.read_source(config, source_spec, target)
 
 
-def _records(directory: Place, index: format.Index, shard: format.Shard, payload: str) -> Iterator[Record]:
+def _records(directory: AnyPath, index: format.Index, shard: format.Shard, payload: str) -> Iterator[Record]:
     """A shard's pairs, cut into records of the new payload's size."""
     names = ["data_ids", *(["x0"] if payload == "full" else []), *([] if payload == "ids" else ["x1"])]
     names += ["label"] if index.num_classes and payload != "ids" else []

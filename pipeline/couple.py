@@ -21,11 +21,11 @@ from pipeline.config import CoupleConfig
 from pipeline.data import DataSpec, Target
 from pipeline.errors import InputError, JobError
 from pipeline.job import Job
-from pipeline.place import place
+from pipeline.place import as_path
 from pipeline.progress import progress, remaining, repeated
-from pipeline.source import Source
+from pipeline.source import SourceData
 from pipeline.store import format, tables
-from pipeline.table import Table, check_table, read_table
+from pipeline.table import PairTable, check_table, read_table
 
 if TYPE_CHECKING:
     from pipeline.cluster import ActorShape
@@ -71,10 +71,10 @@ def begin(config: CoupleConfig, beside: Sequence[dict[str, float]] = ()) -> Job 
     Raises:
         InputError: as `couple`.
     """
-    directory = place(config.output.dir)
-    if finished := resume.check(config, directory):
+    directory = as_path(config.output.dir)
+    if finished := resume.find_complete(config, directory):
         return finished
-    spec = data.check(config.data)
+    spec = data.check_data(config.data)
     source_spec = source.check(config, spec)
     table = None
     if config.coupling.table is not None:
@@ -90,24 +90,24 @@ def begin(config: CoupleConfig, beside: Sequence[dict[str, float]] = ()) -> Job 
         check_teams(config, check_sizes(config, known, table))
     job = assemble(config, *read(config, spec, source_spec), table)
     check_teams(config, job.blocks)
-    resume.prepare(job.config, job.directory, job.target, job.source)
+    resume.prepare_store(job.config, job.directory, job.target, job.source)
     format.write_outline(job.directory, job.outline())
     return job
 
 
-def read(config: CoupleConfig, spec: DataSpec, source_spec: DataSpec | None) -> tuple[Target, Source | None]:
+def read(config: CoupleConfig, spec: DataSpec, source_spec: DataSpec | None) -> tuple[Target, SourceData | None]:
     """Read both sides, of which checks have found these specifications."""
-    target = data.read(config.data, spec)
-    return target, source.read(config, source_spec, target)
+    target = data.read_data(config.data, spec)
+    return target, source.read_source(config, source_spec, target)
 
 
-def assemble(config: CoupleConfig, target: Target, other: Source | None, table: Table | None = None) -> Job:
+def assemble(config: CoupleConfig, target: Target, other: SourceData | None, table: PairTable | None = None) -> Job:
     """The job over data that were read; nothing is written.
 
     Raises:
         InputError: sizes that do not fit, or other data than the config or the store expects.
     """
-    directory, blocks = place(config.output.dir), check_sizes(config, len(target.x), table, other)
+    directory, blocks = as_path(config.output.dir), check_sizes(config, len(target.x), table, other)
     config = resume.pin_data(pin_coupling(config, blocks, target, other), directory, target)
     return Job(config, directory.resolve(), blocks, target, other, table)
 
@@ -130,10 +130,10 @@ def carry_out(
     todo = [block for block in range(job.blocks.count) if block not in done]
     if todo or job.config.coupling.method == "semidiscrete":  # whose potentials may be all that is missing
         _run(job, todo, on_block, beside)
-    return finish(job)
+    return finish_store(job)
 
 
-def check_sizes(config: CoupleConfig, rows: int, table: Table | None, source: Source | None = None) -> Blocks:
+def check_sizes(config: CoupleConfig, rows: int, table: PairTable | None, source: SourceData | None = None) -> Blocks:
     """Divide the job, and refuse an exact coupling that memory cannot hold or a table that does not fit the data."""
     blocks = divide(config, rows, source)
     if config.features.pca is not None and config.coupling.method in ("independent", "imported"):
@@ -212,7 +212,7 @@ def run_blocks(
     from pipeline import known
     from pipeline.actor import Posts
     from pipeline.cluster import actor_shape
-    from pipeline.coupler import Coupler
+    from pipeline.coupler import BlockSolver
     from pipeline.crew import work
 
     config, blocks, beside = job.config, job.blocks, beside or Beside()
@@ -221,11 +221,11 @@ def run_blocks(
     if config.coupling.method == "semidiscrete":
         _solve_potentials(job, [shared[5], shared[3], shared[6]], beside)
     shape, per_block = actor_shape(config.cluster, len(todo), beside.taken), config.cluster.actors_per_block
-    posts = Posts(shape, per_block, Coupler, config, job.directory, blocks, shared, shape.cpus)
+    posts = Posts(shape, per_block, BlockSolver, config, job.directory, blocks, shared, shape.cpus)
     stages = [todo]
     if config.coupling.warm_start:
         later = [block for block in todo if block not in blocks.seeds]
-        lost = [block for block in blocks.seeds if later and not known.file(job.directory, block).is_file()]
+        lost = [block for block in blocks.seeds if later and not known.block_file(job.directory, block).is_file()]
         todo = sorted({*lost, *todo})
         stages = [[block for block in todo if block in blocks.seeds], later]
     return shape, work(posts, shape.actors // per_block, stages, beside.stop), todo
@@ -236,23 +236,23 @@ def _solve_potentials(job: Job, shared: list[Any], beside: Beside) -> None:
     from pipeline import potentials
     from pipeline.actor import Posts
     from pipeline.cluster import actor_shape
-    from pipeline.conditions import conditions
+    from pipeline.conditions import read_conditions
     from pipeline.crew import work
     from pipeline.telemetry import telemetry
 
     config, directory, blocks = job.config, job.directory, job.blocks
-    given = conditions(config.coupling, job.target)
-    todo = potentials.left(directory, given)
+    given = read_conditions(config.coupling, job.target)
+    todo = potentials.unsolved(directory, given)
     alone = len(given.problems()) > 1
     shape = actor_shape(config.cluster, len(todo) if alone else potentials.most_members(blocks.ids), beside.taken)
     team = 1 if alone else shape.actors
-    posts = Posts(shape, team, potentials.Solver, config, directory, blocks, shared, shape.cpus)
+    posts = Posts(shape, team, potentials.PotentialSolver, config, directory, blocks, shared, shape.cpus)
     began, problems = time.monotonic(), given.problems()
-    before = potentials.solving(directory, problems).share
+    before = potentials.solve_progress(directory, problems).share
     with progress(f"potentials on {shape.actors} actors", PERMILLE) as show, telemetry(directory) as told:
 
         def tell() -> None:
-            now = potentials.solving(directory, problems)
+            now = potentials.solve_progress(directory, problems)
             left = remaining(now.share - before, 1 - before, time.monotonic() - began)
             show(round(PERMILLE * now.share), f"{now.text}  {left} left")
             told.set(couple_potentials_ratio=now.share)
@@ -262,24 +262,24 @@ def _solve_potentials(job: Job, shared: list[Any], beside: Beside) -> None:
             for report in reports:
                 if not report["converged"] and config.coupling.on_unconverged == "fail":
                     raise potentials.unconverged(report, config.coupling.chi2)
-    potentials.gather(directory, given, blocks.ids)
+    potentials.assemble_potentials(directory, given, blocks.ids)
 
 
-def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any, source: Source | None = None) -> CoupleConfig:
+def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any, source: SourceData | None = None) -> CoupleConfig:
     """The config with the fingerprints of its source, its condition file, its costs and where it starts from."""
     from pipeline import known, matrix
-    from pipeline.conditions import conditions
-    from pipeline.source import pinned
+    from pipeline.conditions import read_conditions
+    from pipeline.source import pin_source
 
-    config = pinned(config, source)
-    costs = matrix.load(config.coupling, blocks, source)
+    config = pin_source(config, source)
+    costs = matrix.load_cost_matrix(config.coupling, blocks, source)
     digest = None if costs is None else hashlib.sha256(np.ascontiguousarray(costs, "<f4").data).hexdigest()
     config = resume.pin(config, "matrix_fingerprint", digest, "matrix")
-    found = conditions(config.coupling, target).fingerprint
+    found = read_conditions(config.coupling, target).fingerprint
     config = resume.pin(config, "condition_fingerprint", found, "condition_file")
     if config.coupling.start is None:
         return config
-    start = known.elsewhere(config.coupling.start, blocks, target)
+    start = known.potentials_of_store(config.coupling.start, blocks, target)
     return resume.pin(config, "start_fingerprint", hashlib.sha256(start.data).hexdigest(), "start")
 
 
@@ -290,7 +290,7 @@ def _unconverged(row: dict[str, Any]) -> str:
     )
 
 
-def finish(job: Job) -> format.Index:
+def finish_store(job: Job) -> format.Index:
     """Write blocks.parquet and, last, the index, from the sidecars alone."""
     blocks = job.blocks
     names = [format.shard_name(number) for block in range(blocks.count) for number in blocks.shards(block)]

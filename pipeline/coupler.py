@@ -20,22 +20,22 @@ from pipeline.conditions import Conditions
 from pipeline.config import CoupleConfig
 from pipeline.features import Features, gather
 from pipeline.files import write_array
-from pipeline.place import Place
-from pipeline.source import Source, marginal
+from pipeline.place import AnyPath
+from pipeline.source import SourceData, weights_of
 from pipeline.store.format import pairs_per_record
 from pipeline.store.records import Record
 from pipeline.store.writer import write_shard
-from pipeline.table import Table, report
+from pipeline.table import PairTable, imported_report
 
 if TYPE_CHECKING:
-    from pipeline.matching import Matcher
+    from pipeline.matching import RowAssigner
     from pipeline.ot import Coupling, Problem
     from pipeline.ot.share import Team
     from pipeline.potentials import Potentials
 
 
 @dataclass(frozen=True)
-class Solved:
+class SolvedBlock:
     """A block that is ready to be written.
 
     Attributes:
@@ -47,11 +47,11 @@ class Solved:
 
     block: int
     report: dict[str, Any]
-    pairs: Table
+    pairs: PairTable
     g: Float64[np.ndarray, " m"] | None
 
 
-class Coupler:
+class BlockSolver:
     """Computes blocks; built once per actor, after Ray has decided which devices it sees.
 
     Args:
@@ -74,35 +74,35 @@ class Coupler:
     def __init__(
         self,
         config: CoupleConfig,
-        directory: Place,
+        directory: AnyPath,
         blocks: Blocks,
         threads: int,
         features: Features,
         x: Float32[np.ndarray, "N ..."],
         labels: Int64[np.ndarray, " N"] | None,
         data_features: Float32[np.ndarray, "ids k"],
-        table: Table | None = None,
+        table: PairTable | None = None,
         conditions: Conditions | None = None,
         start: Float64[np.ndarray, " ids"] | None = None,
         weights: Float64[np.ndarray, " N"] | None = None,
-        source: Source | None = None,
+        source: SourceData | None = None,
         source_features: Float32[np.ndarray, "ids0 k"] | None = None,
         matrix: Float32[np.ndarray, "ids0 ids"] | None = None,
     ) -> None:
         import torch
 
-        from pipeline.ot.share import ALONE
+        from pipeline.ot.share import SINGLE
 
         torch.set_num_threads(threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.team: "Team" = ALONE  # changed by an actor that is not
+        self.team: "Team" = SINGLE  # changed by an actor that is not
         self.config, self.directory, self.blocks, self.features = config, directory, blocks, features
         self.x, self.labels, self.data_features, self.table = x, labels, data_features, table
         self.conditions, self.start, self.weights = conditions, start, weights
         self.source, self.source_features, self.matrix = source, source_features, matrix
         self._solved: dict[int | None, Coupling] = {}  # of problems that blocks share, by `Blocks.same`
 
-    def solve(self, block: int) -> Solved:
+    def solve(self, block: int) -> SolvedBlock:
         """Couple a block and draw its pairs, match its rows, or take its pairs from the table."""
         if self.table is not None:
             report, pairs, g = self._take(self.table, block)
@@ -110,25 +110,25 @@ class Coupler:
             report, pairs, g = self._match(block)
         else:
             report, pairs, g = self._couple(block)
-        return Solved(block, {"block": block, **report}, pairs, g)
+        return SolvedBlock(block, {"block": block, **report}, pairs, g)
 
-    def write(self, solved: Solved) -> dict[str, Any]:
+    def write(self, solved: SolvedBlock) -> dict[str, Any]:
         """Write a block's shards; returns its report when they are on disk.
 
         Nothing is written when the coupling did not converge and the config does not accept that.
         """
         block, pairs = solved.block, solved.pairs
-        trail.remove(trail.of_block(self.directory, block))
+        trail.remove_checkpoint(trail.checkpoint_file(self.directory, block))
         if solved.report["converged"] or self.config.coupling.on_unconverged == "record":
             if solved.g is not None:
-                write_array(known.file(self.directory, block), solved.g)
+                write_array(known.block_file(self.directory, block), solved.g)
             for number, rows in self.blocks.shards(block).items():
                 first = None if pairs.rows is None else int(pairs.rows[rows.start])
                 records = self._records(block, pairs, rows)
                 write_shard(self.directory, number, block, records, first, solved.report, self.config.output.payload)
         return solved.report
 
-    def _couple(self, block: int) -> tuple[dict[str, Any], Table, Float64[np.ndarray, " m"] | None]:
+    def _couple(self, block: int) -> tuple[dict[str, Any], PairTable, Float64[np.ndarray, " m"] | None]:
         """The coupling's report, its pairs, and the target potential."""
         from pipeline import draw
 
@@ -146,9 +146,9 @@ class Coupler:
         if backward or self.source is not None:
             u = float(noise.uniforms(seed, noise.Stream.ROWS, block, 1)[0])
             order = noise.permutation(seed, noise.Stream.ROWS, n, high=block + 1)
-            rows = draw.spread(drawn_for.cpu().numpy(), n, u, order)
+            rows = draw.allot_rows(drawn_for.cpu().numpy(), n, u, order)
         uniforms = noise.uniforms(seed, noise.Stream.DRAW, first, n)
-        found = draw.draw(coupling, uniforms, rows, self._order(block, len(drawn)), backward=backward)
+        found = draw.draw_pairs(coupling, uniforms, rows, self._order(block, len(drawn)), backward=backward)
         report = dataclasses.asdict(coupling.report) | {"seconds": time.perf_counter() - started}
         g = None if coupling.g is None else coupling.g.double().cpu().numpy()
         return report, self._pairs(block, *found), g
@@ -160,32 +160,32 @@ class Coupler:
         g0 = None if self.start is None else self.start[self.blocks.data_ids(block)]
         if self.config.coupling.warm_start and block not in self.blocks.seeds:
             g0 = known.start(self.directory, self.blocks, block, self.data_features)
-        path = trail.of_block(self.directory, block)
-        return draw.couple(
+        path = trail.checkpoint_file(self.directory, block)
+        return draw.solve_block(
             self.config.coupling,
             self._problem(block),
             g0=self._sent(g0),
             team=self.team,
-            resume=trail.load(path),
-            save=trail.saver(path, self.config.cluster.checkpoint_seconds, self.team),
+            resume=trail.load_checkpoint(path),
+            save=trail.checkpoint_writer(path, self.config.cluster.checkpoint_seconds, self.team),
         )
 
     def _problem(self, block: int) -> "Problem":
         """The block's two sides in the space of the cost, and their weights."""
         from pipeline import draw
-        from pipeline.ot.share import Share
+        from pipeline.ot.share import RowPartition
 
         ids = self.blocks.data_ids(block)
-        x1, b = self._sent(self.data_features[ids]), self._sent(marginal(self.weights, ids))
+        x1, b = self._sent(self.data_features[ids]), self._sent(weights_of(self.weights, ids))
         if self.source is None:
             x0 = self._sent(self._noise(self.blocks.first_row(block), self.blocks.n, len(ids)))
-            x0 = Share(len(x0), len(x1), x0.device, self.team).gather(x0)
-            return draw.pose(self.config.coupling, x0, x1, None, b)
+            x0 = RowPartition(len(x0), len(x1), x0.device, self.team).gather(x0)
+            return draw.build_problem(self.config.coupling, x0, x1, None, b)
         assert self.source_features is not None
         sources = self.blocks.source_ids(block)
-        x0, a = self._sent(self.source_features[sources]), self._sent(marginal(self.source.weights, sources))
+        x0, a = self._sent(self.source_features[sources]), self._sent(weights_of(self.source.weights, sources))
         costs = None if self.matrix is None else self._sent(self.matrix[np.ix_(sources, ids)])
-        return draw.pose(self.config.coupling, x0, x1, a, b, costs)
+        return draw.build_problem(self.config.coupling, x0, x1, a, b, costs)
 
     def _sent(self, array: np.ndarray | None) -> Any:
         """An array as a tensor on this actor's device."""
@@ -193,12 +193,12 @@ class Coupler:
 
         return None if array is None else torch.from_numpy(array).to(self.device)
 
-    def _pairs(self, block: int, rows: Int64[np.ndarray, " n"], partners: Int64[np.ndarray, " n"]) -> Table:
+    def _pairs(self, block: int, rows: Int64[np.ndarray, " n"], partners: Int64[np.ndarray, " n"]) -> PairTable:
         """Which source row or datum meets which datum."""
         ids = self.blocks.data_ids(block)[partners]
         if self.source is None:
-            return Table(ids, self.blocks.first_row(block) + rows, None)
-        return Table(ids, None, None, source_ids=self.blocks.source_ids(block)[rows])
+            return PairTable(ids, self.blocks.first_row(block) + rows, None)
+        return PairTable(ids, None, None, source_ids=self.blocks.source_ids(block)[rows])
 
     def _order(self, block: int, count: int) -> Int64[np.ndarray, " m"] | None:
         """The random order of a block's data by which a balanced draw rounds; None for a categorical one."""
@@ -206,50 +206,50 @@ class Coupler:
             return None
         return noise.permutation(self.config.source.seed, noise.Stream.BALANCE, count, high=block)
 
-    def _match(self, block: int) -> tuple[dict[str, Any], Table, None]:
+    def _match(self, block: int) -> tuple[dict[str, Any], PairTable, None]:
         """The block's rows with their partners, and its report."""
-        from pipeline.matching import report as matching_report
+        from pipeline.matching import assignment_report as matching_report
 
         potentials, matcher = self._matcher
         started = time.perf_counter()
         first, count = self.blocks.first_row(block), self.blocks.pairs_of(block)
         x0 = noise.gaussian(self.config.source.seed, first, count, int(np.prod(self.x.shape[1:])))
         matched = matcher.match(first, x0, self._order(block, self.blocks.ids))
-        coupled = report(matched.x, self.data_features[matched.ids], self.blocks.ids)
+        coupled = imported_report(matched.x, self.data_features[matched.ids], self.blocks.ids)
         row = matching_report(matcher, potentials, first, matched, coupled)
         row["seconds"] = time.perf_counter() - started
-        return row, Table(matched.ids, np.arange(first, first + count), None), None
+        return row, PairTable(matched.ids, np.arange(first, first + count), None), None
 
     @cached_property
-    def _matcher(self) -> "tuple[Potentials, Matcher]":
+    def _matcher(self) -> "tuple[Potentials, RowAssigner]":
         from pipeline import potentials
-        from pipeline.matching import Matcher
+        from pipeline.matching import RowAssigner
 
         assert self.conditions is not None
-        found, seed = potentials.load(self.directory), self.config.source.seed
-        return found, Matcher(seed, self.features, self.data_features, self.conditions, found, self.device)
+        found, seed = potentials.load_potentials(self.directory), self.config.source.seed
+        return found, RowAssigner(seed, self.features, self.data_features, self.conditions, found, self.device)
 
     def _noise(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
         """Features of a block's noise; with a team, of this member's share of it."""
         import torch
 
-        from pipeline.ot.share import Share
+        from pipeline.ot.share import RowPartition
 
-        share = Share(n, m, torch.device(self.device), self.team)
+        share = RowPartition(n, m, torch.device(self.device), self.team)
         x0 = np.zeros((n, self.features.dim), np.float32)
         for k in share.mine:  # section by section, whoever owns it: the same products in the same bits
             rows = share.sections[k]
             x0[rows] = self.features.of_noise(self.config.source.seed, first + rows.start, rows.stop - rows.start)
         return x0
 
-    def _take(self, table: Table, block: int) -> tuple[dict[str, Any], Table, None]:
+    def _take(self, table: PairTable, block: int) -> tuple[dict[str, Any], PairTable, None]:
         """The block's part of the table, and its costs."""
         first = self.blocks.first_row(block)
         pairs = table[first : first + self.blocks.pairs_of(block)]
         x0 = pairs.side(self.config.source.seed, self.x.shape[1:]).reshape(len(pairs.data_ids), -1)
-        return report(x0, self.data_features[pairs.data_ids], len(np.unique(pairs.data_ids))), pairs, None
+        return imported_report(x0, self.data_features[pairs.data_ids], len(np.unique(pairs.data_ids))), pairs, None
 
-    def _records(self, block: int, pairs: Table, rows: range) -> Iterator[Record]:
+    def _records(self, block: int, pairs: PairTable, rows: range) -> Iterator[Record]:
         """The pairs of some of the block's rows, a record at a time: noise is made again rather than kept."""
         shape, leg = self.x.shape[1:], self.blocks.leg(block)
         payload, seed = self.config.output.payload, self.config.source.seed
@@ -270,7 +270,7 @@ class Coupler:
                 span=None if leg is None else leg.span,
             )
 
-    def _x0(self, part: Table) -> Float32[np.ndarray, "k ..."]:
+    def _x0(self, part: PairTable) -> Float32[np.ndarray, "k ..."]:
         """The source side of some pairs."""
         if part.source_ids is not None:
             assert self.source is not None

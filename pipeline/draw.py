@@ -13,15 +13,15 @@ from pipeline.config import CouplingConfig
 from pipeline.errors import InputError
 from pipeline.ot.descent import Save
 from pipeline.ot.geodesic import Lookup, geodesic_cost, points
-from pipeline.ot.share import ALONE, Team
+from pipeline.ot.share import SINGLE, Team
 
 
-def couple(
+def solve_block(
     options: CouplingConfig,
     problem: ot.Problem,
     *,
     g0: Float64[Tensor, " m"] | None = None,
-    team: Team = ALONE,
+    team: Team = SINGLE,
     resume: dict[str, Tensor] | None = None,
     save: Save | None = None,
 ) -> ot.Coupling:
@@ -40,7 +40,7 @@ def couple(
     limits: dict[str, Any] = {"tol": options.tol, "max_passes": options.max_passes, "backend": options.backend}
     together: dict[str, Any] = {"team": team, "resume": resume, "save": save}
     if options.entropy is not None:
-        return ot.solve_for_entropy(problem, options.entropy, **limits, **together)
+        return ot.solve_for_sharpness(problem, options.entropy, **limits, **together)
     if options.rel_eps is not None:
         problem = problem.at(options.rel_eps, team)
     else:
@@ -49,7 +49,7 @@ def couple(
     return ot.solve_sinkhorn(problem, g0=g0, **limits, **together)
 
 
-def pose(
+def build_problem(
     options: CouplingConfig,
     x0: Float[Tensor, "n k"],
     x1: Float[Tensor, "m k"],
@@ -80,7 +80,7 @@ def pose(
     return ot.Problem(x0, x1, 1.0, a, b, cost)
 
 
-def draw(
+def draw_pairs(
     coupling: ot.Coupling,
     uniforms: Float64[np.ndarray, " n"],
     rows: Int64[np.ndarray, " n"] | None,
@@ -109,7 +109,7 @@ def draw(
     return (drawn, rows) if backward else (rows, drawn)
 
 
-def spread(
+def allot_rows(
     weights: Float64[np.ndarray, " k"], pairs: int, u: float, order: Int64[np.ndarray, " pairs"]
 ) -> Int64[np.ndarray, " pairs"]:
     """A row for each pair, each as often as its weight says, rounded up or down so that the mean is exact.

@@ -11,8 +11,8 @@ from jaxtyping import Float32, Float64, Int64
 
 from pipeline import noise
 from pipeline.errors import InputError
-from pipeline.files import whole
-from pipeline.place import Place
+from pipeline.files import atomic_open
+from pipeline.place import AnyPath
 
 PCA_ROWS = 65_536  # principal directions come from at most this many evenly spaced data
 _CHUNK = 4_096  # rows projected at a time; part of the definition, as matmul may round differently for other shapes
@@ -61,12 +61,12 @@ class Features:
         return exact if self.basis is None else exact @ self.basis.astype(np.float64)
 
 
-def sample(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "r ..."]:
+def evenly_spaced(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "r ..."]:
     """The data of at most PCA_ROWS evenly spaced ones of some ids."""
     return gather(x, ids[np.linspace(0, len(ids) - 1, min(len(ids), PCA_ROWS)).astype(np.int64)])
 
 
-def fit(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Features:
+def fit_features(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Features:
     """Centre the data and find their `pca` leading principal directions, signs fixed by the largest coordinate.
 
     Args:
@@ -89,14 +89,14 @@ def fit(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Fea
     return Features(mean.astype(np.float32), np.ascontiguousarray(basis, np.float32))
 
 
-def save(features: Features, path: Place) -> None:
+def save_features(features: Features, path: AnyPath) -> None:
     """Write features.npz, which pins the bits of the basis for every later run in the same store."""
     arrays = {"mean": features.mean} | ({} if features.basis is None else {"basis": features.basis})
-    with whole(path) as file:
+    with atomic_open(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def load(path: Place) -> Features:
+def load_features(path: AnyPath) -> Features:
     """Read features.npz; `InputError` where it is damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -11,11 +11,11 @@ from typing import BinaryIO
 import numpy as np
 
 from pipeline.errors import JobError
-from pipeline.place import Place, Remote
+from pipeline.place import AnyPath, Remote
 
 
 @contextmanager
-def whole(path: Place) -> Iterator[BinaryIO]:
+def atomic_open(path: AnyPath) -> Iterator[BinaryIO]:
     """Open a file that gets its name when the block ends and all of it is in place; an exception leaves nothing.
 
     A local file is written under a temporary name in the same directory, synced, renamed, and the directory synced. One
@@ -45,7 +45,7 @@ def whole(path: Place) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Make a directory that gets its name when the block ends; an exception leaves nothing.
 
     Args:
@@ -66,15 +66,15 @@ def whole_directory(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_atomically(path: Place, data: bytes) -> None:
+def write_atomically(path: AnyPath, data: bytes) -> None:
     """Write a file of these bytes."""
-    with whole(path) as file:
+    with atomic_open(path) as file:
         file.write(data)
 
 
-def write_array(path: Place, values: np.ndarray) -> None:
+def write_array(path: AnyPath, values: np.ndarray) -> None:
     """Write a .npy file."""
-    with whole(path) as file:
+    with atomic_open(path) as file:
         np.save(file, values, allow_pickle=False)
 
 
@@ -83,7 +83,7 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def _unwritable(path: Place, error: OSError) -> JobError:
+def _unwritable(path: AnyPath, error: OSError) -> JobError:
     remedy = "what is finished is kept: make room or give write access, then run the same command again"
     return JobError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
 

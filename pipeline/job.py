@@ -7,13 +7,13 @@ from typing import Any
 from pipeline import config as configs
 from pipeline import known, matrix, resume
 from pipeline.blocks import Blocks
-from pipeline.conditions import conditions
+from pipeline.conditions import read_conditions
 from pipeline.config import CoupleConfig
 from pipeline.data.spec import Target
-from pipeline.place import Place
-from pipeline.source import Source
+from pipeline.place import AnyPath
+from pipeline.source import SourceData
 from pipeline.store.format import CONVENTION, COSTS, IMPORTED, Index, Outline, Shard
-from pipeline.table import Table
+from pipeline.table import PairTable
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,23 @@ class Job:
     """
 
     config: CoupleConfig
-    directory: Place
+    directory: AnyPath
     blocks: Blocks
     target: Target
-    source: Source | None = None
-    table: Table | None = None
+    source: SourceData | None = None
+    table: PairTable | None = None
 
     def arrays(self) -> tuple[Any, ...]:
         """What a `Coupler` takes behind its number of threads, in order."""
         config, target, source = self.config, self.target, self.source
-        features = resume.features(config, self.directory, target.x, source)
+        features = resume.store_features(config, self.directory, target.x, source)
         of_data = features.of_data(target.x, flips=config.data.flips)
         of_source = None
         if source is not None:
             of_source = of_data if source.x is target.x else features.of_data(source.x, flips=source.flips)
-        given = conditions(config.coupling, target)
-        start = known.of_start(config, self.blocks, target, of_data)
-        costs = matrix.load(config.coupling, self.blocks, source)
+        given = read_conditions(config.coupling, target)
+        start = known.start_potentials(config, self.blocks, target, of_data)
+        costs = matrix.load_cost_matrix(config.coupling, self.blocks, source)
         both = (features, target.x, target.labels, of_data, self.table, given, start)
         return (*both, target.weights, source, of_source, costs)
 

@@ -13,20 +13,20 @@ from jaxtyping import Float32, Float64, Int64
 from pipeline.blocks import Blocks, divide
 from pipeline.config import CoupleConfig, load
 from pipeline.errors import InputError
-from pipeline.place import Place, place
+from pipeline.place import AnyPath, as_path
 from pipeline.store.format import read_index
 
 if TYPE_CHECKING:
     from pipeline.data.spec import Target
 
 
-def file(directory: Place, block: int) -> Place:
+def block_file(directory: AnyPath, block: int) -> AnyPath:
     """Where a block's target potential is."""
     return directory / "potentials" / f"b{block:06d}.npy"
 
 
 def start(
-    directory: Place, blocks: Blocks, block: int, data_features: Float32[np.ndarray, "ids k"]
+    directory: AnyPath, blocks: Blocks, block: int, data_features: Float32[np.ndarray, "ids k"]
 ) -> Float64[np.ndarray, " m"] | None:
     """The potential that a block starts from; None for those of the first epoch.
 
@@ -35,10 +35,10 @@ def start(
     if block in blocks.seeds:
         return None
     ids = blocks.data_ids(block)
-    return completed(_of_blocks(directory, blocks), ids, data_features)
+    return fill_missing(_of_blocks(directory, blocks), ids, data_features)
 
 
-def elsewhere(path: str, blocks: Blocks, target: "Target") -> Float64[np.ndarray, " ids"]:
+def potentials_of_store(path: str, blocks: Blocks, target: "Target") -> Float64[np.ndarray, " ids"]:
     """The potential of every data id in another pair store, for `coupling.start`; NaN where it has none.
 
     Args:
@@ -48,7 +48,7 @@ def elsewhere(path: str, blocks: Blocks, target: "Target") -> Float64[np.ndarray
     Raises:
         InputError: no store is there, it is of other data or of another cost, or it has no potentials.
     """
-    where, directory = f"coupling.start={path!r}", place(path)
+    where, directory = f"coupling.start={path!r}", as_path(path)
     index = read_index(directory)
     config = load(CoupleConfig, directory / "config.yaml")
     if index.data_fingerprint != target.fingerprint or (theirs := divide(config, len(target.x))).ids != blocks.ids:
@@ -61,11 +61,11 @@ def elsewhere(path: str, blocks: Blocks, target: "Target") -> Float64[np.ndarray
     if config.coupling.method == "semidiscrete":
         from pipeline import potentials
 
-        return potentials.load(directory).g
+        return potentials.load_potentials(directory).g
     return _of_blocks(directory, theirs)
 
 
-def of_start(
+def start_potentials(
     config: CoupleConfig, blocks: Blocks, target: "Target", data_features: Float32[np.ndarray, "ids k"]
 ) -> Float64[np.ndarray, " ids"] | None:
     """The potential of every data id that `coupling.start` names, completed; None where it names no store.
@@ -75,24 +75,24 @@ def of_start(
     """
     if config.coupling.start is None:
         return None
-    return completed(elsewhere(config.coupling.start, blocks, target), np.arange(blocks.ids), data_features)
+    return fill_missing(potentials_of_store(config.coupling.start, blocks, target), np.arange(blocks.ids), data_features)
 
 
-def _of_blocks(directory: Place, blocks: Blocks) -> Float64[np.ndarray, " ids"]:
+def _of_blocks(directory: AnyPath, blocks: Blocks) -> Float64[np.ndarray, " ids"]:
     """The potentials of a store's first epoch by data id, NaN where it had none."""
     g = np.full(blocks.ids, np.nan)
     for seed in blocks.seeds:
         try:
-            values = np.load(BytesIO(file(directory, seed).read_bytes()), allow_pickle=False)
+            values = np.load(BytesIO(block_file(directory, seed).read_bytes()), allow_pickle=False)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{file(directory, seed)}: not the potential of a block ({error}); couple again"
+                f"{block_file(directory, seed)}: not the potential of a block ({error}); couple again"
             ) from error
         g[blocks.data_ids(seed)] = values - values.mean()  # a potential is known up to a constant
     return g
 
 
-def completed(
+def fill_missing(
     g: Float64[np.ndarray, " ids"], ids: Int64[np.ndarray, " m"], data_features: Float32[np.ndarray, "ids k"]
 ) -> Float64[np.ndarray, " m"]:
     """The potential of some ids, where it is unknown that of the nearest datum whose is known."""

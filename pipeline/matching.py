@@ -20,7 +20,7 @@ PROJECTED = 4096  # rows whose features are made at a time
 
 
 @dataclass(frozen=True)
-class Matched:
+class Assigned:
     """Source rows with their partners.
 
     Attributes:
@@ -34,7 +34,7 @@ class Matched:
     changed: int = 0
 
 
-class Matcher:
+class RowAssigner:
     """Matches source rows with data.
 
     Args:
@@ -67,7 +67,7 @@ class Matcher:
             g = torch.from_numpy(potentials.g[ids])
             self.parts[problem] = ids, Assignment(torch.from_numpy(y[ids]), g, potentials.eps, device=device)
 
-    def match(self, first: int, x0: Float32[np.ndarray, "n D"], order: Int64[np.ndarray, " ids"] | None) -> Matched:
+    def match(self, first: int, x0: Float32[np.ndarray, "n D"], order: Int64[np.ndarray, " ids"] | None) -> Assigned:
         """Partners of source rows `first` to `first + n`.
 
         Args:
@@ -93,7 +93,7 @@ class Matcher:
                 partners, moved = relabel(assignment, x, partners.cpu(), capacities(even, len(rows), places))
                 changed += moved
             ids[rows] = among[partners.cpu().numpy()]
-        return Matched(ids, exact[:, : self.features.dim].astype(np.float32), changed)
+        return Assigned(ids, exact[:, : self.features.dim].astype(np.float32), changed)
 
     def partners(self, first: int, count: int) -> float:
         """The geometric mean number of partners of source rows, from some of them: 1 at eps = 0."""
@@ -120,7 +120,7 @@ class Matcher:
         return np.flatnonzero(self.conditions.labels[lenders] == problem)
 
 
-def report(matcher: Matcher, potentials: Potentials, first: int, matched: Matched, coupled: dict[str, Any]) -> dict:
+def assignment_report(matcher: RowAssigner, potentials: Potentials, first: int, matched: Assigned, coupled: dict[str, Any]) -> dict:
     """A block's report, as `pipeline.ot.BlockReport` has it.
 
     Args:

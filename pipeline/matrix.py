@@ -7,10 +7,10 @@ from jaxtyping import Float32
 from pipeline.blocks import Blocks
 from pipeline.config import CouplingConfig
 from pipeline.errors import InputError
-from pipeline.source import Source
+from pipeline.source import SourceData
 
 
-def load(config: CouplingConfig, blocks: Blocks, source: Source | None) -> Float32[np.ndarray, "ids0 ids"] | None:
+def load_cost_matrix(config: CouplingConfig, blocks: Blocks, source: SourceData | None) -> Float32[np.ndarray, "ids0 ids"] | None:
     """Read the matrix; None where the cost is another one.
 
     Args:

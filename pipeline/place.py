@@ -131,10 +131,10 @@ class Remote:
             raise InputError(f"{self.url}: {error}; {CHECK}") from error
 
 
-Place = Path | Remote
+AnyPath = Path | Remote
 
 
-def place(where: "str | Place") -> Place:
+def as_path(where: "str | AnyPath") -> AnyPath:
     """The place that a user wrote; `file://` is a local path like any other.
 
     Raises:

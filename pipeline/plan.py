@@ -23,8 +23,8 @@ from pipeline.config import CoupleConfig
 from pipeline.couple import assemble, check_sizes, check_teams, read
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
-from pipeline.place import Place, place
-from pipeline.trials import Trial
+from pipeline.place import AnyPath, as_path
+from pipeline.trials import TrialRun
 
 # A solve draws N / chi2 points times the one, or sqrt(2 N) / chi2 times the other (measured).
 POINTS, TESTS = 1.25, 40.0
@@ -64,9 +64,9 @@ def plan(config: CoupleConfig) -> Plan:
             disk cannot hold.
     """
     began = time.monotonic()
-    directory = place(config.output.dir)
-    resume.admit(config, directory)
-    spec = data.check(config.data)
+    directory = as_path(config.output.dir)
+    resume.check_directory(config, directory)
+    spec = data.check_data(config.data)
     source_spec = source.check(config, spec)
     if config.coupling.method == "imported":
         raise InputError("coupling.method='imported': copies a table, and nothing of that is forecast; run couple")
@@ -88,9 +88,9 @@ def plan(config: CoupleConfig) -> Plan:
     if not todo and not points:
         return _nothing(blocks, config, time.monotonic() - began)
     shape = actor_shape(config.cluster, todo)
-    sizes = trials.sizes(config, blocks, shape)
+    sizes = trials.trial_sizes(config, blocks, shape)
     with trials.scratch(directory) as scratch:
-        tried = [trials.run(job, scratch / str(n), n, shape) for n in sizes]
+        tried = [trials.run_trial(job, scratch / str(n), n, shape) for n in sizes]
     last = tried[-1]
     solving = entries / last.potential_pace if points else 0.0
     if not todo:
@@ -137,13 +137,13 @@ def plan(config: CoupleConfig) -> Plan:
     return forecast
 
 
-def _potentials(config: CoupleConfig, directory: Place, target: Target, blocks: Blocks) -> tuple[int, float]:
+def _potentials(config: CoupleConfig, directory: AnyPath, target: Target, blocks: Blocks) -> tuple[int, float]:
     """Points that a semi-discrete solve will draw, about, and how many of their scores it computes; none if solved."""
     from pipeline import potentials
-    from pipeline.conditions import conditions
+    from pipeline.conditions import read_conditions
 
-    given = conditions(config.coupling, target)
-    sizes = [len(given.ids(problem, blocks.ids)) for problem in potentials.left(directory, given)]
+    given = read_conditions(config.coupling, target)
+    sizes = [len(given.ids(problem, blocks.ids)) for problem in potentials.unsolved(directory, given)]
     chi2 = config.coupling.chi2
     points = [max(POINTS * size, TESTS * math.sqrt(2 * size)) / chi2 for size in sizes]
     return round(sum(points)), float(sum(size * count for size, count in zip(sizes, points, strict=True)))
@@ -170,7 +170,7 @@ def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:
     )
 
 
-def _at(tried: list[Trial], blocks: Blocks, method: str) -> float:
+def _at(tried: list[TrialRun], blocks: Blocks, method: str) -> float:
     """Seconds of a block of the job's size."""
     if len(tried) == 1:
         return tried[0].block_seconds
@@ -184,11 +184,11 @@ def _at(tried: list[Trial], blocks: Blocks, method: str) -> float:
     return (PASSES if method == "sinkhorn" else 1.0) * blocks.n * min(max(per_row, least), greatest)
 
 
-def _block_bytes(tried: list[Trial], blocks: Blocks, config: CoupleConfig, each: float) -> float:
+def _block_bytes(tried: list[TrialRun], blocks: Blocks, config: CoupleConfig, each: float) -> float:
     """Memory of an actor that solves `each` blocks, above that of an idle one."""
     size = _size(blocks, config)
 
-    def at(above: Callable[[Trial], float]) -> float:
+    def at(above: Callable[[TrialRun], float]) -> float:
         """That of a block of the job's size, no less than the larger trial's."""
         return max(_line([(_size(trial, config), above(trial)) for trial in tried], size), above(tried[-1]))
 
@@ -197,7 +197,7 @@ def _block_bytes(tried: list[Trial], blocks: Blocks, config: CoupleConfig, each:
     return (1 + (KEPT - 1) * min(1.0, (each - 1) / FILLED)) * at(lambda trial: trial.block_bytes)
 
 
-def _size(block: Trial | Blocks, config: CoupleConfig) -> int:
+def _size(block: TrialRun | Blocks, config: CoupleConfig) -> int:
     """What the memory of a block grows like: its rows, or the entries that an exact coupling writes down."""
     return block.n * block.m if config.coupling.method == "exact" else block.n
 
@@ -226,7 +226,7 @@ def _refuse_memory(shape: ActorShape, forecast: Plan, start_bytes: float) -> Non
         )
 
 
-def _refuse_disk(config: CoupleConfig, directory: Place, forecast: Plan) -> None:
+def _refuse_disk(config: CoupleConfig, directory: AnyPath, forecast: Plan) -> None:
     if not isinstance(directory, Path):
         return
     free = shutil.disk_usage(trials.above(directory)).free

@@ -25,9 +25,9 @@ from pipeline.blocks import Blocks
 from pipeline.conditions import Conditions
 from pipeline.config import CoupleConfig
 from pipeline.errors import InputError, JobError
-from pipeline.files import whole, write_array, write_atomically
+from pipeline.files import atomic_open, write_array, write_atomically
 from pipeline.noise import Stream
-from pipeline.place import Place
+from pipeline.place import AnyPath
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +92,7 @@ def extended(data_features: Float32[np.ndarray, "ids k"], conditions: Conditions
     return np.concatenate([data_features, conditions.rows[ids % len(conditions.rows)]], 1)
 
 
-class Solver:
+class PotentialSolver:
     """Solves problems; built once per actor, after Ray has decided which devices it sees.
 
     Args:
@@ -106,7 +106,7 @@ class Solver:
     def __init__(
         self,
         config: CoupleConfig,
-        directory: Place,
+        directory: AnyPath,
         blocks: Blocks,
         threads: int,
         conditions: Conditions,
@@ -115,11 +115,11 @@ class Solver:
     ) -> None:
         import torch
 
-        from pipeline.ot.share import ALONE
+        from pipeline.ot.share import SINGLE
 
         torch.set_num_threads(threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.team: "Team" = ALONE  # changed by an actor that is not
+        self.team: "Team" = SINGLE  # changed by an actor that is not
         self.config, self.directory, self.blocks = config, directory, blocks
         self.conditions, self.start = conditions, start
         self.dim, self.features = data_features.shape[1], extended(data_features, conditions)
@@ -134,7 +134,7 @@ class Solver:
         options, seed = self.config.coupling, self.config.source.seed
         # A relative eps is one to the cost between all data and all noise, for classes too.
         every = Targets(torch.from_numpy(self.features), device=self.device, team=self.team)
-        std = semidiscrete.cost_std(every, FeatureNoise(seed, self.dim, self.conditions, 0))
+        std = semidiscrete.semidiscrete_cost_std(every, FeatureNoise(seed, self.dim, self.conditions, 0))
         if options.eps is None:
             assert options.rel_eps is not None
             eps, rel_eps = options.rel_eps * std, options.rel_eps
@@ -150,9 +150,9 @@ class Solver:
             chi2=options.chi2,
             max_rounds=options.max_passes,
             g0=None if self.start is None else torch.from_numpy(self.start[ids]),
-            progress=trail.teller(_trail(self.directory, problem), self.team, options.chi2),
-            resume=trail.load(_trail(self.directory, problem)),
-            save=trail.saver(_trail(self.directory, problem), self.config.cluster.checkpoint_seconds, self.team),
+            progress=trail.progress_writer(_trail(self.directory, problem), self.team, options.chi2),
+            resume=trail.load_checkpoint(_trail(self.directory, problem)),
+            save=trail.checkpoint_writer(_trail(self.directory, problem), self.config.cluster.checkpoint_seconds, self.team),
         )
         return problem, replace(solved, report=replace(solved.report, rel_eps=rel_eps))
 
@@ -161,9 +161,9 @@ class Solver:
         problem, found = solved
         report = {"block": problem, **dataclasses.asdict(found.report)}
         if found.report.converged or self.config.coupling.on_unconverged == "record":
-            with whole(file(self.directory, problem)) as stream:
+            with atomic_open(problem_file(self.directory, problem)) as stream:
                 np.savez(stream, allow_pickle=False, g=found.g.cpu().numpy(), report=np.array(json.dumps(report)))
-        trail.remove(_trail(self.directory, problem))
+        trail.remove_checkpoint(_trail(self.directory, problem))
         return report
 
 
@@ -178,17 +178,17 @@ def most_members(ids: int) -> int:
     return len(sections(ids, BATCH, torch.device("cuda" if ray.cluster_resources().get("GPU") else "cpu")))
 
 
-def file(directory: Place, problem: int) -> Place:
+def problem_file(directory: AnyPath, problem: int) -> AnyPath:
     """Where the potential of a problem is."""
     return directory / "potentials" / f"p{problem:06d}.npz"
 
 
-def left(directory: Place, conditions: Conditions) -> list[int]:
+def unsolved(directory: AnyPath, conditions: Conditions) -> list[int]:
     """The problems that are not solved yet."""
-    return [problem for problem in conditions.problems() if not file(directory, problem).is_file()]
+    return [problem for problem in conditions.problems() if not problem_file(directory, problem).is_file()]
 
 
-def problems(config: CoupleConfig, directory: Place) -> list[int]:
+def problem_numbers(config: CoupleConfig, directory: AnyPath) -> list[int]:
     """The numbers of a store's problems, from its files alone."""
     labels = None
     if config.coupling.condition == "class":
@@ -197,7 +197,7 @@ def problems(config: CoupleConfig, directory: Place) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Solving:
+class SolveProgress:
     """How far the potentials of a store are.
 
     Attributes:
@@ -212,10 +212,10 @@ class Solving:
     text: str
 
 
-def solving(directory: Place, problems: list[int]) -> Solving:
+def solve_progress(directory: AnyPath, problems: list[int]) -> SolveProgress:
     """How far the potentials are, from the files alone."""
-    solved = [problem for problem in problems if file(directory, problem).is_file()]
-    told = [line for problem in problems if (line := trail.told(_trail(directory, problem)))]
+    solved = [problem for problem in problems if problem_file(directory, problem).is_file()]
+    told = [line for problem in problems if (line := trail.read_progress(_trail(directory, problem)))]
     shares = [min(ALMOST, line["wanted"] / max(line["chi2"], line["wanted"])) for line in told]
     parts = [f"{len(solved)}/{len(problems)} solved"] if len(problems) > 1 else []
     if told:
@@ -225,14 +225,14 @@ def solving(directory: Place, problems: list[int]) -> Solving:
             f"chi2 {worst['chi2']:.3g} of {worst['wanted']:g}"
         )
     done = (len(solved) + sum(shares)) / len(problems)
-    return Solving(len(problems), len(solved), min(1.0, done), "  ".join(parts))
+    return SolveProgress(len(problems), len(solved), min(1.0, done), "  ".join(parts))
 
 
-def gather(directory: Place, conditions: Conditions, ids: int) -> Potentials:
+def assemble_potentials(directory: AnyPath, conditions: Conditions, ids: int) -> Potentials:
     """Put the problems' potentials together, and write them."""
     g, reports = np.zeros(ids), []
     for problem in conditions.problems():
-        with np.load(BytesIO(file(directory, problem).read_bytes()), allow_pickle=False) as arrays:
+        with np.load(BytesIO(problem_file(directory, problem).read_bytes()), allow_pickle=False) as arrays:
             g[conditions.ids(problem, ids)] = arrays["g"]
             reports.append(json.loads(str(arrays["report"])))
     write_array(directory / "potentials" / "g.npy", g)
@@ -241,7 +241,7 @@ def gather(directory: Place, conditions: Conditions, ids: int) -> Potentials:
     return Potentials(g, reports[0]["eps"], reports)
 
 
-def load(directory: Place) -> Potentials:
+def load_potentials(directory: AnyPath) -> Potentials:
     """The potentials of a store.
 
     Raises:
@@ -265,13 +265,13 @@ def load(directory: Place) -> Potentials:
     return potentials
 
 
-def copy(source: Place, destination: Place) -> None:
+def copy_potentials(source: AnyPath, destination: AnyPath) -> None:
     """Copy the potentials of one store into another.
 
     Raises:
         InputError: it has none, or they are damaged.
     """
-    problems = [file(source, report["block"]).name for report in load(source).reports]
+    problems = [problem_file(source, report["block"]).name for report in load_potentials(source).reports]
     for name in ("g.npy", "semidiscrete.json", *problems):
         if (source / "potentials" / name).is_file():
             write_atomically(destination / "potentials" / name, (source / "potentials" / name).read_bytes())
@@ -286,5 +286,5 @@ def unconverged(report: dict[str, Any], wanted: float) -> JobError:
     )
 
 
-def _trail(directory: Place, problem: int) -> Place:
+def _trail(directory: AnyPath, problem: int) -> AnyPath:
     return directory / "potentials" / f"p{problem:06d}.trail.npz"

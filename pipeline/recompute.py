@@ -10,26 +10,26 @@ from pipeline import data, known, potentials, source
 from pipeline.blocks import divide
 from pipeline.cluster import connect
 from pipeline.config import CoupleConfig, load
-from pipeline.coupler import Coupler
+from pipeline.coupler import BlockSolver
 from pipeline.files import write_atomically
 from pipeline.job import Job
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from pipeline.store import format
 from pipeline.table import read_table
 
 
-def recompute(directory: Place, count: int) -> list[str]:
+def recompute(directory: AnyPath, count: int) -> list[str]:
     """Couple `count` evenly spaced blocks again; a sentence for every shard that comes out otherwise.
 
     Raises:
         InputError: the data set is not where the store's config says, or no store is there.
     """
     index, config = format.read_index(directory), load(CoupleConfig, directory / "config.yaml")
-    spec = data.check(config.data)
+    spec = data.check_data(config.data)
     source_spec = source.check(config, spec)
     connect()
-    target = data.read(config.data, spec)
-    other = source.read(config, source_spec, target)
+    target = data.read_data(config.data, spec)
+    other = source.read_source(config, source_spec, target)
     if target.fingerprint != index.data_fingerprint or target.columns_fingerprint != config.data.columns_fingerprint:
         return [f"data.path={config.data.path!r}: no longer the data that were coupled; nothing was compared"]
     table = None if config.coupling.table is None else read_table(config.coupling.table, index.shape)
@@ -41,15 +41,15 @@ def recompute(directory: Place, count: int) -> list[str]:
         scratch = Path(temporary)
         for part in ("shards", "potentials"):
             (scratch / part).mkdir()
-        kept: list[tuple[Place, Place]] = [(directory / "features.npz", scratch / "features.npz")]
+        kept: list[tuple[AnyPath, AnyPath]] = [(directory / "features.npz", scratch / "features.npz")]
         if config.coupling.warm_start:
-            kept += [(known.file(directory, seed), known.file(scratch, seed)) for seed in blocks.seeds]
+            kept += [(known.block_file(directory, seed), known.block_file(scratch, seed)) for seed in blocks.seeds]
         for there, here in kept:
             write_atomically(here, there.read_bytes())
         if config.coupling.method == "semidiscrete":  # potentials are taken as they are, and rows matched again
-            potentials.copy(directory, scratch)
+            potentials.copy_potentials(directory, scratch)
         job = Job(config, scratch, blocks, target, other, table)
-        coupler = Coupler(config, scratch, blocks, 1, *job.arrays())
+        coupler = BlockSolver(config, scratch, blocks, 1, *job.arrays())
         for block in sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)}):
             coupler.write(coupler.solve(block))
             for number in blocks.shards(block):

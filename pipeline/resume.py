@@ -16,19 +16,19 @@ from pipeline.data.spec import Target
 from pipeline.errors import InputError
 from pipeline.features import Features
 from pipeline.files import write_array
-from pipeline.place import Place
-from pipeline.source import Source
+from pipeline.place import AnyPath
+from pipeline.source import SourceData
 from pipeline.store import format
 from pipeline.store.integrity import damage
 
 
-def check(config: CoupleConfig, directory: Place) -> format.Index | None:
+def find_complete(config: CoupleConfig, directory: AnyPath) -> format.Index | None:
     """Look at the output directory before anything is started; the index when the store is already complete.
 
     Raises:
         InputError: as `admit`.
     """
-    earlier = admit(config, directory)
+    earlier = check_directory(config, directory)
     if earlier is None:
         return None
     finished = _finished(directory) if _paths(config) == _paths(earlier) else None
@@ -37,7 +37,7 @@ def check(config: CoupleConfig, directory: Place) -> format.Index | None:
     return finished
 
 
-def admit(config: CoupleConfig, directory: Place) -> CoupleConfig | None:
+def check_directory(config: CoupleConfig, directory: AnyPath) -> CoupleConfig | None:
     """The config of the store that is in the output directory, begun or complete; None where nothing is.
 
     Raises:
@@ -82,7 +82,7 @@ def pin(config: CoupleConfig, key: str, found: str | None, source: str) -> Coupl
     return config.model_copy(update={"coupling": config.coupling.model_copy(update={key: found})})
 
 
-def pin_data(config: CoupleConfig, directory: Place, target: Target) -> CoupleConfig:
+def pin_data(config: CoupleConfig, directory: AnyPath, target: Target) -> CoupleConfig:
     """The config with the fingerprints of the data that were read.
 
     Raises:
@@ -100,7 +100,7 @@ def pin_data(config: CoupleConfig, directory: Place, target: Target) -> CoupleCo
     return pinned
 
 
-def prepare(config: CoupleConfig, directory: Place, target: Target, source: Source | None = None) -> None:
+def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, source: SourceData | None = None) -> None:
     """Make the directories, write the resolved config and sweep out what a dead run left half-written."""
     for part in (directory, directory / "shards", directory / "potentials"):
         part.mkdir(parents=True, exist_ok=True)
@@ -119,8 +119,8 @@ def prepare(config: CoupleConfig, directory: Place, target: Target, source: Sour
         configs.save(config, directory / "config.yaml", remark)
 
 
-def features(
-    config: CoupleConfig, directory: Place, x: Float32[np.ndarray, "N ..."], source: Source | None = None
+def store_features(
+    config: CoupleConfig, directory: AnyPath, x: Float32[np.ndarray, "N ..."], source: SourceData | None = None
 ) -> Features:
     """The feature map: the one that the store recorded, or a new one that is recorded now.
 
@@ -128,19 +128,19 @@ def features(
     """
     path = directory / "features.npz"
     if path.is_file():
-        return feature_maps.load(path)
+        return feature_maps.load_features(path)
     if source is None:
-        fitted = feature_maps.fit(x, config.features.pca, flips=config.data.flips)
+        fitted = feature_maps.fit_features(x, config.features.pca, flips=config.data.flips)
     else:
         ids = [np.unique(np.concatenate([leg.source for leg in source.legs]))]
         ids += [np.unique(np.concatenate([leg.target for leg in source.legs]))]
-        rows = [feature_maps.sample(side, part) for side, part in zip((source.x, x), ids, strict=True)]
-        fitted = feature_maps.fit(np.concatenate(rows), config.features.pca, flips=False)
-    feature_maps.save(fitted, path)
+        rows = [feature_maps.evenly_spaced(side, part) for side, part in zip((source.x, x), ids, strict=True)]
+        fitted = feature_maps.fit_features(np.concatenate(rows), config.features.pca, flips=False)
+    feature_maps.save_features(fitted, path)
     return fitted
 
 
-def blocks_done(directory: Place, blocks: Blocks) -> set[int]:
+def blocks_done(directory: AnyPath, blocks: Blocks) -> set[int]:
     """The blocks of which every shard is there; found from what is on disk, as a job may have any number of them."""
     shards, per_block = directory / "shards", len(blocks.shards(0))
     names = [path.name for path in shards.iterdir()] if shards.is_dir() else []
@@ -149,7 +149,7 @@ def blocks_done(directory: Place, blocks: Blocks) -> set[int]:
     return {block for block in begun if block < blocks.count and block_done(directory, blocks, block)}
 
 
-def block_done(directory: Place, blocks: Blocks, block: int) -> bool:
+def block_done(directory: AnyPath, blocks: Blocks, block: int) -> bool:
     """Whether every shard of the block is there with its sidecar and its recorded size."""
     for number in blocks.shards(block):
         sidecar = format.sidecar_path(directory, format.shard_name(number))
@@ -163,7 +163,7 @@ def _paths(config: CoupleConfig) -> tuple[str | None, ...]:
     return config.data.path, getattr(config.source, "path", None), config.coupling.table, config.coupling.matrix
 
 
-def _finished(directory: Place) -> format.Index | None:
+def _finished(directory: AnyPath) -> format.Index | None:
     """The index, where all that it promises is there, shards in their size; an index that promises more goes."""
     path = directory / "index.json"
     if not path.is_file():
@@ -184,7 +184,7 @@ def _finished(directory: Place) -> format.Index | None:
     return None
 
 
-def _refuse_unwritable(directory: Place) -> None:
+def _refuse_unwritable(directory: AnyPath) -> None:
     """Refuse a place where nothing can be written, before anything is computed for it."""
     if not isinstance(directory, Path):  # the first file, config.yaml, tells
         return
@@ -193,7 +193,7 @@ def _refuse_unwritable(directory: Place) -> None:
         raise InputError(f"output.dir={str(directory)!r}: {there} cannot be written; give a directory that can")
 
 
-def _in_place(directory: Place, shard: format.Shard) -> bool:
+def _in_place(directory: AnyPath, shard: format.Shard) -> bool:
     """Whether the shard and its sidecar are there, the tar in its recorded size.
 
     Its bytes are not hashed: whole stores would be read at every start, and what is read for training is hashed then.
@@ -201,12 +201,12 @@ def _in_place(directory: Place, shard: format.Shard) -> bool:
     return format.sidecar_path(directory, shard.name).is_file() and damage(directory, shard, content=False) is None
 
 
-def _earlier(directory: Place) -> CoupleConfig | None:
+def _earlier(directory: AnyPath) -> CoupleConfig | None:
     path = directory / "config.yaml"
     return configs.load(CoupleConfig, path) if path.is_file() else None
 
 
-def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: Place) -> None:
+def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: AnyPath) -> None:
     ours, theirs = config.determining(), earlier.determining()
     if config.data.fingerprint is None:  # not read yet
         for part in ("data", "source", "coupling"):

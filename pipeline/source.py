@@ -35,7 +35,7 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceData:
     """The data on the source side.
 
     Attributes:
@@ -65,7 +65,7 @@ def check(config: CoupleConfig, spec: DataSpec) -> DataSpec | None:
     if not isinstance(config.source, DataSource):
         return None
     try:
-        found = data.check(config.source.as_data())
+        found = data.check_data(config.source.as_data())
     except InputError as error:
         raise _of_source(error) from error
     if found.shape != spec.shape:
@@ -76,7 +76,7 @@ def check(config: CoupleConfig, spec: DataSpec) -> DataSpec | None:
     return found
 
 
-def read(config: CoupleConfig, spec: DataSpec | None, target: Target) -> Source | None:
+def read_source(config: CoupleConfig, spec: DataSpec | None, target: Target) -> SourceData | None:
     """The source side; None where it is noise.
 
     Args:
@@ -92,10 +92,10 @@ def read(config: CoupleConfig, spec: DataSpec | None, target: Target) -> Source 
     flips = config.data.flips
     if not isinstance(config.source, DataSource):
         times, legs = _chain(config.data, target)
-        return Source(target.x, flips, target.weights, target.fingerprint, target.columns_fingerprint, legs, times)
+        return SourceData(target.x, flips, target.weights, target.fingerprint, target.columns_fingerprint, legs, times)
     assert spec is not None
     try:
-        found = data.read(config.source.as_data(), spec)
+        found = data.read_data(config.source.as_data(), spec)
     except InputError as error:
         raise _of_source(error) from error
     for key in ("fingerprint", "columns_fingerprint"):
@@ -103,10 +103,10 @@ def read(config: CoupleConfig, spec: DataSpec | None, target: Target) -> Source 
         if wanted not in (None, got):
             raise InputError(f"source.{key}={wanted!r}: the data read have {got!r}; mend source.path or remove it")
     every = Leg(_ids(found.x, config.source.flips), _ids(target.x, flips))
-    return Source(found.x, config.source.flips, found.weights, found.fingerprint, found.columns_fingerprint, (every,))
+    return SourceData(found.x, config.source.flips, found.weights, found.fingerprint, found.columns_fingerprint, (every,))
 
 
-def pinned(config: CoupleConfig, source: Source | None) -> CoupleConfig:
+def pin_source(config: CoupleConfig, source: SourceData | None) -> CoupleConfig:
     """The config with the fingerprints of the source's own data set."""
     if source is None or not isinstance(config.source, DataSource):
         return config
@@ -114,7 +114,7 @@ def pinned(config: CoupleConfig, source: Source | None) -> CoupleConfig:
     return config.model_copy(update={"source": config.source.model_copy(update=found)})
 
 
-def marginal(
+def weights_of(
     weights: Float64[np.ndarray, " N"] | None, ids: Int64[np.ndarray, " k"]
 ) -> Float64[np.ndarray, " k"] | None:
     """The weights of some ids, summing to 1; None where all count alike. A mirror image has its datum's."""

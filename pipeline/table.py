@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 
 
 @dataclass(frozen=True)
-class Table:
+class PairTable:
     """Pairs by what they are made of; one of `rows`, `x0` and `source_ids` is given.
 
     Attributes:
@@ -36,9 +36,9 @@ class Table:
     weights: Float32[np.ndarray, " P"] | None = None
     source_ids: Int64[np.ndarray, " P"] | None = None
 
-    def __getitem__(self, part: slice) -> "Table":
+    def __getitem__(self, part: slice) -> "PairTable":
         columns = (self.rows, self.x0, self.weights, self.source_ids)
-        return Table(self.data_ids[part], *(None if column is None else column[part] for column in columns))
+        return PairTable(self.data_ids[part], *(None if column is None else column[part] for column in columns))
 
     def side(self, seed: int, shape: tuple[int, ...]) -> Float32[np.ndarray, "P ..."]:
         """x0 of every pair, made from its row where it is noise."""
@@ -56,7 +56,7 @@ class Table:
         return digest.hexdigest()
 
 
-def read_table(path: str, shape: tuple[int, ...]) -> Table:
+def read_table(path: str, shape: tuple[int, ...]) -> PairTable:
     """Read a table of pairs.
 
     Args:
@@ -80,7 +80,7 @@ def read_table(path: str, shape: tuple[int, ...]) -> Table:
             raise InputError(f"{where}: {len(ids)} data_id but {len(rows)} source_row; give one of each a pair")
         if rows.max() >= noise.ROWS:
             raise InputError(f"{where}: source_row {rows.max()} is beyond the {noise.ROWS} of a seed; number lower")
-        return Table(ids, rows, None, _weights(columns, len(ids), where))
+        return PairTable(ids, rows, None, _weights(columns, len(ids), where))
     stored = columns["x0"]
     if stored.dtype.kind not in "iuf" or stored.ndim < 2 or stored[:1].size != np.prod(shape):
         raise InputError(
@@ -93,10 +93,10 @@ def read_table(path: str, shape: tuple[int, ...]) -> Table:
         raise InputError(f"{where}: {len(ids)} data_id but {len(x0)} x0; give one of each a pair")
     if not np.isfinite(x0).all():
         raise InputError(f"{where}: x0 has NaN or Inf (as float32); remove those pairs")
-    return Table(ids, None, x0, _weights(columns, len(ids), where))
+    return PairTable(ids, None, x0, _weights(columns, len(ids), where))
 
 
-def check_table(table: Table, where: str, ids: int, pairs: int, payload: str) -> None:
+def check_table(table: PairTable, where: str, ids: int, pairs: int, payload: str) -> None:
     """Hold a table against the job that it is for.
 
     Raises:
@@ -110,7 +110,7 @@ def check_table(table: Table, where: str, ids: int, pairs: int, payload: str) ->
         raise InputError(f"output.payload={payload!r}: x0 of {where} has no seed to come back from; give full")
 
 
-def report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k"], m: int) -> dict[str, Any]:
+def imported_report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k"], m: int) -> dict[str, Any]:
     """A block's report, as `pipeline.ot.BlockReport` has it: costs of the pairs as they stand, null for the rest.
 
     Args:

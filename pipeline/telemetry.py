@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from pipeline.progress import repeated
 
 TAGS = ("output", "JobId")  # the directory's name; Ray's number of the job, under the tag of Ray's own series
@@ -37,7 +37,7 @@ class Telemetry:
         output: the directory that it writes to.
     """
 
-    def __init__(self, output: Place) -> None:
+    def __init__(self, output: AnyPath) -> None:
         self._tags = {"output": output.name, "JobId": ray.get_runtime_context().get_job_id()}
         self._gauges: dict[str, Gauge] = {}
         self._latest: dict[str, float | int] = {}
@@ -65,7 +65,7 @@ class Telemetry:
 
 
 @contextmanager
-def telemetry(output: Place) -> Iterator[Telemetry]:
+def telemetry(output: AnyPath) -> Iterator[Telemetry]:
     """Tell the series of a job until the block ends; Ray is running."""
     told = Telemetry(output)
     with repeated(told.repeat):

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.files import whole, write_atomically
-from pipeline.place import Place
+from pipeline.files import atomic_open, write_atomically
+from pipeline.place import AnyPath
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.ot.descent import Save
-    from pipeline.ot.semidiscrete import Progress
+    from pipeline.ot.semidiscrete import RoundProgress
     from pipeline.ot.share import Team
 
 TELL_EVERY = 1.0  # seconds
 
 
-def load(path: Place) -> "dict[str, Tensor] | None":
+def load_checkpoint(path: AnyPath) -> "dict[str, Tensor] | None":
     """What a solve last recorded, for its `resume`; None where it is to start.
 
     Raises:
@@ -37,7 +37,7 @@ def load(path: Place) -> "dict[str, Tensor] | None":
         raise InputError(f"{path}: not the record of a solve ({error}); remove it and run the job again") from error
 
 
-def saver(path: Place, seconds: float, team: "Team") -> "Save | None":
+def checkpoint_writer(path: AnyPath, seconds: float, team: "Team") -> "Save | None":
     """A `save` for the solver that writes at most every so many seconds; for the first member of a team."""
     if team.rank:
         return None
@@ -46,14 +46,14 @@ def saver(path: Place, seconds: float, team: "Team") -> "Save | None":
     def save(arrays: "dict[str, Tensor]") -> None:
         nonlocal last
         if time.monotonic() - last >= seconds:
-            with whole(path) as file:
+            with atomic_open(path) as file:
                 np.savez(file, allow_pickle=False, **{name: value.cpu().numpy() for name, value in arrays.items()})
             last = time.monotonic()
 
     return save
 
 
-def teller(path: Place, team: "Team", wanted: float) -> "Progress | None":
+def progress_writer(path: AnyPath, team: "Team", wanted: float) -> "RoundProgress | None":
     """A `progress` for the semi-discrete solver that others read with `told`; for the first member of a team."""
     if team.rank:
         return None
@@ -69,7 +69,7 @@ def teller(path: Place, team: "Team", wanted: float) -> "Progress | None":
     return tell
 
 
-def told(path: Place) -> dict[str, Any] | None:
+def read_progress(path: AnyPath) -> dict[str, Any] | None:
     """The rounds, points and chi-square that the solve recorded at `path` last told, and what it wants."""
     try:
         return json.loads(path.with_suffix(".json").read_bytes())
@@ -77,12 +77,12 @@ def told(path: Place) -> dict[str, Any] | None:
         return None
 
 
-def remove(path: Place) -> None:
+def remove_checkpoint(path: AnyPath) -> None:
     """Forget the record of what is solved."""
     path.unlink(missing_ok=True)
     path.with_suffix(".json").unlink(missing_ok=True)
 
 
-def of_block(directory: Place, block: int) -> Place:
+def checkpoint_file(directory: AnyPath, block: int) -> AnyPath:
     """Where the solve of a block is recorded."""
     return directory / "potentials" / f"b{block:06d}.trail.npz"

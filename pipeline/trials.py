@@ -17,7 +17,7 @@ from pipeline.cluster import ActorShape
 from pipeline.config import CoupleConfig
 from pipeline.couple import run_blocks
 from pipeline.job import Job
-from pipeline.place import Place
+from pipeline.place import AnyPath
 
 TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
 OTHERS = 1024, 8192  # for all other methods
@@ -25,7 +25,7 @@ ROUNDS = 3  # of a trial's solve
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialRun:
     """What a small job of one block size took."""
 
     n: int
@@ -40,7 +40,7 @@ class Trial:
     potential_pace: float  # points times data a second, of a semi-discrete solve on all actors
 
 
-def sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
+def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
     """Rows of the trials' blocks: as few as tell something, and enough that no member of a team is idle."""
     if config.data.weight is not None or getattr(config.source, "weight", None) is not None:
         return [blocks.n]  # weights are of all data together
@@ -58,7 +58,7 @@ def sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
     return [low, high] if high < blocks.n else [blocks.n]
 
 
-def run(job: Job, directory: Path, n: int, shape: ActorShape) -> Trial:
+def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
     """Two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
     config, legs = job.config, 0 if job.source is None else len(job.source.legs)
     teams = shape.actors // config.cluster.actors_per_block
@@ -73,7 +73,7 @@ def run(job: Job, directory: Path, n: int, shape: ActorShape) -> Trial:
         }
     )
     blocks = divide(small, len(job.target.x), job.source)
-    resume.prepare(small, directory, job.target, job.source)
+    resume.prepare_store(small, directory, job.target, job.source)
     started, rows, first = time.monotonic(), [], 0.0
     _, reports, _ = run_blocks(Job(small, directory, blocks, job.target, job.source), list(range(blocks.count)))
     with closing(reports):
@@ -87,13 +87,13 @@ def run(job: Job, directory: Path, n: int, shape: ActorShape) -> Trial:
     if config.coupling.method == "semidiscrete":
         from pipeline import potentials
 
-        solved = potentials.load(directory).reports
+        solved = potentials.load_potentials(directory).reports
         solving = sum(report["seconds"] for report in solved) / (teams if len(solved) > 1 else 1)
         pace = sum(report["points"] * report["data"] for report in solved) / solving
     tars = list((directory / "shards").glob("*.tar"))
     seconds = [max(row["solve_seconds"], row["write_seconds"]) for row in counted]
     writing = sum(row["write_seconds"] for row in counted) / len(counted)
-    return Trial(
+    return TrialRun(
         n=n,
         m=blocks.m,
         block_seconds=sum(seconds) / len(seconds),
@@ -113,7 +113,7 @@ def above(directory: Path) -> Path:
 
 
 @contextmanager
-def scratch(directory: Place) -> Iterator[Path]:
+def scratch(directory: AnyPath) -> Iterator[Path]:
     """A directory to try in, on the disk of the output where that is local, so that its pace is measured."""
     there = above(directory) if isinstance(directory, Path) else None
     with tempfile.TemporaryDirectory(prefix=".flowpairs-plan-", dir=there) as scratch:

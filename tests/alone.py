@@ -2,19 +2,19 @@
 
 from pipeline import data, resume, source
 from pipeline.config import CoupleConfig
-from pipeline.couple import assemble, finish, read
-from pipeline.coupler import Coupler
+from pipeline.couple import assemble, finish_store, read
+from pipeline.coupler import BlockSolver
 from pipeline.store.format import Index
 
 
 def alone(config: CoupleConfig) -> Index:
     """Couple without Ray; not for method semidiscrete, nor for data that Ray reads."""
-    spec = data.check(config.data)
+    spec = data.check_data(config.data)
     job = assemble(config, *read(config, spec, source.check(config, spec)))
-    resume.prepare(job.config, job.directory, job.target, job.source)
-    coupler = Coupler(job.config, job.directory, job.blocks, 2, *job.arrays())
+    resume.prepare_store(job.config, job.directory, job.target, job.source)
+    coupler = BlockSolver(job.config, job.directory, job.blocks, 2, *job.arrays())
     for block in range(job.blocks.count):
         assert not resume.block_done(job.directory, job.blocks, block)
         coupler.write(coupler.solve(block))
         assert resume.block_done(job.directory, job.blocks, block)
-    return finish(job)
+    return finish_store(job)

@@ -29,7 +29,7 @@ def loop(directory: Path, rows: range) -> np.ndarray:
     """The data id of every source row, a row at a time in float64: from the store's files and the generator alone."""
     config = load(CoupleConfig, directory / "config.yaml")
     x, g = np.load(directory / "data.npy"), np.load(directory / "potentials" / "g.npy")
-    fitted, seed, coupling = features.load(directory / "features.npz"), config.source.seed, config.coupling
+    fitted, seed, coupling = features.load_features(directory / "features.npz"), config.source.seed, config.coupling
     y = fitted.of_data(x, flips=config.data.flips).astype(np.float64)
     basis = np.eye(x[0].size) if fitted.basis is None else fitted.basis.astype(np.float64)
     z, labels = None, None

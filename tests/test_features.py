@@ -17,7 +17,7 @@ def digits() -> np.ndarray:
 
 @pytest.mark.parametrize("flips", [False, True])
 def test_directions_are_those_of_sklearn(digits: np.ndarray, flips: bool) -> None:
-    fitted = features.fit(digits, 10, flips=flips)
+    fitted = features.fit_features(digits, 10, flips=flips)
     rows = np.concatenate([digits, digits[..., ::-1]]) if flips else digits
     truth = PCA(10, svd_solver="full").fit(rows.reshape(len(rows), -1).astype(np.float64))
     got = fitted.of_data(digits, flips=flips)
@@ -27,13 +27,13 @@ def test_directions_are_those_of_sklearn(digits: np.ndarray, flips: bool) -> Non
 
 
 def test_without_pca_features_are_the_centred_data(digits: np.ndarray) -> None:
-    fitted = features.fit(digits, None, flips=False)
+    fitted = features.fit_features(digits, None, flips=False)
     flat = digits.reshape(len(digits), -1)
     np.testing.assert_allclose(fitted.of_data(digits, flips=False), flat - flat.mean(0), atol=1e-5)
 
 
 def test_noise_features_are_the_projected_noise(digits: np.ndarray) -> None:
-    fitted = features.fit(digits, 7, flips=False)
+    fitted = features.fit_features(digits, 7, flips=False)
     assert fitted.basis is not None
     got = fitted.of_noise(3, 1_000, 9_000)
     np.testing.assert_allclose(got, noise.gaussian(3, 1_000, 9_000, 64) @ fitted.basis, atol=1e-5)
@@ -48,8 +48,8 @@ def test_mirrored_ids(digits: np.ndarray) -> None:
 
 
 def test_saved_features_come_back_in_the_same_bits(digits: np.ndarray, tmp_path: Path) -> None:
-    fitted = features.fit(digits, 5, flips=False)
-    features.save(fitted, tmp_path / "features.npz")
-    loaded = features.load(tmp_path / "features.npz")
+    fitted = features.fit_features(digits, 5, flips=False)
+    features.save_features(fitted, tmp_path / "features.npz")
+    loaded = features.load_features(tmp_path / "features.npz")
     np.testing.assert_array_equal(loaded.mean, fitted.mean)
     np.testing.assert_array_equal(loaded.basis, fitted.basis)

@@ -24,7 +24,7 @@ from pipeline.store.summary import print_summary
 from pipeline.store.tables import read_blocks
 from pipeline.store.verify import verify
 from pipeline.table import read_table
-from training.loader import PairLoader, Part
+from training.loader import PairLoader, BatchPart
 from training.report.page import write_report
 
 PAIRS = 700
@@ -211,7 +211,7 @@ def test_weights_reach_training_through_every_payload(payload: str, tmp_path: Pa
         index = format.read_index(tmp_path / name)
         assert index.weighted
         assert verify(tmp_path / name).faults == []
-        with PairLoader(tmp_path / name, index, Part(100, 0, 1, 4), 0) as loader:
+        with PairLoader(tmp_path / name, index, BatchPart(100, 0, 1, 4), 0) as loader:
             for batch in islice(loader, 7):
                 assert batch.weight is not None
                 found = [weight_of[x0.tobytes()] for x0 in batch.x0.numpy()]

@@ -16,14 +16,14 @@ from test_couple import settings, shard_bytes
 from pipeline.convert import convert
 from pipeline.couple import couple
 from pipeline.errors import InputError
-from pipeline.files import whole
-from pipeline.place import Remote, place
+from pipeline.files import atomic_open
+from pipeline.place import Remote, as_path
 from pipeline.recompute import recompute
 from pipeline.store.format import read_index
 from pipeline.store.status import read_status
 from pipeline.store.tables import read_blocks
 from pipeline.store.verify import verify
-from training.loader import PairLoader, Part
+from training.loader import PairLoader, BatchPart
 from training.reference import read_reference
 from training.report.page import write_report
 
@@ -33,7 +33,7 @@ JOB = {"coupling": {"n": 300}, "output": {"pairs": 600, "payload": "ids"}}
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[tuple[Path, Remote]]:
     """The same job on the local disk and in memory."""
-    local, remote = tmp_path_factory.mktemp("places") / "local", place("memory://places/store")
+    local, remote = tmp_path_factory.mktemp("places") / "local", as_path("memory://places/store")
     alone(settings(local, **JOB))  # type: ignore[arg-type]
     assert isinstance(remote, Remote)
     alone(settings(remote, **JOB))  # type: ignore[arg-type]
@@ -62,14 +62,14 @@ def test_everything_that_reads_stores_reads_it(stores: tuple[Path, Remote], tmp_
     assert torch.equal(ours.x, theirs.x)
     batches = []
     for where in (str(remote), str(local)):
-        with PairLoader(where, read_index(where), Part(32, 0, 1, 4), seed=0, labels=True) as loader:
+        with PairLoader(where, read_index(where), BatchPart(32, 0, 1, 4), seed=0, labels=True) as loader:
             batches.append([batch.x1 for batch in islice(loader, 30)])
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
     assert "600" in write_report([remote], tmp_path / "report.html").read_text()
-    convert(remote, place("memory://places/full"), "full")
+    convert(remote, as_path("memory://places/full"), "full")
     convert(local, tmp_path / "full", "full")
     for path in (tmp_path / "full" / "shards").glob("*.tar"):
-        assert (place("memory://places/full") / "shards" / path.name).read_bytes() == path.read_bytes()
+        assert (as_path("memory://places/full") / "shards" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_damage_at_a_url_is_found(stores: tuple[Path, Remote]) -> None:
@@ -89,10 +89,10 @@ def test_damage_at_a_url_is_found(stores: tuple[Path, Remote]) -> None:
 
 
 def test_an_exception_leaves_nothing_at_a_url() -> None:
-    file = place("memory://places/half")
+    file = as_path("memory://places/half")
 
     def fail_halfway() -> None:
-        with whole(file) as opened:
+        with atomic_open(file) as opened:
             opened.write(b"half")
             raise RuntimeError("mid-write")
 
@@ -102,13 +102,13 @@ def test_an_exception_leaves_nothing_at_a_url() -> None:
 
 
 def test_file_urls_are_paths_and_other_schemes_say_what_they_need(tmp_path: Path) -> None:
-    assert place((tmp_path / "a b").as_uri()) == tmp_path / "a b"
-    assert place(str(tmp_path)) == place(tmp_path) == tmp_path
+    assert as_path((tmp_path / "a b").as_uri()) == tmp_path / "a b"
+    assert as_path(str(tmp_path)) == as_path(tmp_path) == tmp_path
     with pytest.raises(InputError, match="'s4://bucket': Protocol not known"):
-        place("s4://bucket")
+        as_path("s4://bucket")
     with pytest.raises(InputError, match=r"output.dir='memory://x': every process has a memory of its own"):
         couple(settings("memory://x"))  # type: ignore[arg-type]
-    without = "import sys; sys.modules['gcsfs'] = None; from pipeline.place import place; place('gs://bucket/pairs')"
+    without = "import sys; sys.modules['gcsfs'] = None; from pipeline.place import as_path; as_path('gs://bucket/pairs')"
     out = subprocess.run([sys.executable, "-c", without], stderr=subprocess.PIPE, text=True, check=False)
     assert "pip install 'flowpairs[gcs]'" in out.stderr.splitlines()[-1]
 
@@ -125,7 +125,7 @@ os.environ["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
 import fsspec
 from pipeline.couple import couple
 from pipeline.errors import JobError
-from pipeline.place import place
+from pipeline.place import as_path
 from pipeline.store.verify import verify
 from test_couple import settings
 
@@ -140,7 +140,7 @@ before = bucket.modified("bucket/pairs/shards/pairs-000000.tar")
 bucket.rm_file("bucket/pairs/shards/pairs-000004.tar")
 assert couple(settings("s3://bucket/pairs")).pairs == 1500
 assert bucket.modified("bucket/pairs/shards/pairs-000000.tar") == before, "a finished block was computed again"
-assert verify(place("s3://bucket/pairs")).faults == []
+assert verify(as_path("s3://bucket/pairs")).faults == []
 bucket.get("bucket/pairs", sys.argv[1], recursive=True)
 server.stop()
 """

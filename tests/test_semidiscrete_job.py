@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from jobs.report import report
 from pipeline import data, potentials, resume
 from pipeline.blocks import divide
-from pipeline.conditions import conditions
+from pipeline.conditions import read_conditions
 from pipeline.config import CoupleConfig
 from pipeline.convert import convert
 from pipeline.couple import couple
-from pipeline.coupler import Coupler
+from pipeline.coupler import BlockSolver
 from pipeline.errors import InputError, JobError
 from pipeline.recompute import recompute
 from pipeline.store.status import read_status
@@ -52,18 +52,18 @@ def same(directory: Path, other: Path) -> bool:
 
 def here(config: CoupleConfig) -> Path:
     """Solve and match the first block in this process; leaves what a plain loop reads, and the block's report."""
-    directory, target = Path(config.output.dir), data.read(config.data, data.check(config.data))
+    directory, target = Path(config.output.dir), data.read_data(config.data, data.check_data(config.data))
     divided = divide(config, len(target.x))
-    resume.prepare(config, directory, target)
-    fitted = resume.features(config, directory, target.x)
+    resume.prepare_store(config, directory, target)
+    fitted = resume.store_features(config, directory, target.x)
     of_data = fitted.of_data(target.x, flips=config.data.flips)
-    given = conditions(config.coupling, target)
+    given = read_conditions(config.coupling, target)
     if not (directory / "potentials" / "g.npy").exists():
-        solver = potentials.Solver(config, directory, divided, 1, given, of_data, None)
+        solver = potentials.PotentialSolver(config, directory, divided, 1, given, of_data, None)
         for problem in given.problems():
             solver.write(solver.solve(problem))
-        potentials.gather(directory, given, divided.ids)
-    coupler = Coupler(
+        potentials.assemble_potentials(directory, given, divided.ids)
+    coupler = BlockSolver(
         config, directory, divided, 1, fitted, target.x, target.labels, of_data, None, conditions=given, start=None
     )
     found = coupler.solve(0)
@@ -93,7 +93,7 @@ def test_masses_are_even_on_fresh_noise(blind: Path) -> None:
 
 def test_blocks_say_what_they_are(blind: Path, by_class: Path) -> None:
     for store, n, sizes in ((blind, 400, [400, 400, 200]), (by_class, 800, [800, 800])):
-        known, rows = potentials.load(store), blocks(store)
+        known, rows = potentials.load_potentials(store), blocks(store)
         assert [row["n"] for row in rows] == sizes
         for row in rows:
             assert (row["method"], row["m"], row["converged"]) == ("semidiscrete", len(known.g), True)
@@ -123,7 +123,7 @@ def test_a_class_meets_its_own_data_equally_often(by_class: Path) -> None:
         assert row["relabelled"] == (before[rows] != found[rows]).sum() == surplus
     assert verify(by_class).faults == []
     assert recompute(by_class, 2) == []
-    assert len(potentials.load(by_class).reports) == 10
+    assert len(potentials.load_potentials(by_class).reports) == 10
 
 
 def test_balanced_draws_use_every_datum_equally_often(blind: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_balanced_draws_use_every_datum_equally_often(blind: Path, tmp_path: Pat
         output={"pairs": 2 * 1797},
     )
     (tmp_path / "potentials").mkdir()
-    potentials.copy(blind, tmp_path)
+    potentials.copy_potentials(blind, tmp_path)
     ids, before = np.load(here(config) / "ids.npy"), loop(blind, range(2 * 1797))
     assert (np.bincount(ids) == 2).all()
     surplus = (np.bincount(before, minlength=1797) - 2).clip(0).sum()
@@ -149,7 +149,7 @@ def test_a_team_that_shares_the_data_writes_the_bytes_of_one_actor(blind: Path, 
     job = settings(directory, cluster={"actors": 2}, **BLIND)
     couple(job)
     assert same(directory, blind)
-    solved_at = potentials.file(directory, 0).stat().st_mtime_ns
+    solved_at = potentials.problem_file(directory, 0).stat().st_mtime_ns
     for name in ("potentials/g.npy", "shards/pairs-000004.tar"):
         (directory / name).unlink()
     couple(job)
@@ -157,7 +157,7 @@ def test_a_team_that_shares_the_data_writes_the_bytes_of_one_actor(blind: Path, 
     (directory / "potentials" / "g.npy").unlink()
     couple(job)
     assert same(directory, blind)
-    assert potentials.file(directory, 0).stat().st_mtime_ns == solved_at
+    assert potentials.problem_file(directory, 0).stat().st_mtime_ns == solved_at
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_a_driver_killed_in_mid_solve_goes_on_there(blind: Path, tmp_path: Path)
     trail = directory / "potentials" / "p000000.trail.npz"
     with np.load(trail) as arrays:  # g, and how far the solve has come: rounds among them
         assert len(arrays["g"]) == 1797
-    assert not potentials.file(directory, 0).exists()
+    assert not potentials.problem_file(directory, 0).exists()
     couple(job)
     assert same(directory, blind)
     assert not trail.exists()
@@ -313,7 +313,7 @@ def page(directory: Path, tmp_path: Path) -> str:
 
 def test_the_report_says_how_good_the_potentials_are(blind: Path, by_class: Path, tmp_path: Path) -> None:
     for store, conditions_ in ((blind, "1 problem; conditions: blind"), (by_class, "10 problems; conditions: class")):
-        text, known = page(store, tmp_path), potentials.load(store)
+        text, known = page(store, tmp_path), potentials.load_potentials(store)
         assert conditions_ in text
         assert f"<dd>{sum(report['points'] for report in known.reports):,}<small>" in text
         assert "Worst marginal error" not in text
@@ -324,17 +324,17 @@ def test_a_solve_that_does_not_converge_fails_the_job(tmp_path: Path) -> None:
     hopeless = BLIND["coupling"] | {"max_passes": 1}
     with pytest.raises(JobError, match=r"the potential of problem 0 reached chi2=.* instead of 0\.05 after 1 rounds"):
         couple(settings(tmp_path / "failed", coupling=hopeless, output={"pairs": 0}))
-    assert not potentials.file(tmp_path / "failed", 0).exists()
+    assert not potentials.problem_file(tmp_path / "failed", 0).exists()
 
 
 def test_a_solve_is_watched_from_its_files(tmp_path: Path) -> None:
     """In the middle, as another process sees it, and at the end, when nothing but the potential is left."""
     config = settings(tmp_path, features=BLIND["features"], coupling=BLIND["coupling"], output={"pairs": 0})
-    target = data.read(config.data, data.check(config.data))
-    resume.prepare(config, tmp_path, target)
-    of_data = resume.features(config, tmp_path, target.x).of_data(target.x, flips=False)
-    solver = potentials.Solver(
-        config, tmp_path, divide(config, 1797), 1, conditions(config.coupling, target), of_data, None
+    target = data.read_data(config.data, data.check_data(config.data))
+    resume.prepare_store(config, tmp_path, target)
+    of_data = resume.store_features(config, tmp_path, target.x).of_data(target.x, flips=False)
+    solver = potentials.PotentialSolver(
+        config, tmp_path, divide(config, 1797), 1, read_conditions(config.coupling, target), of_data, None
     )
     assert read_status(tmp_path).potentials == 0.0
     solved = solver.solve(0)

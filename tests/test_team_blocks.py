@@ -11,7 +11,7 @@ from pipeline.blocks import divide
 from pipeline.config import CoupleConfig, load
 from pipeline.couple import couple
 from pipeline.errors import InputError
-from pipeline.known import file, start
+from pipeline.known import block_file, start
 from pipeline.recompute import recompute
 from pipeline.store.verify import verify
 
@@ -37,7 +37,7 @@ def test_a_team_writes_the_bytes_of_one_actor(alone: Path, tmp_path: Path) -> No
     assert shard_bytes(tmp_path / "team") == shard_bytes(alone)
     assert (tmp_path / "team" / "index.json").read_bytes() == (alone / "index.json").read_bytes()
     for block in (0, 1):
-        assert np.array_equal(np.load(file(tmp_path / "team", block)), np.load(file(alone, block)))
+        assert np.array_equal(np.load(block_file(tmp_path / "team", block)), np.load(block_file(alone, block)))
 
 
 def test_a_team_on_two_raylets_loses_a_member(alone: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_later_blocks_start_from_the_first_epochs_potentials(warm_store: Path, t
     (tmp_path / "one" / "index.json").unlink()
     for shard in (tmp_path / "one" / "shards").glob("pairs-00000[4-9]*"):
         shard.unlink()
-    file(tmp_path / "one", 1).unlink()
+    block_file(tmp_path / "one", 1).unlink()
     couple(settings(tmp_path / "one", cluster={"actors": 2}, **WARM))
     assert shard_bytes(tmp_path / "one") == shard_bytes(warm_store)
     assert recompute(warm_store, 5) == []
@@ -86,7 +86,7 @@ def test_a_datum_starts_from_its_own_potential(warm_store: Path) -> None:
     features = np.random.default_rng(0).standard_normal((1797, 2)).astype(np.float32)
     known = {}
     for seed in blocks.seeds:
-        g = np.load(file(warm_store, seed))
+        g = np.load(block_file(warm_store, seed))
         known |= dict(zip(blocks.data_ids(seed).tolist(), (g - g.mean()).tolist(), strict=True))
         assert start(warm_store, blocks, seed, features) is None
     ids = blocks.data_ids(3)

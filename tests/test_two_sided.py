@@ -14,7 +14,7 @@ from pipeline.config import CoupleConfig, DataConfig, validate
 from pipeline.convert import convert
 from pipeline.couple import couple
 from pipeline.errors import InputError
-from pipeline.place import place
+from pipeline.place import as_path
 from pipeline.plan import plan
 from pipeline.recompute import recompute
 from pipeline.store import format
@@ -67,7 +67,7 @@ def pairs(directory: Path) -> Arrays:
     names = ["x0", "x1", "data_ids", "source_ids", *(["span"] if index.times else [])]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*names, "block")}
     for shard in index.shards:
-        for _, fields in samples(place(directory) / "shards" / shard.name):
+        for _, fields in samples(as_path(directory) / "shards" / shard.name):
             arrays = decoder.decode(fields, names)
             for name, array in arrays.items():
                 parts[name].append(array)
@@ -242,7 +242,7 @@ def test_shared_problems_are_solved_once_and_results_do_not_depend_on_the_actors
         couple(chain(sets, tmp_path / f"by-{actors}", output={"pairs": 900}, cluster={"actors": actors}))
     for shard in (tmp_path / "by-1" / "shards").glob("*.tar"):
         assert (tmp_path / "by-2" / "shards" / shard.name).read_bytes() == shard.read_bytes()
-    rows = read_blocks(place(tmp_path / "by-1"))
+    rows = read_blocks(as_path(tmp_path / "by-1"))
     assert len(rows) == 10
     assert len({(row["n"], row["m"], row["cost_coupled"]) for row in rows}) == 2
 
@@ -290,14 +290,14 @@ def test_columns_come_the_same_from_parquet(local_ray, sets, tmp_path):
     read = {}
     for path in (sets / "b.npz", tmp_path / "b.parquet"):
         config = data_config(path)
-        read[path.suffix] = data.read(config, data.check(config))
+        read[path.suffix] = data.read_data(config, data.check_data(config))
     for name in ("x", "weights", "times"):
         np.testing.assert_array_equal(getattr(read[".npz"], name), getattr(read[".parquet"], name))
     assert read[".npz"].columns_fingerprint == read[".parquet"].columns_fingerprint
     with pytest.raises(InputError, match="'hour': no such column"):
-        data.check(data_config(tmp_path / "b.parquet").model_copy(update={"time": "hour"}))
+        data.check_data(data_config(tmp_path / "b.parquet").model_copy(update={"time": "hour"}))
     with pytest.raises(InputError, match="'w': columns are of"):
-        data.check(data_config(tmp_path / "b.parquet").model_copy(update={"path": "digits"}))
+        data.check_data(data_config(tmp_path / "b.parquet").model_copy(update={"path": "digits"}))
 
 
 def data_config(path: Path) -> DataConfig:

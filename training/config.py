@@ -201,7 +201,7 @@ class TrainConfig(Strict):
         return self.model_dump(mode="json", exclude=aside)
 
 
-class SamplingConfig(Strict):
+class SamplerConfig(Strict):
     """How samples are drawn, whatever for."""
 
     samples: PositiveInt
@@ -212,7 +212,7 @@ class SamplingConfig(Strict):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
-class EvaluateConfig(SamplingConfig):
+class EvaluateConfig(SamplerConfig):
     """All of `flowpairs evaluate RUN`."""
 
     samples: int = Field(default=5000, ge=64)
@@ -231,12 +231,12 @@ class EvaluateConfig(SamplingConfig):
         return self
 
 
-Solver = Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"]
+SolverName = Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"]
 
 
-class SampleConfig(SamplingConfig):
+class SampleConfig(SamplerConfig):
     """All of `flowpairs sample RUN`, as its options give it."""
 
-    solver: Solver = "dopri5"
+    solver: SolverName = "dopri5"
     steps: PositiveInt | None = None  # none of dopri5, which chooses
     labels: tuple[int, ...] = ()  # drawn among these; none: among those of the data

@@ -20,11 +20,11 @@ from pipeline.cluster import in_submitted_job
 from pipeline.config import differing, digest, load, save
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
-from pipeline.place import place
+from pipeline.place import as_path
 from pipeline.store.format import Index, read_index, read_outline
 from training.config import PairsConfig, TrainConfig
 
-LANES = 8  # see training/order.py; runs with up to so many workers see the same batches
+ARCS = 8  # see training/order.py; runs with up to so many workers see the same batches
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(tree, indent=1) + "\n").encode())
 
 
-def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
+def check_run(config: TrainConfig) -> tuple[TrainConfig, Index]:
     """All that can be refused before Ray is started: the pairs, the model, the numbers, the output directory.
 
     Returns:
@@ -90,11 +90,11 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
             sense, or the directory holds another run.
     """
     index = check_pairs(config.pairs, coming=config.pairs.source == "stream")
-    pairs = config.pairs.model_copy(update={"fingerprint": fingerprint(config.pairs, index)})
+    pairs = config.pairs.model_copy(update={"fingerprint": pairs_fingerprint(config.pairs, index)})
     config = config.model_copy(update={"pairs": pairs})
     from training import models  # and with it torch, which those who only look at a run do without
 
-    models.check(config.model, index.shape, index.num_classes)
+    models.check_model(config.model, index.shape, index.num_classes)
     check_source(config, index)
     train = config.train
     if config.pairs.source != "semidiscrete" and train.batch > index.pairs:
@@ -107,13 +107,13 @@ def check(config: TrainConfig) -> tuple[TrainConfig, Index]:
     return config, index
 
 
-def fingerprint(pairs: PairsConfig, index: Index) -> str:
+def pairs_fingerprint(pairs: PairsConfig, index: Index) -> str:
     """A hash of all the pairs of a store, or of what determines those that are still to be made."""
     if pairs.source == "shards":
         return digest({"shards": [shard.sha256 for shard in index.shards]})
     if pairs.source == "stream":
         return digest({"config": index.config_hash})
-    g = potentials.load(place(pairs.dir)).g
+    g = potentials.load_potentials(as_path(pairs.dir)).g
     return digest({"config": index.config_hash, "g": hashlib.sha256(g.data).hexdigest()})
 
 
@@ -133,7 +133,7 @@ def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
         raise InputError(f"{where}: of method {index.method}, which has no potentials to match by; give {pairs.dir!r}")
     if pairs.source != "semidiscrete" and not index.pairs:
         raise InputError(f"{where}: potentials without pairs; give pairs=semidiscrete:{pairs.dir}")
-    if pairs.fingerprint not in (None, found := fingerprint(pairs, index)):
+    if pairs.fingerprint not in (None, found := pairs_fingerprint(pairs, index)):
         raise InputError(
             f"pairs.fingerprint={pairs.fingerprint!r}: the pairs in {pairs.dir!r} have {found!r}; "
             "give the directory of the right pairs or remove the fingerprint"
@@ -166,9 +166,9 @@ def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
             )
 
 
-def lanes(batch: int, workers: int) -> int:
+def arcs_for(batch: int, workers: int) -> int:
     """Lanes that the pairs are read in: a divisor of the batch; more than LANES only where there are more workers."""
-    return workers if workers > LANES else math.gcd(batch, LANES)
+    return workers if workers > ARCS else math.gcd(batch, ARCS)
 
 
 def check_directory(config: TrainConfig) -> None:
@@ -196,7 +196,7 @@ def check_directory(config: TrainConfig) -> None:
         )
 
 
-def prepare(config: TrainConfig) -> RunDirectory:
+def prepare_run(config: TrainConfig) -> RunDirectory:
     """Make the directory of a checked run and write its resolved config, unless it is there from an earlier start."""
     run = RunDirectory(Path(config.output.dir).absolute())
     run.path.mkdir(parents=True, exist_ok=True)

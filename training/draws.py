@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline import noise
 from training.config import TimesConfig
-from training.loader import Part
+from training.loader import BatchPart
 
 
 class Purpose(IntEnum):
@@ -25,14 +25,14 @@ class Purpose(IntEnum):
     SPANS = 3  # which samples have one
 
 
-def uniforms(seed: int, step: int, part: Part, purpose: Purpose) -> Float32[Tensor, " b"]:
+def step_uniforms(seed: int, step: int, part: BatchPart, purpose: Purpose) -> Float32[Tensor, " b"]:
     """This worker's rows of the global batch's uniforms on [0, 1)."""
     state = np.random.SeedSequence([seed, step, purpose]).generate_state(1, np.uint64)[0]
     drawn = torch.rand(part.batch, generator=torch.Generator().manual_seed(int(state)))
     return drawn.chunk(part.world)[part.rank]
 
 
-def normals(seed: int, step: int, part: Part, shape: tuple[int, ...]) -> Float32[Tensor, "b *shape"]:
+def normals(seed: int, step: int, part: BatchPart, shape: tuple[int, ...]) -> Float32[Tensor, "b *shape"]:
     """This worker's rows of the global batch's standard noise, made by counter: a worker makes no other's."""
     rows = part.batch // part.world
     first = step * part.batch + part.rank * rows

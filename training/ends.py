@@ -11,7 +11,7 @@ from pipeline.config import CoupleConfig, DataConfig, load
 from pipeline.data import Target
 from pipeline.data_config import DataSource
 from pipeline.errors import InputError
-from pipeline.place import place
+from pipeline.place import as_path
 from pipeline.store.format import Index
 from training.config import EvaluateConfig
 from training.reference import LIMIT, Reference, read_reference
@@ -35,7 +35,7 @@ class TimePoint:
 
 
 @dataclass(frozen=True)
-class Ends:
+class Endpoints:
     """Both ends of a flow.
 
     Attributes:
@@ -57,7 +57,7 @@ class Ends:
         return self.start[torch.cat(orders)[:count]]
 
 
-def read_ends(directory: str, index: Index, config: EvaluateConfig) -> Ends:
+def read_endpoints(directory: str, index: Index, config: EvaluateConfig) -> Endpoints:
     """The ends of a flow that was trained on a pair store.
 
     A chain's data are read again, since the store has none of those left out; Ray may be needed, as for `data.read`.
@@ -70,7 +70,7 @@ def read_ends(directory: str, index: Index, config: EvaluateConfig) -> Ends:
     Raises:
         InputError: a damaged store, data that are gone or others than were coupled, or held-out ones that do not fit.
     """
-    coupled = load(CoupleConfig, place(directory) / "config.yaml") if _needs_config(index, config) else None
+    coupled = load(CoupleConfig, as_path(directory) / "config.yaml") if _needs_config(index, config) else None
     if index.times:
         assert coupled is not None
         if config.data is not None or config.source is not None:
@@ -84,11 +84,11 @@ def read_ends(directory: str, index: Index, config: EvaluateConfig) -> Ends:
         where = f"source={config.source!r}"
         start = torch.from_numpy(held_out(coupled.source.as_data(), config.source, index.shape, where).x)
     if config.data is None:
-        return Ends(start, read_reference(directory, index))
+        return Endpoints(start, read_reference(directory, index))
     assert coupled is not None
     target = held_out(coupled.data, config.data, index.shape, f"data={config.data!r}")
     labels = None if target.labels is None or not index.num_classes else torch.from_numpy(target.labels[:LIMIT])
-    return Ends(start, Reference(torch.from_numpy(target.x[:LIMIT]), labels))
+    return Endpoints(start, Reference(torch.from_numpy(target.x[:LIMIT]), labels))
 
 
 def _needs_config(index: Index, config: EvaluateConfig) -> bool:
@@ -110,17 +110,17 @@ def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str)
     plain = {"weight": None, "time": None, "leave_out": (), "fingerprint": None, "columns_fingerprint": None}
     config = coupled.model_copy(update=plain | {"path": path})
     try:
-        spec = data.check(config)
+        spec = data.check_data(config)
     except InputError as error:
         raise InputError(f"{where}: {str(error).removeprefix(f'data.path={path!r}: ')}") from error
     if spec.shape != shape:
         raise InputError(f"{where}: data of shape {list(spec.shape)}; the pairs have {list(shape)}")
-    return data.read(config, spec)
+    return data.read_data(config, spec)
 
 
-def _chain(config: CoupleConfig, index: Index) -> Ends:
+def _chain(config: CoupleConfig, index: Index) -> Endpoints:
     """The data at every time point."""
-    target = data.read(config.data, data.check(config.data))
+    target = data.read_data(config.data, data.check_data(config.data))
     if target.fingerprint != index.data_fingerprint or target.columns_fingerprint != config.data.columns_fingerprint:
         raise InputError(f"data.path={config.data.path!r}: not the data of these pairs; mend the path in config.yaml")
     assert target.times is not None
@@ -131,4 +131,4 @@ def _chain(config: CoupleConfig, index: Index) -> Ends:
     at_end = target.times == last
     labels = None if target.labels is None else torch.from_numpy(target.labels[at_end])
     start = torch.from_numpy(target.x[target.times == first])
-    return Ends(start, Reference(torch.from_numpy(target.x[at_end]), labels), tuple(points))
+    return Endpoints(start, Reference(torch.from_numpy(target.x[at_end]), labels), tuple(points))

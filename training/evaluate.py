@@ -15,7 +15,7 @@ from pipeline.files import write_atomically
 from training import flow, metrics, timepoints
 from training.config import EvaluateConfig, TrainConfig
 from training.directory import check_pairs, write_json
-from training.ends import Ends, read_ends
+from training.ends import Endpoints, read_endpoints
 from training.features import Extractor, extractor
 from training.report import images
 from training.sampler import CURVATURE_STEPS, Sampler
@@ -43,10 +43,10 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     """
     trained = read_finished(run_dir)
     index = check_pairs(trained.config.pairs.model_copy(update={"dir": trained.pairs}))
-    flow.check(config, trained.config, index.method, two_sided=index.two_sided)
+    flow.check_sampler(config, trained.config, index.method, two_sided=index.two_sided)
     network = extractor(config.features, trained.shape)
     connect()
-    ends = read_ends(trained.pairs, index, config)
+    ends = read_endpoints(trained.pairs, index, config)
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     cpus = 1 if gpus else int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
     task = ray.remote(num_cpus=max(1, cpus), num_gpus=gpus)(measure)
@@ -66,7 +66,7 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
 
 
 def measure(
-    trained: Trained, config: EvaluateConfig, ends: Ends, network: Extractor | None
+    trained: Trained, config: EvaluateConfig, ends: Endpoints, network: Extractor | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The task: figures for evaluation.json and arrays for samples.npz."""
     start = time.perf_counter()
@@ -88,7 +88,7 @@ def measure(
     if (paths := trajectories(sampler, real.x)) is not None:
         arrays["trajectories"] = paths
     if ends.points:
-        rows, arrays["timepoints"] = timepoints.measure(trained, config, ends, device)
+        rows, arrays["timepoints"] = timepoints.measure_time_points(trained, config, ends, device)
     figures = {
         "samples": config.samples,
         "seed": config.seed,

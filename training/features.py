@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.place import place
+from pipeline.place import as_path
 from training.resnet import ResNet20
 
 BATCH = 250  # images at a time
@@ -42,7 +42,7 @@ class Extractor:
     content: bytes
 
     def __str__(self) -> str:
-        name = "torch-fidelity's Inception" if self.given == "inception" else place(self.given).name
+        name = "torch-fidelity's Inception" if self.given == "inception" else as_path(self.given).name
         return f"{name} (sha256 {hashlib.sha256(self.content).hexdigest()[:12]})"
 
     def on(self, device: torch.device) -> Callable[[Float[Tensor, "n c h w"]], Float64[Tensor, "n f"]]:
@@ -91,7 +91,7 @@ def extractor(features: str, shape: tuple[int, ...]) -> Extractor | None:
     if len(shape) != 3 or (_kind(features) != "torchscript" and shape[0] != 3):
         need = "images" if _kind(features) == "torchscript" else "images of 3 channels"
         raise InputError(f"{where}: needs {need}, but a datum here has shape {list(shape)}; give features=pca")
-    file = _inception() if features == "inception" else place(features)
+    file = _inception() if features == "inception" else as_path(features)
     try:
         content = file.read_bytes()
     except OSError as error:

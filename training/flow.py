@@ -43,7 +43,7 @@ class Flow:
 
     def sde(self) -> tuple[Velocity, sde.Diffusion]:
         """Drift and diffusion: the bridge's own of an [SF]2M model, else `sde.from_velocity`."""
-        path = paths.build(self.trained.path)
+        path = paths.build_path(self.trained.path)
         if self.trained.objective.kind == "sf2m":
             return lambda t, x: torch.add(*self._outputs(t, x)), lambda t: path.sigma
         return sde.from_velocity(path, self.velocity)
@@ -78,7 +78,7 @@ def sde_steps(config: EvaluateConfig, trained: TrainConfig) -> tuple[int, ...]:
     return SDE_STEPS if trained.objective.kind == "sf2m" else ()
 
 
-def check(config: EvaluateConfig, trained: TrainConfig, method: str, *, two_sided: bool = False) -> None:
+def check_sampler(config: EvaluateConfig, trained: TrainConfig, method: str, *, two_sided: bool = False) -> None:
     """Refuse samples that the run's model cannot give.
 
     Args:

@@ -59,7 +59,7 @@ class Window:
             np.take(self.rows[name], places, 0, out=array, mode="clip")  # the other modes fill a buffer first
 
 
-class Lane:
+class ShuffledArc:
     """One lane from some pair of some epoch on, for ever.
 
     Args:

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from pipeline.place import Place, place
+from pipeline.place import AnyPath, as_path
 from pipeline.store.format import Index, Outline
-from training.lanes import Lane
+from training.lanes import ShuffledArc
 from training.order import Order
 from training.shards import ShardReader
-from training.shelf import Filling, groups
+from training.shelf import GrowingStore, shard_groups
 
 READ_AHEAD = 8  # groups of batches
 GROUP_BYTES = 2**20  # small batches are made several at once: a hand-over to the other thread costs more than one
@@ -52,7 +52,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """One worker's part of every global batch: rows rank * batch / world on, for batch / world rows.
 
     Args:
@@ -77,10 +77,10 @@ class Part:
         """Rows that every lane gives to a global batch."""
         return self.batch // self.lanes
 
-    def split(self, count: int) -> list["Part"]:
+    def split(self, count: int) -> list["BatchPart"]:
         """This worker's rows in `count` parts of equal size."""
         world = self.world * count
-        return [Part(self.batch, self.rank * count + k, world, self.lanes) for k in range(count)]
+        return [BatchPart(self.batch, self.rank * count + k, world, self.lanes) for k in range(count)]
 
     def slices(self) -> dict[int, slice]:
         """Lane -> which of its `per_lane` rows are this worker's."""
@@ -101,7 +101,7 @@ class Loader(ABC):
         consumed: batches that an earlier loader handed out.
     """
 
-    def __init__(self, part: Part, consumed: int) -> None:
+    def __init__(self, part: BatchPart, consumed: int) -> None:
         self.waited = 0.0  # seconds that `next` has waited for the thread
         self._part, self._consumed = part, consumed
         self._queue: queue.Queue[list[Batch] | BaseException] = queue.Queue(READ_AHEAD)
@@ -177,9 +177,9 @@ class PairLoader(Loader):
 
     def __init__(
         self,
-        directory: str | Place,
+        directory: str | AnyPath,
         index: Index,
-        part: Part,
+        part: BatchPart,
         seed: int,
         labels: bool = False,
         state: State | None = None,
@@ -188,14 +188,14 @@ class PairLoader(Loader):
         patience: float | None = None,
     ) -> None:
         counts = [shard.pairs for shard in index.shards] if outline is None else [n for _, n in outline.shards]
-        self.order = Order(counts, part.lanes, seed, () if outline is None else groups(outline))
+        self.order = Order(counts, part.lanes, seed, () if outline is None else shard_groups(outline))
         assert self.order.per_lane > 0
         pairs = 0 if state is None else state["epoch"] * self.order.per_lane + state["position"]
         super().__init__(part, pairs // part.per_lane)
         self._pin = pin
         given = {"label": labels, "weight": index.weighted, "span": bool(index.times)}
         fields = ("x0", "x1", *(name for name, there in given.items() if there))
-        shelf = None if outline is None else Filling(place(directory), patience or math.inf, self._stop)
+        shelf = None if outline is None else GrowingStore(as_path(directory), patience or math.inf, self._stop)
         self._reader = ShardReader(directory, index, fields, shelf)
         self._thread.start()
 
@@ -206,7 +206,7 @@ class PairLoader(Loader):
 
     def _groups(self) -> Iterator[list[Batch]]:
         slices, per_lane = self._part.slices(), self._part.per_lane
-        lanes = [Lane(self._reader, self.order, lane, self._consumed * per_lane) for lane in slices]
+        lanes = [ShuffledArc(self._reader, self.order, lane, self._consumed * per_lane) for lane in slices]
         shape, rows = self._reader.index.shape, self._part.batch // self._part.world
         shapes = {"x0": shape, "x1": shape, "span": (2,)}
         room = GROUP_BYTES // (8 * rows * math.prod(shape))

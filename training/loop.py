@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
 from training.config import OptimisationConfig
-from training.loader import Loader, Part
+from training.loader import Loader, BatchPart
 from training.objectives import Objective
 from training.state import TrainState
 
@@ -35,13 +35,13 @@ class LogLine:
     seconds: float  # of training so far, over all restarts
 
 
-def run(
+def train_loop(
     state: TrainState,
     model: nn.Module,
     loader: Loader,
     objective: Objective,
     config: OptimisationConfig,
-    part: Part,
+    part: BatchPart,
     log: Callable[[LogLine], None],
     save: Callable[[dict[str, float]], None],
 ) -> None:

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 
 from pipeline import features, noise, potentials
-from pipeline.conditions import conditions
+from pipeline.conditions import read_conditions
 from pipeline.config import CoupleConfig, load
 from pipeline.data.spec import Target
 from pipeline.errors import InputError
-from pipeline.matching import Matcher
-from pipeline.place import Place, place
+from pipeline.matching import RowAssigner
+from pipeline.place import AnyPath, as_path
 from pipeline.store.format import Index
 from pipeline.store.records import Decoder
-from training.loader import Batch, Loader, Part, State
+from training.loader import Batch, Loader, BatchPart, State
 
 
-class MatchedLoader(Loader):
+class OnlineLoader(Loader):
     """See `Loader`.
 
     Args:
@@ -41,16 +41,16 @@ class MatchedLoader(Loader):
 
     def __init__(
         self,
-        directory: str | Place,
+        directory: str | AnyPath,
         index: Index,
-        part: Part,
+        part: BatchPart,
         labels: bool = False,
         state: State | None = None,
         device: str = "cpu",
         pin: bool = False,
     ) -> None:
         super().__init__(part, 0 if state is None else state["position"])
-        self._store, self._labels, self._pin = Store(place(directory), index, device), labels, pin
+        self._store, self._labels, self._pin = SemidiscreteStore(as_path(directory), index, device), labels, pin
         self._thread.start()
 
     def state(self) -> State:
@@ -69,7 +69,7 @@ class MatchedLoader(Loader):
             step += 1
 
 
-class Store:
+class SemidiscreteStore:
     """What a semi-discrete pair store knows besides pairs: its data, and who is matched with them.
 
     Args:
@@ -80,7 +80,7 @@ class Store:
         InputError: from its methods, where something is missing or damaged.
     """
 
-    def __init__(self, directory: Place, index: Index, device: str = "cpu") -> None:
+    def __init__(self, directory: AnyPath, index: Index, device: str = "cpu") -> None:
         self.directory, self.index, self.device = directory, index, device
         self._decoder = Decoder(directory, index)
 
@@ -108,14 +108,14 @@ class Store:
         return x0.reshape(count, *self.index.shape), self.matcher.match(first, x0, None).ids
 
     @cached_property
-    def matcher(self) -> Matcher:
+    def matcher(self) -> RowAssigner:
         """Who matches source rows with the data."""
         config, index, x = self.config, self.index, np.asarray(self._read("data"))
         labels = self._read("labels") if index.num_classes else None
-        given = conditions(config.coupling, Target(x, labels, index.num_classes, index.data_fingerprint))
-        fitted = features.load(self.directory / "features.npz")
+        given = read_conditions(config.coupling, Target(x, labels, index.num_classes, index.data_fingerprint))
+        fitted = features.load_features(self.directory / "features.npz")
         of_data = fitted.of_data(x, flips=config.data.flips)
-        return Matcher(config.source.seed, fitted, of_data, given, potentials.load(self.directory), self.device)
+        return RowAssigner(config.source.seed, fitted, of_data, given, potentials.load_potentials(self.directory), self.device)
 
     def _read(self, name: str) -> np.ndarray:
         try:

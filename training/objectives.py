@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from training import models, paths
 from training.config import LossConfig, MeanFlowConfig, TimesConfig, TrainConfig
-from training.draws import Purpose, normals, times, uniforms
-from training.loader import Batch, Part
+from training.draws import Purpose, normals, times, step_uniforms
+from training.loader import Batch, BatchPart
 from training.meanflow import average_velocity
 
 ADAPTIVE_FLOOR = 1e-3  # added to a sample's error, so that its adaptive weight stays finite
@@ -65,7 +65,7 @@ class Objective:
     num_classes: int = 0
 
     def __call__(
-        self, model: nn.Module, bare: nn.Module, batch: Batch, step: int, part: Part
+        self, model: nn.Module, bare: nn.Module, batch: Batch, step: int, part: BatchPart
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Squared error per coordinate of each sample, and its weight; the loss is the mean of their product.
 
@@ -77,7 +77,7 @@ class Objective:
             part: of the global batch.
         """
         device, shape = batch.x1.device, batch.x1.shape[1:]
-        draw = partial(uniforms, self.seed, step, part)
+        draw = partial(step_uniforms, self.seed, step, part)
         t, until = (None if drawn is None else drawn.to(device) for drawn in self.instants(draw))
         assert t is not None
         z = normals(self.seed, step, part, shape).to(device) if self.path.noisy else None
@@ -179,18 +179,18 @@ class VelocityAndScore(nn.Module):
         return self.velocity(t, x, label), self.score(t, x, label)
 
 
-def build(config: TrainConfig, num_classes: int) -> Objective:
+def build_objective(config: TrainConfig, num_classes: int) -> Objective:
     """The objective that the config names, on pairs of so many classes."""
     train = config.train
-    common = (train.seed, paths.build(config.path), config.times, config.loss, train.label_dropout, num_classes)
+    common = (train.seed, paths.build_path(config.path), config.times, config.loss, train.label_dropout, num_classes)
     if isinstance(config.objective, MeanFlowConfig):
         return MeanFlow(*common, spans=config.objective.spans)
     return (BridgeMatching if config.objective.kind == "sf2m" else Objective)(*common)
 
 
-def network(config: TrainConfig, shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def build_network(config: TrainConfig, shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """The untrained network that the config's objective trains, initialised from the run's seed alone."""
-    net = partial(models.build, config.model, shape, num_classes, **form(config))
+    net = partial(models.build_model, config.model, shape, num_classes, **form(config))
     seed = config.train.seed
     return VelocityAndScore(net(seed=seed), net(seed=seed + 1)) if config.objective.kind == "sf2m" else net(seed=seed)
 

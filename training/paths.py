@@ -194,7 +194,7 @@ class Trigonometric(Path):
 KINDS: dict[str, type[Path]] = {"cfm": Straight, "fm": TargetOnly, "sb": Bridge, "vp": Trigonometric}
 
 
-def build(config: PathConfig) -> Path:
+def build_path(config: PathConfig) -> Path:
     """The path that the config names."""
     return KINDS[config.kind](config.sigma)
 

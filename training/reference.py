@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from pipeline.place import Place, place
+from pipeline.place import AnyPath, as_path
 from pipeline.store.format import Index
-from training.matched import Store
+from training.matched import SemidiscreteStore
 from training.shards import ShardReader
 
 LIMIT = 50_000  # data; more change a Frechet distance by less than the samples' own noise
@@ -24,7 +24,7 @@ class Reference:
     label: Int64[Tensor, " n"] | None
 
 
-def read_reference(directory: str | Place, index: Index, side: Literal["target", "source"] = "target") -> Reference:
+def read_reference(directory: str | AnyPath, index: Index, side: Literal["target", "source"] = "target") -> Reference:
     """Read the distinct data of a store, up to LIMIT of them.
 
     Args:
@@ -36,7 +36,7 @@ def read_reference(directory: str | Place, index: Index, side: Literal["target",
         InputError: a damaged shard.
     """
     if index.method == "semidiscrete":  # which keeps its data set, and may have no shards
-        store = Store(place(directory), index)
+        store = SemidiscreteStore(as_path(directory), index)
         ids = np.arange(min(store.ids, LIMIT))
         labels = torch.from_numpy(store.labels(ids)) if index.num_classes else None
         return Reference(torch.from_numpy(store.data(ids)), labels)

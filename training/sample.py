@@ -16,12 +16,12 @@ from torch import Tensor
 from pipeline.config import CoupleConfig, load
 from pipeline.data_config import DataSource
 from pipeline.errors import InputError
-from pipeline.files import whole, whole_directory, write_atomically
-from pipeline.place import place
+from pipeline.files import atomic_open, atomic_directory, write_atomically
+from pipeline.place import as_path
 from pipeline.store.format import read_index
 from training import flow
 from training.config import EvaluateConfig, SampleConfig
-from training.ends import held_out, read_ends
+from training.ends import held_out, read_endpoints
 from training.reference import read_reference
 from training.report import figures, images
 from training.sampler import Sampler
@@ -51,14 +51,14 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
     """
     trained = read_trained(directory)
     form = check_output(output, trained.shape)
-    check(config, trained)
+    check_samples(config, trained)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     starts = starting(config, trained, start)
     if starts is not None:
         config = config.model_copy(update={"samples": len(starts)})
     sampler = Sampler(trained, config, classes(config, trained), device, starts)
     drawn, nfe = sampler.samples(config.solver, config.steps)
-    write(output, form, drawn.numpy(), None if sampler.labels is None else sampler.labels.numpy())
+    write_samples(output, form, drawn.numpy(), None if sampler.labels is None else sampler.labels.numpy())
     return nfe
 
 
@@ -84,7 +84,7 @@ def check_output(output: Path, shape: tuple[int, ...]) -> Form:
     return form
 
 
-def check(config: SampleConfig, trained: Trained) -> None:
+def check_samples(config: SampleConfig, trained: Trained) -> None:
     """Refuse samples that the network cannot give.
 
     Raises:
@@ -121,9 +121,9 @@ def starting(config: SampleConfig, trained: Trained, start: str | None) -> Float
             raise InputError(f"{where}: the flow starts from noise; leave it out")
         return None
     if start is None:
-        ends = read_ends(trained.pairs, read_index(trained.pairs), EvaluateConfig())
+        ends = read_endpoints(trained.pairs, read_index(trained.pairs), EvaluateConfig())
         return ends.starts(config.samples, config.seed)
-    given = load(CoupleConfig, place(trained.pairs) / "config.yaml")
+    given = load(CoupleConfig, as_path(trained.pairs) / "config.yaml")
     side = given.source.as_data() if isinstance(given.source, DataSource) else given.data
     found = held_out(side.model_copy(update={"flips": False, "label": None}), start, trained.shape, where)
     return torch.from_numpy(found.x[: config.samples])
@@ -143,12 +143,12 @@ def classes(config: SampleConfig, trained: Trained) -> Int64[Tensor, " c"] | Non
         raise InputError(f"labels as frequent as in the data: {error}; or say which by --label") from error
 
 
-def write(
+def write_samples(
     output: Path, form: Form, samples: Float32[np.ndarray, "n *shape"], labels: Int64[np.ndarray, " n"] | None
 ) -> None:
     """Write samples in one of the forms."""
     if form == "arrays":
-        with whole(output) as file:
+        with atomic_open(output) as file:
             arrays: dict[str, Any] = {"samples": samples} | ({} if labels is None else {"labels": labels})
             np.savez(file, **arrays)
     elif form == "picture" and samples.shape[1:] == (2,):
@@ -156,7 +156,7 @@ def write(
     elif form == "picture":
         write_atomically(output, images.png(images.grid(samples, math.ceil(len(samples) ** 0.5), reach=1.0)))
     else:
-        with whole_directory(output) as directory:
+        with atomic_directory(output) as directory:
             for number, pixels in enumerate(images.bytes_of(samples)):
                 folder = directory if labels is None else directory / f"{labels[number]:04d}"
                 folder.mkdir(exist_ok=True)

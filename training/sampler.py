@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline import noise
 from training import metrics, ode, sde
-from training.config import SamplingConfig
+from training.config import SamplerConfig
 from training.flow import Flow
 from training.trained import Trained
 
@@ -31,7 +31,7 @@ class Sampler:
     def __init__(
         self,
         trained: Trained,
-        config: SamplingConfig,
+        config: SamplerConfig,
         classes: Int64[Tensor, " c"] | None,
         device: torch.device,
         starts: Float32[Tensor, "n *shape"] | None = None,

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.place import Place, place
+from pipeline.place import AnyPath, as_path
 from pipeline.store.format import Index, Shard, pairs_per_record
 from pipeline.store.integrity import damage
-from pipeline.store.layout import Layout, opened, survey
+from pipeline.store.layout import ShardLayout, opened, read_layout
 from pipeline.store.records import Decoder, samples
 from training.order import Stretch
-from training.shelf import Full, Shelf
+from training.shelf import CompleteStore, ShardSource
 
 Members = dict[str, bytes]  # of a record, by extension
 Fields = dict[str, np.ndarray]  # as `Decoder.decode` gives them
@@ -31,15 +31,15 @@ class ShardReader:
         shelf: where to take shards from, if not from the index.
     """
 
-    def __init__(self, directory: str | Place, index: Index, fields: Sequence[str], shelf: Shelf | None = None) -> None:
-        self.directory = place(directory)
+    def __init__(self, directory: str | AnyPath, index: Index, fields: Sequence[str], shelf: ShardSource | None = None) -> None:
+        self.directory = as_path(directory)
         self.shards = self.directory / "shards"
         self.index = index
-        self.shelf: Shelf = Full(index) if shelf is None else shelf
+        self.shelf: ShardSource = CompleteStore(index) if shelf is None else shelf
         self.fields = tuple(fields)
         self.step = pairs_per_record(index.shape, "full")
         self._decoder = Decoder(directory, index)
-        self._layouts: dict[int, Layout] = {}
+        self._layouts: dict[int, ShardLayout] = {}
 
     def read(self, stretches: Sequence[Stretch]) -> Iterator[Fields]:
         """Stretch after stretch, in pieces of about 1 MiB, whatever the records hold.
@@ -79,12 +79,12 @@ class ShardReader:
         except (ValueError, KeyError, OSError) as error:
             raise InputError(self._damaged(shard, f"record {record}: {error}")) from error
 
-    def _layout(self, number: int) -> Layout:
+    def _layout(self, number: int) -> ShardLayout:
         """Where the records of a shard lie, found once a process, behind the check of its bytes."""
         if number not in self._layouts:
             shard = self.shelf.take(number)
             self._check(shard)
-            layout = survey(self.shards / shard.name, self._decoder.members(self.fields))
+            layout = read_layout(self.shards / shard.name, self._decoder.members(self.fields))
             if layout.edges[-1] != shard.pairs:
                 found = f"holds {layout.edges[-1]} pairs, the index says {shard.pairs}"
                 raise InputError(self._damaged(shard, found))

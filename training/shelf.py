@@ -6,13 +6,13 @@ from collections import Counter
 from typing import Protocol, runtime_checkable
 
 from pipeline.errors import InputError
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from pipeline.progress import LOOK_EVERY
 from pipeline.store.format import Index, Outline, Shard, read_sidecar, shard_name, sidecar_path
 
 
 @runtime_checkable
-class Shelf(Protocol):
+class ShardSource(Protocol):
     """Shards by their number."""
 
     def there(self, number: int) -> bool:
@@ -22,7 +22,7 @@ class Shelf(Protocol):
         """A shard, waited for where it is not there yet."""
 
 
-class Full:
+class CompleteStore:
     """All shards of a complete store."""
 
     def __init__(self, index: Index) -> None:
@@ -37,7 +37,7 @@ class Full:
         return self._shards[number]
 
 
-class Filling:
+class GrowingStore:
     """Shards as their sidecars come.
 
     Args:
@@ -46,7 +46,7 @@ class Filling:
         stop: set when nobody waits any more.
     """
 
-    def __init__(self, directory: Place, patience: float, stop: threading.Event) -> None:
+    def __init__(self, directory: AnyPath, patience: float, stop: threading.Event) -> None:
         self._directory, self._patience, self._stop = directory, patience, stop
         self._found: dict[int, Shard] = {}
         self._looked: dict[int, float] = {}  # when, for shards that were not there; a look may cost a round trip
@@ -83,7 +83,7 @@ class Filling:
         return self._found[number]
 
 
-def groups(outline: Outline) -> list[int]:
+def shard_groups(outline: Outline) -> list[int]:
     """How many shards of a store come together: those of a block or, of a chain over time, of a block of every leg."""
     legs = max(1, len(outline.index.times) - 1)
     return list(Counter(block // legs for block, _ in outline.shards).values())

@@ -37,7 +37,7 @@ class RunStatus:
     checkpoint: str | None
 
 
-def read_status(directory: Path) -> RunStatus:
+def read_run_status(directory: Path) -> RunStatus:
     """Read the status of a training run.
 
     Raises:
@@ -61,9 +61,9 @@ def read_status(directory: Path) -> RunStatus:
     )
 
 
-def print_status(directory: Path, *, as_json: bool) -> None:
+def print_run_status(directory: Path, *, as_json: bool) -> None:
     """Print the status, for a person or as one JSON object."""
-    status = read_status(directory)
+    status = read_run_status(directory)
     if as_json:
         print(json.dumps({"directory": str(directory), **asdict(status)}))
         return

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from training import metrics
 from training.config import EvaluateConfig
-from training.ends import Ends
+from training.ends import Endpoints
 from training.sampler import Sampler
 from training.trained import Trained
 
 MOST, DRAWN = 2_000, 256  # data of a point that are led on and compared, and those that the report draws
 
 
-def measure(
-    trained: Trained, config: EvaluateConfig, ends: Ends, device: torch.device
+def measure_time_points(
+    trained: Trained, config: EvaluateConfig, ends: Endpoints, device: torch.device
 ) -> tuple[list[dict[str, Any]], Float32[np.ndarray, "points 2 k 2"]]:
     """W1 of every point after the first, for evaluation.json, and what there is to draw.
 

@@ -135,7 +135,7 @@ KINDS: dict[str, Callable[[TrainConfig, RunDirectory], Tracker]] = {
 }
 
 
-def check(names: tuple[str, ...]) -> None:
+def check_trackers(names: tuple[str, ...]) -> None:
     """Refuse trackers whose client is missing, or which would put its files where nobody looks.
 
     Raises:

@@ -48,7 +48,7 @@ class Trained:
         Raises:
             InputError: no such checkpoint, or one of another network.
         """
-        network = objectives.network(self.config, self.shape, self.num_classes)
+        network = objectives.build_network(self.config, self.shape, self.num_classes)
         try:
             network.load_state_dict(read_checkpoint(self.checkpoint, device)["ema"])
         except RuntimeError as error:

@@ -24,16 +24,16 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from pipeline.cluster import connect
 from pipeline.errors import InputError, JobError
-from pipeline.place import place
+from pipeline.place import as_path
 from pipeline.progress import progress, remaining, repeated
 from pipeline.store.format import read_index, read_outline
 from pipeline.telemetry import telemetry
 from training import directory, loop, objectives, trackers
 from training.config import TrainConfig
 from training.directory import RunDirectory
-from training.loader import Loader, PairLoader, Part
+from training.loader import Loader, PairLoader, BatchPart
 from training.logbook import Logbook, newest_metrics, read_metrics
-from training.matched import MatchedLoader, Store
+from training.matched import OnlineLoader, SemidiscreteStore
 from training.state import TrainState
 from training.workers import WorkerShape, worker_shape
 
@@ -51,16 +51,16 @@ def train(config: TrainConfig, shape: WorkerShape | None = None) -> dict[str, An
         InputError: what `training.directory.check` refuses, a cluster too small, damaged shards, a diverging loss.
         JobError: workers died more often than is tolerated.
     """
-    config, index = directory.check(config)
+    config, index = directory.check_run(config)
     run = RunDirectory(Path(config.output.dir).absolute())
     if (done := run.summary()) is not None:
         return done
-    trackers.check(config.output.trackers)
+    trackers.check_trackers(config.output.trackers)
     connect()
     shape = shape or worker_shape(config.cluster)
     directory.check_workers(config, shape.workers)
-    run, pairs = directory.prepare(config), str(place(config.pairs.dir).absolute())
-    if config.pairs.source == "semidiscrete" and Store(place(pairs), index).config.sampling.draw == "balanced":
+    run, pairs = directory.prepare_run(config), str(as_path(config.pairs.dir).absolute())
+    if config.pairs.source == "semidiscrete" and SemidiscreteStore(as_path(pairs), index).config.sampling.draw == "balanced":
         print(
             f"{pairs}: its shards use data equally often (sampling.draw=balanced), fresh noise does not",
             file=sys.stderr,
@@ -122,14 +122,14 @@ def train_worker(settings: dict[str, Any]) -> None:
     pairs, device, seed = settings["pairs"], get_device(), config.train.seed
     outline = read_outline(pairs) if config.pairs.source == "stream" else None
     index = outline.index if outline else read_index(pairs)
-    model = objectives.network(config, index.shape, index.num_classes).to(device)
+    model = objectives.build_network(config, index.shape, index.num_classes).to(device)
     state = TrainState.start(model, config.train)
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as path:
             state.load(Path(path), device)
     rank, world = context.get_world_rank(), context.get_world_size()
-    lanes = directory.lanes(config.train.batch, world) if state.loader is None else state.loader["lanes"]
-    part = Part(config.train.batch, rank, world, lanes)
+    lanes = directory.arcs_for(config.train.batch, world) if state.loader is None else state.loader["lanes"]
+    part = BatchPart(config.train.batch, rank, world, lanes)
     log = Logbook(RunDirectory(Path(settings["run"])).metrics, state.step) if rank == 0 else None
 
     def save(metrics: dict[str, float]) -> None:
@@ -148,13 +148,13 @@ def train_worker(settings: dict[str, Any]) -> None:
     labels, pin = config.model.conditional, device.type == "cuda"
     source: Loader
     if config.pairs.source == "semidiscrete":
-        source = MatchedLoader(pairs, index, part, labels, state.loader, str(device), pin)
+        source = OnlineLoader(pairs, index, part, labels, state.loader, str(device), pin)
     else:
         source = PairLoader(pairs, index, part, seed, labels, state.loader, pin, outline, config.pairs.patience)
     with source as loader:
         writer = log.write if log else lambda line: None
-        objective = objectives.build(config, index.num_classes)
-        loop.run(state, prepare_model(model), loader, objective, config.train, part, writer, save)
+        objective = objectives.build_objective(config, index.num_classes)
+        loop.train_loop(state, prepare_model(model), loader, objective, config.train, part, writer, save)
     if log:
         log.close()
 

@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from pipeline.ot import Coupling, Problem, independent, solve_for_entropy, solve_sinkhorn
+from pipeline.ot import Coupling, Problem, independent, solve_for_sharpness, solve_sinkhorn
 
 GREY, BLUE, ORANGE, GREEN = "#999999", "#0072b2", "#d55e00", "#009e73"  # told apart by colour-blind people too
 REL_EPS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
@@ -50,7 +50,7 @@ def main(output: Path) -> None:
     # 3. So name the sharpness instead; 0.1 is what arXiv 2506.05526 recommends. In a config:
     #        coupling: {method: sinkhorn, n: 65536, entropy: 0.1}
     #    In the plane, where a noise has many equally good partners, be content with 0.4: sharper takes a tiny epsilon.
-    found = solve_for_entropy(digits, 0.1).report
+    found = solve_for_sharpness(digits, 0.1).report
     again = solve_sinkhorn(digits.at(found.rel_eps)).report  # what a solve takes when its epsilon is known
     print(f"\ndigits at E = 0.1: rel_eps {found.rel_eps:.4f}, E {found.entropy:.3f}, {found.passes} passes to find it")
     print(f"and {again.passes} passes to solve at that rel_eps")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipeline.config import validate
 from pipeline.coupling_config import CouplingConfig
-from pipeline.ot import Problem, solve_for_entropy
+from pipeline.ot import Problem, solve_for_sharpness
 
 # Light as a plane over an 8x8 image: its level and its two slopes, as orthonormal directions [64, 3] among the pixels.
 SLOPE = torch.linspace(-1, 1, 8)
@@ -61,7 +61,7 @@ def main(output: Path) -> None:
     partners = {}
     print("cost               E   passes   partner of the same class   light correlates")
     for name, cost in {"sqeuclidean": "sqeuclidean", "past_the_light": mine}.items():
-        coupling = solve_for_entropy(Problem(x0, x1, eps=0.0, cost=cost), 0.1)
+        coupling = solve_for_sharpness(Problem(x0, x1, eps=0.0, cost=cost), 0.1)
         partners[name] = coupling.draw(torch.rand(898, dtype=torch.float64))
 
         # 4. Judge a cost by what should survive the translation, here the class, and by what should not matter, the

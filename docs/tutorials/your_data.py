@@ -23,7 +23,7 @@ from pipeline.config import CoupleConfig, validate
 from pipeline.couple import couple
 from pipeline.errors import InputError
 from pipeline.plan import plan, print_plan
-from training.loader import PairLoader, Part
+from training.loader import PairLoader, BatchPart
 
 
 def main(output: Path) -> None:
@@ -46,12 +46,12 @@ def main(output: Path) -> None:
     #    first. Each is one `data:` section of a config; the formats are told apart by the names of the files.
     print("data.path         format reads as    shape       rows   classes")
     for name in ("digits.npz", "digits.parquet", "digits"):
-        spec = data.check(config(output, data={"path": str(output / name), "label": "label"}).data)
+        spec = data.check_data(config(output, data={"path": str(output / name), "label": "label"}).data)
         print(f"{name:18}{spec.kind:19}{spec.shape!s:10}{spec.rows:7,}{spec.num_classes:8}")
 
     # 5. What is wrong is told in one sentence, before anything is paid for.
     try:
-        data.check(config(output, data={"path": str(output / "digits.parquet"), "column": "img"}).data)
+        data.check_data(config(output, data={"path": str(output / "digits.parquet"), "column": "img"}).data)
     except InputError as error:
         print(f"\nerror: {error}")
 
@@ -65,7 +65,7 @@ def main(output: Path) -> None:
     # 7. Look at the pairs, before you train on them: above the noise, below the datum that it is to become. Under the
     #    right coupling the noise looks a little like it already; were the images transposed, or negatives, here one
     #    would see it.
-    with PairLoader(output / "pairs", index, Part(256), seed=0, labels=True) as loader:
+    with PairLoader(output / "pairs", index, BatchPart(256), seed=0, labels=True) as loader:
         batch = next(loader)
     shown = [int(torch.nonzero(batch.label == label)[0]) for label in range(10)]  # one of each class
     likeness = torch.cosine_similarity(batch.x0.flatten(1), batch.x1.flatten(1)).mean()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.config import CoupleConfig, load
 from pipeline.couple import couple
-from training.loader import PairLoader, Part
+from training.loader import PairLoader, BatchPart
 from training.ode import solve_dopri5, solve_fixed
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits" / "couple.yaml"
@@ -50,7 +50,7 @@ def main(output: Path, pairs: Path) -> None:
     model = Velocity()
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
-    with PairLoader(pairs, index, Part(BATCH), seed=0) as loader:
+    with PairLoader(pairs, index, BatchPart(BATCH), seed=0) as loader:
         for step, batch in zip(range(1, STEPS + 1), loader, strict=False):
             t = torch.rand(BATCH)
             x_t = torch.lerp(batch.x0, batch.x1, t[:, None, None, None])  # on the straight line between the two ends

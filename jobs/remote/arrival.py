@@ -41,7 +41,7 @@ def compare(shipped: dict[str, Any]) -> tuple[list[str], list[str]]:
     return wrong, other
 
 
-def main() -> None:
+def arrive() -> None:
     """Refuse with exit status 2, or run the command in this very process."""
     wrong, other = compare(json.loads(Path("environment.json").read_text()))
     if wrong:
@@ -62,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arrive()

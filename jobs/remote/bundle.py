@@ -60,7 +60,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def pinned(constraints: Path, directory: Path) -> list[str]:
+def pinned_requirements(constraints: Path, directory: Path) -> list[str]:
     """Lines for the `pip` of Ray's runtime environment: what flowpairs needs, at the versions that a file pins.
 
     Ray itself is left out, since a job runs on the cluster's. Of the extras goes along what is installed here.

@@ -38,7 +38,7 @@ class Client(JobSubmissionClient):
 
 
 @dataclass(frozen=True)
-class Job:
+class SubmittedJob:
     """A submitted job, as the cluster lists it."""
 
     id: str
@@ -51,7 +51,7 @@ class Job:
     ended: float | None
 
     @classmethod
-    def of(cls, details: JobDetails) -> "Job":
+    def of(cls, details: JobDetails) -> "SubmittedJob":
         """What is of interest in Ray's account."""
         told = details.metadata or {}
         start, end = ((ms / 1000 if ms else None) for ms in (details.start_time, details.end_time))
@@ -72,7 +72,7 @@ class Job:
         return JobStatus(self.status).is_terminal()
 
 
-class Cluster:
+class Dashboard:
     """A cluster that jobs can be submitted to.
 
     Args:
@@ -100,10 +100,10 @@ class Cluster:
             self.client = Client(address)
             check_ray(address, self.client.ray_version(), ray.__version__)
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[SubmittedJob]:
         """All that were submitted, oldest first."""
         with self._asking():
-            listed = [Job.of(job) for job in self.client.list_jobs() if job.type is JobType.SUBMISSION]
+            listed = [SubmittedJob.of(job) for job in self.client.list_jobs() if job.type is JobType.SUBMISSION]
         return sorted(listed, key=lambda job: job.started or 0.0)
 
     def submit(self, request: Request, bundle: Path, pip: list[str] | None) -> str:
@@ -166,7 +166,7 @@ class Cluster:
             raise JobError(f"{name} ended from outside: {' '.join(reason.split())[-500:]}; submit it again to go on")
         raise JobError(f"{name} ended with exit status {job.exit_code}; submit it again to go on where it was")
 
-    def stop(self, name: str) -> Job:
+    def stop(self, name: str) -> SubmittedJob:
         """End a job and wait until it has ended, at once where it had already; returns it.
 
         Raises:
@@ -174,11 +174,11 @@ class Cluster:
         """
         with self._asking(name):
             self.client.stop_job(name)
-            while not (job := Job.of(self.client.get_job_info(name))).over:
+            while not (job := SubmittedJob.of(self.client.get_job_info(name))).over:
                 time.sleep(0.2)
         return job
 
-    async def _print_log(self, name: str) -> Job:
+    async def _print_log(self, name: str) -> SubmittedJob:
         """Follow the log to the job's end, and take it up again where a connection breaks."""
         with self._asking(name):
             self.client.get_job_info(name)
@@ -194,7 +194,7 @@ class Cluster:
             except Exception as error:  # of aiohttp, a dozen kinds; whether the job lives is asked next
                 print(f"the connection broke ({error}); trying again", file=sys.stderr)
             try:
-                job = Job.of(self.client.get_job_info(name))
+                job = SubmittedJob.of(self.client.get_job_info(name))
             except Exception as error:
                 raise JobError(
                     f"{self.address}: does not answer any more ({type(error).__name__}); {name} may go on, "

@@ -9,7 +9,7 @@ parquet.py, folder.py, tars.py
 ingest.py    `check` and `read`
 """
 
-from pipeline.data.ingest import check, read
+from pipeline.data.ingest import check_data, read_data
 from pipeline.data.spec import DataSpec, Target
 
 __all__ = ["DataSpec", "Target", "check", "read"]

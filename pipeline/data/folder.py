@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.config import DataConfig
-from pipeline.data.images import decode, header_shape
+from pipeline.data.images import decode_image, header_shape
 from pipeline.data.location import Location
 from pipeline.data.schema import Tally, stack
 from pipeline.data.spec import DataSpec
@@ -42,7 +42,7 @@ def _uniform(batch: dict[str, Any], classes: list[str], shape: tuple[int, ...]) 
     """Uniform rows of one batch of files."""
     paths = [str(path) for path in batch["path"]]
     names = [_where(path) for path in paths]
-    x = stack([decode(data, name) for data, name in zip(batch["bytes"], names, strict=True)], shape, names)
+    x = stack([decode_image(data, name) for data, name in zip(batch["bytes"], names, strict=True)], shape, names)
     if not classes:
         return {"x": x}
     return {"x": x, "label": np.array([classes.index(PurePosixPath(path).parent.name) for path in paths], np.int64)}

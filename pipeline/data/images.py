@@ -25,7 +25,7 @@ def header_shape(file: bytes | io.IOBase, where: str) -> tuple[int, ...]:
         return BANDS[MODES[image.mode]], image.height, image.width
 
 
-def decode(data: bytes, where: str) -> UInt8[np.ndarray, "c h w"]:
+def decode_image(data: bytes, where: str) -> UInt8[np.ndarray, "c h w"]:
     """All pixels of an encoded image, channels first.
 
     Raises:

@@ -14,7 +14,7 @@ from pipeline.config import DataConfig
 from pipeline.data import arrays, folder, parquet, tars
 from pipeline.data.location import Location, locate
 from pipeline.data.schema import class_ids, scale_into
-from pipeline.data.spec import DataSpec, Target, fingerprint
+from pipeline.data.spec import DataSpec, Target, data_fingerprint
 from pipeline.errors import InputError
 
 SURVEYS = {
@@ -28,7 +28,7 @@ COLUMNS = "npz", "parquet"  # formats that have them
 DATASETS = {"parquet": parquet.dataset, "folder": folder.dataset, "tars": tars.dataset}
 
 
-def check(config: DataConfig) -> DataSpec:
+def check_data(config: DataConfig) -> DataSpec:
     """Look at a data set without Ray: local files in full (of images the headers), remote ones by their first rows.
 
     Args:
@@ -52,7 +52,7 @@ def check(config: DataConfig) -> DataSpec:
     return spec
 
 
-def read(config: DataConfig, spec: DataSpec) -> Target:
+def read_data(config: DataConfig, spec: DataSpec) -> Target:
     """Read a data set into one array, always in the same order; `ray.init` is the caller's.
 
     Rows are ordered by file path, then as they lie in the file. Flips are not applied: they are ids of their own.
@@ -76,7 +76,7 @@ def read(config: DataConfig, spec: DataSpec) -> Target:
     weights, times = columns.get("weight"), columns.get("time")
     if weights is not None and (weights.min() < 0 or not weights.any()):
         raise InputError(f"data.weight={config.weight!r}: negative, or 0 throughout; give how much each datum counts")
-    return Target(x, labels, num_classes, fingerprint(x, labels), weights, times)
+    return Target(x, labels, num_classes, data_fingerprint(x, labels), weights, times)
 
 
 def _by_ray(

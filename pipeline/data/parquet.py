@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import DataConfig
 from pipeline.data.columns import image_bytes, labels, numbers
-from pipeline.data.images import decode, header_shape
+from pipeline.data.images import decode_image, header_shape
 from pipeline.data.location import Location
 from pipeline.data.schema import Tally, layout, measures, stack, to_uniform
 from pipeline.data.spec import DataSpec
@@ -75,7 +75,7 @@ def _uniform(table: pa.Table, config: DataConfig, shape: tuple[int, ...]) -> dic
     where = f"data.column={config.column!r}"
     images = image_bytes(table, _named(config), where)
     if images is not None:
-        x = stack([decode(data, where) for data in images], shape, [where] * len(images))
+        x = stack([decode_image(data, where) for data in images], shape, [where] * len(images))
     else:
         x = to_uniform(numbers(table, _named(config), where), where)
     columns = {"x": x, **_measures(table, config)}

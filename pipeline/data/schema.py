@@ -14,13 +14,13 @@ import math
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, Shaped
 
-from pipeline.data.spec import DataSpec, Kind
+from pipeline.data.spec import DataSpec, DataKind
 from pipeline.errors import InputError
 
 CHANNELS = (1, 3, 4)
 
 
-def layout(shape: tuple[int, ...], dtype: np.dtype, where: str) -> tuple[tuple[int, ...], Kind]:
+def layout(shape: tuple[int, ...], dtype: np.dtype, where: str) -> tuple[tuple[int, ...], DataKind]:
     """The shape and kind that the model sees of one datum of this stored shape and dtype.
 
     Args:
@@ -133,9 +133,9 @@ class Tally:
     def __init__(self) -> None:
         self.rows = 0
         self.num_classes = 0
-        self._seen: tuple[tuple[int, ...], Kind] | None = None
+        self._seen: tuple[tuple[int, ...], DataKind] | None = None
 
-    def add(self, shape: tuple[int, ...], kind: Kind, where: str, rows: int = 1) -> None:
+    def add(self, shape: tuple[int, ...], kind: DataKind, where: str, rows: int = 1) -> None:
         """Count rows of one shape."""
         self._seen = self._seen or (shape, kind)
         if self._seen != (shape, kind):

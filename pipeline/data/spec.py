@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-Kind = Literal["image", "vector"]
+DataKind = Literal["image", "vector"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class DataSpec:
     rows: int | None  # None: a remote format that does not say before it is read
     shape: tuple[int, ...]  # of one datum as the model sees it, channels first for images
     num_classes: int  # 0: no labels; a lower bound where the data are remote
-    kind: Kind
+    kind: DataKind
     files: int  # 0 for the embedded digits
 
 
@@ -41,7 +41,7 @@ class Target:
         return hashlib.sha256(b"".join(np.ascontiguousarray(column, "<f8").tobytes() for column in columns)).hexdigest()
 
 
-def fingerprint(x: Float32[np.ndarray, "n *shape"], labels: Int64[np.ndarray, " n"] | None) -> str:
+def data_fingerprint(x: Float32[np.ndarray, "n *shape"], labels: Int64[np.ndarray, " n"] | None) -> str:
     """The sha256, in hex, of a data set's shape, its little-endian bytes in C order and its labels."""
     digest = hashlib.sha256(repr(x.shape).encode())
     digest.update(np.ascontiguousarray(x, "<f4").data)

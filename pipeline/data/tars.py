@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from pipeline.config import DataConfig
-from pipeline.data.images import decode, header_shape
+from pipeline.data.images import decode_image, header_shape
 from pipeline.data.location import FORMATS, Location
 from pipeline.data.schema import Tally, class_ids, stack, to_uniform
 from pipeline.data.spec import DataSpec
@@ -67,7 +67,7 @@ def _uniform(batch: "pd.DataFrame", config: DataConfig, shape: tuple[int, ...]) 
     """Uniform rows of one batch of samples."""
     names = [f"data.column={config.column!r} of {key}" for key in batch["__key__"]]
     encoded = _bytes_of(batch, "column", config.column)
-    decoder = decode if _is_image(config) else _uniform_array
+    decoder = decode_image if _is_image(config) else _uniform_array
     x = stack([decoder(data, name) for data, name in zip(encoded, names, strict=True)], shape, names)
     if config.label is None:
         return {"x": x}

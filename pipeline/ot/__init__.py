@@ -6,7 +6,7 @@ from pipeline.ot.exact import check_exact_memory, exact_memory, solve_exact
 from pipeline.ot.independent import independent
 from pipeline.ot.problem import Problem, cost_std
 from pipeline.ot.semidiscrete import solve_semidiscrete
-from pipeline.ot.sharpen import solve_for_entropy
+from pipeline.ot.sharpen import solve_for_sharpness
 from pipeline.ot.sinkhorn import solve_sinkhorn
 from pipeline.ot.targets import Targets
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pipeline.ot import draws
 from pipeline.ot.logits import Logits
-from pipeline.ot.share import ALONE, Share, Team
+from pipeline.ot.share import SINGLE, RowPartition, Team
 from pipeline.ot.sweep import Sweep, sweep
-from pipeline.ot.tiles import Group, Workers
+from pipeline.ot.tiles import TileRun, Workers
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class Backend(Protocol):
         logits: Logits,
         gamma: Float[Tensor, " m"],
         a: Float[Tensor, " n"],
-        share: Share,
+        share: RowPartition,
         workers: Workers,
         *,
         keep: int | None = None,
@@ -36,10 +36,10 @@ class Backend(Protocol):
     ) -> Sweep:
         """One pass; see `pipeline.ot.sweep.sweep`."""
 
-    def argmax(self, logits: Logits, team: Team = ALONE) -> Int[Tensor, " n"]:
+    def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """The column of the largest logit of every row, the first of several."""
 
-    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
+    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> Int[Tensor, " n"]:
         """A column per row, by the inverse distribution function at u; see `pipeline.ot.draws.categorical`."""
 
 
@@ -51,7 +51,7 @@ class TorchTiles:
         logits: Logits,
         gamma: Float[Tensor, " m"],
         a: Float[Tensor, " n"],
-        share: Share,
+        share: RowPartition,
         workers: Workers,
         *,
         keep: int | None = None,
@@ -61,12 +61,12 @@ class TorchTiles:
         """See `Backend.sweep`."""
         return sweep(logits, gamma, a, share, workers, keep=keep, entropies=entropies, marginal=marginal)
 
-    def argmax(self, logits: Logits, team: Team = ALONE) -> Int[Tensor, " n"]:
+    def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`."""
-        share = Share(logits.n, logits.m, logits.device, team)
+        share = RowPartition(logits.n, logits.m, logits.device, team)
         best = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
 
-        def work(group: Group) -> None:
+        def work(group: TileRun) -> None:
             buffer = workers.room(0, group[0].stop - group[0].start, logits.m, logits.empty)
             for rows in group:
                 best[rows] = logits.tile(rows, buffer).argmax(1)
@@ -75,7 +75,7 @@ class TorchTiles:
             list(workers.map(work, share.groups()))
         return share.gather(best)
 
-    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
+    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.draw`."""
         return draws.categorical(logits, u, team)
 

@@ -13,7 +13,7 @@ from pipeline.ot.backend import TORCH, Backend
 from pipeline.ot.kernel import kernel_of
 from pipeline.ot.logits import Logits
 from pipeline.ot.problem import Problem
-from pipeline.ot.share import ALONE, Team
+from pipeline.ot.share import SINGLE, Team
 
 RESIDUAL = 1024  # rows left over that are assigned at once, at the least cost
 
@@ -37,7 +37,7 @@ def fill(
     kernel: Logits,
     room: Int[Tensor, " m"],
     u: Float[Tensor, " n"],
-    team: Team = ALONE,
+    team: Team = SINGLE,
     backend: Backend = TORCH,
 ) -> Int[Tensor, " n"]:
     """Rounds of categorical draws among the columns with room left; the last rows are assigned at the least cost.

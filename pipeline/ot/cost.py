@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.ot.share import ALONE, Share, Team
+from pipeline.ot.share import SINGLE, RowPartition, Team
 from pipeline.ot.tiles import Workers
 
 CostFunction = Callable[[Tensor, Tensor], Tensor]  # [r, d], [c, d] -> [r, c]
@@ -55,7 +55,7 @@ def moments(
     x1: Float[Tensor, "m d"],
     a: Float[Tensor, " n"],
     b: Float[Tensor, " m"],
-    team: Team = ALONE,
+    team: Team = SINGLE,
 ) -> Moments:
     """Mean and deviation of the cost; in closed form, O((n + m) d^2), but for a user's function, which takes a pass.
 
@@ -98,7 +98,7 @@ def _streamed(
     team: Team,
 ) -> Moments:
     """Over all entries, around the cost of the first few so that an offset does not cancel."""
-    share = Share(len(x0), len(x1), a.device, team)
+    share = RowPartition(len(x0), len(x1), a.device, team)
     about = tile(cost, x0[:16], x1[:16]).double().mean()
     first, second = torch.zeros_like(a), torch.zeros_like(a)
 

@@ -12,7 +12,7 @@ from pipeline.ot.backend import TORCH, Backend
 from pipeline.ot.kernel import kernel_of
 from pipeline.ot.logits import Logits
 from pipeline.ot.problem import Problem
-from pipeline.ot.share import ALONE, Team
+from pipeline.ot.share import SINGLE, Team
 from pipeline.ot.tiles import Workers
 
 
@@ -95,7 +95,7 @@ class EntropicCoupling(Coupling):
         f: Float[Tensor, " n"],
         g: Float[Tensor, " m"],
         report: BlockReport,
-        team: Team = ALONE,
+        team: Team = SINGLE,
         backend: Backend = TORCH,
     ) -> None:
         self.problem, self.f, self.g, self.report = problem, f, g, report

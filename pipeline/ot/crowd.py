@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.ot.kernel import LOG2E
 from pipeline.ot.sweep import Entries
-from pipeline.ot.targets import Source, Targets
+from pipeline.ot.targets import PointSource, Targets
 from pipeline.ot.tiles import GPU_ENTRIES, Workers
 
 CROWD, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points of a tile
@@ -24,7 +24,7 @@ TILE = 1024  # targets of a tile, which stays in a core's cache
 
 
 @dataclass(frozen=True)
-class Crowd:
+class PointPass:
     """What a pass found; of the arrays over targets a process fills in its own.
 
     Attributes:
@@ -42,16 +42,16 @@ class Crowd:
     entries: Entries
 
 
-def meet(
+def point_pass(
     targets: Targets,
-    source: Source,
+    source: PointSource,
     first: int,
     points: int,
     g: Float[Tensor, " N"],
     eps: float,
     small: float,
     workers: Workers,
-) -> Crowd:
+) -> PointPass:
     """Points `first` to `first + points` of the source against all targets.
 
     Args:
@@ -83,7 +83,7 @@ def meet(
     order = found[0].argsort(stable=True)
     i, j, share = (values[order] for values in found)
     logits = (share.double() / (points * p[i.long()])).log2()
-    return Crowd(points, p, squares, hits, Entries(i, j, logits))
+    return PointPass(points, p, squares, hits, Entries(i, j, logits))
 
 
 class Tile:

@@ -17,8 +17,8 @@ from torch import Tensor
 from pipeline.ot.anderson import Anderson
 from pipeline.ot.kernel import Kernel, kernel_of
 from pipeline.ot.problem import Problem
-from pipeline.ot.share import ALONE, Share, Team
-from pipeline.ot.surrogate import Solution, Surrogate
+from pipeline.ot.share import SINGLE, RowPartition, Team
+from pipeline.ot.surrogate import SurrogateSolution, Surrogate
 from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
@@ -103,7 +103,7 @@ class Aim(Protocol):
         """Where to end, as far as a pass at `trail.level` tells, whose stand-in this is."""
 
 
-def cold(kernel: Kernel, eps: float, std: float, tol: float, team: Team = ALONE) -> Trail:
+def cold(kernel: Kernel, eps: float, std: float, tol: float, team: Team = SINGLE) -> Trail:
     """The start of a solve that nothing is known about."""
     blurred = max(eps, BLUR * std)
     gamma = kernel.closed_form(blurred)
@@ -127,7 +127,7 @@ def descend(
     aim: Aim | None = None,
     progress: Progress | None = None,
     save: Save | None = None,
-    team: Team = ALONE,
+    team: Team = SINGLE,
 ) -> tuple[Sweep, Trail]:
     """Potentials at `trail.eps` whose target marginal is within `tol`, or the best that was reached.
 
@@ -143,7 +143,7 @@ def descend(
     Returns: the sweep over the final potentials, with its large entries and entropies, and the trail with its passes
     and its eps.
     """
-    share = Share(len(a), len(b), a.device, team)
+    share = RowPartition(len(a), len(b), a.device, team)
     most = max(MANY, min(ENTRIES // len(a), len(b) // 8))
     with Workers(a.device) as workers:
         current: Sweep | None = None
@@ -207,7 +207,7 @@ def _keep(keep: int, rest: float, ratio: float, most: int) -> int:
     return max(keep, MANY) if rest > 1 - NEARLY else keep
 
 
-def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[Solution, float]:
+def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[SurrogateSolution, float]:
     """The stand-in's solution at `following`, or nearer to `level` where it cannot be solved so far down."""
     while True:
         solution = surrogate.solve(level / following, tol)
@@ -241,7 +241,7 @@ def _extended(kernel: Kernel, eps: float, std: float, team: Team) -> Float[Tenso
     turned = replace(problem.turned(few.x0, a), eps=eps)
     kernel_turned = kernel_of(turned, kernel.backend)
     gamma = kernel_turned.gamma(small.f(last.phi, eps), eps)
-    share = Share(problem.m, few.n, a.device, team)
+    share = RowPartition(problem.m, few.n, a.device, team)
     with Workers(a.device) as workers:
         logits = kernel_turned.bound(gamma, eps)
         swept = kernel.backend.sweep(logits, gamma, problem.weights()[1], share, workers, marginal=False)

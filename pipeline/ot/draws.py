@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.ot.logits import Logits
-from pipeline.ot.share import ALONE, Share, Team
-from pipeline.ot.tiles import Group, Workers
+from pipeline.ot.share import SINGLE, RowPartition, Team
+from pipeline.ot.tiles import TileRun, Workers
 
 CHUNK = 256  # columns
 
 
-def categorical(kernel: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
+def categorical(kernel: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> Int[Tensor, " n"]:
     """Draw one column per row with probability 2^logits over the row's sum.
 
     Args:
@@ -24,11 +24,11 @@ def categorical(kernel: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> I
         team: who shares the rows; all get all draws.
     """
     device = kernel.device
-    share = Share(kernel.n, kernel.m, device, team)
+    share = RowPartition(kernel.n, kernel.m, device, team)
     width = -(-kernel.m // CHUNK) * CHUNK
     drawn = torch.zeros(kernel.n, dtype=torch.int64, device=device)
 
-    def work(group: Group) -> None:
+    def work(group: TileRun) -> None:
         size = group[0].stop - group[0].start
         logits_buffer = workers.room(0, size, kernel.m, kernel.empty)
         padded = workers.room(1, size, width, kernel.empty)

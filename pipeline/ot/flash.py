@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.ot.backend import TORCH
 from pipeline.ot.logits import InnerLogits, Logits
 from pipeline.ot.problem import Problem
-from pipeline.ot.share import ALONE, Share, Team, count
+from pipeline.ot.share import SINGLE, RowPartition, Team, to_fixed_point
 from pipeline.ot.sweep import Sweep, large_entries
 from pipeline.ot.tiles import Workers
 
@@ -47,7 +47,7 @@ class Flash:
         logits: Logits,
         gamma: Float[Tensor, " m"],
         a: Float[Tensor, " n"],
-        share: Share,
+        share: RowPartition,
         workers: Workers,
         *,
         keep: int | None = None,
@@ -63,15 +63,15 @@ class Flash:
         phi[share.rows] = _log_sum(x[share.rows], y, gamma)
         for k in share.mine if marginal else ():  # a sum for every section, or it would depend on the team's size
             rows = share.sections[k]
-            masses += count((gamma + _log_sum(y, x[rows], a[rows].log2() - phi[rows])).exp2())
+            masses += to_fixed_point((gamma + _log_sum(y, x[rows], a[rows].log2() - phi[rows])).exp2())
         entries = None if keep is None else large_entries(logits, phi, share, workers, keep)
         return Sweep(gamma, phi, share.masses(masses), None, entries)
 
-    def argmax(self, logits: Logits, team: Team = ALONE) -> Int[Tensor, " n"]:
+    def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`; by torch tiles."""
         return TORCH.argmax(logits, team)
 
-    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
+    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.draw`; by torch tiles."""
         return TORCH.draw(logits, u, team)
 

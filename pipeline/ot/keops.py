@@ -21,7 +21,7 @@ from pipeline.ot import tiles
 from pipeline.ot.draws import CHUNK, chunk_of, first_beyond
 from pipeline.ot.logits import InnerLogits, Logits
 from pipeline.ot.problem import Problem
-from pipeline.ot.share import ALONE, Share, Team, count
+from pipeline.ot.share import SINGLE, RowPartition, Team, to_fixed_point
 from pipeline.ot.sweep import Sweep, large_entries
 from pipeline.ot.tiles import Workers
 
@@ -54,7 +54,7 @@ class KeOps:
         logits: Logits,
         gamma: Float[Tensor, " m"],
         a: Float[Tensor, " n"],
-        share: Share,
+        share: RowPartition,
         workers: Workers,
         *,
         keep: int | None = None,
@@ -71,25 +71,25 @@ class KeOps:
             section = share.sections[k]
             part = slice(section.start - share.rows.start, section.stop - share.rows.start)
             highest, mass, _ = _moments(y, x[part], weights[part])
-            masses += count(highest.exp() * mass)
+            masses += to_fixed_point(highest.exp() * mass)
         if bits is not None:
             _, mass, moment = _moments(x, y, torch.ones_like(y[:, 0]))
             bits[share.rows] = total.double().log2() - (moment / mass).double() / LN2
         entries = None if keep is None else large_entries(logits, phi, share, workers, keep)
         return Sweep(gamma, phi, share.masses(masses), bits, entries)
 
-    def argmax(self, logits: Logits, team: Team = ALONE) -> Int[Tensor, " n"]:
+    def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`."""
-        share = Share(logits.n, logits.m, logits.device, team)
+        share = RowPartition(logits.n, logits.m, logits.device, team)
         x, y = _points(logits, share)
         best = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
         if len(x):
             best[share.rows] = _call(_argmax_formula(x.shape[1]), x, y)[:, 0]
         return share.gather(best)
 
-    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = ALONE) -> Int[Tensor, " n"]:
+    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.draw`: the mass of every chunk by KeOps, the entries of the one that was hit by torch."""
-        share = Share(logits.n, logits.m, logits.device, team)
+        share = RowPartition(logits.n, logits.m, logits.device, team)
         drawn = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
         with Workers(logits.device):
             x, y, _, _ = _below_top(logits, share)
@@ -114,7 +114,7 @@ def _draw(x: Float[Tensor, "r k"], y: Float[Tensor, "m k"], u: Float[Tensor, " r
     return (chunk * CHUNK + first_beyond(inside, aim))[:, 0]
 
 
-def _points(logits: Logits, share: Share) -> tuple[Float[Tensor, "r k"], Float[Tensor, "m k"]]:
+def _points(logits: Logits, share: RowPartition) -> tuple[Float[Tensor, "r k"], Float[Tensor, "m k"]]:
     """This member's rows and all columns, whose products are the logits in nats; room for a row's shift is left."""
     assert isinstance(logits, InnerLogits)
     left, right = logits.left[share.rows] * LN2, logits.right
@@ -125,7 +125,7 @@ def _points(logits: Logits, share: Share) -> tuple[Float[Tensor, "r k"], Float[T
 
 
 def _below_top(
-    logits: Logits, share: Share
+    logits: Logits, share: RowPartition
 ) -> tuple[Float[Tensor, "r k"], Float[Tensor, "m k"], Float[Tensor, " r"], Float[Tensor, " r"]]:
     """Points whose products are the logits below their row's largest, in nats; the largest, and the row's sums."""
     x, y = _points(logits, share)

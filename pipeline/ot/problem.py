@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.ot.cost import Cost, Moments, moments
-from pipeline.ot.share import ALONE, Team
+from pipeline.ot.share import SINGLE, Team
 from pipeline.ot.tiles import Workers
 
 
@@ -69,14 +69,14 @@ class Problem:
         """The target rows as the source, without weights, against some of the source rows with weights b."""
         return Problem(self.x1, x1, self.eps, None, b, _swapped(self.cost))
 
-    def measured(self, team: Team = ALONE) -> "Problem":
+    def measured(self, team: Team = SINGLE) -> "Problem":
         """The same problem with its cost's moments known."""
         if self.known is not None:
             return self
         with Workers(self.x0.device):
             return replace(self, known=moments(self.cost, self.x0, self.x1, *self.weights(), team))
 
-    def at(self, rel_eps: float, team: Team = ALONE) -> "Problem":
+    def at(self, rel_eps: float, team: Team = SINGLE) -> "Problem":
         """The same problem with eps = rel_eps std(C)."""
         measured = self.measured(team)
         assert measured.known is not None

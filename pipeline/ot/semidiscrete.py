@@ -20,11 +20,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.ot.crowd import Crowd, meet
+from pipeline.ot.crowd import PointPass, point_pass
 from pipeline.ot.kernel import LOG2E
 from pipeline.ot.surrogate import Surrogate
 from pipeline.ot.sweep import Sweep
-from pipeline.ot.targets import Source, Targets
+from pipeline.ot.targets import PointSource, Targets
 from pipeline.ot.tiles import Workers
 
 BLUR = 0.2  # rel_eps of the first round: the Gaussian potential is good there
@@ -43,7 +43,7 @@ LEAST = 1e-30  # of a datum's mass, so that one that got nothing can be reached
 SIGMAS = 2.0  # what is asked for lies so far above the estimate
 STALLED = 20  # rounds without progress after which a solve gives up
 
-Progress = Callable[[int, int, float], None]
+RoundProgress = Callable[[int, int, float], None]
 Save = Callable[[dict[str, Float64[Tensor, "..."]]], None]
 
 
@@ -104,13 +104,13 @@ class Ascent:
 
 def solve_semidiscrete(
     targets: Targets,
-    source: Source,
+    source: PointSource,
     eps: float,
     *,
     chi2: float = 0.05,
     max_rounds: int = 10_000,
     g0: Float[Tensor, " N"] | None = None,
-    progress: Progress | None = None,
+    progress: RoundProgress | None = None,
     resume: dict[str, Float64[Tensor, "..."]] | None = None,
     save: Save | None = None,
 ) -> Semidiscrete:
@@ -141,13 +141,13 @@ def solve_semidiscrete(
     started = time.perf_counter()
     device = targets.own.device
     with Workers(device) as workers:
-        std = cost_std(targets, source)
+        std = semidiscrete_cost_std(targets, source)
         state = Ascent.of(resume, device) if resume is not None else _begin(targets, source, eps, std, g0)
         while True:
             if save is not None and state.rounds:
                 save(state.arrays())
             count, small = _points(targets, state, chi2), 2.0**-state.depth
-            crowd = meet(targets, source, state.points, count, state.g, state.level, small, workers)
+            crowd = point_pass(targets, source, state.points, count, state.g, state.level, small, workers)
             state.points += crowd.points
             state.rounds += 1
             soft = chi_square(targets, crowd, hard=False)
@@ -176,12 +176,12 @@ def solve_semidiscrete(
     return Semidiscrete(state.g, report)
 
 
-def cost_std(targets: Targets, source: Source) -> float:
+def semidiscrete_cost_std(targets: Targets, source: PointSource) -> float:
     """Standard deviation of the cost between the source and the data: what a relative eps is relative to."""
     return targets.cost_std(source.points(0, MOMENTS))
 
 
-def chi_square(targets: Targets, crowd: Crowd, *, hard: bool) -> float:
+def chi_square(targets: Targets, crowd: PointPass, *, hard: bool) -> float:
     """The unbiased estimate of sum_j (p_j - b_j)^2 / b_j from the points of a pass (arXiv 2509.25519, section 3.2).
 
     Args:
@@ -200,7 +200,7 @@ def _chance(count: int, chi2: float, points: int) -> float:
     return math.sqrt(4 * level / points + 2 * count * (1 + level) / points**2)
 
 
-def _begin(targets: Targets, source: Source, eps: float, std: float, g0: Float[Tensor, " N"] | None) -> Ascent:
+def _begin(targets: Targets, source: PointSource, eps: float, std: float, g0: Float[Tensor, " N"] | None) -> Ascent:
     if std == 0:  # all data are alike: any potential serves
         return Ascent(torch.zeros_like(targets.b), eps or 1.0, eps or 1.0)
     smoothing = eps or SMOOTH * std
@@ -222,7 +222,7 @@ def _points(targets: Targets, state: Ascent, chi2: float) -> int:
 def _advance(
     targets: Targets,
     state: Ascent,
-    crowd: Crowd,
+    crowd: PointPass,
     found: float,
     soft: float,
     chi2: float,
@@ -249,7 +249,7 @@ def _advance(
         state.depth = min(max(state.depth * (1.5 if kept < FEW else 0.8), SHALLOW), DEEP)
 
 
-def _solve(targets: Targets, state: Ascent, crowd: Crowd, eps: float, workers: Workers) -> Float[Tensor, " N"]:
+def _solve(targets: Targets, state: Ascent, crowd: PointPass, eps: float, workers: Workers) -> Float[Tensor, " N"]:
     """The potential at `eps` that gives every datum its weight from the points of this pass alone.
 
     The stand-in's rows are the data and its columns the points, so that its iterations exchange a sum a point.

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.ot.tiles import Group, groups, sections
+from pipeline.ot.tiles import TileRun, tile_runs, sections
 
 UNIT = 2.0**62  # what a mass of 1 counts in integers: all of them fit, and a mass of 1e-6 keeps 42 bits
 
@@ -28,7 +28,7 @@ class Team(Protocol):
         """Replace `values` by its sum over the members, in place, and return it."""
 
 
-class Alone:
+class SingleProcess:
     """A team of one."""
 
     rank, size = 0, 1
@@ -38,10 +38,10 @@ class Alone:
         return values
 
 
-ALONE = Alone()
+SINGLE = SingleProcess()
 
 
-class Share:
+class RowPartition:
     """The rows of an n x m kernel that this member of `team` works on.
 
     Attributes:
@@ -50,7 +50,7 @@ class Share:
         rows: what they span.
     """
 
-    def __init__(self, n: int, m: int, device: torch.device, team: Team = ALONE) -> None:
+    def __init__(self, n: int, m: int, device: torch.device, team: Team = SINGLE) -> None:
         self.n, self.m, self.device, self.team = n, m, device, team
         self.sections = sections(n, m, device)
         count = len(self.sections)
@@ -58,9 +58,9 @@ class Share:
         bounds = [section.start for section in self.sections] + [n]
         self.rows = slice(bounds[self.mine.start], bounds[self.mine.stop])
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[TileRun]:
         """Runs of tiles that cover this member's rows."""
-        return [group for k in self.mine for group in groups(self.sections[k], self.m, self.device)]
+        return [group for k in self.mine for group in tile_runs(self.sections[k], self.m, self.device)]
 
     def masses(self, parts: Int64[Tensor, " k"]) -> Float[Tensor, " k"]:
         """Masses summed over the members, from this member's in integers (see `count`)."""
@@ -93,6 +93,6 @@ def check_team(size: int, n: int, m: int, device: torch.device) -> None:
         raise InputError(f"cluster.actors_per_block={size}: a block of {n} source rows keeps {most} busy; lower it")
 
 
-def count(masses: Float[Tensor, "*k"]) -> Int64[Tensor, "*k"]:
+def to_fixed_point(masses: Float[Tensor, "*k"]) -> Int64[Tensor, "*k"]:
     """Masses of at most 1 as integers, whose sums are exact in any order."""
     return (masses.double() * UNIT).long()

@@ -21,9 +21,9 @@ from pipeline.ot.coupling import EntropicCoupling
 from pipeline.ot.descent import BLUR, SHARPEN, THINNED, Progress, Save, Trail, cold, descend, thinned
 from pipeline.ot.kernel import LOG2E
 from pipeline.ot.problem import Problem, entropy
-from pipeline.ot.share import ALONE, Team
-from pipeline.ot.sinkhorn import Block, check_limits, finish
-from pipeline.ot.surrogate import Solution, Surrogate
+from pipeline.ot.share import SINGLE, Team
+from pipeline.ot.sinkhorn import ProblemArrays, check_limits, finish_coupling
+from pipeline.ot.surrogate import SurrogateSolution, Surrogate
 from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
@@ -57,7 +57,7 @@ class Sharpness:
         log_eps, logit: where E was last looked at, and that of E.
     """
 
-    block: Block
+    block: ProblemArrays
     wanted: float
     slope: float = SLOPE
     estimated: bool = False
@@ -108,7 +108,7 @@ class Sharpness:
                 at = (low + high) / 2
         return at
 
-    def _of(self, solution: Solution) -> float:
+    def _of(self, solution: SurrogateSolution) -> float:
         return solution.entropy / self.marginals - 1
 
 
@@ -132,14 +132,14 @@ def check_reachable(sharpness: float, source: float, target: float) -> None:
         )
 
 
-def solve_for_entropy(
+def solve_for_sharpness(
     problem: Problem,
     sharpness: float,
     *,
     tol: float = 1e-3,
     max_passes: int = 20_000,
     progress: Progress | None = None,
-    team: Team = ALONE,
+    team: Team = SINGLE,
     resume: dict[str, Float64[Tensor, "..."]] | None = None,
     save: Save | None = None,
     backend: BackendName = "auto",
@@ -162,7 +162,7 @@ def solve_for_entropy(
     check_limits(tol, max_passes)
     started = time.perf_counter()
     with Workers(problem.x0.device):
-        block = Block(problem, team, choose(backend, problem))
+        block = ProblemArrays(problem, team, choose(backend, problem))
         if min(len(block.a), len(block.b)) == 1 or block.std == 0:
             raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
         check_reachable(sharpness, entropy(block.a), entropy(block.b))
@@ -185,10 +185,10 @@ def solve_for_entropy(
             save=None if save is None else partial(_saved, save, aim),
             team=team,
         )
-        return finish(block, trail, last, tol, started)
+        return finish_coupling(block, trail, last, tol, started)
 
 
-def _first(block: Block, wanted: float, tol: float) -> tuple[Sharpness, Trail]:
+def _first(block: ProblemArrays, wanted: float, tol: float) -> tuple[Sharpness, Trail]:
     """Where the search begins: at a blurred eps, or where a thinned problem leaves the same mutual information.
 
     H(a) + H(b) - H(P) = (1 - E) (H(a) + H(b)) / 2 hardly depends on how many points stand for two densities, as long as
@@ -198,7 +198,7 @@ def _first(block: Block, wanted: float, tol: float) -> tuple[Sharpness, Trail]:
     least = min(len(block.a), len(block.b))
     every = min(max(least // ENOUGH, MANY), THINNED)
     if least // every >= FEWEST:
-        few = Block(thinned(block.supported, 1.0, every), ALONE, block.kernel.backend)
+        few = ProblemArrays(thinned(block.supported, 1.0, every), SINGLE, block.kernel.backend)
         alike = 1 - (1 - wanted) * aim.marginals / ((entropy(few.a) + entropy(few.b)) / 2)
         if alike > BROAD and few.std > 0:
             rough = max(tol, ROUGH)

@@ -16,7 +16,7 @@ from pipeline.ot.descent import Progress, Save, Trail, cold, descend, warm
 from pipeline.ot.kernel import LOG2E, kernel_of
 from pipeline.ot.problem import Problem, entropy
 from pipeline.ot.report import sharpness, transport_costs
-from pipeline.ot.share import ALONE, Share, Team, check_team
+from pipeline.ot.share import SINGLE, RowPartition, Team, check_team
 from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
@@ -28,7 +28,7 @@ def solve_sinkhorn(
     max_passes: int = 20_000,
     g0: Float[Tensor, " m"] | None = None,
     progress: Progress | None = None,
-    team: Team = ALONE,
+    team: Team = SINGLE,
     resume: dict[str, Float64[Tensor, "..."]] | None = None,
     save: Save | None = None,
     backend: BackendName = "auto",
@@ -59,7 +59,7 @@ def solve_sinkhorn(
         raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
     started = time.perf_counter()
     with Workers(problem.x0.device):
-        block = Block(problem, team, choose(backend, problem))
+        block = ProblemArrays(problem, team, choose(backend, problem))
         kernel, eps, std = block.kernel, problem.eps, block.std
         if resume is not None:
             trail = Trail.of(resume, block.a.device)
@@ -70,7 +70,7 @@ def solve_sinkhorn(
         last, trail = descend(
             kernel, block.a, block.b, std, trail, tol, max_passes, progress=progress, save=save, team=team
         )
-        return finish(block, trail, last, tol, started)
+        return finish_coupling(block, trail, last, tol, started)
 
 
 def check_limits(tol: float, max_passes: int) -> None:
@@ -81,7 +81,7 @@ def check_limits(tol: float, max_passes: int) -> None:
         raise InputError(f"max_passes={max_passes!r}: at least one pass is needed; give a larger number")
 
 
-class Block:
+class ProblemArrays:
     """A problem without its rows of zero weight, ready to be solved by a team."""
 
     def __init__(self, problem: Problem, team: Team, backend: Backend) -> None:
@@ -95,11 +95,11 @@ class Block:
         if len(self.a) < problem.n or len(self.b) < problem.m:
             self.supported = replace(self.whole, x0=problem.x0[source], x1=problem.x1[self.target], a=self.a, b=self.b)
         self.kernel = kernel_of(self.supported, backend)
-        self.share = Share(len(self.a), len(self.b), a.device, team)
+        self.share = RowPartition(len(self.a), len(self.b), a.device, team)
         check_team(team.size, len(self.a), len(self.b), a.device)
 
 
-def finish(block: Block, trail: Trail, last: Sweep, tol: float, started: float) -> EntropicCoupling:
+def finish_coupling(block: ProblemArrays, trail: Trail, last: Sweep, tol: float, started: float) -> EntropicCoupling:
     """The coupling and its report from the end of a solve and the sweep over its final potentials."""
     eps = trail.eps
     problem, share, kernel = replace(block.whole, eps=eps), block.share, block.kernel
@@ -133,7 +133,7 @@ def finish(block: Block, trail: Trail, last: Sweep, tol: float, started: float) 
 
 
 def _extend(
-    problem: Problem, block: Block, f: Float[Tensor, " n_support"], g: Float[Tensor, " m_support"]
+    problem: Problem, block: ProblemArrays, f: Float[Tensor, " n_support"], g: Float[Tensor, " m_support"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
     """Potentials of the rows of zero weight: the soft-min of the other side's, which all other rows satisfy already."""
     supported, team, backend = block.supported, block.team, block.kernel.backend
@@ -143,7 +143,7 @@ def _extend(
 
 
 def softmin(
-    problem: Problem, g: Float[Tensor, " m"], team: Team = ALONE, backend: Backend = TORCH
+    problem: Problem, g: Float[Tensor, " m"], team: Team = SINGLE, backend: Backend = TORCH
 ) -> Float[Tensor, " n"]:
     """f_i = -eps log sum_j b_j exp((g_j - C_ij) / eps), one half-pass.
 
@@ -153,7 +153,7 @@ def softmin(
     """
     kernel = kernel_of(problem, backend)
     gamma = kernel.gamma(g, problem.eps)
-    share = Share(problem.n, problem.m, gamma.device, team)
+    share = RowPartition(problem.n, problem.m, gamma.device, team)
     with Workers(gamma.device) as workers:
         logits = kernel.bound(gamma, problem.eps)
         swept = backend.sweep(logits, gamma, problem.weights()[0], share, workers, marginal=False)

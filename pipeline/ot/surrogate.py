@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from pipeline.ot.anderson import Anderson
-from pipeline.ot.share import UNIT, Share
+from pipeline.ot.share import UNIT, RowPartition
 from pipeline.ot.sweep import Sweep
 from pipeline.ot.tiles import Workers
 
@@ -32,7 +32,7 @@ TINY = 1e-300
 BUSY = 2**17  # entries that are worth a thread's start
 
 
-class Solution(NamedTuple):
+class SurrogateSolution(NamedTuple):
     """What the stand-in's solution at some eps is expected to be."""
 
     gamma: Float[Tensor, " m"]
@@ -59,7 +59,7 @@ class Surrogate:
         a: Float[Tensor, " n"],
         b: Float[Tensor, " m"],
         log_b: Float[Tensor, " m"],
-        share: Share,
+        share: RowPartition,
         workers: Workers,
         measured: Float[Tensor, " n"] | None = None,
     ) -> None:
@@ -73,9 +73,9 @@ class Surrogate:
         runs = min(len(share.mine), workers.threads, 1 + len(self.i) // BUSY)
         ends = [len(share.mine) * k // runs for k in range(runs + 1)]
 
-        def cut(run: tuple[int, int]) -> Part:
+        def cut(run: tuple[int, int]) -> SurrogatePart:
             entries = slice(self.cuts[run[0]], self.cuts[run[1]])
-            return Part(self.i[entries], self.j[entries], bounds[run[0] : run[1] + 1], entries, len(b))
+            return SurrogatePart(self.i[entries], self.j[entries], bounds[run[0] : run[1] + 1], entries, len(b))
 
         self.parts = list(workers.map(cut, list(pairwise(ends))))
         mass = self.logits.exp2()
@@ -98,7 +98,7 @@ class Surrogate:
             left = total - self._entropy_of(a[self.i] * mass) + rest * math.log(rest)
             self.entropy_of_rest = max(0.0, left) / rest
 
-    def solve(self, sharpen: float, tol: float) -> Solution:
+    def solve(self, sharpen: float, tol: float) -> SurrogateSolution:
         """Sinkhorn with Anderson acceleration on the stand-in, at 1 / sharpen times the sweep's eps."""
         log_b = self.log_b[self.j]
         logits = (self.logits - log_b) * sharpen + log_b
@@ -129,7 +129,7 @@ class Surrogate:
         self.start = best if error < SOLVED else self.start
         nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
         gamma = (self.gamma - self.log_b) * sharpen + self.log_b + best
-        return Solution(gamma, scaling.clamp(min=TINY).log2() - top, error, rest, nats)
+        return SurrogateSolution(gamma, scaling.clamp(min=TINY).log2() - top, error, rest, nats)
 
     def _iterate(
         self, v: Float[Tensor, " m"], r: Float[Tensor, " n"], c: Float[Tensor, " m"]
@@ -138,7 +138,7 @@ class Surrogate:
         u, masses = torch.zeros_like(self.a), torch.zeros_like(self.b, dtype=torch.int64)
         outside = c @ v
 
-        def work(part: Part) -> Int64[Tensor, " m"]:
+        def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
             rows = part.rows
             u[rows] = self.a[rows] / (part.kernel @ v + r[rows] * outside).clamp(min=TINY)
             return part.spread(u, c, v)
@@ -153,7 +153,7 @@ class Surrogate:
         return self.share.each(each).sum().item()
 
 
-class Part:
+class SurrogatePart:
     """The kept entries of some consecutive sections, as a sparse matrix by rows and by columns.
 
     By columns each section is apart, with a last column for the rest, since what a section adds must not depend on

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.ot.logits import Logits
-from pipeline.ot.share import Share, count
-from pipeline.ot.tiles import Group, Workers
+from pipeline.ot.share import RowPartition, to_fixed_point
+from pipeline.ot.tiles import TileRun, Workers
 
 SAMPLE = 2**17  # entries by which the window is judged
 
@@ -42,7 +42,7 @@ def sweep(
     kernel: Logits,
     gamma: Float[Tensor, " m"],
     a: Float[Tensor, " n"],
-    share: Share,
+    share: RowPartition,
     workers: Workers,
     *,
     keep: int | None = None,
@@ -67,7 +67,7 @@ def sweep(
     phi, bits = torch.zeros_like(a), torch.zeros_like(a) if entropies else None
     window = None if keep is None else _window(kernel, keep)
 
-    def work(group: Group) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+    def work(group: TileRun) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
         size = group[0].stop - group[0].start
         buffer = workers.room(0, size, kernel.m, kernel.empty)
         weights_buffer = workers.room(1, size, kernel.m, kernel.empty) if entropies else buffer
@@ -90,7 +90,7 @@ def sweep(
             if near is not None:
                 i, j, logit = near
                 found.append(((i + rows.start).int(), j.int(), logit - total.log2()[i]))
-        return count(columns), found
+        return to_fixed_point(columns), found
 
     masses, found = torch.zeros_like(gamma, dtype=torch.int64), []
     for part, entries in workers.map(work, share.groups()):
@@ -103,7 +103,7 @@ def sweep(
     return Sweep(gamma, phi, columns, bits, Entries(i, j, logits))
 
 
-def large_entries(kernel: Logits, phi: Float[Tensor, " n"], share: Share, workers: Workers, keep: int) -> Entries:
+def large_entries(kernel: Logits, phi: Float[Tensor, " n"], share: RowPartition, workers: Workers, keep: int) -> Entries:
     """The entries that `sweep` collects, for a backend that knows the rows' log-sums from elsewhere.
 
     Args:
@@ -112,7 +112,7 @@ def large_entries(kernel: Logits, phi: Float[Tensor, " n"], share: Share, worker
     """
     window = _window(kernel, keep)
 
-    def work(group: Group) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def work(group: TileRun) -> list[tuple[Tensor, Tensor, Tensor]]:
         buffer = workers.room(0, group[0].stop - group[0].start, kernel.m, kernel.empty)
         found = []
         for rows in group:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.ot.gaussian import gaussian_potential
-from pipeline.ot.share import ALONE, Share, Team
+from pipeline.ot.share import SINGLE, RowPartition, Team
 
 BATCH = 2**16  # points that sections are cut for: a constant, for they must not depend on how many come at once
 MOMENT_ROWS = 2**16  # the data's moments come from at most this many of them, evenly spaced
 
 
 @runtime_checkable
-class Source(Protocol):
+class PointSource(Protocol):
     """A distribution whose points are functions of their number."""
 
     def points(self, first: int, count: int) -> Float[Tensor, "count d"]:
@@ -47,14 +47,14 @@ class Targets:
     """
 
     def __init__(
-        self, y: Float[Tensor, "N d"], b: Float[Tensor, " N"] | None = None, device: str = "cpu", team: Team = ALONE
+        self, y: Float[Tensor, "N d"], b: Float[Tensor, " N"] | None = None, device: str = "cpu", team: Team = SINGLE
     ) -> None:
         if y.ndim != 2 or 0 in y.shape:
             raise InputError(f"y: shape {tuple(y.shape)}; give a non-empty matrix, a datum a row")
         if b is not None and not (b.shape == y.shape[:1] and bool((b > 0).all()) and abs(b.sum().item() - 1) < 1e-4):
             raise InputError("b: needs one positive weight a datum, summing to 1; leave out data of zero weight")
         self.count, self.dim = y.shape
-        self.share = Share(self.count, BATCH, torch.device(device), team)
+        self.share = RowPartition(self.count, BATCH, torch.device(device), team)
         if team.size > len(self.share.sections):
             raise InputError(
                 f"cluster.actors={team.size}: {self.count} data keep {len(self.share.sections)} busy; lower it"

@@ -21,7 +21,7 @@ GPU_ENTRIES = 2**27
 CPU_SECTIONS, GPU_SECTIONS = 16, 64  # at most: so many processes can share a block
 GROUPS = 4  # of a section, at most: runs of tiles that one thread adds up
 
-Group = list[slice]  # consecutive tiles, as row numbers
+TileRun = list[slice]  # consecutive tiles, as row numbers
 
 _here = threading.local()  # the scope that this thread is in
 
@@ -42,7 +42,7 @@ def sections(n: int, m: int, device: torch.device) -> list[slice]:
     return _cut(slice(0, n), tile_rows(m, device), CPU_SECTIONS if device.type == "cpu" else GPU_SECTIONS)
 
 
-def groups(section: slice, m: int, device: torch.device) -> list[Group]:
+def tile_runs(section: slice, m: int, device: torch.device) -> list[TileRun]:
     """The tiles of a section, as consecutive groups."""
     size = tile_rows(m, device)
     return [

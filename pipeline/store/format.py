@@ -26,7 +26,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
-from pipeline.place import Place, place
+from pipeline.place import AnyPath, as_path
 
 FORMAT_VERSION = 1
 OUTLINE = "outline.json"
@@ -136,7 +136,7 @@ def pairs_per_record(shape: tuple[int, ...], payload: str) -> int:
     return max(1, RECORD_BYTES // {"full": 2 * side, "seeded": side, "ids": 12}[payload])
 
 
-def write_index(directory: Place, index: Index) -> None:
+def write_index(directory: AnyPath, index: Index) -> None:
     """Write `index.json`; call it when every shard is in place."""
     tree = dataclasses.asdict(index)
     for later in ("weighted", "source_fingerprint", "times"):  # the same bytes as before there were such stores
@@ -146,24 +146,24 @@ def write_index(directory: Place, index: Index) -> None:
     (directory / OUTLINE).unlink(missing_ok=True)
 
 
-def write_outline(directory: Place, outline: Outline) -> None:
+def write_outline(directory: AnyPath, outline: Outline) -> None:
     """Write `outline.json`, which `write_index` removes."""
     write_atomically(directory / OUTLINE, _to_json(dataclasses.asdict(outline)))
 
 
-def write_sidecar(directory: Place, sidecar: Sidecar) -> None:
+def write_sidecar(directory: AnyPath, sidecar: Sidecar) -> None:
     """Write a shard's sidecar beside it; call it when the tar has its final name."""
     write_atomically(sidecar_path(directory, sidecar.shard.name), _to_json(dataclasses.asdict(sidecar)))
 
 
-def read_index(directory: str | Place) -> Index:
+def read_index(directory: str | AnyPath) -> Index:
     """Read `index.json`.
 
     Raises:
         InputError: no such directory, a store that is not complete, or one of another format version.
     """
-    path = place(directory) / "index.json"
-    if not place(directory).is_dir():
+    path = as_path(directory) / "index.json"
+    if not as_path(directory).is_dir():
         raise InputError(f"pair store {str(directory)!r}: no such directory; make it with `flowpairs couple CONFIG`")
     if not path.is_file():
         raise InputError(
@@ -182,13 +182,13 @@ def read_index(directory: str | Place) -> Index:
         raise InputError(f"{path}: not an index of a pair store ({_first(error)}); make the store again") from error
 
 
-def read_outline(directory: str | Place) -> Outline:
+def read_outline(directory: str | AnyPath) -> Outline:
     """What is known of a store whose job runs, is dead or is finished.
 
     Raises:
         InputError: no store, or one that no job of this version has begun.
     """
-    root = place(directory)
+    root = as_path(directory)
     if not (root / "index.json").is_file():
         try:
             return _outline(root / OUTLINE)
@@ -199,7 +199,7 @@ def read_outline(directory: str | Place) -> Outline:
     return Outline(dataclasses.replace(index, shards=()), shards)
 
 
-def _outline(path: Place) -> Outline:
+def _outline(path: AnyPath) -> Outline:
     data = path.read_bytes()
     try:
         outline = TypeAdapter(Outline).validate_json(data, strict=True)
@@ -211,12 +211,12 @@ def _outline(path: Place) -> Outline:
     return outline
 
 
-def sidecar_path(directory: Place, name: str) -> Place:
+def sidecar_path(directory: AnyPath, name: str) -> AnyPath:
     """Of a shard, by its name."""
     return directory / "shards" / str(PurePosixPath(name).with_suffix(".json"))
 
 
-def read_sidecar(path: Place) -> Sidecar:
+def read_sidecar(path: AnyPath) -> Sidecar:
     """Read one sidecar; `InputError` when it is not one."""
     data, _ = _read_json(path)
     try:
@@ -230,7 +230,7 @@ def _to_json(tree: dict[str, Any]) -> bytes:
     return (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _read_json(path: Place) -> tuple[bytes, dict[str, Any]]:
+def _read_json(path: AnyPath) -> tuple[bytes, dict[str, Any]]:
     """The bytes of a JSON file and the object that they are."""
     try:
         data = path.read_bytes()

@@ -2,11 +2,11 @@
 
 import hashlib
 
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from pipeline.store.format import Shard
 
 
-def damage(directory: Place, shard: Shard, *, content: bool = True) -> str | None:
+def damage(directory: AnyPath, shard: Shard, *, content: bool = True) -> str | None:
     """What is wrong with a shard, to be put behind its name; None where nothing is.
 
     Args:

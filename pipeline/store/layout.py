@@ -11,17 +11,17 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.errors import InputError
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from pipeline.store import npy
 from pipeline.tar import members
 
 HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode` writes
 
-Places = dict[str, tuple[int, int]]  # extension -> offset and size of a record's member
+Extents = dict[str, tuple[int, int]]  # extension -> offset and size of a record's member
 
 
 @runtime_checkable
-class Source(Protocol):
+class ReadableFile(Protocol):
     """An open file, local or one of fsspec's."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -32,7 +32,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """The records of one shard, in arrays: a store has as many of them as it has MiB.
 
     Attributes:
@@ -45,7 +45,7 @@ class Layout:
     places: Int64[np.ndarray, "records members 2"]
     edges: Int64[np.ndarray, " edges"]
 
-    def read(self, file: Source, record: int) -> dict[str, bytes]:
+    def read(self, file: ReadableFile, record: int) -> dict[str, bytes]:
         """The members of a record, by extension."""
         out = {}
         for name, (offset, size) in zip(self.members, self.places[record].tolist(), strict=True):
@@ -54,7 +54,7 @@ class Layout:
         return out
 
 
-def survey(path: Place, wanted: Collection[str]) -> Layout:
+def read_layout(path: AnyPath, wanted: Collection[str]) -> ShardLayout:
     """Walk through a shard and note where its records' wanted members lie.
 
     Raises:
@@ -70,11 +70,11 @@ def survey(path: Place, wanted: Collection[str]) -> Layout:
                 missing = next(name for name in names if name.endswith(".npy") and name != "row.npy")
                 raise ValueError(f"record {key!r}: {missing} is missing")
             offset, size = arrays[0]
-            edges.append(edges[-1] + npy.length(read_member(file, (offset, min(size, HEADER_BYTES)))))
-    return Layout(names, np.array(places, np.int64).reshape(-1, len(names), 2), np.array(edges))
+            edges.append(edges[-1] + npy.npy_length(read_member(file, (offset, min(size, HEADER_BYTES)))))
+    return ShardLayout(names, np.array(places, np.int64).reshape(-1, len(names), 2), np.array(edges))
 
 
-def walk(file: Source) -> Iterator[tuple[str, Places]]:
+def walk(file: ReadableFile) -> Iterator[tuple[str, Extents]]:
     """Key and members of each record of a tar, in order; nothing is read but headers.
 
     Raises:
@@ -83,7 +83,7 @@ def walk(file: Source) -> Iterator[tuple[str, Places]]:
     source: Any = file
     with tarfile.open(fileobj=source, mode="r:") as tar:
         for key, parts in groupby(members(tar), lambda member: member.name.partition(".")[0]):
-            found: Places = {}
+            found: Extents = {}
             for member in parts:
                 extension = member.name.partition(".")[2]
                 if not member.isreg() or extension in found:
@@ -92,14 +92,14 @@ def walk(file: Source) -> Iterator[tuple[str, Places]]:
             yield key, found
 
 
-def read_member(file: Source, place: tuple[int, int]) -> bytes:
+def read_member(file: ReadableFile, place: tuple[int, int]) -> bytes:
     """The bytes at an offset, as many as there are up to a size."""
     file.seek(place[0])
     return file.read(place[1])
 
 
 @contextmanager
-def opened(path: Place) -> Iterator[Source]:
+def opened(path: AnyPath) -> Iterator[ReadableFile]:
     """Open a shard; whatever its tar makes the standard library raise is an `InputError` that names it."""
     try:
         with path.open("rb") as file:

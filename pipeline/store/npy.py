@@ -15,36 +15,36 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.place import Place
+from pipeline.place import AnyPath
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _SHAPE = rb"((?:\d{1,18}, ?)*\d{0,18})"
 _HEADER = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \(" + _SHAPE + rb"\), ?\} *\n")
 
 
-def encode(values: np.ndarray) -> bytes:
+def encode_npy(values: np.ndarray) -> bytes:
     """The bytes of a .npy file, format 1.0."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.asarray(values, order="C"), version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
 
 
-def load(path: Place) -> np.ndarray:
+def load_npy(path: AnyPath) -> np.ndarray:
     """The array of a .npy file, read-only and mapped into memory; raises as `decode`, and OSError.
 
     A file at a URL is copied into local temporary storage first, which is free again when the array is.
     """
     with path.open("rb") as source:
         if isinstance(path, Path):
-            return decode(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
+            return decode_npy(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
         with tempfile.TemporaryFile() as file:
             print(f"{path}: copying {path.stat().st_size:,} bytes to {tempfile.gettempdir()}", file=sys.stderr)
             shutil.copyfileobj(source, file, 2**22)
             file.flush()
-            return decode(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return decode_npy(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def length(head: bytes) -> int:
+def npy_length(head: bytes) -> int:
     """Size of the first axis, from the first bytes of a .npy file; ValueError where there is none."""
     _, shape, _ = _header(head)
     if not shape:
@@ -52,7 +52,7 @@ def length(head: bytes) -> int:
     return shape[0]
 
 
-def decode(data: bytes | mmap.mmap) -> np.ndarray:
+def decode_npy(data: bytes | mmap.mmap) -> np.ndarray:
     """The array in the bytes of a .npy file, read-only and without a copy.
 
     Raises:

@@ -25,7 +25,7 @@ from jaxtyping import Float32, Int64
 
 from pipeline import noise
 from pipeline.features import gather
-from pipeline.place import Place, place
+from pipeline.place import AnyPath, as_path
 from pipeline.store import npy
 from pipeline.store.format import Index, source_copy
 from pipeline.store.layout import opened, read_member, walk
@@ -60,7 +60,7 @@ class Record:
     span: tuple[float, float] | None = None
 
 
-def encode(record: Record, payload: str, block: int) -> dict[str, bytes]:
+def encode_record(record: Record, payload: str, block: int) -> dict[str, bytes]:
     """The members of a record's tar entry, by extension."""
     first = None if record.rows is None else int(record.rows[0])
     meta: dict[str, Any] = {"block": block, "seed": record.seed, "first_noise_counter": first}
@@ -68,27 +68,27 @@ def encode(record: Record, payload: str, block: int) -> dict[str, bytes]:
         meta["span"] = list(record.span)
     fields = {}
     if payload == "ids":
-        fields["id.npy"] = npy.encode(record.data_ids.astype("<u4"))
+        fields["id.npy"] = npy.encode_npy(record.data_ids.astype("<u4"))
         if record.source_ids is not None:
-            fields["source_id.npy"] = npy.encode(record.source_ids.astype("<u4"))
+            fields["source_id.npy"] = npy.encode_npy(record.source_ids.astype("<u4"))
     else:
         assert record.x1 is not None
         meta["data_ids"] = record.data_ids.tolist()
         if record.source_ids is not None:
             meta["source_ids"] = record.source_ids.tolist()
-        fields["x1.npy"] = npy.encode(record.x1)
+        fields["x1.npy"] = npy.encode_npy(record.x1)
         if record.labels is not None:
-            fields["label.npy"] = npy.encode(record.labels)
+            fields["label.npy"] = npy.encode_npy(record.labels)
     if payload == "full":
         assert record.x0 is not None
-        fields["x0.npy"] = npy.encode(record.x0)
+        fields["x0.npy"] = npy.encode_npy(record.x0)
     else:
         known = record.rows is not None or (payload == "ids" and record.source_ids is not None)
         assert known, "x0 of another origin has no counter to come back from"
     if record.rows is not None and (np.diff(record.rows) != 1).any():
-        fields["row.npy"] = npy.encode(record.rows.astype("<u8"))
+        fields["row.npy"] = npy.encode_npy(record.rows.astype("<u8"))
     if record.weights is not None:
-        fields["weight.npy"] = npy.encode(record.weights)
+        fields["weight.npy"] = npy.encode_npy(record.weights)
     return {**fields, "meta.json": json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()}
 
 
@@ -100,8 +100,8 @@ class Decoder:
         index: its index.
     """
 
-    def __init__(self, directory: str | Place, index: Index) -> None:
-        self.directory, self.index = place(directory), index
+    def __init__(self, directory: str | AnyPath, index: Index) -> None:
+        self.directory, self.index = as_path(directory), index
 
     def members(self, names: Sequence[str]) -> set[str]:
         """The tar extensions that hold the named arrays, as `decode` knows them."""
@@ -131,8 +131,9 @@ class Decoder:
             if missing:
                 raise ValueError(f"{sorted(missing)[0]} is missing")
             out[name] = getattr(self, f"_{name}")(fields, part)
-        if len({len(array) for array in out.values()}) > 1:
-            raise ValueError(f"fields of different lengths: { {name: len(array) for name, array in out.items()} }")
+        lengths = {name: len(array) for name, array in out.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"fields of different lengths: {lengths}")
         if not all(map(len, out.values())):
             raise ValueError("a record without pairs")
         return out
@@ -228,7 +229,7 @@ class Decoder:
         return self._load(source_copy(self.index))
 
     def _load(self, name: str) -> Float32[np.ndarray, "N ..."]:
-        data = npy.load(self.directory / name)
+        data = npy.load_npy(self.directory / name)
         if data.dtype != np.float32 or data.shape[1:] != self.index.shape or not len(data):
             raise ValueError(
                 f"{name} is {list(data.shape)} of {data.dtype}, not float32 {list(self.index.shape)} a row"
@@ -238,13 +239,13 @@ class Decoder:
     @cached_property
     def labels(self) -> Int64[np.ndarray, " N"]:
         """The labels' copy in the store."""
-        labels = npy.load(self.directory / "labels.npy")
+        labels = npy.load_npy(self.directory / "labels.npy")
         if labels.dtype != np.int64 or labels.shape != self.data.shape[:1]:
             raise ValueError(f"labels.npy is {list(labels.shape)} of {labels.dtype}, not one int64 a datum")
         return labels
 
 
-def samples(path: Place, extensions: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+def samples(path: AnyPath, extensions: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Key and members, by extension, of each record of a shard, in order.
 
     Args:
@@ -257,7 +258,7 @@ def samples(path: Place, extensions: Collection[str] | None = None) -> Iterator[
     with opened(path) as file:
         for key, places in walk(file):
             chosen = places if extensions is None else {name: places[name] for name in places if name in extensions}
-            yield key, {name: read_member(file, place) for name, place in chosen.items()}
+            yield key, {name: read_member(file, as_path) for name, as_path in chosen.items()}
 
 
 def read_meta(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,7 +275,7 @@ def read_meta(fields: Mapping[str, Any]) -> dict[str, Any]:
 def array(fields: Mapping[str, Any], member: str, dtype: type[np.generic], shape: tuple[int, ...] = ()) -> np.ndarray:
     """An array of a record, read-only, `shape` a pair; ValueError where it is none, or of another shape or type."""
     try:
-        out = npy.decode(fields[member])
+        out = npy.decode_npy(fields[member])
     except ValueError as error:
         raise ValueError(f"{member}: {error}") from error
     if out.dtype != dtype or out.ndim == 0 or out.shape[1:] != shape:

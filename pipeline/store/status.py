@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 
 from pipeline.config import CoupleConfig, load
 from pipeline.errors import InputError
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from pipeline.progress import remaining
 from pipeline.store import format
 
@@ -41,7 +41,7 @@ class Status:
     solve: str | None = None
 
 
-def read_status(directory: Place) -> Status:
+def read_status(directory: AnyPath) -> Status:
     """Read the status of a pair store.
 
     Raises:
@@ -75,7 +75,7 @@ def read_status(directory: Place) -> Status:
     if config.coupling.method == "semidiscrete":
         from pipeline import potentials
 
-        solve = potentials.solving(directory, potentials.problems(config, directory))
+        solve = potentials.solve_progress(directory, potentials.problem_numbers(config, directory))
     return Status(
         complete=complete,
         blocks_total=-(-total // n),
@@ -92,7 +92,7 @@ def read_status(directory: Place) -> Status:
     )
 
 
-def print_status(directory: Place, *, as_json: bool) -> None:
+def print_status(directory: AnyPath, *, as_json: bool) -> None:
     """Print the status, for a person or as one JSON object."""
     status = read_status(directory)
     if as_json:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from pipeline.store import format, tables
 
 
-def print_summary(directory: Place) -> None:
+def print_summary(directory: AnyPath) -> None:
     """Print what a complete pair store holds and how good its couplings are."""
     from rich.console import Console
     from rich.table import Table
@@ -40,11 +40,11 @@ def print_summary(directory: Place) -> None:
     Console().print(table)
 
 
-def _add_potentials(table: Any, directory: Place) -> None:
+def _add_potentials(table: Any, directory: AnyPath) -> None:
     """What the potentials of a semi-discrete coupling are."""
     from pipeline import potentials
 
-    found = potentials.load(directory)
+    found = potentials.load_potentials(directory)
     points, seconds = (sum(report[key] for report in found.reports) for key in ("points", "seconds"))
     problems = f"{len(found.reports)} problems, one a class" if len(found.reports) > 1 else "one problem"
     table.add_row("potentials", f"of {len(found.g):,} data, {problems}, {points:,} points in {seconds:.1f} s")

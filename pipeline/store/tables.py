@@ -4,21 +4,21 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import whole
-from pipeline.place import Place
+from pipeline.files import atomic_open
+from pipeline.place import AnyPath
 
 
-def write_blocks(directory: Place, reports: Iterable[dict[str, Any]]) -> None:
+def write_blocks(directory: AnyPath, reports: Iterable[dict[str, Any]]) -> None:
     """Write one row per block, in block order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = sorted(reports, key=lambda row: row["block"])
-    with whole(directory / "blocks.parquet") as file:
+    with atomic_open(directory / "blocks.parquet") as file:
         pq.write_table(pa.Table.from_pylist(rows), file)
 
 
-def read_blocks(directory: Place) -> list[dict[str, Any]]:
+def read_blocks(directory: AnyPath) -> list[dict[str, Any]]:
     """The rows of blocks.parquet; `InputError` where it is missing or damaged."""
     import pyarrow.parquet as pq
     from pyarrow import ArrowException

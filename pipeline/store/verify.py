@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from pipeline.data.spec import fingerprint
+from pipeline.data.spec import data_fingerprint
 from pipeline.errors import InputError
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from pipeline.store import format
 from pipeline.store.integrity import damage
 from pipeline.store.records import Decoder, samples
@@ -35,7 +35,7 @@ class Verdict:
     faults: list[str] = field(default_factory=list)
 
 
-def verify(directory: Place) -> Verdict:
+def verify(directory: AnyPath) -> Verdict:
     """Check sizes, hashes, counts, record keys, fields, shapes, finiteness and data ids of every shard.
 
     Raises:
@@ -74,7 +74,7 @@ class _Seen:
     data_ids: Counter[int] = field(default_factory=Counter)  # how often each was drawn
 
 
-def _check_shard(directory: Place, shard: format.Shard, index: format.Index, seen: _Seen, verdict: Verdict) -> None:
+def _check_shard(directory: AnyPath, shard: format.Shard, index: format.Index, seen: _Seen, verdict: Verdict) -> None:
     """Check one shard; a wrong hash is told once and its content is not looked at."""
     remedy = "remove it and its sidecar, then run the same `flowpairs couple` again"
     path, found = directory / "shards" / shard.name, damage(directory, shard)
@@ -111,7 +111,7 @@ def _check_shard(directory: Place, shard: format.Shard, index: format.Index, see
     verdict.pairs += pairs
 
 
-def _recorded(path: Place) -> format.Shard | None:
+def _recorded(path: AnyPath) -> format.Shard | None:
     """What a shard's sidecar says of it; None where it is not a sidecar."""
     try:
         return format.read_sidecar(path.with_suffix(".json")).shard
@@ -137,11 +137,11 @@ def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:
     return arrays["data_ids"].tolist()
 
 
-def _check_data(directory: Place, index: format.Index, verdict: Verdict) -> None:
+def _check_data(directory: AnyPath, index: format.Index, verdict: Verdict) -> None:
     """Hold the copy of the data set in a store of ids against its fingerprint."""
     decoder = Decoder(directory, index)
     try:
-        found = fingerprint(decoder.data, decoder.labels if index.num_classes else None)
+        found = data_fingerprint(decoder.data, decoder.labels if index.num_classes else None)
     except (OSError, ValueError) as error:
         verdict.faults.append(f"data.npy or labels.npy cannot be read ({error}); remove both and couple again")
         return
@@ -150,7 +150,7 @@ def _check_data(directory: Place, index: format.Index, verdict: Verdict) -> None
     if (name := format.source_copy(index)) == "data.npy" or not index.two_sided:
         return
     try:
-        found = fingerprint(decoder.source, None)
+        found = data_fingerprint(decoder.source, None)
     except (OSError, ValueError) as error:
         verdict.faults.append(f"{name} cannot be read ({error}); remove it and couple again")
         return
@@ -158,17 +158,17 @@ def _check_data(directory: Place, index: format.Index, verdict: Verdict) -> None
         verdict.faults.append(f"{name}: not the source that was coupled; remove it and couple again")
 
 
-def _check_potentials(directory: Place, verdict: Verdict) -> None:
+def _check_potentials(directory: AnyPath, verdict: Verdict) -> None:
     """Hold the potentials that pairs were matched by against their hash."""
     from pipeline import potentials
 
     try:
-        potentials.load(directory)
+        potentials.load_potentials(directory)
     except InputError as error:
         verdict.faults.append(str(error))
 
 
-def print_verdict(directory: Place, *, deep: int, as_json: bool) -> bool:
+def print_verdict(directory: AnyPath, *, deep: int, as_json: bool) -> bool:
     """Print the verdict, for a person or as one JSON object; True where no fault was found.
 
     Args:

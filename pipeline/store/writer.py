@@ -10,10 +10,10 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from pipeline.files import whole
-from pipeline.place import Place
+from pipeline.files import atomic_open
+from pipeline.place import AnyPath
 from pipeline.store import format
-from pipeline.store.records import Record, encode
+from pipeline.store.records import Record, encode_record
 
 
 class _HashingFile:
@@ -41,7 +41,7 @@ class ShardWriter:
         payload: what a record holds, see records.py.
     """
 
-    def __init__(self, directory: Place, number: int, block: int, payload: str = "full") -> None:
+    def __init__(self, directory: AnyPath, number: int, block: int, payload: str = "full") -> None:
         self.directory, self.block, self.payload = directory, block, payload
         self.path = directory / "shards" / format.shard_name(number)
         self.records = self.pairs = 0
@@ -51,7 +51,7 @@ class ShardWriter:
         from webdataset import TarWriter
 
         self.stack = ExitStack()
-        self.file = self.stack.enter_context(whole(self.path))
+        self.file = self.stack.enter_context(atomic_open(self.path))
         self.hashing = _HashingFile(self.file)
         # A fixed time and no compression: the same pairs are the same bytes.
         self.tar = TarWriter(self.hashing, user="flowpairs", group="flowpairs", encoder=False, mtime=0, compress=False)
@@ -59,7 +59,7 @@ class ShardWriter:
 
     def write(self, record: Record) -> None:
         """Append one record."""
-        fields = encode(record, self.payload, self.block)
+        fields = encode_record(record, self.payload, self.block)
         self.tar.write({"__key__": format.record_key(self.block, record.first_row), **fields})
         low, high = int(record.data_ids.min()), int(record.data_ids.max())
         self.id_range = (min(low, self.id_range[0]), max(high, self.id_range[1])) if self.id_range else (low, high)
@@ -90,7 +90,7 @@ class ShardWriter:
 
 
 def write_shard(
-    directory: Place,
+    directory: AnyPath,
     number: int,
     block: int,
     records: Iterable[Record],

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.remote import bundle
 from jobs.remote.arrival import compare
-from jobs.remote.cluster import Cluster, check_ray
+from jobs.remote.cluster import Dashboard, check_ray
 from jobs.remote.request import request
 from pipeline.config import CoupleConfig, load
 from pipeline.errors import InputError
@@ -81,7 +81,7 @@ def test_urls_and_embedded_data_are_no_relative_paths():
 def test_an_address_where_no_cluster_is(address, says, monkeypatch):
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # which `Cluster` sets
     with pytest.raises(InputError, match=says):
-        Cluster(address)
+        Dashboard(address)
 
 
 def test_another_ray_is_refused():
@@ -137,11 +137,11 @@ def test_versions_are_held_against_what_was_shipped(tmp_path):
 
 def test_constraints_pin_what_flowpairs_needs(tmp_path):
     (tmp_path / "pins.txt").write_text("numpy==2.4.6\nray==2.60.0\nray[data]==2.60.0\nraypier==1.0\n")
-    lines = bundle.pinned(tmp_path / "pins.txt", tmp_path)
+    lines = bundle.pinned_requirements(tmp_path / "pins.txt", tmp_path)
     assert "torch>=2.8" in lines
     assert not [line for line in lines if re.match("ray|pytest|jax[<=>]", line)]
     [shipped] = tmp_path.glob("constraints-*.txt")
     assert lines[-1] == f"-c ${{RAY_RUNTIME_ENV_CREATE_WORKING_DIR}}/{shipped.name}"
     assert shipped.read_text() == "numpy==2.4.6\nraypier==1.0\n"
     with pytest.raises(InputError, match="no such file"):
-        bundle.pinned(tmp_path / "absent.txt", tmp_path)
+        bundle.pinned_requirements(tmp_path / "absent.txt", tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from written import ROADS, npy, png, write, write_tar
 
 from pipeline.config import DataConfig
-from pipeline.data import DataSpec, check
+from pipeline.data import DataSpec, check_data
 from pipeline.errors import InputError
 
 GREY = np.zeros((4, 4), np.uint8)
@@ -21,7 +21,7 @@ COLOUR = np.zeros((4, 4, 3), np.uint8)
 
 def refusal(path: Path | str, **options) -> str:
     with pytest.raises(InputError) as error:
-        check(DataConfig(path=str(path), **options))
+        check_data(DataConfig(path=str(path), **options))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -46,15 +46,15 @@ def test_check_never_imports_ray(road, cifar, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == repr(check(config))
+    assert done.stdout.strip() == repr(check_data(config))
 
 
 def test_check_counts_rows_classes_and_files(cifar, tmp_path):
     images, labels = cifar
-    assert check(write("tars", tmp_path / "tars", images, labels)) == DataSpec(240, (3, 32, 32), 10, "image", 2)
+    assert check_data(write("tars", tmp_path / "tars", images, labels)) == DataSpec(240, (3, 32, 32), 10, "image", 2)
     folder = write("folder", tmp_path / "folder", images, labels)
-    assert check(folder) == DataSpec(240, (3, 32, 32), 10, "image", 240)
-    assert check(folder.model_copy(update={"label": None})).num_classes == 0
+    assert check_data(folder) == DataSpec(240, (3, 32, 32), 10, "image", 240)
+    assert check_data(folder.model_copy(update={"label": None})).num_classes == 0
 
 
 def test_leftovers_of_tools_are_not_data(cifar, tmp_path):
@@ -63,7 +63,7 @@ def test_leftovers_of_tools_are_not_data(cifar, tmp_path):
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "old.parquet").write_bytes(b"junk")
     (tmp_path / "README.md").touch()
-    assert check(config).rows == 240
+    assert check_data(config).rows == 240
 
 
 def test_paths_that_hold_no_one_data_set(tmp_path):
@@ -154,7 +154,7 @@ def test_image_folders(tmp_path):
     for name, image in {"a/0.png": GREY, "b/1.png": GREY}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         PIL.Image.fromarray(image).save(tmp_path / name)
-    assert check(DataConfig(path=str(tmp_path), label="label")).num_classes == 2
+    assert check_data(DataConfig(path=str(tmp_path), label="label")).num_classes == 2
     (tmp_path / "b" / "2.png").write_bytes(b"not an image")
     assert "2.png: not an image" in refusal(tmp_path)
     PIL.Image.fromarray(COLOUR).save(tmp_path / "b" / "2.png")
@@ -170,7 +170,7 @@ def test_image_folders(tmp_path):
 def test_tars(tmp_path):
     sample = {"0.png": png(GREY), "0.cls": b"3", "0.npy": npy(np.array([None]))}
     path = write_tar(tmp_path / "a.tar", sample)
-    assert check(DataConfig(path=str(path), column="png", label="cls")) == DataSpec(1, (1, 4, 4), 4, "image", 1)
+    assert check_data(DataConfig(path=str(path), column="png", label="cls")) == DataSpec(1, (1, 4, 4), 4, "image", 1)
     assert "data.column='jpg': no such field in sample 0 of" in refusal(path, column="jpg")
     assert refusal(path, column="jpg").endswith("it has png, cls, npy")
     assert "data.label='txt': no such field" in refusal(path, column="png", label="txt")

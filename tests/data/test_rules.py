@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.schema import class_ids, layout, scale_into, to_uniform
-from pipeline.data.spec import fingerprint
+from pipeline.data.spec import data_fingerprint
 from pipeline.errors import InputError
 
 UINT8, FLOAT, INT = np.dtype(np.uint8), np.dtype(np.float64), np.dtype(np.int32)
@@ -103,6 +103,6 @@ def test_labels_that_are_no_class_ids_are_refused(labels, says):
 def test_the_fingerprint_is_the_sha256_of_shape_numbers_and_labels():
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
     labels = np.array([2, 0, 1])
-    assert fingerprint(x, None) == hashlib.sha256(b"(3, 2)" + x.tobytes()).hexdigest()
-    assert fingerprint(x, labels) == hashlib.sha256(b"(3, 2)" + x.tobytes() + labels.tobytes()).hexdigest()
-    assert fingerprint(x, None) != fingerprint(x.reshape(2, 3), None)
+    assert data_fingerprint(x, None) == hashlib.sha256(b"(3, 2)" + x.tobytes()).hexdigest()
+    assert data_fingerprint(x, labels) == hashlib.sha256(b"(3, 2)" + x.tobytes() + labels.tobytes()).hexdigest()
+    assert data_fingerprint(x, None) != data_fingerprint(x.reshape(2, 3), None)

@@ -7,7 +7,7 @@ import pytest
 from written import ROADS, write
 
 from pipeline.config import validate
-from pipeline.data import check
+from pipeline.data import check_data
 from pipeline.errors import InputError
 from training.config import TrainConfig
 from training.directory import check_directory
@@ -16,11 +16,11 @@ from training.directory import check_directory
 @pytest.mark.parametrize("road", ROADS)
 def test_file_and_memory_urls_are_checked_like_paths(road, cifar, tmp_path):
     local = write(road, tmp_path / "data", cifar[0][:20], cifar[1][:20])
-    spec = check(local)
-    assert check(local.model_copy(update={"path": Path(local.path).as_uri()})) == spec
+    spec = check_data(local)
+    assert check_data(local.model_copy(update={"path": Path(local.path).as_uri()})) == spec
     memory = fsspec.filesystem("memory")
     memory.put(local.path, f"/{road}{Path(local.path).suffix}", recursive=Path(local.path).is_dir())
-    remote = check(local.model_copy(update={"path": f"memory://{road}{Path(local.path).suffix}"}))
+    remote = check_data(local.model_copy(update={"path": f"memory://{road}{Path(local.path).suffix}"}))
     assert (remote.shape, remote.kind, remote.files) == (spec.shape, spec.kind, spec.files)
     assert remote.rows in (spec.rows, None)  # tars do not say before they are read
 

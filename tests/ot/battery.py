@@ -22,7 +22,7 @@ from pipeline.ot.choose import BackendName, choose
 from pipeline.ot.coupling import EntropicCoupling
 from pipeline.ot.kernel import kernel_of
 from pipeline.ot.logits import Logits
-from pipeline.ot.share import Share
+from pipeline.ot.share import RowPartition
 from pipeline.ot.tiles import Workers
 
 
@@ -160,7 +160,7 @@ class Battery:
         loop = by_rows(given, g)
         backend, logits, gamma = self.at(problem, g)
         a = given.weights()[0]
-        share = Share(n, m, a.device)
+        share = RowPartition(n, m, a.device)
         with Workers(a.device) as workers:
             swept = backend.sweep(logits, gamma, a, share, workers, keep=keep, entropies=True)
             short = backend.sweep(logits, gamma, a, share, workers)

@@ -11,7 +11,7 @@ from battery import Battery
 from ot_problems import blobs
 
 from pipeline.errors import InputError
-from pipeline.ot import Problem, solve_for_entropy, solve_sinkhorn
+from pipeline.ot import Problem, solve_for_sharpness, solve_sinkhorn
 from pipeline.ot.backend import TORCH, Backend
 from pipeline.ot.choose import choose
 from pipeline.ot.flash import Flash
@@ -76,7 +76,7 @@ def test_auto_is_torch_on_a_cpu() -> None:
     ],
 )
 def test_backends_that_cannot_serve_are_refused(name: str, problem: Problem, words: str) -> None:
-    for solve in (solve_sinkhorn, lambda given, backend: solve_for_entropy(given, 0.5, backend=backend)):
+    for solve in (solve_sinkhorn, lambda given, backend: solve_for_sharpness(given, 0.5, backend=backend)):
         with pytest.raises(InputError, match=f"coupling.backend={words}"):
             solve(problem, backend=name)
 

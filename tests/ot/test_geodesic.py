@@ -7,7 +7,7 @@ import torch
 from scipy.linalg import expm
 
 from pipeline.config import CouplingConfig
-from pipeline.draw import couple, draw, pose, spread
+from pipeline.draw import solve_block, draw_pairs, build_problem, allot_rows
 from pipeline.errors import InputError
 from pipeline.ot.geodesic import Lookup, _adjacency, geodesic_cost, points
 
@@ -67,7 +67,7 @@ def test_looked_up_costs_give_pot_s_plan(method):
     options = CouplingConfig.model_validate({"method": method, "n": 70, "tol": 1e-6, **eps})
     x0, x1 = torch.zeros(50, 1), torch.zeros(70, 1)
     weights = torch.from_numpy(a), torch.from_numpy(b)
-    coupling = couple(options, pose(options, x0, x1, *weights, torch.from_numpy(costs)))
+    coupling = solve_block(options, build_problem(options, x0, x1, *weights, torch.from_numpy(costs)))
     if method == "exact":
         truth = ot.emd(a, b, costs.astype(np.float64))
     else:
@@ -75,8 +75,8 @@ def test_looked_up_costs_give_pot_s_plan(method):
     assert coupling.report.cost_coupled == pytest.approx((truth * costs).sum(), rel=2e-4)
     count = 40_000
     for backward, side in ((False, a), (True, b)):
-        rows = spread(side, count, 0.5, generator.permutation(count))
-        pairs = draw(coupling, generator.random(count), rows, None, backward=backward)
+        rows = allot_rows(side, count, 0.5, generator.permutation(count))
+        pairs = draw_pairs(coupling, generator.random(count), rows, None, backward=backward)
         drawn = np.zeros_like(truth)
         np.add.at(drawn, pairs, 1 / count)
         assert np.abs(drawn - truth).max() < 6 * np.sqrt(truth.max() / count)
@@ -90,10 +90,10 @@ def test_spread_gives_each_its_share():
     weights = np.array([0.5, 0.2, 0.0, 0.3])
     total = np.zeros(4)
     for u in (np.arange(1000) + 0.5) / 1000:
-        rows = spread(weights, 7, u, np.arange(7))
+        rows = allot_rows(weights, 7, u, np.arange(7))
         counts = np.bincount(rows, minlength=4)
         assert (np.abs(counts - 7 * weights) < 1).all()
         total += counts / 1000
     np.testing.assert_allclose(total, 7 * weights, atol=2e-3)
     for u in (0.0, 0.3, 1 - 2**-53):
-        assert (np.bincount(spread(np.full(1797, 1 / 1797), 1797, u, np.arange(1797))) == 1).all()
+        assert (np.bincount(allot_rows(np.full(1797, 1 / 1797), 1797, u, np.arange(1797))) == 1).all()

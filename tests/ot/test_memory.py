@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.ot.kernel import kernel_of
 from pipeline.ot.problem import Problem
-from pipeline.ot.share import ALONE, Share
+from pipeline.ot.share import SINGLE, RowPartition
 from pipeline.ot.sweep import sweep
 from pipeline.ot.tiles import Workers, tile_rows
 
@@ -48,7 +48,7 @@ def test_a_pass_allocates_its_buffers_alone(entropies: bool) -> None:
             logits,
             gamma,
             problem.weights()[0],
-            Share(rows, M, device, ALONE),
+            RowPartition(rows, M, device, SINGLE),
             workers,
             keep=KEEP,
             entropies=entropies,

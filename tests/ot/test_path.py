@@ -10,11 +10,11 @@ import torch
 from ot_problems import blobs, dense, random_weights
 
 from pipeline.errors import InputError
-from pipeline.ot import Problem, cost_std, gaussian, solve_for_entropy, solve_sinkhorn
+from pipeline.ot import Problem, cost_std, gaussian, solve_for_sharpness, solve_sinkhorn
 from pipeline.ot.anderson import Anderson
 from pipeline.ot.gaussian import gaussian_potential
 from pipeline.ot.kernel import kernel_of
-from pipeline.ot.share import Share
+from pipeline.ot.share import RowPartition
 from pipeline.ot.surrogate import Surrogate
 from pipeline.ot.sweep import sweep
 from pipeline.ot.tiles import Workers
@@ -109,7 +109,7 @@ def test_stand_in_has_the_marginals_of_its_sweep(keep: int) -> None:
     a, b = problem.weights()
     kernel = kernel_of(problem)
     gamma = kernel.log_b.clone()
-    share = Share(problem.n, problem.m, a.device)
+    share = RowPartition(problem.n, problem.m, a.device)
     with Workers(a.device) as workers:
         swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, share, workers, keep=keep)
         stand_in = Surrogate(swept, a, b, kernel.log_b, share, workers)
@@ -125,7 +125,7 @@ def test_complete_stand_in_solves_the_problem() -> None:
     a, b = problem.weights()
     kernel = kernel_of(problem)
     gamma = kernel.log_b.clone()
-    share = Share(problem.n, problem.m, a.device)
+    share = RowPartition(problem.n, problem.m, a.device)
     with Workers(a.device) as workers:
         swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, share, workers, keep=90, entropies=True)
         stand_in = Surrogate(swept, a, b, kernel.log_b, share, workers)
@@ -160,7 +160,7 @@ BROAD = [(n, d, sharpness) for n, d in [(60, 3), (256, 8), (900, 2)] for sharpne
 @pytest.mark.parametrize(("n", "d", "sharpness"), [*BROAD, (800, 8, 0.6), (800, 8, 0.05)])
 def test_entropy_finds_its_eps(n: int, d: int, sharpness: float) -> None:
     """In at most twice the passes of a solve, whether or not the block is large enough to be thinned."""
-    coupling = solve_for_entropy(blobs(n, n, d, rel_eps=1.0), sharpness)
+    coupling = solve_for_sharpness(blobs(n, n, d, rel_eps=1.0), sharpness)
     plan = dense(coupling.problem, coupling.f, coupling.g).plan
     entropy = torch.special.entr(plan).sum().item()
     assert coupling.report.converged
@@ -171,7 +171,7 @@ def test_entropy_finds_its_eps(n: int, d: int, sharpness: float) -> None:
 def test_entropy_with_weights() -> None:
     problem = blobs(300, 200, 4, rel_eps=1.0)
     problem = Problem(problem.x0, problem.x1, 1.0, random_weights(300, 50, 1), random_weights(200, 40, 2))
-    coupling = solve_for_entropy(problem, 0.2)
+    coupling = solve_for_sharpness(problem, 0.2)
     assert coupling.report.converged
     assert coupling.report.entropy == pytest.approx(0.2, abs=0.01)
     assert coupling.g.shape == (200,)
@@ -181,11 +181,11 @@ def test_an_entropy_below_that_of_any_coupling_is_refused() -> None:
     """Of 40 rows and 10 every plan has the 40's entropy at least; E = .23 is that of one partner a row."""
     problem = blobs(40, 10, 2, rel_eps=1.0)
     with pytest.raises(InputError, match=r"entropy=0.2: no coupling .* of 40 and 10 rows .* below 0.231"):
-        solve_for_entropy(problem, 0.2)
-    assert solve_for_entropy(problem, 0.3).report.entropy == pytest.approx(0.3, abs=0.01)
+        solve_for_sharpness(problem, 0.2)
+    assert solve_for_sharpness(problem, 0.3).report.entropy == pytest.approx(0.3, abs=0.01)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 1.0, math.nan])
 def test_impossible_entropies_are_refused(sharpness: float) -> None:
     with pytest.raises(InputError, match="entropy="):
-        solve_for_entropy(blobs(10, 10, 2, rel_eps=1.0), sharpness)
+        solve_for_sharpness(blobs(10, 10, 2, rel_eps=1.0), sharpness)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from ot_problems import blobs
 
-from pipeline.ot import solve_for_entropy, solve_sinkhorn
+from pipeline.ot import solve_for_sharpness, solve_sinkhorn
 from pipeline.ot.coupling import EntropicCoupling
 
 SOLVES: dict[str, Callable[..., EntropicCoupling]] = {
     "cold": lambda **options: solve_sinkhorn(blobs(700, 800, 6, rel_eps=0.02), tol=1e-6, **options),
     "stalled": lambda **options: solve_sinkhorn(blobs(300, 300, 2, rel_eps=0.003), tol=1e-9, max_passes=40, **options),
-    "sharpness": lambda **options: solve_for_entropy(blobs(500, 500, 8, rel_eps=1.0), 0.6, tol=1e-5, **options),
+    "sharpness": lambda **options: solve_for_sharpness(blobs(500, 500, 8, rel_eps=1.0), 0.6, tol=1e-5, **options),
 }
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.ot import Problem
-from pipeline.ot.crowd import meet
-from pipeline.ot.semidiscrete import Semidiscrete, chi_square, cost_std, solve_semidiscrete
-from pipeline.ot.share import ALONE, Share, Team
+from pipeline.ot.crowd import point_pass
+from pipeline.ot.semidiscrete import Semidiscrete, chi_square, semidiscrete_cost_std, solve_semidiscrete
+from pipeline.ot.share import SINGLE, RowPartition, Team
 from pipeline.ot.targets import BATCH, Targets
 from pipeline.ot.tiles import Workers
 
@@ -95,7 +95,7 @@ def test_a_pass_measures_what_its_definition_says() -> None:
     g = torch.randn(1500, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     targets = Targets(y)
     with Workers(targets.own.device) as workers:
-        crowd = meet(targets, source, 700, points, g, 0.4, 2.0**-10, workers)
+        crowd = point_pass(targets, source, 700, points, g, 0.4, 2.0**-10, workers)
     x = source.points(700, points).double()
     scores = g + x @ y.double().T
     p = (scores / 0.4).softmax(1)
@@ -115,7 +115,7 @@ def test_a_pass_measures_what_its_definition_says() -> None:
 def test_std_of_the_cost_is_the_one_of_blocks() -> None:
     y, source = data(500, 4) + 3, Gaussian(4)
     block = Problem(source.points(0, 2**14), y, 1.0).at(1.0)
-    assert cost_std(Targets(y), source) == pytest.approx(block.eps, rel=1e-6)
+    assert semidiscrete_cost_std(Targets(y), source) == pytest.approx(block.eps, rel=1e-6)
 
 
 def test_resumed_after_any_round_it_ends_in_the_same_bits() -> None:
@@ -181,12 +181,12 @@ def answer(eps: float, team: Team) -> Tensor:
 
 
 def found(team: Team) -> tuple[list[Tensor], list[int]]:
-    rows = Share(N, BATCH, torch.device("cpu"), team).rows
+    rows = RowPartition(N, BATCH, torch.device("cpu"), team).rows
     return [answer(eps, team) for eps in (0.0, 0.05)], [rows.start, rows.stop]
 
 
 def test_processes_that_share_the_data_find_the_same_bits(tmp_path: Path) -> None:
-    expected = [answer(eps, ALONE) for eps in (0.0, 0.05)]
+    expected = [answer(eps, SINGLE) for eps in (0.0, 0.05)]
     for members in in_teams(found, (2, 3), tmp_path).values():
         assert all(a[1][1] == b[1][0] for a, b in pairwise(members))
         assert all(stop > start for _, (start, stop) in members)

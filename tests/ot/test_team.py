@@ -8,9 +8,9 @@ import torch
 from ot_problems import blobs, random_weights, uniforms
 from teams import in_teams
 
-from pipeline.ot import solve_for_entropy, solve_sinkhorn
+from pipeline.ot import solve_for_sharpness, solve_sinkhorn
 from pipeline.ot.keops import KeOps
-from pipeline.ot.share import ALONE, Share, Team
+from pipeline.ot.share import SINGLE, RowPartition, Team
 
 N, M = 1200, 400
 CASES = ["dot", "sharpness", "function", "keops"]
@@ -20,7 +20,7 @@ def answers(case: str, team: Team) -> list[torch.Tensor]:
     """Potentials and draws of a problem with weights, zeros among them."""
     problem = replace(blobs(N, M, 2, rel_eps=0.1), a=random_weights(N, 50, 1), b=random_weights(M, 50, 2))
     if case == "sharpness":
-        coupling = solve_for_entropy(problem, 0.7, tol=0.01, team=team)
+        coupling = solve_for_sharpness(problem, 0.7, tol=0.01, team=team)
     elif case == "function":
         problem = replace(problem, cost=lambda x0, x1: torch.cdist(x0, x1, p=1)).at(0.1, team)
         coupling = solve_sinkhorn(problem, tol=0.01, team=team)
@@ -36,13 +36,13 @@ def usable() -> list[str]:
 
 
 def found(team: Team) -> dict[str, list]:
-    rows = Share(N, M, torch.device("cpu"), team).rows
+    rows = RowPartition(N, M, torch.device("cpu"), team).rows
     return {case: answers(case, team) for case in usable()} | {"rows": [rows.start, rows.stop]}
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, list[torch.Tensor]]:
-    return {case: answers(case, ALONE) for case in usable()}
+    return {case: answers(case, SINGLE) for case in usable()}
 
 
 @pytest.fixture(scope="module")

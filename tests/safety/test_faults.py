@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import CoupleConfig, validate
 from pipeline.couple import couple
 from pipeline.errors import InputError, JobError
-from pipeline.files import whole_directory, write_array, write_atomically
+from pipeline.files import atomic_directory, write_array, write_atomically
 from pipeline.store import format
 from pipeline.store.verify import verify
 from training.order import Stretch
@@ -78,7 +78,7 @@ def test_a_job_on_a_full_disk_says_so_and_goes_on_when_there_is_room(reference: 
 
 def test_a_directory_that_finds_no_room_is_not_there(small_disk: Path) -> None:
     def fill(files: int) -> None:
-        with whole_directory(small_disk / "images") as directory:
+        with atomic_directory(small_disk / "images") as directory:
             for number in range(files):
                 (directory / f"{number}").write_bytes(bytes(100_000))
 

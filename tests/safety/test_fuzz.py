@@ -21,9 +21,9 @@ from torch import nn
 
 from pipeline import features
 from pipeline.config import CoupleConfig, DataConfig, load
-from pipeline.data import check
+from pipeline.data import check_data
 from pipeline.store import format, tables
-from pipeline.store.npy import encode
+from pipeline.store.npy import encode_npy
 from pipeline.store.verify import verify
 from training.config import OptimisationConfig
 from training.directory import RunDirectory
@@ -42,22 +42,22 @@ Reader = Callable[[], Any]
 def npz(directory: Path) -> tuple[Path, Reader]:
     path = directory / "a.npz"
     np.savez_compressed(path, image=np.zeros((5, 4, 4), np.uint8), label=np.arange(5))
-    return path, lambda: check(DataConfig(path=str(path), label="label"))
+    return path, lambda: check_data(DataConfig(path=str(path), label="label"))
 
 
 def parquet(directory: Path) -> tuple[Path, Reader]:
     path = directory / "a.parquet"
     pq.write_table(pa.table({"x": [[1.0, 2.0]] * 5, "label": list(range(5))}), path)
-    return path, lambda: check(DataConfig(path=str(path), column="x", label="label"))
+    return path, lambda: check_data(DataConfig(path=str(path), column="x", label="label"))
 
 
 def tar(directory: Path) -> tuple[Path, Reader]:
     path = directory / "a.tar"
     members = [
-        (f"{i}.{name}", content) for i in range(3) for name, content in (("npy", encode(np.ones(3))), ("cls", b"1"))
+        (f"{i}.{name}", content) for i in range(3) for name, content in (("npy", encode_npy(np.ones(3))), ("cls", b"1"))
     ]
     path.write_bytes(tar_of(*((TarInfo(name), content) for name, content in members)))
-    return path, lambda: check(DataConfig(path=str(path), column="npy", label="cls"))
+    return path, lambda: check_data(DataConfig(path=str(path), column="npy", label="cls"))
 
 
 def config(directory: Path) -> tuple[Path, Reader]:
@@ -68,8 +68,8 @@ def config(directory: Path) -> tuple[Path, Reader]:
 
 def feature_map(directory: Path) -> tuple[Path, Reader]:
     path = directory / "features.npz"
-    features.save(features.Features(np.zeros(4, np.float32), np.zeros((4, 2), np.float32)), path)
-    return path, lambda: features.load(path)
+    features.save_features(features.Features(np.zeros(4, np.float32), np.zeros((4, 2), np.float32)), path)
+    return path, lambda: features.load_features(path)
 
 
 def blocks(directory: Path) -> tuple[Path, Reader]:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import CoupleConfig, DataConfig, load
-from pipeline.data import check
+from pipeline.data import check_data
 from pipeline.errors import InputError
 from pipeline.store import format, npy
 from pipeline.store.records import samples
@@ -65,12 +65,12 @@ def test_a_checkpoint_that_holds_code_is_refused(fuse: Path, tmp_path: Path) -> 
 def test_an_npz_that_holds_code_is_refused(fuse: Path, tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     np.savez(path, image=np.array([Bomb(fuse)], dtype=object))
-    assert "not a plain array" in str(outcome(lambda: check(DataConfig(path=str(path)))))
+    assert "not a plain array" in str(outcome(lambda: check_data(DataConfig(path=str(path)))))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("image.npy", pickled_bomb(fuse))  # what numpy would unpickle for lack of a header
-    assert outcome(lambda: check(DataConfig(path=str(path)))) is not None
+    assert outcome(lambda: check_data(DataConfig(path=str(path)))) is not None
     path.write_bytes(pickled_bomb(fuse))
-    assert outcome(lambda: check(DataConfig(path=str(path)))) is not None
+    assert outcome(lambda: check_data(DataConfig(path=str(path)))) is not None
     assert not fuse.exists()
 
 
@@ -149,7 +149,7 @@ def test_a_shard_whose_names_lead_elsewhere_writes_nothing_there(name: str, fuse
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE])
 def test_a_shard_of_links_and_devices_is_refused(kind: bytes, tmp_path: Path) -> None:
     secret = tmp_path / "secret.npy"
-    secret.write_bytes(npy.encode(np.ones((4, 1, 3, 4), np.float32)))
+    secret.write_bytes(npy.encode_npy(np.ones((4, 1, 3, 4), np.float32)))
     store = forge(tmp_path, tar_of((linked(f"{KEY}.x1.npy", str(secret), kind), b"")))
     assert "is no plain file" in " ".join(verify(store).faults)
     assert outcome(lambda: train_on(store)) is not None
@@ -182,11 +182,11 @@ def test_a_data_tar_of_links_and_foreign_names_is_only_read(tmp_path: Path) -> N
     path.write_bytes(
         tar_of(
             (linked("0.npy", "/etc/passwd", tarfile.SYMTYPE), b""),
-            (tarfile.TarInfo("../../1.npy"), npy.encode(np.ones(3))),
+            (tarfile.TarInfo("../../1.npy"), npy.encode_npy(np.ones(3))),
         )
     )
     before = everything_below(tmp_path)
-    assert check(DataConfig(path=str(path), column="npy")).rows == 1
+    assert check_data(DataConfig(path=str(path), column="npy")).rows == 1
     assert everything_below(tmp_path) == before
 
 
@@ -200,13 +200,13 @@ def test_a_sparse_member_larger_than_the_memory_is_refused(tmp_path: Path) -> No
     whole[148:156] = b"%06o\0 " % sum(whole[:512])
     path = tmp_path / "data.tar"
     path.write_bytes(whole)
-    assert "is no plain file" in str(outcome(lambda: check(DataConfig(path=str(path), column="npy"))))
+    assert "is no plain file" in str(outcome(lambda: check_data(DataConfig(path=str(path), column="npy"))))
     assert "is no plain file" in str(outcome(lambda: list(samples(path))))
 
 
 def test_sizes_that_send_tarfile_in_circles_are_refused(tmp_path: Path) -> None:
     """A negative size in base 256, with which the next header is the same one again (CVE-2025-8194)."""
-    whole = bytearray(tar_of(*((tarfile.TarInfo(f"{i}.npy"), npy.encode(np.ones(3))) for i in range(2))))
+    whole = bytearray(tar_of(*((tarfile.TarInfo(f"{i}.npy"), npy.encode_npy(np.ones(3))) for i in range(2))))
     path, header = tmp_path / "data.tar", slice(1024, 1536)
     for size in (-512, -1024, -1536, 2**62):
         forged = bytearray(whole[header])
@@ -215,7 +215,7 @@ def test_sizes_that_send_tarfile_in_circles_are_refused(tmp_path: Path) -> None:
         forged[148:156] = b"%06o\0 " % sum(forged)
         whole[header] = forged
         path.write_bytes(whole)
-        assert outcome(lambda: check(DataConfig(path=str(path), column="npy"))) is not None
+        assert outcome(lambda: check_data(DataConfig(path=str(path), column="npy"))) is not None
         assert outcome(lambda: list(samples(path))) is not None
 
 
@@ -224,7 +224,7 @@ def test_an_array_that_claims_more_than_the_memory_is_refused_at_once(tmp_path: 
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }\n"
     forged = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
     with pytest.raises(ValueError, match="64 bytes, where its header promises"):
-        npy.decode(forged)
+        npy.decode_npy(forged)
     with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive:
         archive.writestr("image.npy", forged)
     program = (
@@ -248,8 +248,8 @@ def test_plain_arrays_come_through_as_numpy_reads_them(dtype: str, shape: list[i
     import io
 
     values = np.random.default_rng(seed).integers(0, 100, shape).astype(dtype)
-    data = npy.encode(values)
-    np.testing.assert_array_equal(npy.decode(data), np.load(io.BytesIO(data)))
+    data = npy.encode_npy(values)
+    np.testing.assert_array_equal(npy.decode_npy(data), np.load(io.BytesIO(data)))
     buffer = io.BytesIO()
     np.save(buffer, values)
     assert data == buffer.getvalue()
@@ -264,7 +264,7 @@ def test_arrays_of_anything_else_are_refused(values: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, values)
     with pytest.raises(ValueError, match=r"npy|bytes, where"):
-        npy.decode(buffer.getvalue())
+        npy.decode_npy(buffer.getvalue())
 
 
 def test_a_sentence_stays_one_line() -> None:

@@ -33,7 +33,7 @@ def write_run(
     """What `flowpairs train` leaves that is read again; `classes` makes the network conditional."""
     plain = {"pairs": {"dir": pairs}, "model": {**model, "conditional": classes > 0}, "output": {"dir": str(directory)}}
     config = validate(TrainConfig, plain | {"train": {"steps": 10, "label_dropout": dropout}} | changes)
-    state = TrainState.start(objectives.network(config, shape, classes), config.train)
+    state = TrainState.start(objectives.build_network(config, shape, classes), config.train)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in state.ema.module.parameters():  # away from DiT's zero start, and from what is not averaged

@@ -14,8 +14,8 @@ from pipeline.ot import Problem, solve_sinkhorn
 from training import loop
 from training.config import MLPConfig, OptimisationConfig, RunConfig, TrainConfig
 from training.flow import Flow
-from training.loader import PairLoader, Part
-from training.objectives import build, network
+from training.loader import PairLoader, BatchPart
+from training.objectives import build_objective, build_network
 from training.ode import solve_fixed
 from training.paths import Bridge
 from training.sde import solve_sde
@@ -113,11 +113,11 @@ def test_sf2m_learns_both_fields(tmp_path: Path) -> None:
         train=OptimisationConfig(steps=400, batch=256, lr=4e-3, warmup=20, ema=0.98, log_every=200),
         output=RunConfig(dir="unused"),
     )
-    state = TrainState.start(network(config, index.shape, 0), config.train)
-    part = Part(256, 0, 1, 8)
+    state = TrainState.start(build_network(config, index.shape, 0), config.train)
+    part = BatchPart(256, 0, 1, 8)
     with PairLoader(tmp_path / "store", index, part, 0) as loader:
-        objective = build(config, 0)
-        loop.run(state, state.model, loader, objective, config.train, part, lambda line: None, lambda metrics: None)
+        objective = build_objective(config, 0)
+        loop.train_loop(state, state.model, loader, objective, config.train, part, lambda line: None, lambda metrics: None)
 
     net = state.ema.module.eval()
     t = torch.full((5,), 0.4)

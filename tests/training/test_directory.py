@@ -9,7 +9,7 @@ from stores import write_store
 from pipeline.config import from_overrides, load, validate
 from pipeline.errors import InputError
 from training.config import EvaluateConfig, TrainConfig
-from training.directory import check, lanes, prepare
+from training.directory import check_run, arcs_for, prepare_run
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def config(store: Path, **train: object) -> TrainConfig:
 def test_a_store_that_is_not_complete_is_refused(store: Path) -> None:
     (store / "index.json").unlink()
     with pytest.raises(InputError, match="has not finished"):
-        check(config(store))
+        check_run(config(store))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_store_that_is_not_complete_is_refused(store: Path) -> None:
 )
 def test_numbers_that_make_no_sense_are_refused(store: Path, changes: dict[str, int], sentence: str) -> None:
     with pytest.raises(InputError) as error:
-        check(config(store, **changes))
+        check_run(config(store, **changes))
     assert str(error.value) == sentence
 
 
@@ -63,41 +63,41 @@ def test_a_batch_that_the_workers_cannot_share_is_refused(
     settings = config(store, accumulate=accumulate)
     cluster = settings.cluster.model_copy(update={"workers": workers})
     with pytest.raises(InputError) as error:
-        check(settings.model_copy(update={"cluster": cluster}))
+        check_run(settings.model_copy(update={"cluster": cluster}))
     assert str(error.value) == sentence
 
 
 def test_the_same_run_may_go_on_and_another_one_may_not(store: Path) -> None:
-    settings, _ = check(config(store))
-    run = prepare(settings)
-    again, _ = check(config(store, log_every=7, accumulate=2, compile=True))  # changes nothing about the weights
+    settings, _ = check_run(config(store))
+    run = prepare_run(settings)
+    again, _ = check_run(config(store, log_every=7, accumulate=2, compile=True))  # changes nothing about the weights
     assert again.pairs.fingerprint == settings.pairs.fingerprint
     assert load(TrainConfig, run.config) == settings
     with pytest.raises(InputError, match=r"holds a run of another config; train.lr \(0.001 there, 0.1 here\)"):
-        check(config(store, lr=0.1))
+        check_run(config(store, lr=0.1))
 
 
 def test_other_pairs_under_the_same_path_are_refused(store: Path, tmp_path: Path) -> None:
-    prepare(check(config(store))[0])
+    prepare_run(check_run(config(store))[0])
     store.rename(tmp_path / "before")
     x = np.ones((32, 4), np.float32)
     write_store(store, x, x)
     with pytest.raises(InputError, match=r"holds a run of another config; pairs\.fingerprint"):
-        check(config(store))
+        check_run(config(store))
 
 
 def test_a_directory_with_other_things_is_refused(store: Path) -> None:
     (store.parent / "run").mkdir()
     (store.parent / "run" / "thesis.tex").touch()
     with pytest.raises(InputError, match="not empty and not a training run"):
-        check(config(store))
+        check_run(config(store))
 
 
 @pytest.mark.parametrize(
     ("batch", "workers", "expected"), [(256, 2, 8), (100, 2, 4), (96, 12, 12), (1, 1, 1), (64, 64, 64)]
 )
 def test_lanes_divide_the_batch_and_suit_the_workers(batch: int, workers: int, expected: int) -> None:
-    assert lanes(batch, workers) == expected
+    assert arcs_for(batch, workers) == expected
     assert batch % expected == 0
 
 

@@ -16,9 +16,9 @@ from pipeline.errors import InputError
 from pipeline.store.format import read_index
 from training import directory, paths
 from training.config import EvaluateConfig, SampleConfig, TrainConfig
-from training.ends import read_ends
+from training.ends import read_endpoints
 from training.evaluate import evaluate
-from training.loader import Batch, PairLoader, Part
+from training.loader import Batch, PairLoader, BatchPart
 from training.objectives import BridgeMatching, Objective
 from training.report.page import write_report
 from training.sample import sample
@@ -117,7 +117,7 @@ def test_a_whole_span_is_the_plain_path():
 
     generator = torch.Generator().manual_seed(0)
     x0, x1 = torch.randn(2, 8, 2, generator=generator)
-    part = Part(8, 0, 1, 1)
+    part = BatchPart(8, 0, 1, 1)
     objective, net = BridgeMatching(seed=1, path=paths.Bridge(0.7)), Net()
     plain = objective(net, net, Batch(x0, x1), 3, part)
     spanned = objective(net, net, Batch(x0, x1, span=torch.tensor([[0.0, 1.0]] * 8)), 3, part)
@@ -127,7 +127,7 @@ def test_a_whole_span_is_the_plain_path():
 
 def test_batches_carry_spans(chain):
     index = read_index(chain)
-    with PairLoader(chain, index, Part(64, 0, 1, 4), seed=0) as loader:
+    with PairLoader(chain, index, BatchPart(64, 0, 1, 4), seed=0) as loader:
         seen = torch.cat([next(loader).span for _ in range(20)])
     assert {tuple(row) for row in seen.tolist()} == {(0.0, 0.25), (0.25, 1.0)}
 
@@ -135,19 +135,19 @@ def test_batches_carry_spans(chain):
 def test_what_a_chain_cannot_do_is_refused(chain, pairs, sets):
     refused = partial(pytest.raises, InputError)
     with refused(match=r"path.kind=fm: starts from noise, and x0 of these pairs is data"):
-        directory.check(train_config(pairs, path={"kind": "fm", "sigma": 0.1}))
+        directory.check_run(train_config(pairs, path={"kind": "fm", "sigma": 0.1}))
     with refused(match=r"objective.kind=meanflow: jumps from 0 to 1"):
-        directory.check(train_config(chain, objective={"kind": "meanflow"}))
+        directory.check_run(train_config(chain, objective={"kind": "meanflow"}))
     with refused(match=r"data='x': pairs of a chain are held to their own data"):
-        read_ends(str(chain), read_index(chain), EvaluateConfig(data="x"))
+        read_endpoints(str(chain), read_index(chain), EvaluateConfig(data="x"))
     with refused(match=r"^source='.*nothing.npz': no such file"):
-        read_ends(str(pairs), read_index(pairs), EvaluateConfig(source=str(sets / "nothing.npz")))
+        read_endpoints(str(pairs), read_index(pairs), EvaluateConfig(source=str(sets / "nothing.npz")))
 
 
 def test_ends_are_the_data_of_both_sides(pairs, chain, sets):
     with np.load(sets / "a.npz") as a, np.load(sets / "b.npz") as b:
         both = a["image"], b["image"]
-    ends = read_ends(str(pairs), read_index(pairs), EvaluateConfig())
+    ends = read_endpoints(str(pairs), read_index(pairs), EvaluateConfig())
     assert ends.start is not None
     for found, data in zip((ends.start, ends.end.x), both, strict=True):
         seen, known = ({row.tobytes() for row in rows} for rows in (found.numpy(), data))
@@ -157,7 +157,7 @@ def test_ends_are_the_data_of_both_sides(pairs, chain, sets):
     assert drawn is not None
     counts = np.unique(drawn.numpy(), axis=0, return_counts=True)[1]
     assert sorted(set(counts)) == [2, 3]  # 700 of 300: each twice, and 100 of them once more
-    points = read_ends(str(chain), read_index(chain), EvaluateConfig()).points
+    points = read_endpoints(str(chain), read_index(chain), EvaluateConfig()).points
     assert [(point.time, point.t, point.left_out) for point in points] == [
         (0, 0, False),
         (1, 0.25, False),

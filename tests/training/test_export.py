@@ -14,7 +14,7 @@ from runs import DIT, MEANFLOW, MLP, SF2M, UNET, write_run
 from torch import Tensor
 
 from pipeline.errors import InputError
-from training.config import SamplingConfig
+from training.config import SamplerConfig
 from training.export.write import export
 from training.flow import Flow
 from training.sampler import Sampler
@@ -105,7 +105,7 @@ def test_an_export_answers_as_the_project_does(exports: Path, name: str) -> None
             torch.testing.assert_close(answers["r"], network(t, x, label)[1])
     if not trained.config.model.conditional:  # whose noise and labels the project draws from one generator
         start = torch.zeros(64, *shape) if trained.two_sided else None  # what the card has for data to lead on
-        sampler = Sampler(trained, SamplingConfig(samples=64), None, torch.device("cpu"), start)
+        sampler = Sampler(trained, SamplerConfig(samples=64), None, torch.device("cpu"), start)
         ours = sampler.samples("jump", 4) if "average" in answers else sampler.samples("euler", 16)
         torch.testing.assert_close(answers["ode"], ours[0], rtol=1e-4, atol=1e-4)
 

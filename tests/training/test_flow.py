@@ -16,8 +16,8 @@ from training import objectives, paths
 from training.config import EvaluateConfig, TrainConfig
 from training.directory import RunDirectory
 from training.evaluate import solvers as solvers_of
-from training.flow import Flow, check
-from training.loader import Batch, Part
+from training.flow import Flow, check_sampler
+from training.loader import Batch, BatchPart
 from training.reference import read_reference
 from training.sampler import Sampler
 from training.sde import from_velocity, solve_sde
@@ -44,7 +44,7 @@ LABELS: dict[str, Any] = {"model": {"conditional": True}, "train": {"label_dropo
 @pytest.mark.parametrize("changes", [{}, SF2M])
 def test_guidance_extrapolates_from_no_label(changes: dict[str, Any]) -> None:
     settings = config(**LABELS, **changes)
-    net = objectives.network(settings, (3,), 4).eval()
+    net = objectives.build_network(settings, (3,), 4).eval()
     generator = torch.Generator().manual_seed(0)
     x, t, label = torch.randn(6, 3, generator=generator), torch.rand(6, generator=generator), torch.arange(6) % 4
 
@@ -101,14 +101,14 @@ def test_samples_that_a_model_cannot_give_are_refused(
     changes: dict[str, Any], asked: dict[str, Any], method: str, sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        check(EvaluateConfig(**asked), config(**changes), method)
+        check_sampler(EvaluateConfig(**asked), config(**changes), method)
 
 
 def test_samples_that_it_can_give_are_not() -> None:
-    check(EvaluateConfig(guidance=2.0), config(**LABELS), "sinkhorn")
-    check(EvaluateConfig(sde=(8,)), config(), "independent")
-    check(EvaluateConfig(sde=(8,)), config(path={"kind": "fm"}), "sinkhorn")
-    check(EvaluateConfig(), config(**SF2M), "sinkhorn")
+    check_sampler(EvaluateConfig(guidance=2.0), config(**LABELS), "sinkhorn")
+    check_sampler(EvaluateConfig(sde=(8,)), config(), "independent")
+    check_sampler(EvaluateConfig(sde=(8,)), config(path={"kind": "fm"}), "sinkhorn")
+    check_sampler(EvaluateConfig(), config(**SF2M), "sinkhorn")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_evaluation_samples_alike_however_it_is_batched(
     x = generator.normal(size=(2, 64, 3)).astype(np.float32)
     index = write_store(tmp_path / "store", *x, labels=generator.integers(4, size=64))
     settings = config(**changes)
-    TrainState.start(objectives.network(settings, (3,), 4), settings.train).save(tmp_path)
+    TrainState.start(objectives.build_network(settings, (3,), 4), settings.train).save(tmp_path)
     trained = Trained(RunDirectory(tmp_path), tmp_path, settings, str(tmp_path / "store"), index.method, (3,), 4)
     labels, found = read_reference(tmp_path / "store", index).label, []
     for batch in (96, 40):
@@ -143,13 +143,13 @@ def test_evaluation_samples_alike_however_it_is_batched(
 @pytest.mark.parametrize("changes", [{}, SF2M, {"objective": {"kind": "meanflow", "spans": 1.0}}])
 def test_gradients_pass_a_wrapper_for_data_parallelism(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = config(**changes)
-    objective, part = objectives.build(settings, 0), Part(16, 0, 1, 8)
+    objective, part = objectives.build_objective(settings, 0), BatchPart(16, 0, 1, 8)
     pairs = Batch(*torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0)))
     gradients = []
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
         for wrapped in (False, True):
-            bare = objectives.network(settings, (3,), 0)
+            bare = objectives.build_network(settings, (3,), 0)
             model = DistributedDataParallel(bare) if wrapped else bare
             errors, weights = objective(model, bare, pairs, 0, part)
             (errors * weights).mean().backward()

@@ -16,7 +16,7 @@ from stores import write_store
 from pipeline.errors import InputError
 from pipeline.store.format import Index, read_index
 from training import lanes as lanes_module
-from training.loader import PairLoader, Part
+from training.loader import PairLoader, BatchPart
 
 Ids = list[int]
 
@@ -28,7 +28,7 @@ def numbered_store(directory: Path, counts: list[int], record_pairs: int = 5) ->
     return write_store(directory, x0, x1, labels=np.arange(len(i)) % 3, shard_counts=counts, record_pairs=record_pairs)
 
 
-def ids_of(store: Path, part: Part, batches: int, *, seed: int = 0, state: dict[str, int] | None = None) -> list[Ids]:
+def ids_of(store: Path, part: BatchPart, batches: int, *, seed: int = 0, state: dict[str, int] | None = None) -> list[Ids]:
     """The numbers of the pairs in the next batches; checks that x0, x1 and label belong together."""
     out = []
     with PairLoader(store, read_index(store), part, seed, labels=True, state=state) as loader:
@@ -44,7 +44,7 @@ def ids_of(store: Path, part: Part, batches: int, *, seed: int = 0, state: dict[
 
 def global_batches(store: Path, batch: int, world: int, lanes: int, count: int, seed: int = 0) -> list[Ids]:
     """All workers' parts laid together, rank after rank."""
-    ranks = [ids_of(store, Part(batch, rank, world, lanes), count, seed=seed) for rank in range(world)]
+    ranks = [ids_of(store, BatchPart(batch, rank, world, lanes), count, seed=seed) for rank in range(world)]
     return [list(chain(*parts)) for parts in zip(*ranks, strict=True)]
 
 
@@ -82,7 +82,7 @@ def test_every_pair_once_an_epoch_over_the_workers(
         store = Path(temporary) / "store"
         numbered_store(store, counts, record_pairs)
         batches = -(-2 * per_lane // rows)  # two epochs
-        ranks = [ids_of(store, Part(batch, rank, world, lanes), batches) for rank in range(world)]
+        ranks = [ids_of(store, BatchPart(batch, rank, world, lanes), batches) for rank in range(world)]
         # A worker's batch holds `rows` pairs of each of its lanes, lane after lane.
         streams = [
             [number for chunk in parts for number in chunk[lane * rows : (lane + 1) * rows]]
@@ -113,7 +113,7 @@ def test_same_for_a_seed_different_by_seed_and_epoch(store: Path) -> None:
 def test_shuffling_leaves_no_trace_of_the_stored_order(tmp_path: Path) -> None:
     """Neighbours in an epoch are not neighbours in the store: rank correlation as of a random permutation."""
     numbered_store(tmp_path / "store", [500, 500, 500])
-    ids = list(chain(*ids_of(tmp_path / "store", Part(10, 0, 1, 1), 150)))
+    ids = list(chain(*ids_of(tmp_path / "store", BatchPart(10, 0, 1, 1), 150)))
     for lag in (1, 2, 10):
         assert scipy.stats.spearmanr(ids[:-lag], ids[lag:]).pvalue > 1e-3
 
@@ -122,18 +122,18 @@ def test_shuffling_leaves_no_trace_of_the_stored_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("taken", [0, 1, 5, 11, 12, 13, 30])
 def test_resumes_in_mid_epoch_also_with_other_workers(store: Path, taken: int) -> None:
     undisturbed = global_batches(store, batch=8, world=1, lanes=4, count=taken + 9)
-    with PairLoader(store, read_index(store), Part(8, 1, 2, 4), seed=0) as loader:
+    with PairLoader(store, read_index(store), BatchPart(8, 1, 2, 4), seed=0) as loader:
         for _ in islice(loader, taken):
             pass
         state = loader.state()
     assert all(isinstance(number, int) for number in state.values())
     for world in (1, 2, 4):
-        ranks = [ids_of(store, Part(8, rank, world, 4), 9, state=state) for rank in range(world)]
+        ranks = [ids_of(store, BatchPart(8, rank, world, 4), 9, state=state) for rank in range(world)]
         assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == undisturbed[taken:]
 
 
 def test_labels_are_read_only_where_asked_for(store: Path) -> None:
-    with PairLoader(store, read_index(store), Part(4, 0, 1, 1), seed=0) as loader:
+    with PairLoader(store, read_index(store), BatchPart(4, 0, 1, 1), seed=0) as loader:
         assert next(loader).label is None
 
 
@@ -156,7 +156,7 @@ def damage(store: Path, how: str) -> None:
 def test_a_damaged_shard_is_refused_where_it_is_used(store: Path, how: str, message: str) -> None:
     damage(store, how)
     with (
-        PairLoader(store, read_index(store), Part(8, 0, 1, 1), seed=0) as loader,
+        PairLoader(store, read_index(store), BatchPart(8, 0, 1, 1), seed=0) as loader,
         pytest.raises(InputError, match=rf"pairs-000001.tar'.*{message}"),
     ):
         for _ in islice(loader, 12):
@@ -172,7 +172,7 @@ def test_a_shard_that_reads_short_is_refused(store: Path) -> None:
     )
     longer = Index(**(vars(index) | {"shards": shards, "pairs": index.pairs + 1}))
     with (
-        PairLoader(store, longer, Part(1, 0, 1, 1), seed=0) as loader,
+        PairLoader(store, longer, BatchPart(1, 0, 1, 1), seed=0) as loader,
         pytest.raises(InputError, match="holds 40 pairs, the index says 41"),
     ):
         for _ in islice(loader, 97):
@@ -182,13 +182,13 @@ def test_a_shard_that_reads_short_is_refused(store: Path) -> None:
 def test_a_failed_loader_keeps_failing(store: Path) -> None:
     """It does not hang a caller that asks again."""
     damage(store, "missing")
-    with PairLoader(store, read_index(store), Part(96, 0, 1, 1), seed=0) as loader:
+    with PairLoader(store, read_index(store), BatchPart(96, 0, 1, 1), seed=0) as loader:
         for _ in range(2):
             with pytest.raises(InputError):
                 next(loader)
 
 
 def test_leaving_early_stops_the_thread(store: Path) -> None:
-    with PairLoader(store, read_index(store), Part(4, 0, 1, 1), seed=0) as loader:
+    with PairLoader(store, read_index(store), BatchPart(4, 0, 1, 1), seed=0) as loader:
         next(loader)
     assert not loader._thread.is_alive()

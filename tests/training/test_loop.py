@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 from pipeline.store.format import Index, read_index
 from training import loop, models, paths
 from training.config import MLPConfig, OptimisationConfig
-from training.loader import PairLoader, Part
+from training.loader import PairLoader, BatchPart
 from training.loop import LogLine
 from training.objectives import Objective
 from training.ode import solve_dopri5
@@ -29,15 +29,15 @@ def train(
     path: paths.Path | None = None,
 ) -> tuple[TrainState, list[LogLine]]:
     """Train alone, to `stop` steps where given, from a checkpoint where given."""
-    model = models.build(MLPConfig(kind="mlp", width=width, depth=2), index.shape, 0, config.seed)
+    model = models.build_model(MLPConfig(kind="mlp", width=width, depth=2), index.shape, 0, config.seed)
     state = TrainState.start(model, config)
     if resume:
         state.load(resume, torch.device("cpu"))
-    part, lines = Part(config.batch, 0, 1, 4), []
+    part, lines = BatchPart(config.batch, 0, 1, 4), []
     until = config.model_copy(update={"steps": stop or config.steps})
     with PairLoader(store, index, part, config.seed, state=state.loader) as loader:
         objective = Objective(config.seed, path or paths.Straight())
-        loop.run(state, model, loader, objective, until, part, lines.append, lambda metrics: None)
+        loop.train_loop(state, model, loader, objective, until, part, lines.append, lambda metrics: None)
     return state, lines
 
 

@@ -17,23 +17,23 @@ from pipeline.config import load, validate
 from pipeline.errors import InputError
 from pipeline.store.format import read_index, write_index
 from training.config import TrainConfig
-from training.directory import check, check_pairs, prepare
-from training.loader import Batch, Part, State
-from training.matched import MatchedLoader
+from training.directory import check_run, check_pairs, prepare_run
+from training.loader import Batch, BatchPart, State
+from training.matched import OnlineLoader
 from training.reference import read_reference
 from training.trainer import train
 
 pytestmark = pytest.mark.xdist_group("semidiscrete")
 
 
-def batches(store: Path, part: Part, count: int, state: State | None = None, labels: bool = True) -> list[Batch]:
-    with MatchedLoader(store, read_index(store), part, labels, state) as loader:
+def batches(store: Path, part: BatchPart, count: int, state: State | None = None, labels: bool = True) -> list[Batch]:
+    with OnlineLoader(store, read_index(store), part, labels, state) as loader:
         return list(islice(loader, count))
 
 
 def rows_of(store: Path, batch: int, world: int, count: int) -> dict[str, np.ndarray]:
     """All rows of the first global batches, in order."""
-    ranks = [batches(store, Part(batch, rank, world, world), count) for rank in range(world)]
+    ranks = [batches(store, BatchPart(batch, rank, world, world), count) for rank in range(world)]
     steps = [part for step in zip(*ranks, strict=True) for part in step]
     return {name: np.concatenate([getattr(part, name).numpy() for part in steps]) for name in ("x0", "x1", "label")}
 
@@ -57,7 +57,7 @@ def test_batches_are_the_pairs_in_the_shards(blind: Path, batch: int, world: int
 
 def test_batches_go_on_where_pairs_end(blind: Path) -> None:
     """Noise that no shard holds, matched as a plain loop does it."""
-    (found,) = batches(blind, Part(60, 1, 2, 2), 1, {"lanes": 2, "epoch": 0, "position": 10**6})
+    (found,) = batches(blind, BatchPart(60, 1, 2, 2), 1, {"lanes": 2, "epoch": 0, "position": 10**6})
     first = 60 * 10**6 + 30
     ids, x = loop(blind, range(first, first + 30)), np.load(blind / "data.npy")
     np.testing.assert_array_equal(found.x1.numpy(), x[ids])
@@ -75,13 +75,13 @@ def test_batches_by_class_with_mirror_images(by_class: Path) -> None:
 
 
 def test_a_state_goes_on_at_the_next_batch_with_other_workers(blind: Path) -> None:
-    undisturbed = batches(blind, Part(40, 0, 1, 1), 9)
-    with MatchedLoader(blind, read_index(blind), Part(40, 1, 2, 2), labels=True) as loader:
+    undisturbed = batches(blind, BatchPart(40, 0, 1, 1), 9)
+    with OnlineLoader(blind, read_index(blind), BatchPart(40, 1, 2, 2), labels=True) as loader:
         for _ in islice(loader, 4):
             pass
         state = loader.state()
     for world in (1, 2):
-        ranks = [batches(blind, Part(40, rank, world, state["lanes"]), 5, state) for rank in range(world)]
+        ranks = [batches(blind, BatchPart(40, rank, world, state["lanes"]), 5, state) for rank in range(world)]
         for expected, *parts in zip(undisturbed[4:], *ranks, strict=True):
             for name in ("x0", "x1", "label"):
                 whole = torch.cat([getattr(part, name) for part in parts])
@@ -89,7 +89,7 @@ def test_a_state_goes_on_at_the_next_batch_with_other_workers(blind: Path) -> No
 
 
 def test_labels_are_given_only_where_asked_for(alone: Path) -> None:
-    (found,) = batches(alone, Part(4, 0, 1, 1), 1, labels=False)
+    (found,) = batches(alone, BatchPart(4, 0, 1, 1), 1, labels=False)
     assert found.label is None
 
 
@@ -97,7 +97,7 @@ def test_what_is_missing_is_refused_again_and_again(alone: Path) -> None:
     for name in ("potentials/g.npy", "data.npy"):
         kept = (alone / name).read_bytes()
         (alone / name).unlink()
-        with MatchedLoader(alone, read_index(alone), Part(4, 0, 1, 1)) as loader:
+        with OnlineLoader(alone, read_index(alone), BatchPart(4, 0, 1, 1)) as loader:
             for _ in range(2):
                 with pytest.raises(InputError, match=str(alone)):
                     next(loader)
@@ -151,15 +151,15 @@ def test_ray_train_runs_on_potentials_alone(alone: Path, tmp_path: Path) -> None
 
 
 def test_shards_and_potentials_of_one_store_are_two_runs(blind: Path, tmp_path: Path) -> None:
-    prepare(check(config(blind, tmp_path / "run"))[0])
-    check(config(blind, tmp_path / "run", workers=1))
+    prepare_run(check_run(config(blind, tmp_path / "run"))[0])
+    check_run(config(blind, tmp_path / "run", workers=1))
     with pytest.raises(InputError, match=r"holds a run of another config; .*pairs\.source"):
-        check(config(blind, tmp_path / "run", source=""))
+        check_run(config(blind, tmp_path / "run", source=""))
 
 
 def test_stores_without_what_is_asked_of_them_are_refused(alone: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="potentials without pairs; give pairs=semidiscrete:"):
-        check(config(alone, tmp_path / "run", source=""))
+        check_run(config(alone, tmp_path / "run", source=""))
     write_index(alone, dataclasses.replace(read_index(alone), method="sinkhorn"))
     with pytest.raises(InputError, match="of method sinkhorn, which has no potentials to match by"):
-        check(config(alone, tmp_path / "run"))
+        check_run(config(alone, tmp_path / "run"))

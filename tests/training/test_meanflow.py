@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from training import loop
 from training.config import MLPConfig, OptimisationConfig, RunConfig, TrainConfig
 from training.flow import Flow
-from training.loader import PairLoader, Part
+from training.loader import PairLoader, BatchPart
 from training.meanflow import average_velocity
-from training.models import build
-from training.objectives import build as build_objective
-from training.objectives import network
+from training.models import build_model
+from training.objectives import build_objective as build_objective
+from training.objectives import build_network
 from training.ode import solve_dopri5
 from training.state import TrainState
 
@@ -47,7 +47,7 @@ def test_the_true_average_velocity_satisfies_the_identity() -> None:
 def test_the_product_is_the_total_derivative_through_every_model(name: str) -> None:
     """Against central differences along the tangent; empty intervals give the velocity itself; no gradient flows."""
     shape = (3, 4, 8)
-    model = build(config(name, conditional=True), shape, 3, seed=0, spans=True, null=True).double()
+    model = build_model(config(name, conditional=True), shape, 3, seed=0, spans=True, null=True).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -68,7 +68,7 @@ def test_the_product_is_the_total_derivative_through_every_model(name: str) -> N
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_interval_matters_and_without_an_end_it_is_empty(name: str) -> None:
-    model = build(config(name), (3, 8, 12), 0, seed=0, spans=True).eval()
+    model = build_model(config(name), (3, 8, 12), 0, seed=0, spans=True).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -90,10 +90,10 @@ def test_trained_on_pairs_it_samples_in_one_step(tmp_path: Path) -> None:
         train=OptimisationConfig(steps=400, batch=192, lr=4e-3, warmup=20, ema=0.98, log_every=200),
         output=RunConfig(dir="unused"),
     )
-    state, part = TrainState.start(network(settings, index.shape, 0), settings.train), Part(192, 0, 1, 8)
+    state, part = TrainState.start(build_network(settings, index.shape, 0), settings.train), BatchPart(192, 0, 1, 8)
     with PairLoader(tmp_path / "store", index, part, 0) as loader:
         objective = build_objective(settings, 0)
-        loop.run(state, state.model, loader, objective, settings.train, part, lambda line: None, lambda metrics: None)
+        loop.train_loop(state, state.model, loader, objective, settings.train, part, lambda line: None, lambda metrics: None)
     flow = Flow(state.ema.module.eval(), settings, None, 0, 1.0)
     at = torch.linspace(-1.5, 1.5, 31)[:, None]
     euler = at + flow.velocity(torch.zeros(31), at)  # one step of the instantaneous velocity goes to 0

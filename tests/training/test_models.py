@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from pipeline.errors import InputError
 from training.config import ModelConfig
-from training.models import build, check
+from training.models import build_model, check_model
 
 CONFIGS: dict[str, dict] = {
     "mlp": {"kind": "mlp", "width": 32, "depth": 2},
@@ -22,7 +22,7 @@ def config(name: str, **changes: object) -> ModelConfig:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_velocity_has_the_shape_of_the_data_and_every_weight_learns(name: str) -> None:
-    model = build(config(name), SHAPE, 0, seed=0)
+    model = build_model(config(name), SHAPE, 0, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # away from DiT's zero start, where most gradients vanish
         for weight in model.parameters():
@@ -39,7 +39,7 @@ def test_velocity_has_the_shape_of_the_data_and_every_weight_learns(name: str) -
 @pytest.mark.parametrize("name", CONFIGS)
 def test_samples_do_not_see_each_other(name: str) -> None:
     """The velocity of one sample is the same alone and in a batch."""
-    model = build(config(name), SHAPE, 0, seed=0).eval()
+    model = build_model(config(name), SHAPE, 0, seed=0).eval()
     x, t = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0)), torch.linspace(0.1, 0.9, 4)
     with torch.no_grad():
         torch.testing.assert_close(model(t, x, None)[2:3], model(t[2:3], x[2:3], None), rtol=1e-4, atol=1e-5)
@@ -47,7 +47,7 @@ def test_samples_do_not_see_each_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_time_and_label_matter(name: str) -> None:
-    model = build(config(name, conditional=True), SHAPE, 3, seed=0).eval()
+    model = build_model(config(name, conditional=True), SHAPE, 3, seed=0).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -62,10 +62,10 @@ def test_time_and_label_matter(name: str) -> None:
 def test_weights_follow_from_the_seed_alone(name: str) -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    first = build(config(name), SHAPE, 0, seed=7)
+    first = build_model(config(name), SHAPE, 0, seed=7)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(2)
-    second, other = build(config(name), SHAPE, 0, seed=7), build(config(name), SHAPE, 0, seed=8)
+    second, other = build_model(config(name), SHAPE, 0, seed=7), build_model(config(name), SHAPE, 0, seed=8)
     same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
     assert all(same)
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
@@ -73,12 +73,12 @@ def test_weights_follow_from_the_seed_alone(name: str) -> None:
 
 def test_models_that_do_not_fit_the_data_are_refused() -> None:
     with pytest.raises(InputError, match=r"model.kind='unet': needs images \[C, H, W\].*use mlp"):
-        check(config("unet"), (64,), 0)
+        check_model(config("unet"), (64,), 0)
     with pytest.raises(InputError, match=r"multiples of 4, but images here are 6x6"):
-        check(config("unet", channels=[8, 8, 8]), (1, 6, 6), 0)
+        check_model(config("unet", channels=[8, 8, 8]), (1, 6, 6), 0)
     with pytest.raises(InputError, match=r"multiples of 3, but images here are 8x8; use another model.patch"):
-        check(config("dit", patch=3), (1, 8, 8), 0)
+        check_model(config("dit", patch=3), (1, 8, 8), 0)
     with pytest.raises(InputError, match=r"model.heads=5: does not divide model.width=32"):
-        check(config("dit", heads=5), SHAPE, 0)
+        check_model(config("dit", heads=5), SHAPE, 0)
     with pytest.raises(InputError, match=r"model.conditional=True: the pairs carry no labels"):
-        check(config("mlp", conditional=True), (64,), 0)
+        check_model(config("mlp", conditional=True), (64,), 0)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from pipeline.config import validate
 from pipeline.errors import InputError
 from training.config import LossConfig, TrainConfig
-from training.draws import Purpose, normals, uniforms
-from training.loader import Batch, Part
-from training.objectives import MeanFlow, Objective, VelocityAndScore, build, network
+from training.draws import Purpose, normals, step_uniforms
+from training.loader import Batch, BatchPart
+from training.objectives import MeanFlow, Objective, VelocityAndScore, build_objective, build_network
 from training.paths import Bridge, Straight
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -46,25 +46,25 @@ def batch(n: int, d: int = 3, seed: int = 0) -> Batch:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_errors_and_weights_do_not_depend_on_the_number_of_workers(name: str) -> None:
     settings = config(**OBJECTIVES[name])
-    objective, model, whole = build(settings, 4), network(settings, (3,), 4), batch(24)
-    alone = objective(model, model, whole, 5, Part(24, 0, 1, 4))
+    objective, model, whole = build_objective(settings, 4), build_network(settings, (3,), 4), batch(24)
+    alone = objective(model, model, whole, 5, BatchPart(24, 0, 1, 4))
     for world in (2, 3):
         parts = []
         for rank in range(world):
             rows = slice(rank * 24 // world, (rank + 1) * 24 // world)
             mine = Batch(**{key: value[rows] for key, value in vars(whole).items() if value is not None})
-            parts.append(objective(model, model, mine, 5, Part(24, rank, world, 4)))
+            parts.append(objective(model, model, mine, 5, BatchPart(24, rank, world, 4)))
         for ours, theirs in zip(zip(*parts, strict=True), alone, strict=True):
             torch.testing.assert_close(torch.cat(ours), theirs, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(objective(model, model, whole, 6, Part(24, 0, 1, 4))[0], alone[0])
+    assert not torch.equal(objective(model, model, whole, 6, BatchPart(24, 0, 1, 4))[0], alone[0])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_weight_learns(name: str) -> None:
     """Also the labels' vectors, and that of the hidden ones."""
     settings = config(**OBJECTIVES[name], train={"label_dropout": 0.5})
-    objective, model = build(settings, 4), network(settings, (3,), 4)
-    errors, weights = objective(model, model, batch(64), 0, Part(64, 0, 1, 8))
+    objective, model = build_objective(settings, 4), build_network(settings, (3,), 4)
+    errors, weights = objective(model, model, batch(64), 0, BatchPart(64, 0, 1, 8))
     (errors * weights).mean().backward()
     assert [key for key, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
 
@@ -77,11 +77,11 @@ class Zero(nn.Module):
 
 
 def test_weights_are_those_of_time_error_and_pairs_multiplied() -> None:
-    part, pairs = Part(16, 0, 1, 8), batch(16)
+    part, pairs = BatchPart(16, 0, 1, 8), batch(16)
     errors, weights = Objective(1, Straight(), loss=LossConfig(time="bridge", adaptive=0.5))(
         Zero(), Zero(), pairs, 2, part
     )
-    t = uniforms(1, 2, part, Purpose.TIMES)
+    t = step_uniforms(1, 2, part, Purpose.TIMES)
     truth = ((pairs.x1 - pairs.x0) ** 2).mean(1)
     torch.testing.assert_close(errors, truth)
     assert pairs.weight is not None
@@ -90,9 +90,9 @@ def test_weights_are_those_of_time_error_and_pairs_multiplied() -> None:
 
 def test_sf2m_weighs_its_score_by_the_papers_lambda() -> None:
     """lambda = 2 sqrt(t (1 - t)) / sigma on r = sigma^2/2 score: with r the true score of the pair the error is 0."""
-    sigma, part, pairs = 0.5, Part(16, 0, 1, 8), batch(16)
-    objective = build(config(**OBJECTIVES["sf2m"], train={"label_dropout": 0.0}), 4)
-    t = 1e-3 + (1 - 2e-3) * uniforms(7, 2, part, Purpose.TIMES)
+    sigma, part, pairs = 0.5, BatchPart(16, 0, 1, 8), batch(16)
+    objective = build_objective(config(**OBJECTIVES["sf2m"], train={"label_dropout": 0.0}), 4)
+    t = 1e-3 + (1 - 2e-3) * step_uniforms(7, 2, part, Purpose.TIMES)
     column, z = t[:, None], normals(7, 2, part, (3,))
     mean = (1 - column) * pairs.x0 + column * pairs.x1
 
@@ -117,14 +117,14 @@ def test_the_asked_share_of_labels_is_hidden() -> None:
 
     zeros = torch.zeros(8000, 1)
     pairs = Batch(zeros, zeros, torch.arange(8000) % 4)
-    errors, _ = Objective(0, label_dropout=0.2, num_classes=4)(Label(), Label(), pairs, 0, Part(8000, 0, 1, 8))
+    errors, _ = Objective(0, label_dropout=0.2, num_classes=4)(Label(), Label(), pairs, 0, BatchPart(8000, 0, 1, 8))
     seen = errors.sqrt().round().long()
     assert torch.equal(seen[seen != 4], pairs.label[seen != 4])
     assert (seen == 4).float().mean().item() == pytest.approx(0.2, abs=0.015)
 
 
 def test_intervals_are_ordered_and_their_share_has_a_length() -> None:
-    drawn = MeanFlow(0, spans=0.25).instants(lambda purpose: uniforms(0, 3, Part(8000, 0, 1, 8), purpose))
+    drawn = MeanFlow(0, spans=0.25).instants(lambda purpose: step_uniforms(0, 3, BatchPart(8000, 0, 1, 8), purpose))
     assert drawn[1] is not None
     length = drawn[1] - drawn[0]
     assert (length >= 0).all()

@@ -26,9 +26,9 @@ from pipeline.store.format import (
     write_sidecar,
 )
 from training import lanes as lanes_module
-from training.loader import Batch, PairLoader, Part
+from training.loader import Batch, PairLoader, BatchPart
 from training.order import Order
-from training.shelf import groups
+from training.shelf import shard_groups
 
 GROUPED = st.tuples(
     st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=3), min_size=1, max_size=5), st.integers(1, 9)
@@ -76,9 +76,9 @@ def test_later_epochs_are_those_of_any_store() -> None:
 def test_a_chain_comes_in_groups_of_all_its_legs(tmp_path: Path) -> None:
     index = numbered_store(tmp_path / "store", [4, 4])
     blocks = [(block, 4) for block in (0, 0, 1, 2, 2, 3, 4)]
-    assert groups(Outline(index, tuple(blocks))) == [2, 1, 2, 1, 1]
+    assert shard_groups(Outline(index, tuple(blocks))) == [2, 1, 2, 1, 1]
     chain = Index(**{**vars(index), "times": (0.0, 1.0, 2.5)})
-    assert groups(Outline(chain, tuple(blocks))) == [3, 3, 1]
+    assert shard_groups(Outline(chain, tuple(blocks))) == [3, 3, 1]
 
 
 class Coming:
@@ -100,7 +100,7 @@ class Coming:
             if of == block:
                 write_sidecar(self.directory, Sidecar(shard, 0, (0, 9), {}))
 
-    def loader(self, part: Part, **options) -> PairLoader:
+    def loader(self, part: BatchPart, **options) -> PairLoader:
         outline = read_outline(self.directory)
         return PairLoader(self.directory, outline.index, part, 0, labels=True, outline=outline, **options)
 
@@ -117,7 +117,7 @@ def coming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Coming:
 
 def test_a_block_is_read_before_the_next_one_is_there(coming: Coming) -> None:
     coming.comes(0)
-    with coming.loader(Part(4, 0, 1, 4)) as loader:
+    with coming.loader(BatchPart(4, 0, 1, 4)) as loader:
         early = numbers(loader, 15)  # all that block 0 has, but for 3 pairs that go with the next one
         assert len({n for batch in early for n in batch}) == 60
         assert max(max(batch) for batch in early) < 63
@@ -135,7 +135,7 @@ def test_batches_are_those_of_the_complete_store_whenever_shards_come(coming: Co
     def all_batches(before: list[int], while_reading: list[int]) -> list[list[list[int]]]:
         for block in before:
             coming.comes(block)
-        loaders = [coming.loader(Part(8, rank, world, 4)) for rank in range(world)]
+        loaders = [coming.loader(BatchPart(8, rank, world, 4)) for rank in range(world)]
         timers = [threading.Timer(0.4 * (i + 1), coming.comes, [block]) for i, block in enumerate(while_reading)]
         for timer in timers:
             timer.start()
@@ -156,7 +156,7 @@ def test_batches_are_those_of_the_complete_store_whenever_shards_come(coming: Co
 def test_it_resumes_within_the_first_epoch(coming: Coming) -> None:
     for block in range(3):
         coming.comes(block)
-    part = Part(8, 0, 1, 4)
+    part = BatchPart(8, 0, 1, 4)
     with coming.loader(part) as loader:
         whole = numbers(loader, 30)
     for at in (1, 7, 8, 11, 12, 20):
@@ -169,12 +169,12 @@ def test_it_resumes_within_the_first_epoch(coming: Coming) -> None:
 
 def test_what_does_not_come_is_said(coming: Coming) -> None:
     coming.comes(1)
-    with coming.loader(Part(4, 0, 1, 1), patience=0.1) as loader, pytest.raises(InputError, match=r"pairs-000000\.tar"):
+    with coming.loader(BatchPart(4, 0, 1, 1), patience=0.1) as loader, pytest.raises(InputError, match=r"pairs-000000\.tar"):
         next(loader)
 
 
 def test_one_that_waits_can_be_closed(coming: Coming) -> None:
-    with coming.loader(Part(4, 0, 1, 1)):
+    with coming.loader(BatchPart(4, 0, 1, 1)):
         pass
     assert not [thread for thread in threading.enumerate() if thread.name == "pair-loader"]
 
@@ -183,7 +183,7 @@ def test_a_damaged_shard_is_refused(coming: Coming) -> None:
     coming.comes(0)
     path = coming.directory / "shards" / coming.index.shards[1].name
     path.write_bytes(path.read_bytes()[:-512])
-    with coming.loader(Part(4, 0, 1, 1)) as loader, pytest.raises(InputError, match=path.name):
+    with coming.loader(BatchPart(4, 0, 1, 1)) as loader, pytest.raises(InputError, match=path.name):
         numbers(loader, 15)
 
 

@@ -137,10 +137,10 @@ def test_what_cannot_be_tracked_is_said_before_training(run: RunDirectory, monke
         pytest.fail("a server that is not there was opened")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(InputError, match=r"mlflow without MLFLOW_TRACKING_URI"):
-        trackers.check(("mlflow",))
+        trackers.check_trackers(("mlflow",))
     for name in ("mlflow", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
         with pytest.raises(InputError, match=rf"{name} is not installed .*; pip install 'flowpairs\[{name}\]'"):
-            trackers.check((name,))
+            trackers.check_trackers((name,))
     with pytest.raises(InputError, match=r"output\.trackers"):
         config(run, "aim")

@@ -23,11 +23,11 @@ from pipeline.errors import InputError
 from training import loop, objectives
 from training.config import EvaluateConfig, SampleConfig, TrainClusterConfig, TrainConfig
 from training.evaluate import evaluate
-from training.loader import PairLoader, Part
+from training.loader import PairLoader, BatchPart
 from training.logbook import read_metrics
 from training.sample import sample
 from training.state import FILE, TrainState
-from training.status import read_status
+from training.status import read_run_status
 from training.trainer import train
 from training.workers import WorkerShape, worker_shape
 
@@ -113,14 +113,14 @@ def test_the_status_in_the_middle_names_the_checkpoint_to_go_on_from(undisturbed
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:20]) + lines[20][:30])
     (run / "checkpoints" / f"step-{STEPS + 40:09d}").mkdir()
-    found, last = read_status(run), json.loads(lines[19])
+    found, last = read_run_status(run), json.loads(lines[19])
     assert not found.complete
     assert (found.step, found.loss, found.data_wait) == (200, last["loss"], last["data_wait"])
     assert found.seconds_left == pytest.approx(40 * 64 / last["samples_per_s"])
     assert found.checkpoint == f"checkpoints/step-{STEPS:09d}"
     (run / "metrics.jsonl").write_text("")
     shutil.rmtree(run / "checkpoints")
-    assert (read_status(run).step, read_status(run).seconds_left, read_status(run).checkpoint) == (0, None, None)
+    assert (read_run_status(run).step, read_run_status(run).seconds_left, read_run_status(run).checkpoint) == (0, None, None)
 
 
 def test_a_finished_run_is_not_done_again_and_not_overwritten(undisturbed: Path, store: Path) -> None:
@@ -167,7 +167,7 @@ def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path,
         wait_for_checkpoint(run)
         driver.send_signal(signal.SIGKILL)
     assert not (run / "train.json").exists(), "the run was over before the kill"
-    found = read_status(run)
+    found = read_run_status(run)
     assert not found.complete
     assert 40 <= found.step <= read_metrics(run / "metrics.jsonl")[-1]["step"]  # its workers live a little longer
     assert found.steps == STEPS
@@ -312,11 +312,11 @@ def test_sf2m_with_guidance_trains_on_two_workers_as_on_one_and_is_sampled(tmp_p
     settings = validate(TrainConfig, plain)
     train(settings)
 
-    state = TrainState.start(objectives.network(settings, (2,), 3), settings.train)
-    lines, part = list[loop.LogLine](), Part(64, 0, 1, 8)
+    state = TrainState.start(objectives.build_network(settings, (2,), 3), settings.train)
+    lines, part = list[loop.LogLine](), BatchPart(64, 0, 1, 8)
     with PairLoader(tmp_path / "store", index, part, 0, labels=True) as loader:
-        objective = objectives.build(settings, 3)
-        loop.run(state, state.model, loader, objective, settings.train, part, lines.append, lambda metrics: None)
+        objective = objectives.build_objective(settings, 3)
+        loop.train_loop(state, state.model, loader, objective, settings.train, part, lines.append, lambda metrics: None)
     ours = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     np.testing.assert_allclose(ours, [line.loss for line in lines], rtol=1e-4)
     for key, value in weights(tmp_path / "run").items():

@@ -8,7 +8,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import potentials
-from pipeline.place import place
+from pipeline.place import as_path
 from pipeline.store.tables import read_blocks
 from training.export.network import in_diffusers_layout
 from training.models.unet import TIME_SCALE
@@ -89,13 +89,13 @@ def facts(trained: Trained) -> list[tuple[str, str]]:
 
 def coupling(trained: Trained) -> str:
     """How the pairs were coupled, as far as their store is at hand to tell."""
-    store = place(trained.pairs)
+    store = as_path(trained.pairs)
     blocks = read_blocks(store) if (store / "blocks.parquet").is_file() else []
     told = [f"method {trained.method}"]
     if blocks:
         told.append(f"blocks of {blocks[0]['n']:,} x {blocks[0]['m']:,}")
     elif trained.method == "semidiscrete" and store.is_dir():
-        found = potentials.load(store)
+        found = potentials.load_potentials(store)
         told.append(f"eps {found.eps:.4g}, relative {found.rel_eps:.4g}, chi-square of the masses {found.chi2:.2g}")
     for name, field in {"eps": "eps", "relative eps": "rel_eps", "sharpness E": "entropy"}.items():
         known = [value for block in blocks if (value := block[field]) is not None]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.files import whole_directory, write_atomically
+from pipeline.files import atomic_directory, write_atomically
 from training.export.card import card
 from training.export.network import files
 from training.trained import read_trained
@@ -37,7 +37,7 @@ def export(directory: str | Path, output: Path, license: str) -> list[str]:
         raise InputError(f"{where}: not empty and not an export; give an empty or a new directory")
     out = files(trained) | {"README.md": card(trained, license).encode()}
     if not held:
-        with whole_directory(output) as temporary:
+        with atomic_directory(output) as temporary:
             _write(temporary, out)
     elif (output / "flow.json").read_bytes() == out["flow.json"]:
         _write(output, out)

@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from training.config import MLPConfig, ModelConfig, UNetConfig
 
 
-def check(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> None:
+def check_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> None:
     """Refuse a model that does not fit the data.
 
     Args:
@@ -57,7 +57,7 @@ def arguments(
     return size | config.model_dump(exclude={"kind", "conditional"}) | {"num_classes": classes, "spans": spans}
 
 
-def build(
+def build_model(
     config: ModelConfig, shape: tuple[int, ...], num_classes: int, seed: int, spans: bool = False, null: bool = False
 ) -> nn.Module:
     """The untrained model, initialised from `seed` alone.
@@ -70,7 +70,7 @@ def build(
         spans: whether the model answers for intervals.
         null: whether a conditional model knows one label more, `num_classes`, for samples without theirs.
     """
-    check(config, shape, num_classes)
+    check_model(config, shape, num_classes)
     given = arguments(config, shape, num_classes, spans, null)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -19,7 +19,7 @@ def modulate(
     return h * (1 + scale[:, None]) + shift[:, None]
 
 
-class Block(nn.Module):
+class DiTBlock(nn.Module):
     """Attention and MLP, each gated by the conditioning; the identity at initialisation."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -73,7 +73,7 @@ class DiT(nn.Module):
         self.conditioning = Conditioning(width, num_classes, spans)
         self.enter = nn.Conv2d(channels, width, patch, patch)
         self.position = nn.Parameter(0.02 * torch.randn(1, self.grid[0] * self.grid[1], width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.leave = zeroed(nn.Linear(width, channels * patch * patch))

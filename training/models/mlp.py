@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from training.models.conditioning import Conditioning
 
 
-class Block(nn.Module):
+class MLPBlock(nn.Module):
     """x + W2 silu(W1 [x, c]): one residual step that sees the conditioning."""
 
     def __init__(self, width: int) -> None:
@@ -37,7 +37,7 @@ class MLP(nn.Module):
         super().__init__()
         self.conditioning = Conditioning(width, num_classes, spans)
         self.enter = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(MLPBlock(width) for _ in range(depth))
         self.leave = nn.Linear(width, dim)
 
     def forward(

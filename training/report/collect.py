@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from training.report.runs import Run, read_run
-from training.report.stores import Store, read_store
+from training.report.stores import StoreSummary, read_store
 
 
-def collect(directories: Sequence[Place]) -> tuple[list[Store], list[Run]]:
+def collect(directories: Sequence[AnyPath]) -> tuple[list[StoreSummary], list[Run]]:
     """Read every directory as a pair store, a training run, or both.
 
     Args:
@@ -44,7 +44,7 @@ def collect(directories: Sequence[Place]) -> tuple[list[Store], list[Run]]:
     return stores, runs
 
 
-def short_names(paths: Sequence[Place]) -> list[str]:
+def short_names(paths: Sequence[AnyPath]) -> list[str]:
     """The shortest path endings, of equal depth, that tell distinct paths apart."""
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):

@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from training.report.runs import Metrics, Run
-from training.report.stores import Block
+from training.report.stores import BlockSummary
 from training.report.theme import INK, MARKERS, MUTED, PAGE, axes, run_color, run_style, to_svg
 
-Place = int  # of a run among the directories, which decides its colour
+RunNumber = int  # of a run among the directories, which decides its colour
 
 
-def loss_curves(runs: list[tuple[Place, Run]]) -> str:
+def loss_curves(runs: list[tuple[RunNumber, Run]]) -> str:
     """Training loss against steps, raw and smoothed, on axes that fit the smoothed curves."""
     with axes() as (figure, ax):
         extremes = []
@@ -41,7 +41,7 @@ def smoothed(metrics: Metrics) -> Metrics:
     return Metrics(metrics.step[(window - 1) // 2 :][: len(loss)], loss)
 
 
-def frechet_against_nfe(runs: list[tuple[Place, Run]]) -> str:
+def frechet_against_nfe(runs: list[tuple[RunNumber, Run]]) -> str:
     """Frechet distance against function evaluations: Euler joined by a line, adaptive solvers as open marks."""
     with axes() as (figure, ax):
         ticks = set()
@@ -77,7 +77,7 @@ def _apart(ticks: list[float]) -> list[float]:
     return kept
 
 
-def curvature_along_t(runs: list[tuple[Place, Run]]) -> str:
+def curvature_along_t(runs: list[tuple[RunNumber, Run]]) -> str:
     """Where along the path the velocity departs from the straight line."""
     with axes() as (figure, ax):
         for place, run in runs:
@@ -92,7 +92,7 @@ def curvature_along_t(runs: list[tuple[Place, Run]]) -> str:
     return to_svg(figure, "curvature", "Curvature along t, per run")
 
 
-def sharpness_by_block(blocks: list[Block], name: str) -> str:
+def sharpness_by_block(blocks: list[BlockSummary], name: str) -> str:
     """E of every block."""
     with axes() as (figure, ax):
         known = [(block.block, block.entropy) for block in blocks if block.entropy is not None]
@@ -105,7 +105,7 @@ def sharpness_by_block(blocks: list[Block], name: str) -> str:
     return to_svg(figure, name, f"Sharpness of {len(blocks)} blocks")
 
 
-def errors_by_block(blocks: list[Block], tolerance: float | None, name: str) -> str:
+def errors_by_block(blocks: list[BlockSummary], tolerance: float | None, name: str) -> str:
     """Both marginal errors of every block, the tolerance as a line where there is one."""
     known = [
         (block.block, block.source_error, block.target_error)
@@ -148,7 +148,7 @@ def plane_pairs(x0: Float[np.ndarray, "k 2"], x1: Float[np.ndarray, "k 2"], name
 def plane_samples(
     samples: Float[np.ndarray, "k 2"],
     real: Float[np.ndarray, "r 2"],
-    place: Place,
+    place: RunNumber,
     name: str,
     axis: str = "coordinate",
 ) -> str:
@@ -171,7 +171,7 @@ def scatter(samples: Float[np.ndarray, "k 2"], labels: Int[np.ndarray, " k"] | N
     return buffer.getvalue()
 
 
-def trajectories(paths: Float[np.ndarray, "k times 2"], place: Place, name: str, axis: str) -> str:
+def draw_trajectories(paths: Float[np.ndarray, "k times 2"], place: RunNumber, name: str, axis: str) -> str:
     """The flow's paths in the plane of two of the `axis`, from open circles at t = 0 to filled ones at t = 1."""
     with axes(width=4.6, height=4.4) as (figure, ax):
         for path in paths:

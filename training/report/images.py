@@ -9,12 +9,12 @@ from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from PIL import Image
 
-Kind = Literal["image", "plane", "vector"]
+ImageKind = Literal["image", "plane", "vector"]
 TILE = 32  # pixels that the longer side of a tile has at least
 STRIP = 12  # pixels of a strip's cell
 
 
-def kind(shape: tuple[int, ...]) -> Kind:
+def kind(shape: tuple[int, ...]) -> ImageKind:
     """How a datum of that shape is shown: [1, h, w] and [3, h, w] as images, [2] as a point, others as coordinates."""
     if len(shape) == 3 and shape[0] in (1, 3):
         return "image"
@@ -31,7 +31,7 @@ def strip_reach(vectors: Float[np.ndarray, "..."]) -> float:
     return float(np.quantile(np.abs(vectors), 0.98)) or 1.0
 
 
-def tiles(images: Float[np.ndarray, "k c h w"], columns: int, reach: float) -> str:
+def upscale(images: Float[np.ndarray, "k c h w"], columns: int, reach: float) -> str:
     """`grid` as a data URI."""
     return data_uri(grid(images, columns, reach))
 

@@ -13,18 +13,18 @@ from markupsafe import Markup
 
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from training.report import configs, figures, images, theme, verdict
 from training.report.collect import collect
-from training.report.runs import Run, TimePoint
-from training.report.stores import Pairs, Store
+from training.report.runs import Run, TimePointRow
+from training.report.stores import Pairs, StoreSummary
 
 BLOCKS_IN_FULL = 12  # more are summarised
 BLOCKS_DRAWN = 4  # fewer are read off the table
 UNDRAWN = "independent", "imported", "semidiscrete"  # methods whose blocks have no errors to draw
 
 
-def write_report(directories: Sequence[Place], output: Place | None = None) -> Place:
+def write_report(directories: Sequence[AnyPath], output: AnyPath | None = None) -> AnyPath:
     """Write the report of pair stores and training runs as one HTML file that needs nothing else.
 
     Args:
@@ -45,7 +45,7 @@ def write_report(directories: Sequence[Place], output: Place | None = None) -> P
     return output
 
 
-def render(stores: list[Store], runs: list[Run]) -> str:
+def render(stores: list[StoreSummary], runs: list[Run]) -> str:
     """The page's HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -72,7 +72,7 @@ def render(stores: list[Store], runs: list[Run]) -> str:
     )
 
 
-def _store(place: int, store: Store) -> dict[str, Any]:
+def _store(place: int, store: StoreSummary) -> dict[str, Any]:
     """One pair store: its totals, its blocks and its first pairs."""
     blocks = store.blocks
     view: dict[str, Any] = {"store": store, "blocks": None, "figures": None, "potentials": _potentials(store)}
@@ -99,7 +99,7 @@ def _store(place: int, store: Store) -> dict[str, Any]:
     return view | {"kind": images.kind(store.index.shape), "pairs": _pairs(place, store.pairs)}
 
 
-def _potentials(store: Store) -> dict[str, Any] | None:
+def _potentials(store: StoreSummary) -> dict[str, Any] | None:
     """How the potentials of a semi-discrete coupling were found and how good they are."""
     if store.potentials is None:
         return None
@@ -121,7 +121,7 @@ def _potentials(store: Store) -> dict[str, Any] | None:
     }
 
 
-def _summary(store: Store) -> list[tuple[str, float | None, float | None, float | None]]:
+def _summary(store: StoreSummary) -> list[tuple[str, float | None, float | None, float | None]]:
     """(figure, smallest, median, largest) over the blocks."""
     assert store.blocks
     rows = []
@@ -141,7 +141,7 @@ def _over(values: Sequence[int | float | None], figure: Callable[[list[float]], 
     return figure(known) if known else None
 
 
-def _tolerance(store: Store) -> float | None:
+def _tolerance(store: StoreSummary) -> float | None:
     config = yaml.safe_load(store.config) if store.config else None
     return config["coupling"].get("tol") if config and store.index.method == "sinkhorn" else None
 
@@ -155,7 +155,7 @@ def _pairs(place: int, pairs: Pairs) -> Any:
             reach0, reach1 = images.grey_reach(pairs.x0), images.grey_reach(pairs.x1)
             labels = pairs.labels or [None] * len(pairs.data_ids)
             return [
-                (images.tiles(x0[None], 1, reach0), images.tiles(x1[None], 1, reach1), data_id, label)
+                (images.upscale(x0[None], 1, reach0), images.upscale(x1[None], 1, reach1), data_id, label)
                 for x0, x1, data_id, label in zip(pairs.x0, pairs.x1, pairs.data_ids, labels, strict=True)
             ]
         case _:
@@ -191,7 +191,7 @@ def _samples(place: int, run: Run) -> dict[str, Any] | None:
                 continue  # it lies under the samples of every solver
             drawn: Any = Markup(figures.plane_samples(shown, real, place, f"samples-{place}-{solver}"))
         elif kind == "image":
-            drawn = images.tiles(shown, 8, reach=1.0)
+            drawn = images.upscale(shown, 8, reach=1.0)
         else:
             drawn = images.strips(shown, images.strip_reach(real))
         name = solver.rstrip("0123456789")
@@ -207,7 +207,7 @@ def _samples(place: int, run: Run) -> dict[str, Any] | None:
     }
 
 
-def _points(place: int, run: Run) -> list[tuple[TimePoint, Markup]]:
+def _points(place: int, run: Run) -> list[tuple[TimePointRow, Markup]]:
     """Of a chain over time, each point with the flow's points over its data."""
     if run.samples is None or run.samples.timepoints is None or run.evaluation is None:
         return []
@@ -220,9 +220,9 @@ def _points(place: int, run: Run) -> list[tuple[TimePoint, Markup]]:
     return out
 
 
-def _trajectories(place: int, kind: images.Kind, paths: np.ndarray) -> Any:
+def _trajectories(place: int, kind: images.ImageKind, paths: np.ndarray) -> Any:
     """Tiles, a row a sample and a column a time, or an SVG of paths in a plane."""
     if kind == "image":
-        return images.tiles(paths.reshape(-1, *paths.shape[2:]), paths.shape[1], reach=1.0)
+        return images.upscale(paths.reshape(-1, *paths.shape[2:]), paths.shape[1], reach=1.0)
     axis = "coordinate" if kind == "plane" else "principal direction"
-    return Markup(figures.trajectories(paths, place, f"paths-{place}", axis))
+    return Markup(figures.draw_trajectories(paths, place, f"paths-{place}", axis))

@@ -49,7 +49,7 @@ class Frechet(_Json):
     fd: float
 
 
-class TimePoint(_Json):
+class TimePointRow(_Json):
     """How near the flow comes to the data at one point of a chain over time."""
 
     time: float
@@ -69,7 +69,7 @@ class Evaluation(_Json):
     curvature: float
     curvature_by_t: Curve | None = None
     frechet: list[Frechet]
-    time_points: list[TimePoint] = []
+    time_points: list[TimePointRow] = []
 
 
 @dataclass(frozen=True)

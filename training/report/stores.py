@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from pipeline import potentials
 from pipeline.errors import InputError
-from pipeline.place import Place
+from pipeline.place import AnyPath
 from pipeline.potentials import Potentials
 from pipeline.store.format import Index, read_index
 from pipeline.store.records import Decoder, samples
@@ -19,7 +19,7 @@ PAIRS_SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockSummary:
     """A row of blocks.parquet: one coupling problem and what came of it."""
 
     block: int
@@ -51,33 +51,33 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Store:
+class StoreSummary:
     """One pair store."""
 
     name: str
-    path: Place
+    path: AnyPath
     index: Index
-    blocks: list[Block] | None
+    blocks: list[BlockSummary] | None
     pairs: Pairs
     config: str | None
     potentials: Potentials | None  # of a semi-discrete coupling
 
 
-def read_store(path: Place, name: str) -> Store:
+def read_store(path: AnyPath, name: str) -> StoreSummary:
     """Read a pair store's index, its blocks' reports and its first pairs."""
     index, config = read_index(path), path / "config.yaml"
-    return Store(
+    return StoreSummary(
         name,
         path,
         index,
         _read_blocks(path / "blocks.parquet"),
         _read_pairs(path, index),
         config.read_text() if config.is_file() else None,
-        potentials.load(path) if index.method == "semidiscrete" else None,
+        potentials.load_potentials(path) if index.method == "semidiscrete" else None,
     )
 
 
-def _read_blocks(path: Place) -> list[Block] | None:
+def _read_blocks(path: AnyPath) -> list[BlockSummary] | None:
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
@@ -86,18 +86,18 @@ def _read_blocks(path: Place) -> list[Block] | None:
     try:
         with path.open("rb") as file:
             table = pq.read_table(file)
-        known = [field.name for field in dataclasses.fields(Block) if field.name in table.column_names]
-        return [Block(**row) for row in table.select(known).to_pylist()]
+        known = [field.name for field in dataclasses.fields(BlockSummary) if field.name in table.column_names]
+        return [BlockSummary(**row) for row in table.select(known).to_pylist()]
     except (ArrowException, TypeError) as error:
         raise InputError(f"{path}: not the blocks' reports of a pair store ({error}); couple again") from error
 
 
-def _read_pairs(directory: Place, index: Index) -> Pairs:
+def _read_pairs(directory: AnyPath, index: Index) -> Pairs:
     """The first pairs of the first shard; where there are potentials alone, the first that these make."""
     if not index.shards:
         from training import matched  # imports torch
 
-        store = matched.Store(directory, index)
+        store = matched.SemidiscreteStore(directory, index)
         x0, ids = store.pairs(0, PAIRS_SHOWN)
         return Pairs(x0, store.data(ids), ids.tolist(), store.labels(ids).tolist() if index.num_classes else None)
     path = directory / "shards" / index.shards[0].name
