@@ -10,10 +10,14 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# mypy cannot follow the mapping of pyproject.toml, so it gets a folder of links that looks as what is installed.
+TYPES := build/types/flowpairs
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	rm -rf $(TYPES) && mkdir -p $(TYPES)
+	ln -s $(foreach file,$(wildcard jobs/public/*),$(CURDIR)/$(file)) $(foreach folder,configs jobs pipeline training,$(CURDIR)/$(folder)) $(TYPES)
+	cd build/types && $(abspath $(VENV))/bin/mypy --config-file $(CURDIR)/pyproject.toml --package flowpairs
 
 setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt

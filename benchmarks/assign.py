@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from fashion import problem
 
-from pipeline import noise
-from pipeline.ot.assign import ROWS, TILE, Assignment
-from pipeline.ot.semidiscrete import semidiscrete_cost_std, solve_semidiscrete
-from pipeline.ot.targets import Targets
+from flowpairs.pipeline.blocks import noise
+from flowpairs.pipeline.ot.semidiscrete.assign import ROWS, TILE, Assignment
+from flowpairs.pipeline.ot.semidiscrete.solver import semidiscrete_cost_std, solve_semidiscrete
+from flowpairs.pipeline.ot.semidiscrete.targets import Targets
 
 ROUNDS = 7
 

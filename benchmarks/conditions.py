@@ -19,9 +19,9 @@ import ot
 import torch
 from torch import Tensor, nn
 
-from pipeline.ot.assign import Assignment
-from pipeline.ot.semidiscrete import solve_semidiscrete
-from pipeline.ot.targets import Targets
+from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
+from flowpairs.pipeline.ot.semidiscrete.solver import solve_semidiscrete
+from flowpairs.pipeline.ot.semidiscrete.targets import Targets
 
 BATCH, EULER, TESTS, CHI2 = 256, 100, 2000, 0.05
 BETAS = (1.0, 10.0, 100.0)

@@ -18,13 +18,13 @@ import numpy as np
 import ray
 from fashion import DATA
 
-from pipeline import potentials
-from pipeline.config import CoupleConfig, validate
-from pipeline.couple import couple
-from pipeline.store import tables
-from training.config import EvaluateConfig, TrainConfig
-from training.evaluate import evaluate
-from training.trainer import train
+from flowpairs.pipeline.config import CoupleConfig, validate
+from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.store import block_reports
+from flowpairs.training.config import EvaluateConfig, TrainConfig
+from flowpairs.training.evaluate import evaluate
+from flowpairs.training.train import train
 
 PAIRS = 128_000
 COUPLINGS: dict[str, dict[str, Any]] = {
@@ -49,7 +49,7 @@ def coupled(name: str, directory: Path, cpus: int) -> dict[str, Any]:
     )
     rows: list[dict[str, Any]] = []
     index = couple(config, rows.append)
-    seconds = sum(row["seconds"] for row in tables.read_blocks(directory)) / cpus  # as many actors at a time
+    seconds = sum(row["seconds"] for row in block_reports.read_blocks(directory)) / cpus  # as many actors at a time
     if semidiscrete:
         seconds = potentials.load_potentials(directory).reports[0]["seconds"]
     return {"seconds": seconds, "bytes": sum(s.bytes for s in index.shards) / max(1, index.pairs)}

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from loader import PER_SHARD, SHAPES, make_store
 
-from training import loop, models
-from training.config import OptimisationConfig, UNetConfig
-from training.directory import arcs_for
-from training.loader import PairLoader, BatchPart
-from training.objectives import Objective
-from training.state import TrainState
+from flowpairs.training import models
+from flowpairs.training.config import OptimisationConfig, UNetConfig
+from flowpairs.training.objectives.objective import Objective
+from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.run import loop
+from flowpairs.training.run.directory import arcs_for
+from flowpairs.training.run.state import TrainState
 
 
 def main() -> None:
@@ -39,7 +40,9 @@ def main() -> None:
             state, lines = TrainState.start(model, config), list[loop.LogLine]()
             part = BatchPart(config.batch, 0, 1, arcs_for(config.batch, 1))
             with PairLoader(Path(temporary), index, part, seed=0, pin=device.type == "cuda") as loader:
-                loop.train_loop(state, model, loader, Objective(config.seed), config, part, lines.append, lambda metrics: None)
+                loop.train_loop(
+                    state, model, loader, Objective(config.seed), config, part, lines.append, lambda metrics: None
+                )
         print(f"| {name} | {lines[-1].samples_per_s:,.0f} | {100 * lines[-1].data_wait:.2f} % |")
 
 

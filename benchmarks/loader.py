@@ -19,11 +19,11 @@ import numpy as np
 import torch
 import webdataset as wds
 
-from pipeline.store import format
-from pipeline.store.records import Record
-from pipeline.store.writer import write_shard
-from training.directory import arcs_for
-from training.loader import PairLoader, BatchPart
+from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.records import Record
+from flowpairs.pipeline.store.writer import write_shard
+from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.run.directory import arcs_for
 
 SHAPES = {"vectors of 64": (64,), "images 28x28": (1, 28, 28), "images 32x32x3": (3, 32, 32)}
 PER_SHARD, BATCH, ROUNDS = 4096, 256, 5

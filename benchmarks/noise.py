@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline import noise
+from flowpairs.pipeline.blocks import noise
 
 ROUNDS = 5
 

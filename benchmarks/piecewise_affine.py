@@ -33,11 +33,11 @@ import torch
 from torch import Tensor
 from toy2d import BATCH, train
 
-from pipeline.ot import Problem, solve_sinkhorn
-from training.metrics import curvature_by_time, integrate_unit_interval
-from training.objectives import Objective
-from training.ode import solve_fixed
-from training.paths import Straight
+from flowpairs.pipeline.ot import Problem, solve_sinkhorn
+from flowpairs.training.metrics.metrics import curvature_by_time, integrate_unit_interval
+from flowpairs.training.objectives.objective import Objective
+from flowpairs.training.objectives.paths import Straight
+from flowpairs.training.sampling.ode import solve_fixed
 
 POOL, TESTS, HEUN = 65_536, 1_024, 32
 WIDTH = 128

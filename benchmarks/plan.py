@@ -44,12 +44,12 @@ JOBS = {
 RUN = """
 import json, sys, time
 import ray
-from pipeline import data
-from pipeline.cluster import connect
-from pipeline.config import CoupleConfig, load
-from pipeline.couple import couple
+from flowpairs.pipeline import data
+from flowpairs.pipeline.cluster.connect import connect
+from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.couple import couple
 connect()
-import pipeline.actor
+import flowpairs.pipeline.cluster.actors
 rows, started = [], time.monotonic()
 index = couple(load(CoupleConfig, sys.argv[1]), rows.append)
 print(json.dumps({

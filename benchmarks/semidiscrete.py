@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from fashion import DATA, problem
 
-from pipeline import features, noise
-from pipeline.ot.semidiscrete import semidiscrete_cost_std, solve_semidiscrete
-from pipeline.ot.targets import Targets
+from flowpairs.pipeline.blocks import features, noise
+from flowpairs.pipeline.ot.semidiscrete.solver import semidiscrete_cost_std, solve_semidiscrete
+from flowpairs.pipeline.ot.semidiscrete.targets import Targets
 
 CHI2 = 0.05
 JUDGES = 500_000  # fresh points

@@ -13,8 +13,8 @@ on, and the cells at t - 1 are sent half of the way; W1 is between where they co
 
 The paper trains one network on all the times that are left, on the full data; the mean over its three times is what it
 publishes. Its sigma is 0.1 for CFM and [SF]2M, and 1 for SB-CFM. Paths and objectives are training's, couplings
-pipeline.ot's, networks and steps those of benchmarks/toy2d.py: 3 x 64 SELU, AdamW at 1e-3, batches of 256; 50 Euler
-steps, with noise for the SDE. All seeds train at once. About ten minutes of one core.
+flowpairs.pipeline.ot's, networks and steps those of benchmarks/toy2d.py: 3 x 64 SELU, AdamW at 1e-3, batches of 256; 50
+Euler steps, with noise for the SDE. All seeds train at once. About ten minutes of one core.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from fashion import DATA
 from torch import Tensor
 from toy2d import BATCH, Networks, train
 
-from pipeline.ot import Coupling, Problem, independent, solve_exact, solve_sinkhorn
-from training.objectives import BridgeMatching, Objective
-from training.paths import Bridge, Straight
+from flowpairs.pipeline.ot import Coupling, Problem, independent, solve_exact, solve_sinkhorn
+from flowpairs.training.objectives.objective import BridgeMatching, Objective
+from flowpairs.training.objectives.paths import Bridge, Straight
 
 STEPS = 50  # of Euler, from 0 to 1/2
 METHODS: dict[str, tuple[str, Objective]] = {  # how cells are coupled, and what is regressed on

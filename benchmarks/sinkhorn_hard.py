@@ -11,8 +11,8 @@ import math
 
 import torch
 
-from pipeline.ot import Problem, solve_sinkhorn
-from pipeline.ot.coupling import BlockReport
+from flowpairs.pipeline.ot import Problem, solve_sinkhorn
+from flowpairs.pipeline.ot.coupling import BlockReport
 
 LEVELS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 

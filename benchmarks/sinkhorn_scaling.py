@@ -18,11 +18,11 @@ def measure(n: int) -> None:
     """One pass as the solver makes it, with the large entries collected, after one over fewer rows to warm up."""
     import torch
 
-    from pipeline.ot import Problem, cost_std
-    from pipeline.ot.kernel import kernel_of
-    from pipeline.ot.share import RowPartition
-    from pipeline.ot.sweep import sweep
-    from pipeline.ot.tiles import Workers
+    from flowpairs.pipeline.ot import Problem, cost_std
+    from flowpairs.pipeline.ot.sinkhorn.sweep import sweep
+    from flowpairs.pipeline.ot.tiles.kernel import kernel_of
+    from flowpairs.pipeline.ot.tiles.partition import RowPartition
+    from flowpairs.pipeline.ot.tiles.tiling import Workers
 
     imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     random = torch.Generator().manual_seed(0)

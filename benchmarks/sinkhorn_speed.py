@@ -15,11 +15,11 @@ from collections.abc import Callable
 import torch
 from fashion import problem
 
-from pipeline.ot import Problem, solve_sinkhorn
-from pipeline.ot.kernel import kernel_of
-from pipeline.ot.share import RowPartition
-from pipeline.ot.sweep import sweep
-from pipeline.ot.tiles import Workers
+from flowpairs.pipeline.ot import Problem, solve_sinkhorn
+from flowpairs.pipeline.ot.sinkhorn.sweep import sweep
+from flowpairs.pipeline.ot.tiles.kernel import kernel_of
+from flowpairs.pipeline.ot.tiles.partition import RowPartition
+from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 
 def least(works: list[Callable[[], object]], rounds: int) -> list[float]:

@@ -20,13 +20,13 @@ import torch
 from fashion import problem
 from sinkhorn_hard import problems
 
-from pipeline.ot import Problem, cost_std, solve_for_sharpness, solve_sinkhorn
-from pipeline.ot.backend import TorchTiles
-from pipeline.ot.coupling import BlockReport, EntropicCoupling
-from pipeline.ot.kernel import kernel_of
-from pipeline.ot.share import RowPartition
-from pipeline.ot.sweep import sweep
-from pipeline.ot.tiles import Workers
+from flowpairs.pipeline.ot import Problem, cost_std, solve_for_sharpness, solve_sinkhorn
+from flowpairs.pipeline.ot.backends.protocol import TorchTiles
+from flowpairs.pipeline.ot.coupling import BlockReport, EntropicCoupling
+from flowpairs.pipeline.ot.sinkhorn.sweep import sweep
+from flowpairs.pipeline.ot.tiles.kernel import kernel_of
+from flowpairs.pipeline.ot.tiles.partition import RowPartition
+from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 LIMIT = 3000
 

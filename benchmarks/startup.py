@@ -26,10 +26,10 @@ STAGES = ("imports", "Ray", "reading", "actors", "work", "end")
 RUN = """
 import sys, time
 from pathlib import Path
-from pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.config import CoupleConfig, load
 config = load(CoupleConfig, sys.argv[1], sys.argv[2:])
-from pipeline.cluster import connect
-from pipeline.couple import couple
+from flowpairs.pipeline.cluster.connect import connect
+from flowpairs.pipeline.couple import couple
 imported = time.time()
 connect()
 connected = time.time()

@@ -12,9 +12,9 @@ import ray
 import torch
 from fashion import problem
 
-from pipeline.ot import Problem, solve_sinkhorn
-from pipeline.ot.share import SINGLE, Team
-from pipeline.team import ProcessTeam, open_store
+from flowpairs.pipeline.cluster.process_group import ProcessTeam, open_store
+from flowpairs.pipeline.ot import Problem, solve_sinkhorn
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
 
 
 class Counting:

@@ -4,8 +4,9 @@
 
 The paper's protocol: an MLP of 3 x 64 SELU, AdamW at 1e-3, batches of 256 coupled by themselves, 100 Euler steps, and
 W2 between as many samples and test points, both drawn at random. NPE is |E int |v|^2 dt - W2^2| / W2^2, W2 between
-source and target. The paths and objectives are training's, the couplings pipeline.ot's: a pool of batches is coupled
-first and trained on over and over, as a store of pairs would be. All seeds train at once, as one batched network.
+source and target. The paths and objectives are training's, the couplings flowpairs.pipeline.ot's: a pool of batches is
+coupled first and trained on over and over, as a store of pairs would be. All seeds train at once, as one batched
+network.
 
 "floor" is the W2 between two sets of test points: no model can be expected to fall below it.
 """
@@ -21,10 +22,10 @@ import ot
 import torch
 from torch import Tensor, nn
 
-from pipeline.ot import Problem, independent, solve_exact, solve_sinkhorn
-from training.loader import Batch, BatchPart
-from training.objectives import BridgeMatching, Objective
-from training.paths import Bridge, Straight, TargetOnly
+from flowpairs.pipeline.ot import Problem, independent, solve_exact, solve_sinkhorn
+from flowpairs.training.objectives.objective import BridgeMatching, Objective
+from flowpairs.training.objectives.paths import Bridge, Straight, TargetOnly
+from flowpairs.training.pairs.loader import Batch, BatchPart
 
 BATCH, EULER = 256, 100
 SIGMA, BRIDGE = 0.1, 1.0  # of the paths; of the bridges

@@ -27,15 +27,16 @@ import torch
 from fashion import DATA
 from torch import Tensor, nn
 
-from pipeline.config import CoupleConfig, validate
-from pipeline.couple import couple
-from pipeline.store.format import Index
-from training import loop, models
-from training.config import MLPConfig, ModelConfig, OptimisationConfig, UNetConfig
-from training.directory import arcs_for
-from training.loader import PairLoader, BatchPart
-from training.objectives import Objective
-from training.state import TrainState
+from flowpairs.pipeline.config import CoupleConfig, validate
+from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.store.format import Index
+from flowpairs.training import models
+from flowpairs.training.config import MLPConfig, ModelConfig, OptimisationConfig, UNetConfig
+from flowpairs.training.objectives.objective import Objective
+from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.run import loop
+from flowpairs.training.run.directory import arcs_for
+from flowpairs.training.run.state import TrainState
 
 PAIRS = 16_000
 MODELS: dict[str, ModelConfig] = {

@@ -23,14 +23,14 @@ import torch
 from fashion import DATA
 from PIL import Image
 
-from pipeline.config import CoupleConfig, validate
-from pipeline.couple import couple
-from training import metrics
-from training.config import EvaluateConfig, SampleConfig, TrainConfig
-from training.evaluate import evaluate
-from training.report import images
-from training.sample import sample
-from training.trainer import train
+from flowpairs.pipeline.config import CoupleConfig, validate
+from flowpairs.pipeline.couple import couple
+from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainConfig
+from flowpairs.training.evaluate import evaluate
+from flowpairs.training.metrics import metrics
+from flowpairs.training.report import pictures
+from flowpairs.training.sample import sample
+from flowpairs.training.train import train
 
 SOURCE, TARGET = 5, 9  # sandals, ankle boots
 PAIRS = 65_536
@@ -110,7 +110,7 @@ def main() -> None:
         figures = [f"{key} {np.mean(values):.3g} +- {np.std(values):.2g}" for key, values in every.items()]
         print(f"{name}: {'; '.join(figures)}", flush=True)
     if options.picture:
-        tiles = Image.fromarray(images.grid(np.concatenate(rows), SHOWN, reach=1.0))
+        tiles = Image.fromarray(pictures.grid(np.concatenate(rows), SHOWN, reach=1.0))
         tiles.resize((tiles.width * 2, tiles.height * 2), Image.Resampling.NEAREST).save(options.picture)
 
 

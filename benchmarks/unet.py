@@ -28,15 +28,15 @@ import torch
 from fashion import DATA
 from torch import Tensor
 
-from pipeline.config import CoupleConfig, validate
-from pipeline.couple import couple
-from pipeline.store import tables
-from training import metrics
-from training.config import SamplerConfig, TrainConfig
-from training.features import extractor
-from training.sampler import Sampler
-from training.trained import read_finished
-from training.trainer import train
+from flowpairs.pipeline.config import CoupleConfig, validate
+from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.store import block_reports
+from flowpairs.training.config import SamplerConfig, TrainConfig
+from flowpairs.training.metrics import metrics
+from flowpairs.training.metrics.feature_network import extractor
+from flowpairs.training.run.trained import read_finished
+from flowpairs.training.sampling.sampler import Sampler
+from flowpairs.training.train import train
 
 PAIRS, SAMPLES, STRAIGHTNESS = 65_536, 1_000, 256  # the last: trajectories whose curvature is measured
 TOLERANCE = 1e-4  # of dopri5, relative and absolute
@@ -88,7 +88,7 @@ def coupled(data: str, coupling: str, directory: Path) -> dict[str, Any]:
         },
     )
     couple(config)
-    [block] = tables.read_blocks(directory)
+    [block] = block_reports.read_blocks(directory)
     return {"entropy": block["entropy"], "coupling seconds": block["seconds"]}
 
 

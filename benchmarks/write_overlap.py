@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from pipeline import features
-from pipeline.actor import Posts
-from pipeline.blocks import Blocks
-from pipeline.cluster import ActorShape
-from pipeline.config import CoupleConfig, validate
-from pipeline.coupler import BlockSolver
-from pipeline.crew import work
+from flowpairs.pipeline.blocks import features
+from flowpairs.pipeline.blocks.division import Blocks
+from flowpairs.pipeline.cluster.actors import Posts
+from flowpairs.pipeline.cluster.connect import ActorShape
+from flowpairs.pipeline.cluster.scheduler import work
+from flowpairs.pipeline.config import CoupleConfig, validate
+from flowpairs.pipeline.solve.block_solver import BlockSolver
 
 
 def main() -> None:

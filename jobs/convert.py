@@ -14,8 +14,8 @@ def convert(
 
     Example: `flowpairs convert out/digits out/digits-ids --payload ids`
     """
-    from pipeline.convert import convert as run_job
-    from pipeline.place import as_path
+    from flowpairs.pipeline.base.paths import as_path
+    from flowpairs.pipeline.convert import convert as run_job
 
     index = run_job(as_path(directory), as_path(destination), payload)
     size = sum(shard.bytes for shard in index.shards)
@@ -23,6 +23,6 @@ def convert(
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(convert)

@@ -14,18 +14,18 @@ def couple(
 
     Example: `flowpairs couple configs/digits/couple.yaml coupling.rel_eps=0.03 output.dir=out/sharp`
     """
-    from pipeline.config import CoupleConfig, load
+    from flowpairs.pipeline.config import CoupleConfig, load
 
     settings = load(CoupleConfig, config, overrides)
-    from pipeline.couple import couple as run_job
-    from pipeline.place import as_path
-    from pipeline.store.summary import print_summary
+    from flowpairs.pipeline.base.paths import as_path
+    from flowpairs.pipeline.couple import couple as run_job
+    from flowpairs.pipeline.store.summary import print_summary
 
     run_job(settings)
     print_summary(as_path(settings.output.dir))
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(couple)

@@ -1,5 +1,6 @@
 """`flowpairs demo`: from embedded data to a trained flow and a report, OT pairs against independent pairs."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +16,10 @@ def demo(
 
     Example: `flowpairs demo out/demo`
     """
-    from pipeline.config import CoupleConfig, load
-    from training.config import EvaluateConfig, TrainConfig
+    from flowpairs.pipeline.config import CoupleConfig, load
+    from flowpairs.training.config import EvaluateConfig, TrainConfig
 
-    configs = Path(__file__).resolve().parents[1] / "configs" / "digits"
+    configs = Path(str(files("flowpairs.configs") / "digits"))
     stores = {method: directory / f"pairs-{method}" for method in ("sinkhorn", "independent")}
     runs = {method: directory / f"run-{method}" for method in stores}
     couplings = [
@@ -34,12 +35,12 @@ def demo(
         for method in stores
     ]
 
-    from pipeline.couple import couple
-    from pipeline.store.summary import print_summary
-    from training.evaluate import evaluate
-    from training.report.page import write_report
-    from training.report.terminal import print_comparison
-    from training.trainer import train
+    from flowpairs.pipeline.couple import couple
+    from flowpairs.pipeline.store.summary import print_summary
+    from flowpairs.training.evaluate import evaluate
+    from flowpairs.training.report.page import write_report
+    from flowpairs.training.report.terminal import print_comparison
+    from flowpairs.training.train import train
 
     for coupling in couplings:
         couple(coupling)
@@ -55,6 +56,6 @@ def demo(
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(demo)

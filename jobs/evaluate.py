@@ -15,11 +15,11 @@ def evaluate(
 
     Example: `flowpairs evaluate runs/digits euler=[1,2,4]`
     """
-    from pipeline.config import from_overrides
-    from training.config import EvaluateConfig
+    from flowpairs.pipeline.config import from_overrides
+    from flowpairs.training.config import EvaluateConfig
 
     settings = from_overrides(EvaluateConfig, overrides)
-    from training.evaluate import evaluate as run_job
+    from flowpairs.training.evaluate import evaluate as run_job
 
     report = run_job(run_dir, settings)
     if json:
@@ -27,12 +27,12 @@ def evaluate(
 
         print(dumps(report, indent=1))
     else:
-        from training.table import print_table
+        from flowpairs.training.report.evaluation_table import print_table
 
         print_table(report)
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(evaluate)

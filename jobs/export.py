@@ -15,12 +15,12 @@ def export(
 
     Example: `flowpairs export runs/digits --output digits-model`
     """
-    from training.export.write import export as run_job
+    from flowpairs.training.export.write import export as run_job
 
     print(f"{output}: {', '.join(run_job(run_dir, output, license))}")
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(export)

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.submit import Address
+from flowpairs.jobs.options import Address
 
 if TYPE_CHECKING:
-    from jobs.remote.cluster import SubmittedJob
+    from flowpairs.jobs.remote.dashboard import SubmittedJob
 
 
 def jobs(
@@ -21,7 +21,7 @@ def jobs(
 
     Example: `flowpairs jobs --address http://HEAD:8265`
     """
-    from jobs.remote.cluster import Dashboard
+    from flowpairs.jobs.remote.dashboard import Dashboard
 
     cluster = Dashboard(address)
     if follow is not None:
@@ -54,6 +54,6 @@ def _print(listed: list["SubmittedJob"]) -> None:
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(jobs)

@@ -15,16 +15,16 @@ def plan(
 
     Example: `flowpairs plan configs/digits/couple.yaml coupling.n=65536 output.pairs=1000000`
     """
-    from pipeline.config import CoupleConfig, load
+    from flowpairs.pipeline.config import CoupleConfig, load
 
     settings = load(CoupleConfig, config, overrides)
-    from pipeline.plan import plan as forecast
-    from pipeline.plan import print_plan
+    from flowpairs.pipeline.plan import plan as forecast
+    from flowpairs.pipeline.plan import print_plan
 
     print_plan(forecast(settings), as_json=json)
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(plan)

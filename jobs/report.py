@@ -18,13 +18,13 @@ def report(
 
     Example: `flowpairs report out/pairs-sinkhorn out/run-sinkhorn out/run-independent --output report.html`
     """
-    from pipeline.place import as_path
-    from training.report.page import write_report
+    from flowpairs.pipeline.base.paths import as_path
+    from flowpairs.training.report.page import write_report
 
     typer.echo(f"report: {write_report([as_path(directory) for directory in directories], output)}")
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(report)

@@ -30,19 +30,19 @@ def sample(
 
     Example: `flowpairs sample runs/digits --solver euler --steps 8 --output digits.png`
     """
-    from pipeline.config import validate
-    from training.config import SampleConfig
+    from flowpairs.pipeline.config import validate
+    from flowpairs.training.config import SampleConfig
 
     given: dict[str, Any] = {"samples": count, "seed": seed, "solver": solver, "steps": steps}
     given |= {"labels": tuple(label or ()), "guidance": guidance, "batch": batch}
     settings = validate(SampleConfig, given)
-    from training.sample import sample as run_job
+    from flowpairs.training.sample import sample as run_job
 
     nfe = run_job(run_dir, settings, output, start)
     print(f"{output}: {count:,} samples by {solver}, {nfe:g} function evaluations each, seed {seed}")
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(sample)

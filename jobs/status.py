@@ -17,22 +17,22 @@ def status(
 
     Example: `flowpairs status out/digits`
     """
-    from pipeline.config import read_yaml
-    from pipeline.place import as_path
+    from flowpairs.pipeline.base.paths import as_path
+    from flowpairs.pipeline.config import read_yaml
 
     where = as_path(directory)
     config = where / "config.yaml"
     if isinstance(where, Path) and config.is_file() and "train" in read_yaml(config):  # runs are never at URLs
-        from training.status import print_run_status as print_run
+        from flowpairs.training.run.status import print_run_status as print_run
 
         print_run(where, as_json=json)
         return
-    from pipeline.store.status import print_status
+    from flowpairs.pipeline.store.status import print_status
 
     print_status(where, as_json=json)
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(status)

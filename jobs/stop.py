@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.submit import Address
+from flowpairs.jobs.options import Address
 
 
 def stop(
@@ -15,12 +15,12 @@ def stop(
 
     Example: `flowpairs stop couple-digits-1a2b3c-1 --address http://HEAD:8265`
     """
-    from jobs.remote.cluster import Dashboard
+    from flowpairs.jobs.remote.dashboard import Dashboard
 
     print(f"{job}: {Dashboard(address).stop(job).status.lower()}")
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(stop)

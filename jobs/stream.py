@@ -14,14 +14,14 @@ def stream(
 
     Example: `flowpairs stream configs/digits/stream.yaml couple.output.dir=out/digits train.output.dir=runs/digits`
     """
-    from jobs.stream_config import StreamConfig
-    from jobs.train import print_run
-    from pipeline.config import load
+    from flowpairs.jobs.stream_config import StreamConfig
+    from flowpairs.jobs.train import print_run
+    from flowpairs.pipeline.config import load
 
     settings = load(StreamConfig, config, overrides)
-    from jobs.streaming import stream as run_both
-    from pipeline.place import as_path
-    from pipeline.store.summary import print_summary
+    from flowpairs.jobs.streaming import stream as run_both
+    from flowpairs.pipeline.base.paths import as_path
+    from flowpairs.pipeline.store.summary import print_summary
 
     _, summary = run_both(settings)
     print_summary(as_path(settings.couple.output.dir))
@@ -29,6 +29,6 @@ def stream(
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(stream)

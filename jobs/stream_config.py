@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import model_validator
 
-from pipeline.config import CoupleConfig, Strict
-from training.config import TrainConfig
+from flowpairs.pipeline.config import CoupleConfig, Strict
+from flowpairs.training.config import TrainConfig
 
 
 class StreamConfig(Strict):

@@ -8,11 +8,11 @@ import _thread
 from threading import Event, Thread
 from typing import Any
 
-from jobs.stream_config import StreamConfig
-from pipeline.couple import Beside, begin, carry_out
-from pipeline.progress import LOOK_EVERY
-from pipeline.store.format import Index
-from training import directory
+from flowpairs.jobs.stream_config import StreamConfig
+from flowpairs.pipeline.base.progress import LOOK_EVERY
+from flowpairs.pipeline.couple import Beside, begin, carry_out
+from flowpairs.pipeline.store.format import Index
+from flowpairs.training.run import directory
 
 
 def stream(config: StreamConfig) -> tuple[Index, dict[str, Any]]:
@@ -24,13 +24,13 @@ def stream(config: StreamConfig) -> tuple[Index, dict[str, Any]]:
     workers = config.train.cluster.workers
     bundle = {"CPU": 1.0} | ({"GPU": 1.0} if config.train.cluster.gpus == 1 else {})
     job = begin(config.couple, [bundle] * workers if isinstance(workers, int) else [])
-    from training.trainer import train
+    from flowpairs.training.train import train
 
     if isinstance(job, Index):
         return job, train(config.train)
     directory.check_run(config.train)
-    from pipeline.cluster import placements
-    from training.workers import worker_shape
+    from flowpairs.pipeline.cluster.connect import placements
+    from flowpairs.training.run.workers import worker_shape
 
     shape = worker_shape(config.train.cluster, config.couple.cluster)
     before, trained, stop = placements().keys(), Event(), Event()

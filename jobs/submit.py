@@ -1,16 +1,11 @@
 """`flowpairs submit COMMAND CONFIG`: run a command on a cluster, through the HTTP address of its dashboard."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-Address = Annotated[
-    str | None, typer.Option(envvar="RAY_ADDRESS", help="the dashboard's URL, as in http://127.0.0.1:8265")
-]
-
-
-Command = Literal["couple", "plan", "status", "verify", "train", "stream", "evaluate"]
+from flowpairs.jobs.options import Address, Command
 
 
 def submit(
@@ -29,11 +24,11 @@ def submit(
     """
     import tempfile
 
-    from jobs.remote.bundle import pack, pinned_requirements
-    from jobs.remote.request import request
+    from flowpairs.jobs.remote.bundle import pack, pinned_requirements
+    from flowpairs.jobs.remote.request import request
 
     job = request(command, config, overrides)
-    from jobs.remote.cluster import FOLLOW, Dashboard
+    from flowpairs.jobs.remote.dashboard import FOLLOW, Dashboard
 
     cluster = Dashboard(address)
     with tempfile.TemporaryDirectory(prefix="flowpairs-") as temporary:
@@ -48,6 +43,6 @@ def submit(
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(submit)

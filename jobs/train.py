@@ -14,11 +14,11 @@ def train(
 
     Example: `flowpairs train configs/digits/train.yaml pairs.dir=out/digits output.dir=runs/digits`
     """
-    from pipeline.config import load
-    from training.config import TrainConfig
+    from flowpairs.pipeline.config import load
+    from flowpairs.training.config import TrainConfig
 
     settings = load(TrainConfig, config, overrides)
-    from training.trainer import train as run_job
+    from flowpairs.training.train import train as run_job
 
     print_run(Path(settings.output.dir), run_job(settings))
 
@@ -31,6 +31,6 @@ def print_run(run: Path, summary: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(train)

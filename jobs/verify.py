@@ -14,14 +14,14 @@ def verify(
 
     Example: `flowpairs verify out/digits --deep 1`
     """
-    from pipeline.place import as_path
-    from pipeline.store.verify import print_verdict
+    from flowpairs.pipeline.base.paths import as_path
+    from flowpairs.pipeline.store.verify import print_verdict
 
     if not print_verdict(as_path(directory), deep=deep, as_json=json):
         raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    from jobs.cli import run
+    from flowpairs.jobs.run import run
 
     run(verify)

@@ -4,20 +4,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline import config as configs
-from pipeline import known, potentials, resume
-from pipeline import source as sources
-from pipeline.config import CoupleConfig
-from pipeline.data.spec import Target
-from pipeline.errors import InputError
-from pipeline.files import write_atomically
-from pipeline.place import AnyPath
-from pipeline.progress import progress
-from pipeline.source import SourceData
-from pipeline.store import format
-from pipeline.store.integrity import damage
-from pipeline.store.records import Decoder, Record, read_meta, samples
-from pipeline.store.writer import write_shard
+from flowpairs.pipeline import config as configs
+from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.progress import progress
+from flowpairs.pipeline.blocks import source as sources
+from flowpairs.pipeline.blocks.source import SourceData
+from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.data.spec import Target
+from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.solve import start as starts
+from flowpairs.pipeline.store import format, resume
+from flowpairs.pipeline.store.integrity import damage
+from flowpairs.pipeline.store.records import Decoder, Record, read_meta, samples
+from flowpairs.pipeline.store.writer import write_shard
 
 
 def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index:
@@ -41,7 +42,7 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
     resume.prepare_store(config, destination, *_sides(config, index, source))
     extras = [(source / name, destination / name) for name in ("features.npz", "blocks.parquet")]
     for block in sorted({shard.block for shard in index.shards}):
-        extras.append((known.block_file(source, block), known.block_file(destination, block)))
+        extras.append((starts.block_file(source, block), starts.block_file(destination, block)))
     for there, here in extras:
         if there.is_file():  # pairs made elsewhere come without
             write_atomically(here, there.read_bytes())
@@ -85,8 +86,8 @@ def _sides(config: CoupleConfig, index: format.Index, directory: AnyPath) -> tup
             return target, None
         assert index.source_fingerprint is not None
         return target, SourceData(np.asarray(decoder.source), False, None, index.source_fingerprint, None, ())
-    from pipeline import data
-    from pipeline.cluster import connect
+    from flowpairs.pipeline import data
+    from flowpairs.pipeline.cluster.connect import connect
 
     spec = data.check_data(config.data)
     source_spec = sources.check(config, spec)

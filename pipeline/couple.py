@@ -15,20 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import data, resume, source
-from pipeline.blocks import Blocks, divide
-from pipeline.config import CoupleConfig
-from pipeline.data import DataSpec, Target
-from pipeline.errors import InputError, JobError
-from pipeline.job import Job
-from pipeline.place import as_path
-from pipeline.progress import progress, remaining, repeated
-from pipeline.source import SourceData
-from pipeline.store import format, tables
-from pipeline.table import PairTable, check_table, read_table
+from flowpairs.pipeline import data
+from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.base.progress import progress, remaining, repeated
+from flowpairs.pipeline.blocks import source
+from flowpairs.pipeline.blocks.division import Blocks, divide
+from flowpairs.pipeline.blocks.imported_pairs import PairTable, check_table, read_table
+from flowpairs.pipeline.blocks.source import SourceData
+from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.data import DataSpec, Target
+from flowpairs.pipeline.solve.job import Job
+from flowpairs.pipeline.store import block_reports, format, resume
 
 if TYPE_CHECKING:
-    from pipeline.cluster import ActorShape
+    from flowpairs.pipeline.cluster.connect import ActorShape
 
 PERMILLE = 1000  # what progress of potentials is counted in
 
@@ -83,7 +84,7 @@ def begin(config: CoupleConfig, beside: Sequence[dict[str, float]] = ()) -> Job 
     known = spec.rows if not config.two_sided else None  # whose blocks hold what is known when both sides are read
     if known is not None:
         check_sizes(config, known, table)
-    from pipeline.cluster import connect
+    from flowpairs.pipeline.cluster.connect import connect
 
     connect(config.cluster, beside)
     if known is not None:
@@ -143,11 +144,11 @@ def check_sizes(config: CoupleConfig, rows: int, table: PairTable | None, source
             raise InputError(f"sampling.draw={config.sampling.draw!r}: imported pairs are not drawn; remove it")
         check_table(table, f"coupling.table={config.coupling.table!r}", blocks.ids, blocks.pairs, config.output.payload)
     if config.coupling.entropy is not None and not config.two_sided and config.data.weight is None:
-        from pipeline.ot.sharpen import check_reachable
+        from flowpairs.pipeline.ot.sinkhorn.target_sharpness import check_reachable
 
         check_reachable(config.coupling.entropy, math.log(blocks.rows), math.log(blocks.m))
     if config.coupling.method == "exact":
-        from pipeline.ot import check_exact_memory
+        from flowpairs.pipeline.ot import check_exact_memory
 
         check_exact_memory(blocks.rows, blocks.m)
     return blocks
@@ -160,8 +161,8 @@ def check_teams(config: CoupleConfig, blocks: Blocks) -> None:
         return
     import torch
 
-    from pipeline.cluster import actor_shape
-    from pipeline.ot.share import check_team
+    from flowpairs.pipeline.cluster.connect import actor_shape
+    from flowpairs.pipeline.ot.tiles.partition import check_team
 
     shape = actor_shape(config.cluster, blocks.count)
     check_team(team, blocks.rows, blocks.m, torch.device("cuda" if shape.gpus else "cpu"))
@@ -169,7 +170,7 @@ def check_teams(config: CoupleConfig, blocks: Blocks) -> None:
 
 def _run(job: Job, todo: list[int], on_block: Callable[[dict[str, Any]], None], beside: Beside | None) -> None:
     """Couple the blocks that are left, and tell how far they are."""
-    from pipeline.telemetry import telemetry
+    from flowpairs.pipeline.cluster.telemetry import telemetry
 
     shape, reports, todo = run_blocks(job, todo, beside)
     config, blocks = job.config, job.blocks
@@ -209,11 +210,11 @@ def run_blocks(
     """
     import ray
 
-    from pipeline import known
-    from pipeline.actor import Posts
-    from pipeline.cluster import actor_shape
-    from pipeline.coupler import BlockSolver
-    from pipeline.crew import work
+    from flowpairs.pipeline.cluster.actors import Posts
+    from flowpairs.pipeline.cluster.connect import actor_shape
+    from flowpairs.pipeline.cluster.scheduler import work
+    from flowpairs.pipeline.solve import start as starts
+    from flowpairs.pipeline.solve.block_solver import BlockSolver
 
     config, blocks, beside = job.config, job.blocks, beside or Beside()
     # The arrays go into the object store once; every actor on a node maps the same memory.
@@ -225,7 +226,7 @@ def run_blocks(
     stages = [todo]
     if config.coupling.warm_start:
         later = [block for block in todo if block not in blocks.seeds]
-        lost = [block for block in blocks.seeds if later and not known.block_file(job.directory, block).is_file()]
+        lost = [block for block in blocks.seeds if later and not starts.block_file(job.directory, block).is_file()]
         todo = sorted({*lost, *todo})
         stages = [[block for block in todo if block in blocks.seeds], later]
     return shape, work(posts, shape.actors // per_block, stages, beside.stop), todo
@@ -233,12 +234,12 @@ def run_blocks(
 
 def _solve_potentials(job: Job, shared: list[Any], beside: Beside) -> None:
     """Solve what is left of a semi-discrete coupling: one problem by all actors together, or one a class by each."""
-    from pipeline import potentials
-    from pipeline.actor import Posts
-    from pipeline.cluster import actor_shape
-    from pipeline.conditions import read_conditions
-    from pipeline.crew import work
-    from pipeline.telemetry import telemetry
+    from flowpairs.pipeline.blocks.conditions import read_conditions
+    from flowpairs.pipeline.cluster.actors import Posts
+    from flowpairs.pipeline.cluster.connect import actor_shape
+    from flowpairs.pipeline.cluster.scheduler import work
+    from flowpairs.pipeline.cluster.telemetry import telemetry
+    from flowpairs.pipeline.solve import potentials
 
     config, directory, blocks = job.config, job.directory, job.blocks
     given = read_conditions(config.coupling, job.target)
@@ -267,19 +268,20 @@ def _solve_potentials(job: Job, shared: list[Any], beside: Beside) -> None:
 
 def pin_coupling(config: CoupleConfig, blocks: Blocks, target: Any, source: SourceData | None = None) -> CoupleConfig:
     """The config with the fingerprints of its source, its condition file, its costs and where it starts from."""
-    from pipeline import known, matrix
-    from pipeline.conditions import read_conditions
-    from pipeline.source import pin_source
+    from flowpairs.pipeline.blocks import cost_matrix
+    from flowpairs.pipeline.blocks.conditions import read_conditions
+    from flowpairs.pipeline.blocks.source import pin_source
+    from flowpairs.pipeline.solve import start as starts
 
     config = pin_source(config, source)
-    costs = matrix.load_cost_matrix(config.coupling, blocks, source)
+    costs = cost_matrix.load_cost_matrix(config.coupling, blocks, source)
     digest = None if costs is None else hashlib.sha256(np.ascontiguousarray(costs, "<f4").data).hexdigest()
     config = resume.pin(config, "matrix_fingerprint", digest, "matrix")
     found = read_conditions(config.coupling, target).fingerprint
     config = resume.pin(config, "condition_fingerprint", found, "condition_file")
     if config.coupling.start is None:
         return config
-    start = known.potentials_of_store(config.coupling.start, blocks, target)
+    start = starts.potentials_of_store(config.coupling.start, blocks, target)
     return resume.pin(config, "start_fingerprint", hashlib.sha256(start.data).hexdigest(), "start")
 
 
@@ -295,7 +297,7 @@ def finish_store(job: Job) -> format.Index:
     blocks = job.blocks
     names = [format.shard_name(number) for block in range(blocks.count) for number in blocks.shards(block)]
     sidecars = [format.read_sidecar(format.sidecar_path(job.directory, name)) for name in names]
-    tables.write_blocks(job.directory, {s.shard.block: s.report for s in sidecars}.values())
+    block_reports.write_blocks(job.directory, {s.shard.block: s.report for s in sidecars}.values())
     index = job.index([s.shard for s in sidecars])
     format.write_index(job.directory, index)
     return index

@@ -1,9 +1,9 @@
 """What a coupling job will take on this cluster, before it is paid for: a small job of the same kind, scaled.
 
-Trials (pipeline/trials.py) run the job's own code on its own data and actors. A block's seconds grow as A n m + B n
-(passes and draws; noise, features and writing), an exact coupling's by a power of n. Memory above that of an idle actor
-grows as n (exact: n m) from what the libraries take once they work. A semi-discrete solve takes the trial's pace for
-the points that it will need. Of a store that is begun only what is left is forecast.
+Trials (pipeline/cluster/trial_runs.py) run the job's own code on its own data and actors. A block's seconds grow as A n
+m + B n (passes and draws; noise, features and writing), an exact coupling's by a power of n. Memory above that of an
+idle actor grows as n (exact: n m) from what the libraries take once they work. A semi-discrete solve takes the trial's
+pace for the points that it will need. Of a store that is begun only what is left is forecast.
 """
 
 import dataclasses
@@ -16,15 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import data, resume, source, trials
-from pipeline.blocks import Blocks
-from pipeline.cluster import ActorShape, actor_shape, connect, room
-from pipeline.config import CoupleConfig
-from pipeline.couple import assemble, check_sizes, check_teams, read
-from pipeline.data.spec import Target
-from pipeline.errors import InputError
-from pipeline.place import AnyPath, as_path
-from pipeline.trials import TrialRun
+from flowpairs.pipeline import data
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath, as_path
+from flowpairs.pipeline.blocks import source
+from flowpairs.pipeline.blocks.division import Blocks
+from flowpairs.pipeline.cluster import trial_runs
+from flowpairs.pipeline.cluster.connect import ActorShape, actor_shape, connect, room
+from flowpairs.pipeline.cluster.trial_runs import TrialRun
+from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.couple import assemble, check_sizes, check_teams, read
+from flowpairs.pipeline.data.spec import Target
+from flowpairs.pipeline.store import resume
 
 # A solve draws N / chi2 points times the one, or sqrt(2 N) / chi2 times the other (measured).
 POINTS, TESTS = 1.25, 40.0
@@ -88,9 +91,9 @@ def plan(config: CoupleConfig) -> Plan:
     if not todo and not points:
         return _nothing(blocks, config, time.monotonic() - began)
     shape = actor_shape(config.cluster, todo)
-    sizes = trials.trial_sizes(config, blocks, shape)
-    with trials.scratch(directory) as scratch:
-        tried = [trials.run_trial(job, scratch / str(n), n, shape) for n in sizes]
+    sizes = trial_runs.trial_sizes(config, blocks, shape)
+    with trial_runs.scratch(directory) as scratch:
+        tried = [trial_runs.run_trial(job, scratch / str(n), n, shape) for n in sizes]
     last = tried[-1]
     solving = entries / last.potential_pace if points else 0.0
     if not todo:
@@ -139,8 +142,8 @@ def plan(config: CoupleConfig) -> Plan:
 
 def _potentials(config: CoupleConfig, directory: AnyPath, target: Target, blocks: Blocks) -> tuple[int, float]:
     """Points that a semi-discrete solve will draw, about, and how many of their scores it computes; none if solved."""
-    from pipeline import potentials
-    from pipeline.conditions import read_conditions
+    from flowpairs.pipeline.blocks.conditions import read_conditions
+    from flowpairs.pipeline.solve import potentials
 
     given = read_conditions(config.coupling, target)
     sizes = [len(given.ids(problem, blocks.ids)) for problem in potentials.unsolved(directory, given)]
@@ -229,7 +232,7 @@ def _refuse_memory(shape: ActorShape, forecast: Plan, start_bytes: float) -> Non
 def _refuse_disk(config: CoupleConfig, directory: AnyPath, forecast: Plan) -> None:
     if not isinstance(directory, Path):
         return
-    free = shutil.disk_usage(trials.above(directory)).free
+    free = shutil.disk_usage(trial_runs.above(directory)).free
     if forecast.shard_bytes > free:
         fits = int(forecast.pairs_left * free / forecast.shard_bytes) + forecast.pairs - forecast.pairs_left
         lighter = {"full": "seeded", "seeded": "ids"}.get(config.output.payload)

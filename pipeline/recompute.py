@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import data, known, potentials, source
-from pipeline.blocks import divide
-from pipeline.cluster import connect
-from pipeline.config import CoupleConfig, load
-from pipeline.coupler import BlockSolver
-from pipeline.files import write_atomically
-from pipeline.job import Job
-from pipeline.place import AnyPath
-from pipeline.store import format
-from pipeline.table import read_table
+from flowpairs.pipeline import data
+from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.blocks import source
+from flowpairs.pipeline.blocks.division import divide
+from flowpairs.pipeline.blocks.imported_pairs import read_table
+from flowpairs.pipeline.cluster.connect import connect
+from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.solve import potentials, start
+from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.solve.job import Job
+from flowpairs.pipeline.store import format
 
 
 def recompute(directory: AnyPath, count: int) -> list[str]:
@@ -43,7 +45,7 @@ def recompute(directory: AnyPath, count: int) -> list[str]:
             (scratch / part).mkdir()
         kept: list[tuple[AnyPath, AnyPath]] = [(directory / "features.npz", scratch / "features.npz")]
         if config.coupling.warm_start:
-            kept += [(known.block_file(directory, seed), known.block_file(scratch, seed)) for seed in blocks.seeds]
+            kept += [(start.block_file(directory, seed), start.block_file(scratch, seed)) for seed in blocks.seeds]
         for there, here in kept:
             write_atomically(here, there.read_bytes())
         if config.coupling.method == "semidiscrete":  # potentials are taken as they are, and rows matched again

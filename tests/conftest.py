@@ -49,10 +49,10 @@ def local_ray() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def blind(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     """A semi-discrete store by one actor, which must be left as it is: eps = 0, blocks of 400, 400 and 200 pairs."""
-    from matchings import BLIND
-    from test_couple import settings
+    from support.couplings import settings
+    from support.matchings import BLIND
 
-    from pipeline.couple import couple
+    from flowpairs.pipeline.couple import couple
 
     directory = tmp_path_factory.mktemp("semidiscrete") / "blind"
     couple(settings(directory, cluster={"actors": 1}, **BLIND))
@@ -62,10 +62,10 @@ def blind(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
 @pytest.fixture(scope="session")
 def by_class(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     """Another by two: ten problems, with mirror images, eps > 0, two blocks of balanced pairs, payload ids."""
-    from matchings import BY_CLASS
-    from test_couple import settings
+    from support.couplings import settings
+    from support.matchings import BY_CLASS
 
-    from pipeline.couple import couple
+    from flowpairs.pipeline.couple import couple
 
     directory = tmp_path_factory.mktemp("semidiscrete") / "by-class"
     couple(settings(directory, cluster={"actors": 2}, **BY_CLASS))

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_couple import settings
+from support.couplings import settings
 
-from jobs.cli import COMMANDS
-from pipeline.couple import couple
+from flowpairs.jobs.cli import COMMANDS
+from flowpairs.pipeline.couple import couple
 
 README = Path("README.md").read_text()
 

@@ -7,9 +7,9 @@ import pytest
 
 HELP = "import jobs.cli"
 DRIVER = """
-import pipeline.actor, pipeline.couple
-from pipeline import data
-from pipeline.config import DataConfig
+import flowpairs.pipeline.cluster.actors, flowpairs.pipeline.couple
+from flowpairs.pipeline import data
+from flowpairs.pipeline.config import DataConfig
 config = DataConfig(path="digits")
 data.read(config, data.check(config))
 """
@@ -20,7 +20,7 @@ data.read(config, data.check(config))
     [
         (HELP, ["typer"], ["numpy", "pydantic", "omegaconf", "fsspec", "pyarrow", "ray", "torch"]),
         (DRIVER, ["ray", "numpy"], ["torch", "scipy", "sklearn", "pandas", "ray.data", "ray.train"]),
-        ("import pipeline.draw", ["torch"], ["scipy", "ot", "pykeops", "sklearn", "ray"]),
+        ("import flowpairs.pipeline.solve.draw", ["torch"], ["scipy", "ot", "pykeops", "sklearn", "ray"]),
     ],
     ids=["the commands' help", "the driver of a coupling of digits", "an actor's solver"],
 )

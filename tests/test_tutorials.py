@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from processes import outside
+from support.processes import outside
 
 DIRECTORY = Path("docs/tutorials")
 INDEX = (DIRECTORY / "README.md").read_text()

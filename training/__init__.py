@@ -1,1 +1,1 @@
-"""Regression on pairs: paths, models, loader, loop, ODE sampling, metrics; knows the store, not how pairs were made."""
+"""Regression on pairs: the verbs (train, evaluate, sample) and, below them, the rooms that they work on."""

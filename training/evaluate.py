@@ -10,16 +10,17 @@ import ray
 import torch
 from torch import Tensor
 
-from pipeline.cluster import connect
-from pipeline.files import write_atomically
-from training import flow, metrics, timepoints
-from training.config import EvaluateConfig, TrainConfig
-from training.directory import check_pairs, write_json
-from training.ends import Endpoints, read_endpoints
-from training.features import Extractor, extractor
-from training.report import images
-from training.sampler import CURVATURE_STEPS, Sampler
-from training.trained import Trained, read_finished
+from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.cluster.connect import connect
+from flowpairs.training.config import EvaluateConfig, TrainConfig
+from flowpairs.training.metrics import metrics, time_points
+from flowpairs.training.metrics.feature_network import Extractor, extractor
+from flowpairs.training.pairs.endpoints import Endpoints, read_endpoints
+from flowpairs.training.report import pictures
+from flowpairs.training.run.directory import check_pairs, write_json
+from flowpairs.training.run.trained import Trained, read_finished
+from flowpairs.training.sampling import flow
+from flowpairs.training.sampling.sampler import CURVATURE_STEPS, Sampler
 
 SHOWN = 64  # samples kept to look at
 FILM = 8, 9  # images whose trajectories are kept, and times
@@ -88,7 +89,7 @@ def measure(
     if (paths := trajectories(sampler, real.x)) is not None:
         arrays["trajectories"] = paths
     if ends.points:
-        rows, arrays["timepoints"] = timepoints.measure_time_points(trained, config, ends, device)
+        rows, arrays["timepoints"] = time_points.measure_time_points(trained, config, ends, device)
     figures = {
         "samples": config.samples,
         "seed": config.seed,
@@ -125,10 +126,10 @@ def trajectories(sampler: Sampler, real: Tensor) -> np.ndarray | None:
     one coordinate have no such picture.
     """
     shape = sampler.trained.shape
-    if images.kind(shape) == "image":
+    if pictures.kind(shape) == "image":
         return sampler.trajectories(*FILM).numpy()
     paths = sampler.trajectories(SHOWN, CURVATURE_STEPS + 1)
-    if images.kind(shape) == "plane":
+    if pictures.kind(shape) == "plane":
         return paths.numpy()
     principal = metrics.Principal.fit(real, 2)
     if principal.directions.shape[1] < 2:

@@ -13,19 +13,19 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from pipeline.config import CoupleConfig, load
-from pipeline.data_config import DataSource
-from pipeline.errors import InputError
-from pipeline.files import atomic_open, atomic_directory, write_atomically
-from pipeline.place import as_path
-from pipeline.store.format import read_index
-from training import flow
-from training.config import EvaluateConfig, SampleConfig
-from training.ends import held_out, read_endpoints
-from training.reference import read_reference
-from training.report import figures, images
-from training.sampler import Sampler
-from training.trained import Trained, read_trained
+from flowpairs.pipeline.base.atomic import atomic_directory, atomic_open, write_atomically
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.config.data import DataSource
+from flowpairs.pipeline.store.format import read_index
+from flowpairs.training.config import EvaluateConfig, SampleConfig
+from flowpairs.training.pairs.endpoints import held_out, read_endpoints
+from flowpairs.training.pairs.reference import read_reference
+from flowpairs.training.report import figures, pictures
+from flowpairs.training.run.trained import Trained, read_trained
+from flowpairs.training.sampling import flow
+from flowpairs.training.sampling.sampler import Sampler
 
 Form = Literal["arrays", "picture", "images"]
 FORMS: dict[str, Form] = {".npz": "arrays", ".png": "picture", "": "images"}
@@ -68,7 +68,7 @@ def check_output(output: Path, shape: tuple[int, ...]) -> Form:
     Raises:
         InputError: another suffix, a place that cannot be written to, or data that no picture shows.
     """
-    where, kind = f"--output {str(output)!r}", images.kind(shape)
+    where, kind = f"--output {str(output)!r}", pictures.kind(shape)
     form = FORMS.get(output.suffix.lower())
     if form is None:
         raise InputError(f"{where}: ends in neither .npz nor .png; give such a file, or a directory without a suffix")
@@ -154,10 +154,10 @@ def write_samples(
     elif form == "picture" and samples.shape[1:] == (2,):
         write_atomically(output, figures.scatter(samples, labels))
     elif form == "picture":
-        write_atomically(output, images.png(images.grid(samples, math.ceil(len(samples) ** 0.5), reach=1.0)))
+        write_atomically(output, pictures.png(pictures.grid(samples, math.ceil(len(samples) ** 0.5), reach=1.0)))
     else:
         with atomic_directory(output) as directory:
-            for number, pixels in enumerate(images.bytes_of(samples)):
+            for number, pixels in enumerate(pictures.bytes_of(samples)):
                 folder = directory if labels is None else directory / f"{labels[number]:04d}"
                 folder.mkdir(exist_ok=True)
-                (folder / f"{number:06d}.png").write_bytes(images.png(pixels))
+                (folder / f"{number:06d}.png").write_bytes(pictures.png(pixels))

@@ -3,7 +3,7 @@
     python docs/tutorials/block_or_semidiscrete.py [--output out/tutorials/block_or_semidiscrete]
 
 You learn the difference between solving block after block and solving once for all noise, and when to take which. Takes
-about half a minute; `pipeline.ot` and a plain loop, no Ray. The jobs that do the same on a cluster are
+about half a minute; `flowpairs.pipeline.ot` and a plain loop, no Ray. The jobs that do the same on a cluster are
 
     flowpairs couple configs/digits/couple.yaml
     flowpairs couple configs/digits/couple.yaml coupling.method=semidiscrete coupling.rel_eps=0 output.pairs=0
@@ -25,9 +25,9 @@ from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from pipeline import noise
-from pipeline.ot import Assignment, Problem, Targets, solve_semidiscrete, solve_sinkhorn
-from training.metrics import curvature_by_time, integrate_unit_interval
+from flowpairs.pipeline.blocks import noise
+from flowpairs.pipeline.ot import Assignment, Problem, Targets, solve_semidiscrete, solve_sinkhorn
+from flowpairs.training.metrics.metrics import curvature_by_time, integrate_unit_interval
 
 N, STEPS, BATCH = 8192, 400, 256
 STYLES = {"independent": ("#555555", ":"), "Sinkhorn": ("#0072b2", "-"), "semi-discrete": ("#d55e00", "--")}

@@ -4,7 +4,7 @@
 
 You learn what E is, what pairs look like at several E, why one epsilon means different things for different data and
 different n, and that asking for E costs hardly more than asking for an epsilon. Takes about ten seconds; nothing but
-`pipeline.ot`, no Ray.
+`flowpairs.pipeline.ot`, no Ray.
 
 An entropic coupling P of n noises and n data minimises <P, C> - eps H(P). The larger eps, the more partners a noise
 has. E = 2 H(P) / (H(a) + H(b)) - 1 counts them on a logarithmic scale that does not depend on n: a noise has n^E
@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from pipeline.ot import Coupling, Problem, independent, solve_for_sharpness, solve_sinkhorn
+from flowpairs.pipeline.ot import Coupling, Problem, independent, solve_for_sharpness, solve_sinkhorn
 
 GREY, BLUE, ORANGE, GREEN = "#999999", "#0072b2", "#d55e00", "#009e73"  # told apart by colour-blind people too
 REL_EPS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01)

@@ -3,7 +3,7 @@
     python docs/tutorials/your_cost.py [--output out/tutorials/your_cost]
 
 You learn what a cost function is given and returns, how to try one in seconds before a job runs on it, how to judge it
-by the partners it finds, and how a config names it. Takes about ten seconds; `pipeline.ot` alone, no Ray.
+by the partners it finds, and how a config names it. Takes about ten seconds; `flowpairs.pipeline.ot` alone, no Ray.
 
 The example translates between two sets of images. A flow from one to the other keeps what its pairs have in common, so
 the cost decides what is kept. Here every image was taken in a light of its own, from one side or another, and the
@@ -19,9 +19,9 @@ from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from pipeline.config import validate
-from pipeline.coupling_config import CouplingConfig
-from pipeline.ot import Problem, solve_for_sharpness
+from flowpairs.pipeline.config import validate
+from flowpairs.pipeline.config.coupling import CouplingConfig
+from flowpairs.pipeline.ot import Problem, solve_for_sharpness
 
 # Light as a plane over an 8x8 image: its level and its two slopes, as orthonormal directions [64, 3] among the pixels.
 SLOPE = torch.linspace(-1, 1, 8)

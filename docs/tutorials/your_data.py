@@ -18,12 +18,12 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline import data
-from pipeline.config import CoupleConfig, validate
-from pipeline.couple import couple
-from pipeline.errors import InputError
-from pipeline.plan import plan, print_plan
-from training.loader import PairLoader, BatchPart
+from flowpairs.pipeline import data
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import CoupleConfig, validate
+from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.plan import plan, print_plan
+from flowpairs.training.pairs.loader import BatchPart, PairLoader
 
 
 def main(output: Path) -> None:

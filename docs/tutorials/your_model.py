@@ -15,10 +15,10 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
-from pipeline.config import CoupleConfig, load
-from pipeline.couple import couple
-from training.loader import PairLoader, BatchPart
-from training.ode import solve_dopri5, solve_fixed
+from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.couple import couple
+from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.sampling.ode import solve_dopri5, solve_fixed
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits" / "couple.yaml"
 STEPS, BATCH = 800, 256

@@ -1,6 +1,6 @@
 """Runs on the cluster, ahead of the command: holds what is installed there against what was shipped, then hands over.
 
-    python -m jobs.remote.arrival couple job.yaml
+    python -m flowpairs.jobs.remote.arrival couple job.yaml
 
 It must get as far as its sentence in other environments than flowpairs': nothing but Python and `packaging`, of Ray's.
 """
@@ -56,7 +56,7 @@ def arrive() -> None:
             f"note: the cluster has {', '.join(other)} of where this was submitted; last bits of results may differ",
             file=sys.stderr,
         )
-    from jobs.cli import main as command
+    from flowpairs.jobs.cli import main as command
 
     command()
 

@@ -18,11 +18,12 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from pipeline.config import Strict, save
-from pipeline.errors import InputError
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import Strict, save
 
-PACKAGES = ("jobs", "pipeline", "training")
+PACKAGES = ("pipeline", "training", "jobs", "configs")
 CONFIG, ENVIRONMENT = "job.yaml", "environment.json"
+LEFTOVERS = shutil.ignore_patterns("__pycache__", ".*")
 TOOLS = ("dev", "bench")  # the extras that no job needs
 
 
@@ -36,11 +37,10 @@ def pack(directory: Path, config: Strict | None) -> None:
     Raises:
         InputError: flowpairs is not installed here, so that nobody can say what it needs.
     """
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None
-        assert spec.origin is not None
-        _copy(Path(spec.origin).parent, directory)
+    code = directory / "flowpairs"
+    shutil.copytree(_folder("flowpairs"), code, ignore=LEFTOVERS)
+    for name in PACKAGES:  # a folder of its own in a clone, below the first in site-packages
+        shutil.copytree(_folder(f"flowpairs.{name}"), code / name, ignore=LEFTOVERS, dirs_exist_ok=True)
     (directory / ENVIRONMENT).write_text(json.dumps(environment(), indent=1))
     if config is not None:
         save(config, directory / CONFIG, "flowpairs submit")
@@ -112,7 +112,7 @@ def _own_modules(tree: Any) -> Iterator[Path]:
     elif isinstance(tree, str):
         name, colon, _ = tree.partition(":")
         top = sys.modules.get(name.partition(".")[0]) if colon and name in sys.modules else None
-        if top is None or top.__name__ in PACKAGES or top.__file__ is None:
+        if top is None or top.__name__ == "flowpairs" or top.__file__ is None:
             return
         file = Path(top.__file__).resolve()
         installed = [Path(path).resolve() for path in sysconfig.get_paths().values()]
@@ -125,4 +125,12 @@ def _copy(source: Path, directory: Path) -> None:
     if source.is_file():
         shutil.copy(source, directory)
     else:
-        shutil.copytree(source, directory / source.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        shutil.copytree(source, directory / source.name, ignore=LEFTOVERS)
+
+
+def _folder(package: str) -> Path:
+    """Where a package's code lies."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent

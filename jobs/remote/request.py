@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.stream_config import StreamConfig
-from jobs.submit import Command
-from pipeline.config import CoupleConfig, Strict, from_overrides, leaves, load
-from pipeline.errors import InputError
-from training.config import EvaluateConfig, TrainConfig
+from flowpairs.jobs.options import Command
+from flowpairs.jobs.stream_config import StreamConfig
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import CoupleConfig, Strict, from_overrides, leaves, load
+from flowpairs.training.config import EvaluateConfig, TrainConfig
 
 CONFIGS: dict[str, type[Strict]] = {
     "couple": CoupleConfig,

@@ -1,15 +1,16 @@
-"""Data sets enter here: `check` looks at them without Ray, `read` gathers them into one array; many files by Ray Data.
+"""Data sets enter here: `check_data` looks at them without Ray, `read_data` gathers them into one array; many files by
+Ray Data.
 
 spec.py      what is known of a data set before (`DataSpec`) and after (`Target`) it is read
-location.py  data.path -> a filesystem, sorted files and one format
+discover.py  data.path -> a filesystem, sorted files and one format
 schema.py    the rules every format ends in: ranks, channels first, finite numbers, class ids
 images.py    encoded images, as folders, tars and parquet columns hold them
 arrays.py    scikit-learn's digits and .npz
 parquet.py, folder.py, tars.py
-ingest.py    `check` and `read`
+ingest.py    `check_data` and `read_data`
 """
 
-from pipeline.data.ingest import check_data, read_data
-from pipeline.data.spec import DataSpec, Target
+from flowpairs.pipeline.data.ingest import check_data, read_data
+from flowpairs.pipeline.data.spec import DataSpec, Target
 
-__all__ = ["DataSpec", "Target", "check", "read"]
+__all__ = ["DataSpec", "Target", "check_data", "read_data"]

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from pipeline.config import DataConfig
-from pipeline.data.location import Location
-from pipeline.data.schema import Tally, class_ids, layout, measures, to_uniform
-from pipeline.data.spec import DataSpec
-from pipeline.errors import InputError
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import DataConfig
+from flowpairs.pipeline.data.discover import Location
+from flowpairs.pipeline.data.schema import Tally, class_ids, layout, measures, to_uniform
+from flowpairs.pipeline.data.spec import DataSpec
 
 BATCH_BYTES = 32 * 2**20  # of one batch
 
 
 def survey(place: Location, config: DataConfig) -> DataSpec:
-    """Load the arrays and check every number; see `pipeline.data.check`."""
+    """Load the arrays and check every number; see `flowpairs.pipeline.data.check`."""
     stored, labels, _ = _load(place, config)
     shape, kind = layout(stored.shape[1:], stored.dtype, _where(config))
     for rows in _slices(stored):

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64, Shaped
 
-from pipeline.data.schema import class_ids
-from pipeline.errors import InputError
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.data.schema import class_ids
 
 
 def image_bytes(table: pa.Table, named: list[str], where: str) -> list[bytes] | None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.config import DataConfig
-from pipeline.data.images import decode_image, header_shape
-from pipeline.data.location import Location
-from pipeline.data.schema import Tally, stack
-from pipeline.data.spec import DataSpec
-from pipeline.errors import InputError
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import DataConfig
+from flowpairs.pipeline.data.discover import Location
+from flowpairs.pipeline.data.images import decode_image, header_shape
+from flowpairs.pipeline.data.schema import Tally, stack
+from flowpairs.pipeline.data.spec import DataSpec
 
 if TYPE_CHECKING:
     import ray.data
@@ -20,7 +20,7 @@ BATCH_ROWS = 256
 
 
 def survey(place: Location, config: DataConfig) -> DataSpec:
-    """Read every image's header, of a remote folder the first one; see `pipeline.data.check`."""
+    """Read every image's header, of a remote folder the first one; see `flowpairs.pipeline.data.check`."""
     tally = Tally()
     for path in place.files if place.local else place.files[:1]:
         with place.filesystem.open(path, "rb") as file:

@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
-from pipeline.errors import InputError
+from flowpairs.pipeline.base.errors import InputError
 
 # PIL's mode -> the mode whose pixels are taken. Palettes and bitmaps are only encodings of colours and greys.
 MODES = {"L": "L", "1": "L", "RGB": "RGB", "P": "RGB", "RGBA": "RGBA"}

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import numpy as np
 from jaxtyping import Float32
 
-from pipeline.config import DataConfig
-from pipeline.data import arrays, folder, parquet, tars
-from pipeline.data.location import Location, locate
-from pipeline.data.schema import class_ids, scale_into
-from pipeline.data.spec import DataSpec, Target, data_fingerprint
-from pipeline.errors import InputError
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import DataConfig
+from flowpairs.pipeline.data import arrays, folder, parquet, tars
+from flowpairs.pipeline.data.discover import Location, locate
+from flowpairs.pipeline.data.schema import class_ids, scale_into
+from flowpairs.pipeline.data.spec import DataSpec, Target, data_fingerprint
 
 SURVEYS = {
     "digits": arrays.survey,
@@ -32,8 +32,8 @@ def check_data(config: DataConfig) -> DataSpec:
     """Look at a data set without Ray: local files in full (of images the headers), remote ones by their first rows.
 
     Args:
-        config: `data:` of a configuration. How its path chooses a format: `pipeline.data.location`; how an array's
-            rank is read: `pipeline.data.schema`.
+        config: `data:` of a configuration. How its path chooses a format: `flowpairs.pipeline.data.discover`; how an
+            array's rank is read: `flowpairs.pipeline.data.schema`.
 
     Raises:
         InputError: nothing at the path, unknown format, a missing column or field (with those there are), rows of

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import DataConfig
-from pipeline.data.columns import image_bytes, labels, numbers
-from pipeline.data.images import decode_image, header_shape
-from pipeline.data.location import Location
-from pipeline.data.schema import Tally, layout, measures, stack, to_uniform
-from pipeline.data.spec import DataSpec
-from pipeline.errors import InputError
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import DataConfig
+from flowpairs.pipeline.data.columns import image_bytes, labels, numbers
+from flowpairs.pipeline.data.discover import Location
+from flowpairs.pipeline.data.images import decode_image, header_shape
+from flowpairs.pipeline.data.schema import Tally, layout, measures, stack, to_uniform
+from flowpairs.pipeline.data.spec import DataSpec
 
 if TYPE_CHECKING:
     import ray.data
@@ -23,7 +23,7 @@ BATCH_ROWS = 256  # a batch of decoded images of 3 x 256 x 256 is then 50 MB
 
 
 def survey(place: Location, config: DataConfig) -> DataSpec:
-    """Check every file's schema, then stream the named columns; see `pipeline.data.check`.
+    """Check every file's schema, then stream the named columns; see `flowpairs.pipeline.data.check`.
 
     Of remote files the schemas and row counts are read, and the first batch of each.
     """

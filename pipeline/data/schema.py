@@ -14,8 +14,8 @@ import math
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, Shaped
 
-from pipeline.data.spec import DataSpec, DataKind
-from pipeline.errors import InputError
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.data.spec import DataKind, DataSpec
 
 CHANNELS = (1, 3, 4)
 

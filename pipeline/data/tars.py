@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Shaped
 
-from pipeline.config import DataConfig
-from pipeline.data.images import decode_image, header_shape
-from pipeline.data.location import FORMATS, Location
-from pipeline.data.schema import Tally, class_ids, stack, to_uniform
-from pipeline.data.spec import DataSpec
-from pipeline.errors import InputError
-from pipeline.tar import members
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.tar import members
+from flowpairs.pipeline.config import DataConfig
+from flowpairs.pipeline.data.discover import FORMATS, Location
+from flowpairs.pipeline.data.images import decode_image, header_shape
+from flowpairs.pipeline.data.schema import Tally, class_ids, stack, to_uniform
+from flowpairs.pipeline.data.spec import DataSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
 
 
 def survey(place: Location, config: DataConfig) -> DataSpec:
-    """Read every sample's named fields, of a remote data set the first one's; see `pipeline.data.check`."""
+    """Read every sample's named fields, of a remote data set the first one's; see `flowpairs.pipeline.data.check`."""
     image = _is_image(config)
     tally = Tally()
     for path in place.files if place.local else place.files[:1]:

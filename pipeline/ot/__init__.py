@@ -1,14 +1,14 @@
 """The numerics of a block: from points and eps to a coupling, in pure torch; no Ray, no files."""
 
-from pipeline.ot.assign import Assignment
-from pipeline.ot.coupling import BlockReport, Coupling
-from pipeline.ot.exact import check_exact_memory, exact_memory, solve_exact
-from pipeline.ot.independent import independent
-from pipeline.ot.problem import Problem, cost_std
-from pipeline.ot.semidiscrete import solve_semidiscrete
-from pipeline.ot.sharpen import solve_for_sharpness
-from pipeline.ot.sinkhorn import solve_sinkhorn
-from pipeline.ot.targets import Targets
+from flowpairs.pipeline.ot.coupling import BlockReport, Coupling
+from flowpairs.pipeline.ot.exact import check_exact_memory, exact_memory, solve_exact
+from flowpairs.pipeline.ot.independent import independent
+from flowpairs.pipeline.ot.problem import Problem, cost_std
+from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
+from flowpairs.pipeline.ot.semidiscrete.solver import solve_semidiscrete
+from flowpairs.pipeline.ot.semidiscrete.targets import Targets
+from flowpairs.pipeline.ot.sinkhorn.solver import solve_sinkhorn
+from flowpairs.pipeline.ot.sinkhorn.target_sharpness import solve_for_sharpness
 
 __all__ = [
     "Assignment",
@@ -21,7 +21,7 @@ __all__ = [
     "exact_memory",
     "independent",
     "solve_exact",
-    "solve_for_entropy",
+    "solve_for_sharpness",
     "solve_semidiscrete",
     "solve_sinkhorn",
 ]

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.ot import balance, draws
-from pipeline.ot.backend import TORCH, Backend
-from pipeline.ot.kernel import kernel_of
-from pipeline.ot.logits import Logits
-from pipeline.ot.problem import Problem
-from pipeline.ot.share import SINGLE, Team
-from pipeline.ot.tiles import Workers
+from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
+from flowpairs.pipeline.ot.partners import balance, inverse_cdf
+from flowpairs.pipeline.ot.problem import Problem
+from flowpairs.pipeline.ot.tiles.kernel import kernel_of
+from flowpairs.pipeline.ot.tiles.logits import Logits
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
+from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class SparseCoupling(Coupling):
 
     def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw`."""
-        return draws.from_rows(self.starts, self.partners, self.mass, u)
+        return inverse_cdf.from_rows(self.starts, self.partners, self.mass, u)
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw_balanced`; the cheapest such assignment, whatever `u`."""
@@ -186,7 +186,7 @@ class IndependentCoupling(Coupling):
         """See `Coupling.draw`."""
         b = self.problem.weights()[1]
         starts = torch.tensor([0, len(b)], device=b.device)
-        return draws.from_rows(starts, torch.arange(len(b), device=b.device), b, u)
+        return inverse_cdf.from_rows(starts, torch.arange(len(b), device=b.device), b, u)
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw_balanced`; a random arrangement, by the ranks of `u`."""

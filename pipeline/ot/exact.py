@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.errors import InputError
-from pipeline.ot.coupling import BlockReport, SparseCoupling
-from pipeline.ot.kernel import kernel_of
-from pipeline.ot.problem import Problem
-from pipeline.ot.report import sharpness, transport_costs
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.coupling import BlockReport, SparseCoupling
+from flowpairs.pipeline.ot.problem import Problem
+from flowpairs.pipeline.ot.sharpness import sharpness, transport_costs
+from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 
 # float64 cost and plan, and about 32 bytes an arc inside the network simplex (measured, POT 0.9.7).
 BYTES_PER_ENTRY = 48

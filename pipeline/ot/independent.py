@@ -2,10 +2,10 @@
 
 import time
 
-from pipeline.ot.coupling import BlockReport, IndependentCoupling
-from pipeline.ot.kernel import kernel_of
-from pipeline.ot.problem import Problem, entropy
-from pipeline.ot.report import sharpness, transport_costs
+from flowpairs.pipeline.ot.coupling import BlockReport, IndependentCoupling
+from flowpairs.pipeline.ot.problem import Problem, entropy
+from flowpairs.pipeline.ot.sharpness import sharpness, transport_costs
+from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 
 
 def independent(problem: Problem) -> IndependentCoupling:

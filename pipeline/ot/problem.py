@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.ot.cost import Cost, Moments, moments
-from pipeline.ot.share import SINGLE, Team
-from pipeline.ot.tiles import Workers
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.costs.cost import Cost, Moments, moments
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
+from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pipeline.errors import InputError
-from pipeline.files import write_atomically
-from pipeline.place import AnyPath, as_path
+from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath, as_path
 
 FORMAT_VERSION = 1
 OUTLINE = "outline.json"
@@ -64,7 +64,7 @@ class Sidecar:
     shard: Shard
     first_noise_counter: Count | None  # global source row of the shard's first pair; None where x0 is no noise of ours
     data_ids: tuple[Count, Count]  # smallest and largest
-    report: dict[str, Any]  # pipeline.ot's BlockReport, with seconds
+    report: dict[str, Any]  # flowpairs.pipeline.ot's BlockReport, with seconds
 
 
 @dataclass(frozen=True)

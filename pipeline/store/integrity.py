@@ -2,8 +2,8 @@
 
 import hashlib
 
-from pipeline.place import AnyPath
-from pipeline.store.format import Shard
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.store.format import Shard
 
 
 def damage(directory: AnyPath, shard: Shard, *, content: bool = True) -> str | None:

@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
-from pipeline.errors import InputError
-from pipeline.place import AnyPath
-from pipeline.store import npy
-from pipeline.tar import members
+from flowpairs.pipeline.base import npy
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.tar import members
 
 HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode` writes
 

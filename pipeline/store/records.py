@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from pipeline import noise
-from pipeline.features import gather
-from pipeline.place import AnyPath, as_path
-from pipeline.store import npy
-from pipeline.store.format import Index, source_copy
-from pipeline.store.layout import opened, read_member, walk
+from flowpairs.pipeline.base import npy
+from flowpairs.pipeline.base.paths import AnyPath, as_path
+from flowpairs.pipeline.blocks import noise
+from flowpairs.pipeline.blocks.features import gather
+from flowpairs.pipeline.store.format import Index, source_copy
+from flowpairs.pipeline.store.layout import opened, read_member, walk
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ import time
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 
-from pipeline.config import CoupleConfig, load
-from pipeline.errors import InputError
-from pipeline.place import AnyPath
-from pipeline.progress import remaining
-from pipeline.store import format
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.progress import remaining
+from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.store import format
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_status(directory: AnyPath) -> Status:
     errors = [error for error in sides if error is not None]  # pairs made elsewhere have none
     solve = None
     if config.coupling.method == "semidiscrete":
-        from pipeline import potentials
+        from flowpairs.pipeline.solve import potentials
 
         solve = potentials.solve_progress(directory, potentials.problem_numbers(config, directory))
     return Status(

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pipeline.place import AnyPath
-from pipeline.store import format, tables
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.store import block_reports, format
 
 
 def print_summary(directory: AnyPath) -> None:
@@ -11,7 +11,7 @@ def print_summary(directory: AnyPath) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    index, blocks = format.read_index(directory), tables.read_blocks(directory)
+    index, blocks = format.read_index(directory), block_reports.read_blocks(directory)
 
     def mean(key: str) -> float:
         return sum(row[key] for row in blocks) / len(blocks)
@@ -42,7 +42,7 @@ def print_summary(directory: AnyPath) -> None:
 
 def _add_potentials(table: Any, directory: AnyPath) -> None:
     """What the potentials of a semi-discrete coupling are."""
-    from pipeline import potentials
+    from flowpairs.pipeline.solve import potentials
 
     found = potentials.load_potentials(directory)
     points, seconds = (sum(report[key] for report in found.reports) for key in ("points", "seconds"))

@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from pipeline.data.spec import data_fingerprint
-from pipeline.errors import InputError
-from pipeline.place import AnyPath
-from pipeline.store import format
-from pipeline.store.integrity import damage
-from pipeline.store.records import Decoder, samples
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.data.spec import data_fingerprint
+from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.integrity import damage
+from flowpairs.pipeline.store.records import Decoder, samples
 
 
 @dataclass
@@ -160,7 +160,7 @@ def _check_data(directory: AnyPath, index: format.Index, verdict: Verdict) -> No
 
 def _check_potentials(directory: AnyPath, verdict: Verdict) -> None:
     """Hold the potentials that pairs were matched by against their hash."""
-    from pipeline import potentials
+    from flowpairs.pipeline.solve import potentials
 
     try:
         potentials.load_potentials(directory)
@@ -178,7 +178,7 @@ def print_verdict(directory: AnyPath, *, deep: int, as_json: bool) -> bool:
     """
     verdict = verify(directory)
     if deep and not verdict.faults:
-        from pipeline.recompute import recompute
+        from flowpairs.pipeline.recompute import recompute
 
         verdict.faults += recompute(directory, deep)
     if as_json:

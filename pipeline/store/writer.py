@@ -10,10 +10,10 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from pipeline.files import atomic_open
-from pipeline.place import AnyPath
-from pipeline.store import format
-from pipeline.store.records import Record, encode_record
+from flowpairs.pipeline.base.atomic import atomic_open
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.records import Record, encode_record
 
 
 class _HashingFile:

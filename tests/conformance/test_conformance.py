@@ -8,14 +8,14 @@ import generate
 import numpy as np
 import pytest
 
-from pipeline.convert import convert
-from pipeline.errors import InputError
-from pipeline.store import format
-from pipeline.store.records import Decoder, Record, samples
-from pipeline.store.verify import verify
-from pipeline.store.writer import write_shard
-from training.order import Stretch
-from training.shards import ShardReader
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.convert import convert
+from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.records import Decoder, Record, samples
+from flowpairs.pipeline.store.verify import verify
+from flowpairs.pipeline.store.writer import write_shard
+from flowpairs.training.pairs.order import Stretch
+from flowpairs.training.pairs.shards import ShardReader
 
 HERE = Path(__file__).parent
 RECORDS = [(block, *parts) for block, records in generate.SHARDS for parts in records]

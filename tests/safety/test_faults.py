@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import CoupleConfig, validate
-from pipeline.couple import couple
-from pipeline.errors import InputError, JobError
-from pipeline.files import atomic_directory, write_array, write_atomically
-from pipeline.store import format
-from pipeline.store.verify import verify
-from training.order import Stretch
-from training.shards import ShardReader
+from flowpairs.pipeline.base.atomic import atomic_directory, write_array, write_atomically
+from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.config import CoupleConfig, validate
+from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.verify import verify
+from flowpairs.training.pairs.order import Stretch
+from flowpairs.training.pairs.shards import ShardReader
 
 
 def settings(directory: Path, payload: str = "full") -> CoupleConfig:
@@ -193,7 +193,7 @@ def test_a_lost_copy_of_the_data_is_made_again(tmp_path: Path, local_ray: None) 
 
 
 def test_a_lost_table_of_blocks_is_written_anew(store: Path) -> None:
-    from pipeline.store.tables import read_blocks
+    from flowpairs.pipeline.store.block_reports import read_blocks
 
     (store / "blocks.parquet").unlink()
     with pytest.raises(InputError, match=r"blocks.parquet: cannot be read .* remove it and index.json"):

@@ -14,22 +14,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from damage import damaged, outcome, tar_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.damage import damaged, outcome, tar_of
 from torch import nn
 
-from pipeline import features
-from pipeline.config import CoupleConfig, DataConfig, load
-from pipeline.data import check_data
-from pipeline.store import format, tables
-from pipeline.store.npy import encode_npy
-from pipeline.store.verify import verify
-from training.config import OptimisationConfig
-from training.directory import RunDirectory
-from training.order import Stretch
-from training.shards import ShardReader
-from training.state import TrainState
+from flowpairs.pipeline.base.npy import encode_npy
+from flowpairs.pipeline.blocks import features
+from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
+from flowpairs.pipeline.data import check_data
+from flowpairs.pipeline.store import block_reports, format
+from flowpairs.pipeline.store.verify import verify
+from flowpairs.training.config import OptimisationConfig
+from flowpairs.training.pairs.order import Stretch
+from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.run.directory import RunDirectory
+from flowpairs.training.run.state import TrainState
 
 CONFORMANCE = Path(__file__).resolve().parents[1] / "conformance"
 CONFIG = b"data: {path: digits, label: label}\ncoupling: {n: 400, rel_eps: 0.1}\noutput: {dir: out, pairs: 1_500}\n"
@@ -73,8 +73,8 @@ def feature_map(directory: Path) -> tuple[Path, Reader]:
 
 
 def blocks(directory: Path) -> tuple[Path, Reader]:
-    tables.write_blocks(directory, [{"block": 0, "eps": None}, {"block": 1, "eps": 0.5}])
-    return directory / "blocks.parquet", lambda: tables.read_blocks(directory)
+    block_reports.write_blocks(directory, [{"block": 0, "eps": None}, {"block": 1, "eps": 0.5}])
+    return directory / "blocks.parquet", lambda: block_reports.read_blocks(directory)
 
 
 def summary(directory: Path) -> tuple[Path, Reader]:

@@ -13,19 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from damage import Bomb, outcome, pickled_bomb, tar_of
 from hypothesis import given
 from hypothesis import strategies as st
+from support.damage import Bomb, outcome, pickled_bomb, tar_of
 
-from pipeline.config import CoupleConfig, DataConfig, load
-from pipeline.data import check_data
-from pipeline.errors import InputError
-from pipeline.store import format, npy
-from pipeline.store.records import samples
-from pipeline.store.verify import verify
-from training.order import Stretch
-from training.shards import ShardReader
-from training.state import read_checkpoint
+from flowpairs.pipeline.base import npy
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
+from flowpairs.pipeline.data import check_data
+from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.records import samples
+from flowpairs.pipeline.store.verify import verify
+from flowpairs.training.pairs.order import Stretch
+from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.run.state import read_checkpoint
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "digits" / "couple.yaml"
 CONFORMANCE = Path(__file__).resolve().parents[1] / "conformance"
@@ -229,8 +230,8 @@ def test_an_array_that_claims_more_than_the_memory_is_refused_at_once(tmp_path: 
         archive.writestr("image.npy", forged)
     program = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
-        "from pipeline.config import DataConfig; from pipeline.data import check\n"
-        "from pipeline.errors import InputError\n"
+        "from flowpairs.pipeline.config import DataConfig; from flowpairs.pipeline.data import check\n"
+        "from flowpairs.pipeline.base.errors import InputError\n"
         "try:\n    check(DataConfig(path=sys.argv[1]))\nexcept InputError as error:\n    print('refused', error)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "data.npz")]

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from stores import write_store
+from support.stores import write_store
 from torch import Tensor
 from torch.func import grad
 
-from pipeline.ot import Problem, solve_sinkhorn
-from training import loop
-from training.config import MLPConfig, OptimisationConfig, RunConfig, TrainConfig
-from training.flow import Flow
-from training.loader import PairLoader, BatchPart
-from training.objectives import build_objective, build_network
-from training.ode import solve_fixed
-from training.paths import Bridge
-from training.sde import solve_sde
-from training.state import TrainState
+from flowpairs.pipeline.ot import Problem, solve_sinkhorn
+from flowpairs.training.config import MLPConfig, OptimisationConfig, RunConfig, TrainConfig
+from flowpairs.training.objectives.objective import build_network, build_objective
+from flowpairs.training.objectives.paths import Bridge
+from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.run import loop
+from flowpairs.training.run.state import TrainState
+from flowpairs.training.sampling.flow import Flow
+from flowpairs.training.sampling.ode import solve_fixed
+from flowpairs.training.sampling.sde import solve_sde
 
 SIGMA, MEANS, STDS = 0.8, (-1.0, 2.0), (1.0, 0.5)
 # Covariance of the entropic plan (Janati et al. 2020): the root of C^2 + sigma^2 C = s0^2 s1^2.
@@ -117,7 +117,9 @@ def test_sf2m_learns_both_fields(tmp_path: Path) -> None:
     part = BatchPart(256, 0, 1, 8)
     with PairLoader(tmp_path / "store", index, part, 0) as loader:
         objective = build_objective(config, 0)
-        loop.train_loop(state, state.model, loader, objective, config.train, part, lambda line: None, lambda metrics: None)
+        loop.train_loop(
+            state, state.model, loader, objective, config.train, part, lambda line: None, lambda metrics: None
+        )
 
     net = state.ema.module.eval()
     t = torch.full((5,), 0.4)

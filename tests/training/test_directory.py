@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stores import write_store
+from support.stores import write_store
 
-from pipeline.config import from_overrides, load, validate
-from pipeline.errors import InputError
-from training.config import EvaluateConfig, TrainConfig
-from training.directory import check_run, arcs_for, prepare_run
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import from_overrides, load, validate
+from flowpairs.training.config import EvaluateConfig, TrainConfig
+from flowpairs.training.run.directory import arcs_for, check_run, prepare_run
 
 
 @pytest.fixture

@@ -8,21 +8,22 @@ import numpy as np
 import ot
 import pytest
 import torch
-from alone import alone
+from support.alone import alone
 from torch import nn
 
-from pipeline.config import CoupleConfig, validate
-from pipeline.errors import InputError
-from pipeline.store.format import read_index
-from training import directory, paths
-from training.config import EvaluateConfig, SampleConfig, TrainConfig
-from training.ends import read_endpoints
-from training.evaluate import evaluate
-from training.loader import Batch, PairLoader, BatchPart
-from training.objectives import BridgeMatching, Objective
-from training.report.page import write_report
-from training.sample import sample
-from training.trainer import train
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import CoupleConfig, validate
+from flowpairs.pipeline.store.format import read_index
+from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainConfig
+from flowpairs.training.evaluate import evaluate
+from flowpairs.training.objectives import paths
+from flowpairs.training.objectives.objective import BridgeMatching, Objective
+from flowpairs.training.pairs.endpoints import read_endpoints
+from flowpairs.training.pairs.loader import Batch, BatchPart, PairLoader
+from flowpairs.training.report.page import write_report
+from flowpairs.training.run import directory
+from flowpairs.training.sample import sample
+from flowpairs.training.train import train
 
 SHIFT = np.array([4.0, -2.0], np.float32)
 

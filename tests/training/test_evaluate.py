@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import MLP, write_run
+from support.runs import MLP, write_run
 
-from training.config import EvaluateConfig
-from training.evaluate import trajectories
-from training.sampler import Sampler
-from training.trained import read_trained
+from flowpairs.training.config import EvaluateConfig
+from flowpairs.training.evaluate import trajectories
+from flowpairs.training.run.trained import read_trained
+from flowpairs.training.sampling.sampler import Sampler
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from runs import DIT, MEANFLOW, MLP, SF2M, UNET, write_run
+from support.runs import DIT, MEANFLOW, MLP, SF2M, UNET, write_run
 from torch import Tensor
 
-from pipeline.errors import InputError
-from training.config import SamplerConfig
-from training.export.write import export
-from training.flow import Flow
-from training.sampler import Sampler
-from training.trained import read_trained
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.config import SamplerConfig
+from flowpairs.training.export.write import export
+from flowpairs.training.run.trained import read_trained
+from flowpairs.training.sampling.flow import Flow
+from flowpairs.training.sampling.sampler import Sampler
 
 IMAGE = (1, 8, 8)
 LABELS: dict[str, Any] = {"classes": 3, "dropout": 0.1}

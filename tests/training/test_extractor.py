@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import MLP, write_run
-from stores import write_store
+from support.runs import MLP, write_run
+from support.stores import write_store
 from torch import Tensor, nn
 
-from pipeline.config import validate
-from pipeline.errors import InputError
-from training.config import EvaluateConfig
-from training.evaluate import evaluate
-from training.features import INCEPTION, extractor
-from training.metrics import Gaussian, frechet_distance
-from training.resnet import ResNet20
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import validate
+from flowpairs.training.config import EvaluateConfig
+from flowpairs.training.evaluate import evaluate
+from flowpairs.training.metrics.feature_network import INCEPTION, extractor
+from flowpairs.training.metrics.metrics import Gaussian, frechet_distance
+from flowpairs.training.metrics.resnet import ResNet20
 
 CPU = torch.device("cpu")
 

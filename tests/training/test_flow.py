@@ -6,23 +6,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stores import write_store
+from support.stores import write_store
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.config import validate
-from pipeline.errors import InputError
-from training import objectives, paths
-from training.config import EvaluateConfig, TrainConfig
-from training.directory import RunDirectory
-from training.evaluate import solvers as solvers_of
-from training.flow import Flow, check_sampler
-from training.loader import Batch, BatchPart
-from training.reference import read_reference
-from training.sampler import Sampler
-from training.sde import from_velocity, solve_sde
-from training.state import TrainState
-from training.trained import Trained
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import validate
+from flowpairs.training import objectives
+from flowpairs.training.config import EvaluateConfig, TrainConfig
+from flowpairs.training.evaluate import solvers as solvers_of
+from flowpairs.training.objectives import paths
+from flowpairs.training.pairs.loader import Batch, BatchPart
+from flowpairs.training.pairs.reference import read_reference
+from flowpairs.training.run.directory import RunDirectory
+from flowpairs.training.run.state import TrainState
+from flowpairs.training.run.trained import Trained
+from flowpairs.training.sampling.flow import Flow, check_sampler
+from flowpairs.training.sampling.sampler import Sampler
+from flowpairs.training.sampling.sde import from_velocity, solve_sde
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -44,7 +45,7 @@ LABELS: dict[str, Any] = {"model": {"conditional": True}, "train": {"label_dropo
 @pytest.mark.parametrize("changes", [{}, SF2M])
 def test_guidance_extrapolates_from_no_label(changes: dict[str, Any]) -> None:
     settings = config(**LABELS, **changes)
-    net = objectives.build_network(settings, (3,), 4).eval()
+    net = objective.build_network(settings, (3,), 4).eval()
     generator = torch.Generator().manual_seed(0)
     x, t, label = torch.randn(6, 3, generator=generator), torch.rand(6, generator=generator), torch.arange(6) % 4
 
@@ -125,7 +126,7 @@ def test_evaluation_samples_alike_however_it_is_batched(
     x = generator.normal(size=(2, 64, 3)).astype(np.float32)
     index = write_store(tmp_path / "store", *x, labels=generator.integers(4, size=64))
     settings = config(**changes)
-    TrainState.start(objectives.build_network(settings, (3,), 4), settings.train).save(tmp_path)
+    TrainState.start(objective.build_network(settings, (3,), 4), settings.train).save(tmp_path)
     trained = Trained(RunDirectory(tmp_path), tmp_path, settings, str(tmp_path / "store"), index.method, (3,), 4)
     labels, found = read_reference(tmp_path / "store", index).label, []
     for batch in (96, 40):
@@ -149,7 +150,7 @@ def test_gradients_pass_a_wrapper_for_data_parallelism(changes: dict[str, Any], 
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
         for wrapped in (False, True):
-            bare = objectives.build_network(settings, (3,), 0)
+            bare = objective.build_network(settings, (3,), 0)
             model = DistributedDataParallel(bare) if wrapped else bare
             errors, weights = objective(model, bare, pairs, 0, part)
             (errors * weights).mean().backward()

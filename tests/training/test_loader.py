@@ -5,30 +5,24 @@ from collections import Counter
 from itertools import chain, islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import write_store
+from support.stores import numbered_store
 
-from pipeline.errors import InputError
-from pipeline.store.format import Index, read_index
-from training import lanes as lanes_module
-from training.loader import PairLoader, BatchPart
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.store.format import Index, read_index
+from flowpairs.training.pairs import shuffle as lanes_module
+from flowpairs.training.pairs.loader import BatchPart, PairLoader
 
 Ids = list[int]
 
 
-def numbered_store(directory: Path, counts: list[int], record_pairs: int = 5) -> Index:
-    """Pair i has x0 = [i, 2 i], x1 = [-i, i + 1/2] and label i mod 3: every row tells its number and its partner."""
-    i = np.arange(sum(counts), dtype=np.float32)
-    x0, x1 = np.stack([i, 2 * i], 1), np.stack([-i, i + 0.5], 1)
-    return write_store(directory, x0, x1, labels=np.arange(len(i)) % 3, shard_counts=counts, record_pairs=record_pairs)
-
-
-def ids_of(store: Path, part: BatchPart, batches: int, *, seed: int = 0, state: dict[str, int] | None = None) -> list[Ids]:
+def ids_of(
+    store: Path, part: BatchPart, batches: int, *, seed: int = 0, state: dict[str, int] | None = None
+) -> list[Ids]:
     """The numbers of the pairs in the next batches; checks that x0, x1 and label belong together."""
     out = []
     with PairLoader(store, read_index(store), part, seed, labels=True, state=state) as loader:

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from stores import write_store
+from support.stores import write_store
 
-from pipeline.errors import InputError
-from pipeline.store.format import Index, read_index
-from training import loop, models, paths
-from training.config import MLPConfig, OptimisationConfig
-from training.loader import PairLoader, BatchPart
-from training.loop import LogLine
-from training.objectives import Objective
-from training.ode import solve_dopri5
-from training.state import FILE, TrainState
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.store.format import Index, read_index
+from flowpairs.training import models
+from flowpairs.training.config import MLPConfig, OptimisationConfig
+from flowpairs.training.objectives import paths
+from flowpairs.training.objectives.objective import Objective
+from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.run import loop
+from flowpairs.training.run.loop import LogLine
+from flowpairs.training.run.state import FILE, TrainState
+from flowpairs.training.sampling.ode import solve_dopri5
 
 
 def train(

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matchings import loop, pairs
+from support.matchings import loop, pairs
 
-from pipeline import noise
-from pipeline.config import load, validate
-from pipeline.errors import InputError
-from pipeline.store.format import read_index, write_index
-from training.config import TrainConfig
-from training.directory import check_run, check_pairs, prepare_run
-from training.loader import Batch, BatchPart, State
-from training.matched import OnlineLoader
-from training.reference import read_reference
-from training.trainer import train
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.blocks import noise
+from flowpairs.pipeline.config import load, validate
+from flowpairs.pipeline.store.format import read_index, write_index
+from flowpairs.training.config import TrainConfig
+from flowpairs.training.pairs.loader import Batch, BatchPart, State
+from flowpairs.training.pairs.online import OnlineLoader
+from flowpairs.training.pairs.reference import read_reference
+from flowpairs.training.run.directory import check_pairs, check_run, prepare_run
+from flowpairs.training.train import train
 
 pytestmark = pytest.mark.xdist_group("semidiscrete")
 

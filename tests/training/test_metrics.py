@@ -7,7 +7,13 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from training.metrics import Gaussian, Principal, curvature_by_time, frechet_distance, integrate_unit_interval
+from flowpairs.training.metrics.metrics import (
+    Gaussian,
+    Principal,
+    curvature_by_time,
+    frechet_distance,
+    integrate_unit_interval,
+)
 
 
 def random_gaussian(seed: int, k: int, rank: int) -> Gaussian:

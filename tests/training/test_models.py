@@ -2,22 +2,12 @@
 
 import pytest
 import torch
-from pydantic import TypeAdapter
+from support.models import CONFIGS, config
 
-from pipeline.errors import InputError
-from training.config import ModelConfig
-from training.models import build_model, check_model
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.models import build_model, check_model
 
-CONFIGS: dict[str, dict] = {
-    "mlp": {"kind": "mlp", "width": 32, "depth": 2},
-    "unet": {"kind": "unet", "channels": [8, 16], "layers": 1},
-    "dit": {"kind": "dit", "patch": 2, "width": 32, "depth": 2, "heads": 4},
-}
 SHAPE = (3, 8, 12)
-
-
-def config(name: str, **changes: object) -> ModelConfig:
-    return TypeAdapter(ModelConfig).validate_python(CONFIGS[name] | changes)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -6,13 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import validate
-from pipeline.errors import InputError
-from training.config import LossConfig, TrainConfig
-from training.draws import Purpose, normals, step_uniforms
-from training.loader import Batch, BatchPart
-from training.objectives import MeanFlow, Objective, VelocityAndScore, build_objective, build_network
-from training.paths import Bridge, Straight
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import validate
+from flowpairs.training.config import LossConfig, TrainConfig
+from flowpairs.training.objectives.objective import (
+    MeanFlow,
+    Objective,
+    VelocityAndScore,
+    build_network,
+    build_objective,
+)
+from flowpairs.training.objectives.paths import Bridge, Straight
+from flowpairs.training.objectives.randomness import Purpose, normals, step_uniforms
+from flowpairs.training.pairs.loader import Batch, BatchPart
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "default": {},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.ode import solve_dopri5, solve_fixed
+from flowpairs.training.sampling.ode import solve_dopri5, solve_fixed
 
 
 def driven_decay(t: Tensor, x: Tensor) -> Tensor:

@@ -3,20 +3,13 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from support.orders import pairs_of
 
-from training.order import Order
+from flowpairs.training.pairs.order import Order
 
 ORDERS = st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=7), st.integers(1, 9), st.integers(0, 5)).filter(
     lambda drawn: sum(drawn[0]) >= drawn[1]
 )
-
-
-def pairs_of(order: Order, epoch: int, lane: int, start: int, stop: int) -> list[tuple[int, int]]:
-    return [
-        (stretch.shard, row)
-        for stretch in order.stretches(epoch, lane, start, stop)
-        for row in range(stretch.start, stretch.stop)
-    ]
 
 
 @given(ORDERS)

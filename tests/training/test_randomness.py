@@ -5,9 +5,9 @@ import pytest
 import scipy.stats
 import torch
 
-from training.config import TimesConfig
-from training.draws import Purpose, normals, times, step_uniforms
-from training.loader import BatchPart
+from flowpairs.training.config import TimesConfig
+from flowpairs.training.objectives.randomness import Purpose, normals, step_uniforms, times
+from flowpairs.training.pairs.loader import BatchPart
 
 
 @pytest.mark.parametrize("purpose", Purpose)
@@ -46,7 +46,7 @@ def test_normals_are_one_draw_shared_out_among_the_workers() -> None:
 
 
 def test_normals_are_not_the_noise_of_a_store_with_the_same_seed() -> None:
-    from pipeline import noise
+    from flowpairs.pipeline.blocks import noise
 
     part = BatchPart(4000, 0, 1, 8)
     both = torch.cat([normals(0, 0, part, (1,)), torch.from_numpy(noise.gaussian(0, 0, 4000, 1))], 1)

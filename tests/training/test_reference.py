@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from stores import write_store
+from support.stores import write_store
 
-from training.reference import read_reference
+from flowpairs.training.pairs.reference import read_reference
 
 
 def test_every_datum_once_in_order_of_appearance(tmp_path: Path) -> None:

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import MEANFLOW, MLP, SF2M, UNET, write_run
-from stores import write_store
+from support.runs import MEANFLOW, MLP, SF2M, UNET, write_run
+from support.stores import write_store
 from typer import Typer
 from typer.testing import CliRunner
 
-from jobs.sample import sample as command
-from pipeline.errors import InputError
-from training.config import SampleConfig
-from training.models.mlp import MLP as Network
-from training.sample import sample
-from training.state import FILE
+from flowpairs.jobs.sample import sample as command
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.config import SampleConfig
+from flowpairs.training.models.mlp import MLP as Network
+from flowpairs.training.run.state import FILE
+from flowpairs.training.sample import sample
 
 IMAGE = (1, 8, 8)
 

@@ -9,13 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import write_store
-from test_loader import numbered_store
-from test_order import pairs_of
+from support.orders import pairs_of
+from support.stores import numbered_store, write_store
 
-from pipeline.errors import InputError
-from pipeline.progress import LOOK_EVERY
-from pipeline.store.format import (
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.progress import LOOK_EVERY
+from flowpairs.pipeline.store.format import (
     Index,
     Outline,
     Shard,
@@ -25,10 +24,10 @@ from pipeline.store.format import (
     write_outline,
     write_sidecar,
 )
-from training import lanes as lanes_module
-from training.loader import Batch, PairLoader, BatchPart
-from training.order import Order
-from training.shelf import shard_groups
+from flowpairs.training.pairs import shuffle as lanes_module
+from flowpairs.training.pairs.loader import Batch, BatchPart, PairLoader
+from flowpairs.training.pairs.order import Order
+from flowpairs.training.pairs.shard_source import shard_groups
 
 GROUPED = st.tuples(
     st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=3), min_size=1, max_size=5), st.integers(1, 9)
@@ -169,7 +168,10 @@ def test_it_resumes_within_the_first_epoch(coming: Coming) -> None:
 
 def test_what_does_not_come_is_said(coming: Coming) -> None:
     coming.comes(1)
-    with coming.loader(BatchPart(4, 0, 1, 1), patience=0.1) as loader, pytest.raises(InputError, match=r"pairs-000000\.tar"):
+    with (
+        coming.loader(BatchPart(4, 0, 1, 1), patience=0.1) as loader,
+        pytest.raises(InputError, match=r"pairs-000000\.tar"),
+    ):
         next(loader)
 
 

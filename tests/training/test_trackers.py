@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline.config import validate
-from pipeline.errors import InputError, JobError
-from training import trackers
-from training.config import TrainConfig
-from training.directory import RunDirectory
-from training.logbook import Logbook
-from training.loop import LogLine
+from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.config import validate
+from flowpairs.training.config import TrainConfig
+from flowpairs.training.run import trackers
+from flowpairs.training.run.directory import RunDirectory
+from flowpairs.training.run.logbook import Logbook
+from flowpairs.training.run.loop import LogLine
 
 
 @pytest.fixture

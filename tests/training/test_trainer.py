@@ -7,29 +7,30 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray.train
 import torch
-from processes import actors, outside
-from stores import write_store
+from support.processes import actors, outside
+from support.runs import wait_for_checkpoint
+from support.stores import write_store
 
-from jobs.status import status
-from pipeline.config import load, validate
-from pipeline.errors import InputError
-from training import loop, objectives
-from training.config import EvaluateConfig, SampleConfig, TrainClusterConfig, TrainConfig
-from training.evaluate import evaluate
-from training.loader import PairLoader, BatchPart
-from training.logbook import read_metrics
-from training.sample import sample
-from training.state import FILE, TrainState
-from training.status import read_run_status
-from training.trainer import train
-from training.workers import WorkerShape, worker_shape
+from flowpairs.jobs.status import status
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import load, validate
+from flowpairs.training import objectives
+from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainClusterConfig, TrainConfig
+from flowpairs.training.evaluate import evaluate
+from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.run import loop
+from flowpairs.training.run.logbook import read_metrics
+from flowpairs.training.run.state import FILE, TrainState
+from flowpairs.training.run.status import read_run_status
+from flowpairs.training.run.workers import WorkerShape, worker_shape
+from flowpairs.training.sample import sample
+from flowpairs.training.train import train
 
 STEPS = 240
 POLLS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"  # a checkpoint waits for Ray Train's next poll of its workers
@@ -78,11 +79,6 @@ def assert_same_end(run: Path, other: Path) -> None:
         torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-5)
 
 
-def wait_for_checkpoint(run: Path) -> None:
-    while not list(run.glob("checkpoints/step-*/state.pt")):
-        time.sleep(0.02)
-
-
 def test_a_finished_run_leaves_its_files(undisturbed: Path, store: Path) -> None:
     summary = json.loads((undisturbed / "train.json").read_text())
     lines = read_metrics(undisturbed / "metrics.jsonl")
@@ -120,7 +116,11 @@ def test_the_status_in_the_middle_names_the_checkpoint_to_go_on_from(undisturbed
     assert found.checkpoint == f"checkpoints/step-{STEPS:09d}"
     (run / "metrics.jsonl").write_text("")
     shutil.rmtree(run / "checkpoints")
-    assert (read_run_status(run).step, read_run_status(run).seconds_left, read_run_status(run).checkpoint) == (0, None, None)
+    assert (read_run_status(run).step, read_run_status(run).seconds_left, read_run_status(run).checkpoint) == (
+        0,
+        None,
+        None,
+    )
 
 
 def test_a_finished_run_is_not_done_again_and_not_overwritten(undisturbed: Path, store: Path) -> None:
@@ -134,8 +134,8 @@ def test_a_finished_run_is_not_done_again_and_not_overwritten(undisturbed: Path,
 FOUR = """
 import sys
 import ray
-from training.config import TrainConfig
-from training.trainer import train
+from flowpairs.training.config import TrainConfig
+from flowpairs.training.train import train
 
 ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
 train(TrainConfig.model_validate_json(sys.argv[1]))
@@ -160,7 +160,7 @@ def test_one_two_and_four_workers_give_the_same_loss_curve(undisturbed: Path, st
 def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path, store: Path) -> None:
     settings = config(store, "killed-driver", workers=2)
     run = Path(settings.output.dir)
-    code = "import sys; from training.config import TrainConfig; from training.trainer import train; "
+    code = "import sys; from flowpairs.training.config import TrainConfig; from flowpairs.training.train import train; "
     code += "train(TrainConfig.model_validate_json(sys.argv[1]))"
     environment = {**os.environ, "RAY_ADDRESS": "local", POLLS: "2"}
     with subprocess.Popen([sys.executable, "-c", code, settings.model_dump_json()], env=environment) as driver:
@@ -203,9 +203,9 @@ sys.path[:0] = ["tests", "tests/training"]
 import ray
 from pathlib import Path
 from ray.cluster_utils import Cluster
-from test_trainer import wait_for_checkpoint
-from training.config import TrainConfig
-from training.trainer import train
+from support.runs import wait_for_checkpoint
+from flowpairs.training.config import TrainConfig
+from flowpairs.training.train import train
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 other = cluster.add_node(num_cpus=1)
@@ -250,7 +250,7 @@ def test_evaluation_is_what_a_plain_loop_computes(undisturbed: Path, store: Path
     assert sorted(samples) == ["dopri5", "euler4", "real", "trajectories"]
     assert samples["trajectories"].shape == (64, 33, 2)
 
-    from training.models.mlp import MLP
+    from flowpairs.training.models.mlp import MLP
 
     model = MLP(2, 32, 1, 0)
     model.load_state_dict(weights(undisturbed))

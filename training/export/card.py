@@ -7,14 +7,14 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline import potentials
-from pipeline.place import as_path
-from pipeline.store.tables import read_blocks
-from training.export.network import in_diffusers_layout
-from training.models.unet import TIME_SCALE
-from training.report.images import kind
-from training.report.runs import read_evaluation
-from training.trained import Trained
+from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.store.block_reports import read_blocks
+from flowpairs.training.export.network import in_diffusers_layout
+from flowpairs.training.models.unet import TIME_SCALE
+from flowpairs.training.report.pictures import kind
+from flowpairs.training.report.runs import read_evaluation
+from flowpairs.training.run.trained import Trained
 
 SHOWN = 64  # samples that the card's lines draw
 

@@ -17,11 +17,12 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from training import models, objectives
-from training.models import conditioning
-from training.trained import Trained
+from flowpairs.training import models
+from flowpairs.training.models import conditioning
+from flowpairs.training.objectives.objective import VelocityAndScore, form
+from flowpairs.training.run.trained import Trained
 
-OURS = {"training", "pipeline", "jaxtyping"}  # whose imports model.py does without
+OURS = {"flowpairs", "jaxtyping"}  # whose imports model.py does without
 
 LOAD = '''
 def load(directory: str | Path = ".") -> {name}:
@@ -41,7 +42,7 @@ def in_diffusers_layout(trained: Trained) -> bool:
 def parts(trained: Trained) -> dict[str, nn.Module]:
     """The networks, by the folder that each is written into; [SF]2M has two, which its folders name."""
     network = trained.network(torch.device("cpu"))
-    if isinstance(network, objectives.VelocityAndScore):
+    if isinstance(network, VelocityAndScore):
         return {"velocity/": network.velocity, "score/": network.score}
     return {"": network}
 
@@ -54,9 +55,7 @@ def files(trained: Trained) -> dict[str, bytes]:
             unet: Any = network.unet
             config, weights, name = unet.to_json_string(), unet.state_dict(), "diffusion_pytorch_model.safetensors"
         else:
-            given = models.arguments(
-                trained.config.model, trained.shape, trained.num_classes, **objectives.form(trained.config)
-            )
+            given = models.arguments(trained.config.model, trained.shape, trained.num_classes, **form(trained.config))
             config = json.dumps({"_class_name": type(network).__name__, **given}, indent=2) + "\n"
             weights, name = network.state_dict(), "model.safetensors"
             out["model.py"] = source(type(network)).encode()

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from pipeline.errors import InputError
-from pipeline.files import atomic_directory, write_atomically
-from training.export.card import card
-from training.export.network import files
-from training.trained import read_trained
+from flowpairs.pipeline.base.atomic import atomic_directory, write_atomically
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.export.card import card
+from flowpairs.training.export.network import files
+from flowpairs.training.run.trained import read_trained
 
 
 def export(directory: str | Path, output: Path, license: str) -> list[str]:

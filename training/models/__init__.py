@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
-from training.config import MLPConfig, ModelConfig, UNetConfig
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.config import MLPConfig, ModelConfig, UNetConfig
 
 
 def check_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> None:
@@ -75,13 +75,13 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(config, MLPConfig):
-            from training.models.mlp import MLP
+            from flowpairs.training.models.mlp import MLP
 
             return MLP(**given)
         if isinstance(config, UNetConfig):
-            from training.models.unet import UNet
+            from flowpairs.training.models.unet import UNet
 
             return UNet(**given)
-        from training.models.dit import DiT
+        from flowpairs.training.models.dit import DiT
 
         return DiT(**given)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from training.models.conditioning import Conditioning
+from flowpairs.training.models.conditioning import Conditioning
 
 
 def modulate(

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from training.models.conditioning import Conditioning
+from flowpairs.training.models.conditioning import Conditioning
 
 
 class MLPBlock(nn.Module):

@@ -4,7 +4,7 @@ from diffusers import UNet2DModel
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from training.models.conditioning import Conditioning
+from flowpairs.training.models.conditioning import Conditioning
 
 # UNet2DModel embeds the integer time steps of a diffusion, 0 to 1000; its sinusoids hardly move over [0, 1].
 TIME_SCALE = 1000.0

@@ -7,10 +7,10 @@ optional, since a report is most wanted while something is still missing: absent
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import InputError
-from pipeline.place import AnyPath
-from training.report.runs import Run, read_run
-from training.report.stores import StoreSummary, read_store
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.training.report.runs import Run, read_run
+from flowpairs.training.report.stores import StoreSummary, read_store
 
 
 def collect(directories: Sequence[AnyPath]) -> tuple[list[StoreSummary], list[Run]]:

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from training.report.runs import Metrics, Run
-from training.report.stores import BlockSummary
-from training.report.theme import INK, MARKERS, MUTED, PAGE, axes, run_color, run_style, to_svg
+from flowpairs.training.report.runs import Metrics, Run
+from flowpairs.training.report.stores import BlockSummary
+from flowpairs.training.report.theme import INK, MARKERS, MUTED, PAGE, axes, run_color, run_style, to_svg
 
 RunNumber = int  # of a run among the directories, which decides its colour
 

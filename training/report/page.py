@@ -11,13 +11,13 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.errors import InputError
-from pipeline.files import write_atomically
-from pipeline.place import AnyPath
-from training.report import configs, figures, images, theme, verdict
-from training.report.collect import collect
-from training.report.runs import Run, TimePointRow
-from training.report.stores import Pairs, StoreSummary
+from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.training.report import configs, figures, pictures, theme, verdict
+from flowpairs.training.report.collect import collect
+from flowpairs.training.report.runs import Run, TimePointRow
+from flowpairs.training.report.stores import Pairs, StoreSummary
 
 BLOCKS_IN_FULL = 12  # more are summarised
 BLOCKS_DRAWN = 4  # fewer are read off the table
@@ -96,7 +96,7 @@ def _store(place: int, store: StoreSummary) -> dict[str, Any]:
                 Markup(figures.sharpness_by_block(blocks, f"sharpness-{place}")),
                 Markup(figures.errors_by_block(blocks, view["tolerance"], f"errors-{place}")),
             )
-    return view | {"kind": images.kind(store.index.shape), "pairs": _pairs(place, store.pairs)}
+    return view | {"kind": pictures.kind(store.index.shape), "pairs": _pairs(place, store.pairs)}
 
 
 def _potentials(store: StoreSummary) -> dict[str, Any] | None:
@@ -148,19 +148,19 @@ def _tolerance(store: StoreSummary) -> float | None:
 
 def _pairs(place: int, pairs: Pairs) -> Any:
     """What the template shows of a store's first pairs: an SVG, image tiles with captions, or strips."""
-    match images.kind(pairs.x1.shape[1:]):
+    match pictures.kind(pairs.x1.shape[1:]):
         case "plane":
             return Markup(figures.plane_pairs(pairs.x0, pairs.x1, f"pairs-{place}"))
         case "image":
-            reach0, reach1 = images.grey_reach(pairs.x0), images.grey_reach(pairs.x1)
+            reach0, reach1 = pictures.grey_reach(pairs.x0), pictures.grey_reach(pairs.x1)
             labels = pairs.labels or [None] * len(pairs.data_ids)
             return [
-                (images.upscale(x0[None], 1, reach0), images.upscale(x1[None], 1, reach1), data_id, label)
+                (pictures.upscale(x0[None], 1, reach0), pictures.upscale(x1[None], 1, reach1), data_id, label)
                 for x0, x1, data_id, label in zip(pairs.x0, pairs.x1, pairs.data_ids, labels, strict=True)
             ]
         case _:
             return [
-                (side, images.strips(x, images.strip_reach(x)), images.strip_reach(x))
+                (side, pictures.strips(x, pictures.strip_reach(x)), pictures.strip_reach(x))
                 for side, x in (("x0", pairs.x0), ("x1", pairs.x1))
             ]
 
@@ -183,7 +183,7 @@ def _samples(place: int, run: Run) -> dict[str, Any] | None:
     if run.samples is None:
         return None
     real, paths = run.samples.real, run.samples.trajectories
-    kind = images.kind(real.shape[1:])
+    kind = pictures.kind(real.shape[1:])
     grids: list[tuple[str, Any]] = []
     for solver, shown in [*run.samples.by_solver.items(), ("real data", real)]:
         if kind == "plane":
@@ -191,9 +191,9 @@ def _samples(place: int, run: Run) -> dict[str, Any] | None:
                 continue  # it lies under the samples of every solver
             drawn: Any = Markup(figures.plane_samples(shown, real, place, f"samples-{place}-{solver}"))
         elif kind == "image":
-            drawn = images.upscale(shown, 8, reach=1.0)
+            drawn = pictures.upscale(shown, 8, reach=1.0)
         else:
-            drawn = images.strips(shown, images.strip_reach(real))
+            drawn = pictures.strips(shown, pictures.strip_reach(real))
         name = solver.rstrip("0123456789")
         grids.append((solver.replace(name, f"{verdict.STEPPED[name]} ") if name in verdict.STEPPED else solver, drawn))
     return {
@@ -220,9 +220,9 @@ def _points(place: int, run: Run) -> list[tuple[TimePointRow, Markup]]:
     return out
 
 
-def _trajectories(place: int, kind: images.ImageKind, paths: np.ndarray) -> Any:
+def _trajectories(place: int, kind: pictures.ImageKind, paths: np.ndarray) -> Any:
     """Tiles, a row a sample and a column a time, or an SVG of paths in a plane."""
     if kind == "image":
-        return images.upscale(paths.reshape(-1, *paths.shape[2:]), paths.shape[1], reach=1.0)
+        return pictures.upscale(paths.reshape(-1, *paths.shape[2:]), paths.shape[1], reach=1.0)
     axis = "coordinate" if kind == "plane" else "principal direction"
     return Markup(figures.draw_trajectories(paths, place, f"paths-{place}", axis))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import InputError
+from flowpairs.pipeline.base.errors import InputError
 
 
 class _Json(BaseModel):

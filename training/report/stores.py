@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pipeline import potentials
-from pipeline.errors import InputError
-from pipeline.place import AnyPath
-from pipeline.potentials import Potentials
-from pipeline.store.format import Index, read_index
-from pipeline.store.records import Decoder, samples
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.solve.potentials import Potentials
+from flowpairs.pipeline.store.format import Index, read_index
+from flowpairs.pipeline.store.records import Decoder, samples
 
 PAIRS_SHOWN = 12
 
@@ -95,9 +95,9 @@ def _read_blocks(path: AnyPath) -> list[BlockSummary] | None:
 def _read_pairs(directory: AnyPath, index: Index) -> Pairs:
     """The first pairs of the first shard; where there are potentials alone, the first that these make."""
     if not index.shards:
-        from training import matched  # imports torch
+        from flowpairs.training.pairs import online
 
-        store = matched.SemidiscreteStore(directory, index)
+        store = online.SemidiscreteStore(directory, index)
         x0, ids = store.pairs(0, PAIRS_SHOWN)
         return Pairs(x0, store.data(ids), ids.tolist(), store.labels(ids).tolist() if index.num_classes else None)
     path = directory / "shards" / index.shards[0].name

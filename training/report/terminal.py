@@ -5,9 +5,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from training.report.collect import short_names
-from training.report.runs import read_run
-from training.report.verdict import caveats, headline, number, scores, sentences
+from flowpairs.training.report.collect import short_names
+from flowpairs.training.report.runs import read_run
+from flowpairs.training.report.verdict import caveats, headline, number, scores, sentences
 
 
 def print_comparison(directories: list[Path]) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training.report.runs import Evaluation, Run
+from flowpairs.training.report.runs import Evaluation, Run
 
 STEPPED = {"euler": "Euler", "sde": "SDE", "jump": "MeanFlow"}  # solvers that are told how many steps to take
 OPTIMAL_TRANSPORT = frozenset({"exact", "sinkhorn", "semidiscrete"})

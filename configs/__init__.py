@@ -1,0 +1,1 @@
+"""The configurations that ship with flowpairs: data, reached as `importlib.resources.files("flowpairs.configs")`."""

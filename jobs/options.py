@@ -1,0 +1,11 @@
+"""Options that several commands share."""
+
+from typing import Annotated, Literal
+
+import typer
+
+Address = Annotated[
+    str | None, typer.Option(envvar="RAY_ADDRESS", help="the dashboard's URL, as in http://127.0.0.1:8265")
+]
+
+Command = Literal["couple", "plan", "status", "verify", "train", "stream", "evaluate"]

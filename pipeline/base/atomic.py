@@ -1,0 +1,105 @@
+"""Files that are complete under their final name or not there at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from flowpairs.pipeline.base.errors import JobError
+from flowpairs.pipeline.base.paths import AnyPath, Remote
+
+
+@contextmanager
+def atomic_open(path: AnyPath) -> Iterator[BinaryIO]:
+    """Open a file that gets its name when the block ends and all of it is in place; an exception leaves nothing.
+
+    A local file is written under a temporary name in the same directory, synced, renamed, and the directory synced. One
+    at a URL is written to local temporary storage and put there when it is whole.
+
+    Raises:
+        JobError: a full or read-only disk, or a URL that takes no files.
+    """
+    temporary = temporary_name(path) if isinstance(path, Path) else _scratch()
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            if isinstance(path, Path):
+                os.fsync(file.fileno())
+        if isinstance(path, Remote):
+            path.put(temporary)
+            temporary.unlink()
+        else:
+            _commit(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from error
+        raise
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Make a directory that gets its name when the block ends; an exception leaves nothing.
+
+    Args:
+        path: not there yet, or an empty directory.
+
+    Raises:
+        JobError: a full or read-only disk.
+    """
+    temporary = temporary_name(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _commit(temporary, path)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from error
+        raise
+
+
+def write_atomically(path: AnyPath, data: bytes) -> None:
+    """Write a file of these bytes."""
+    with atomic_open(path) as file:
+        file.write(data)
+
+
+def write_array(path: AnyPath, values: np.ndarray) -> None:
+    """Write a .npy file."""
+    with atomic_open(path) as file:
+        np.save(file, values, allow_pickle=False)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name in the same directory that no reader looks at, one per process."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _unwritable(path: AnyPath, error: OSError) -> JobError:
+    remedy = "what is finished is kept: make room or give write access, then run the same command again"
+    return JobError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
+
+
+def _scratch() -> Path:
+    """A new empty file in local temporary storage."""
+    descriptor, name = tempfile.mkstemp(prefix="flowpairs-")
+    os.close(descriptor)
+    return Path(name)
+
+
+def _commit(temporary: Path, path: Path) -> None:
+    """Rename what is already on disk to its final name and make the rename durable."""
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

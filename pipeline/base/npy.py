@@ -1,0 +1,80 @@
+""".npy members of a record: numpy writes them, a pattern reads their header, so that nothing in it is ever evaluated.
+
+numpy's own reader would be safe without pickles, but it copies, and sets aside whatever memory a forged header asks
+for.
+"""
+
+import io
+import math
+import mmap
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from flowpairs.pipeline.base.paths import AnyPath
+
+_MAGIC = b"\x93NUMPY\x01\x00"
+_SHAPE = rb"((?:\d{1,18}, ?)*\d{0,18})"
+_HEADER = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \(" + _SHAPE + rb"\), ?\} *\n")
+
+
+def encode_npy(values: np.ndarray) -> bytes:
+    """The bytes of a .npy file, format 1.0."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.asarray(values, order="C"), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def load_npy(path: AnyPath) -> np.ndarray:
+    """The array of a .npy file, read-only and mapped into memory; raises as `decode`, and OSError.
+
+    A file at a URL is copied into local temporary storage first, which is free again when the array is.
+    """
+    with path.open("rb") as source:
+        if isinstance(path, Path):
+            return decode_npy(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
+        with tempfile.TemporaryFile() as file:
+            print(f"{path}: copying {path.stat().st_size:,} bytes to {tempfile.gettempdir()}", file=sys.stderr)
+            shutil.copyfileobj(source, file, 2**22)
+            file.flush()
+            return decode_npy(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def npy_length(head: bytes) -> int:
+    """Size of the first axis, from the first bytes of a .npy file; ValueError where there is none."""
+    _, shape, _ = _header(head)
+    if not shape:
+        raise ValueError("a .npy array without axes")
+    return shape[0]
+
+
+def decode_npy(data: bytes | mmap.mmap) -> np.ndarray:
+    """The array in the bytes of a .npy file, read-only and without a copy.
+
+    Raises:
+        ValueError: not a little-endian array of numbers in C order, format 1.0, or of another length than it says.
+    """
+    dtype, shape, body = _header(data)
+    if math.prod(shape) * dtype.itemsize != len(data) - body:
+        raise ValueError(f"{len(data) - body} bytes, where its header promises {list(shape)} of {dtype}")
+    return np.frombuffer(data, dtype, offset=body).reshape(shape)
+
+
+def _header(data: bytes | mmap.mmap) -> tuple[np.dtype, tuple[int, ...], int]:
+    """Type and shape of the array, and where its numbers begin."""
+    start = len(_MAGIC) + 2
+    body = start + int.from_bytes(data[len(_MAGIC) : start], "little")
+    header = _HEADER.fullmatch(data[start:body])
+    if data[: len(_MAGIC)] != _MAGIC or header is None:
+        raise ValueError("not a plain .npy array of format 1.0")
+    try:
+        dtype = np.dtype(header[1].decode())
+    except TypeError as error:
+        raise ValueError(f"not an array of numbers ({error})") from error
+    if dtype.kind not in "iuf":
+        raise ValueError(f"an array of {dtype}, not of numbers")
+    return dtype, tuple(int(size) for size in header[2].split(b",") if size.strip()), body

@@ -1,0 +1,111 @@
+"""What a semi-discrete coupling may know of conditions (`coupling.condition`; arXiv 2509.25519, section 4).
+
+blind      noise meets all data, whatever their labels
+class      every noise has a class, drawn as often as the data have it, and meets the data of that class alone
+extended   every noise has a condition z, that of a datum drawn at random, and the cost is c_X + beta c_Z with
+           c_Z = |z - z_j|^2 / 2, for classes 1 where they differ; a large beta comes near `class`
+
+Which datum lends a source row its condition is a function of the row's number, so it is the same in the coupling job
+and in a training job's loader. The label of a pair is always that of its datum.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import fsspec
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.blocks import noise
+from flowpairs.pipeline.config import CouplingConfig
+
+if TYPE_CHECKING:
+    from flowpairs.pipeline.data.spec import Target
+
+ConditionKind = Literal["blind", "class", "extended"]
+EVERY = 0  # the only problem where classes do not part
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Conditions of N data, mirror images not counted; a mirror image has its datum's.
+
+    Attributes:
+        kind: see above.
+        labels: class ids, for `class`.
+        rows: sqrt(beta) z, for `extended`: more coordinates of the features, with which the dot product is the cost.
+        fingerprint: sha256 of the z that a file gave.
+    """
+
+    kind: ConditionKind = "blind"
+    labels: Int64[np.ndarray, " N"] | None = None
+    rows: Float32[np.ndarray, "N q"] | None = None
+    fingerprint: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Coordinates that the features get more."""
+        return 0 if self.rows is None else self.rows.shape[1]
+
+    def problems(self) -> list[int]:
+        """Numbers of the problems to be solved apart: the classes that occur, or one."""
+        return [EVERY] if self.labels is None else np.unique(self.labels).tolist()
+
+    def ids(self, problem: int, ids: int) -> Int64[np.ndarray, " k"]:
+        """The data ids of a problem, of `ids` in all."""
+        every = np.arange(ids)
+        return every if self.labels is None else every[self.labels[every % len(self.labels)] == problem]
+
+    def lenders(
+        self, seed: int, first: int, count: int, stream: noise.Stream = noise.Stream.CONDITION
+    ) -> Int64[np.ndarray, " count"]:
+        """The data whose conditions source rows `first` to `first + count` have."""
+        among = self.labels if self.labels is not None else self.rows
+        assert among is not None
+        return (noise.uniforms(seed, stream, first, count) * len(among)).astype(np.int64)
+
+
+def read_conditions(config: CouplingConfig, target: "Target") -> Conditions:
+    """The conditions that the config asks for.
+
+    Args:
+        config: condition, beta and condition_file.
+        target: the data.
+
+    Raises:
+        InputError: labels that are not there, or a file that is no matrix of one finite row a datum.
+    """
+    if config.condition == "blind":
+        return Conditions()
+    if config.condition_file is not None:
+        assert config.beta is not None
+        z = _read(config, len(target.x))
+        found = hashlib.sha256(z.data).hexdigest()
+        return Conditions("extended", rows=np.float32(config.beta**0.5) * z, fingerprint=found)
+    labels = target.labels
+    if labels is None:
+        raise InputError(f"coupling.condition={config.condition!r}: the data have no labels; give data.label")
+    if config.condition == "class":
+        return Conditions("class", labels=labels)
+    assert config.beta is not None
+    corners = np.float32(config.beta**0.5) * np.eye(target.num_classes, dtype=np.float32)
+    return Conditions("extended", rows=corners[labels])
+
+
+def _read(config: CouplingConfig, count: int) -> Float32[np.ndarray, "N q"]:
+    where = f"coupling.condition_file={config.condition_file!r}"
+    try:
+        with fsspec.open(config.condition_file, "rb") as file:
+            stored = np.load(file, allow_pickle=False)
+    except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of them
+        raise InputError(f"{where}: cannot be read as .npy ({error}); write it with numpy.save") from error
+    if stored.dtype.kind not in "iuf" or stored.ndim not in (1, 2) or len(stored) != count:
+        raise InputError(
+            f"{where}: {list(stored.shape)} of {stored.dtype}; give numbers, a row for each of {count} data"
+        )
+    rows = np.ascontiguousarray(stored.reshape(count, -1), np.float32)
+    if not np.isfinite(rows).all():
+        raise InputError(f"{where}: has NaN or Inf; fill or remove those data")
+    return rows

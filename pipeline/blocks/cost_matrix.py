@@ -1,0 +1,43 @@
+"""`coupling.cost: precomputed`: a matrix of costs from a file, source ids by data ids, mirror images included."""
+
+import fsspec
+import numpy as np
+from jaxtyping import Float32
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.blocks.division import Blocks
+from flowpairs.pipeline.blocks.source import SourceData
+from flowpairs.pipeline.config import CouplingConfig
+
+
+def load_cost_matrix(
+    config: CouplingConfig, blocks: Blocks, source: SourceData | None
+) -> Float32[np.ndarray, "ids0 ids"] | None:
+    """Read the matrix; None where the cost is another one.
+
+    Args:
+        config: cost and matrix.
+        blocks: of the job; source: the source side.
+
+    Raises:
+        InputError: no such file, or no matrix of finite numbers of that size.
+    """
+    if config.matrix is None:
+        return None
+    assert source is not None
+    where, shape = f"coupling.matrix={config.matrix!r}", (len(source.legs[0].source), blocks.ids)
+    try:
+        with fsspec.open(config.matrix, "rb") as file:
+            stored = np.load(file, allow_pickle=False)
+    except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of them
+        raise InputError(f"{where}: cannot be read as .npy ({error}); write it with numpy.save") from error
+    if stored.dtype.kind not in "iuf" or stored.shape != shape:
+        raise InputError(
+            f"{where}: {list(stored.shape)} of {stored.dtype}; give numbers, a row for each of {shape[0]} source data "
+            f"and a column for each of {shape[1]} data"
+        )
+    with np.errstate(over="ignore"):
+        costs = np.ascontiguousarray(stored, np.float32)
+    if not np.isfinite(costs).all():
+        raise InputError(f"{where}: has NaN or Inf (as float32); give a large cost instead")
+    return costs

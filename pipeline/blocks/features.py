@@ -1,0 +1,112 @@
+"""Features: what the cost sees. Flattened and centred data, on the leading principal directions where asked for.
+
+With the dot-product cost, noise projected on the same orthonormal directions stays standard Gaussian (arXiv
+2506.05526), and centring the data changes no coupling, since it shifts the cost of every source row by a constant.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from flowpairs.pipeline.base.atomic import atomic_open
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.blocks import noise
+
+PCA_ROWS = 65_536  # principal directions come from at most this many evenly spaced data
+_CHUNK = 4_096  # rows projected at a time; part of the definition, as matmul may round differently for other shapes
+
+
+def gather(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "k ..."]:
+    """The data of the given ids: id + N is the datum mirrored left-right (along the last axis)."""
+    out = x[ids % len(x)]
+    mirrored = ids >= len(x)
+    out[mirrored] = out[mirrored][..., ::-1]
+    return out
+
+
+@dataclass(frozen=True)
+class Features:
+    """An affine map from data space to the space of the cost: (x - mean) @ basis."""
+
+    mean: Float32[np.ndarray, " D"]
+    basis: Float32[np.ndarray, "D k"] | None  # None: all D coordinates
+
+    @property
+    def dim(self) -> int:
+        """Coordinates that the cost sees."""
+        return len(self.mean) if self.basis is None else self.basis.shape[1]
+
+    def of_data(self, x: Float32[np.ndarray, "N ..."], *, flips: bool) -> Float32[np.ndarray, "ids k"]:
+        """Features of every data id: of the N data, and with `flips` of their N mirror images."""
+        ids = np.arange(len(x) * (2 if flips else 1))
+        out = np.empty((len(ids), self.dim), np.float32)
+        for start in range(0, len(ids), _CHUNK):
+            rows = gather(x, ids[start : start + _CHUNK]).reshape(-1, len(self.mean)) - self.mean
+            out[start : start + _CHUNK] = rows if self.basis is None else rows @ self.basis
+        return out
+
+    def of_noise(self, seed: int, first: int, rows: int) -> Float32[np.ndarray, "rows k"]:
+        """Features of Gaussian source rows, made a chunk at a time: rows x D numbers are never in memory."""
+        out = np.empty((rows, self.dim), np.float32)
+        for start in range(0, rows, _CHUNK):
+            x0 = noise.gaussian(seed, first + start, min(_CHUNK, rows - start), len(self.mean))
+            out[start : start + _CHUNK] = x0 if self.basis is None else x0 @ self.basis
+        return out
+
+    def exactly(self, x0: Float32[np.ndarray, "rows D"]) -> Float64[np.ndarray, "rows k"]:
+        """Features of Gaussian source rows in float64, in which it hardly matters which rows are projected at once."""
+        exact = x0.astype(np.float64)
+        return exact if self.basis is None else exact @ self.basis.astype(np.float64)
+
+
+def evenly_spaced(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "r ..."]:
+    """The data of at most PCA_ROWS evenly spaced ones of some ids."""
+    return gather(x, ids[np.linspace(0, len(ids) - 1, min(len(ids), PCA_ROWS)).astype(np.int64)])
+
+
+def fit_features(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Features:
+    """Centre the data and find their `pca` leading principal directions, signs fixed by the largest coordinate.
+
+    Args:
+        x: the data.
+        pca: number of directions, at most the dimension; None keeps all coordinates as they are.
+        flips: whether mirror images belong to the data set.
+    """
+    rows = x[np.linspace(0, len(x) - 1, min(len(x), PCA_ROWS)).astype(np.int64)]
+    if flips:
+        rows = np.concatenate([rows, rows[..., ::-1]])
+    flat = rows.reshape(len(rows), -1).astype(np.float64)
+    mean = flat.mean(0)
+    if pca is None:
+        return Features(mean.astype(np.float32), None)
+    flat -= mean
+    _, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
+    basis = vectors[:, ::-1][:, :pca]
+    largest = np.abs(basis).argmax(0)
+    basis = basis * np.sign(basis[largest, np.arange(pca)])
+    return Features(mean.astype(np.float32), np.ascontiguousarray(basis, np.float32))
+
+
+def save_features(features: Features, path: AnyPath) -> None:
+    """Write features.npz, which pins the bits of the basis for every later run in the same store."""
+    arrays = {"mean": features.mean} | ({} if features.basis is None else {"basis": features.basis})
+    with atomic_open(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def load_features(path: AnyPath) -> Features:
+    """Read features.npz; `InputError` where it is damaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            mean, basis = arrays["mean"], arrays.get("basis")
+    except Exception as error:  # zip and header parsers raise a dozen kinds of them
+        raise InputError(f"{path}: not the features of a pair store ({error}); couple into a new directory") from error
+    if (
+        mean.dtype != np.float32
+        or mean.ndim != 1
+        or (basis is not None and (basis.dtype != np.float32 or basis.ndim != 2 or len(basis) != len(mean)))
+    ):
+        raise InputError(f"{path}: not the features of a pair store; couple into a new directory")
+    return Features(mean, basis)

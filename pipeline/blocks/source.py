@@ -1,0 +1,158 @@
+"""Two-sided problems: x0 is data too. Either another data set, or in a chain over time the data one time point earlier.
+
+Which data meet is told by legs: one that holds all of both sets, or in a chain one for each pair of successive time
+points that are not left out. Each leg is a coupling problem of its own, and blocks take turns among them.
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from flowpairs.pipeline import data
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import CoupleConfig, DataConfig
+from flowpairs.pipeline.config.data import DataSource
+from flowpairs.pipeline.data import DataSpec, Target
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Leg:
+    """The ids of either side that meet, mirror images included.
+
+    Attributes:
+        source, target: ids.
+        span: of a chain, the two time points, scaled so that the whole chain goes from 0 to 1.
+    """
+
+    source: Int64[np.ndarray, " s"]
+    target: Int64[np.ndarray, " t"]
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """The data on the source side.
+
+    Attributes:
+        x: without mirror images, of the target's shape.
+        flips: whether mirror images belong to it.
+        weights: how much each counts in the marginal; None: all alike.
+        fingerprint, columns_fingerprint: as of any data set.
+        legs: which ids meet.
+        times: of a chain, the time points that take part, as the data have them.
+    """
+
+    x: Float32[np.ndarray, "N ..."]
+    flips: bool
+    weights: Float64[np.ndarray, " N"] | None
+    fingerprint: str
+    columns_fingerprint: str | None
+    legs: tuple[Leg, ...]
+    times: tuple[float, ...] = ()
+
+
+def check(config: CoupleConfig, spec: DataSpec) -> DataSpec | None:
+    """Look at the source's data without Ray, as `data.check` does; None where they are not a set of their own.
+
+    Raises:
+        InputError: what `data.check` refuses, or data of another shape than the target's.
+    """
+    if not isinstance(config.source, DataSource):
+        return None
+    try:
+        found = data.check_data(config.source.as_data())
+    except InputError as error:
+        raise _of_source(error) from error
+    if found.shape != spec.shape:
+        raise InputError(
+            f"source.path={config.source.path!r}: data of shape {list(found.shape)}, those of data.path have "
+            f"{list(spec.shape)}; a flow needs both sides alike"
+        )
+    return found
+
+
+def read_source(config: CoupleConfig, spec: DataSpec | None, target: Target) -> SourceData | None:
+    """The source side; None where it is noise.
+
+    Args:
+        config: the job.
+        spec: what `check` returned.
+        target: the data.
+
+    Raises:
+        InputError: what `data.read` refuses, other data than a fingerprint says, or fewer than two time points.
+    """
+    if not config.two_sided:
+        return None
+    flips = config.data.flips
+    if not isinstance(config.source, DataSource):
+        times, legs = _chain(config.data, target)
+        return SourceData(target.x, flips, target.weights, target.fingerprint, target.columns_fingerprint, legs, times)
+    assert spec is not None
+    try:
+        found = data.read_data(config.source.as_data(), spec)
+    except InputError as error:
+        raise _of_source(error) from error
+    for key in ("fingerprint", "columns_fingerprint"):
+        wanted, got = getattr(config.source, key), getattr(found, key)
+        if wanted not in (None, got):
+            raise InputError(f"source.{key}={wanted!r}: the data read have {got!r}; mend source.path or remove it")
+    every = Leg(_ids(found.x, config.source.flips), _ids(target.x, flips))
+    return SourceData(
+        found.x, config.source.flips, found.weights, found.fingerprint, found.columns_fingerprint, (every,)
+    )
+
+
+def pin_source(config: CoupleConfig, source: SourceData | None) -> CoupleConfig:
+    """The config with the fingerprints of the source's own data set."""
+    if source is None or not isinstance(config.source, DataSource):
+        return config
+    found = {"fingerprint": source.fingerprint, "columns_fingerprint": source.columns_fingerprint}
+    return config.model_copy(update={"source": config.source.model_copy(update=found)})
+
+
+def weights_of(
+    weights: Float64[np.ndarray, " N"] | None, ids: Int64[np.ndarray, " k"]
+) -> Float64[np.ndarray, " k"] | None:
+    """The weights of some ids, summing to 1; None where all count alike. A mirror image has its datum's."""
+    if weights is None:
+        return None
+    chosen = weights[ids % len(weights)]
+    return chosen / chosen.sum()
+
+
+def _chain(config: DataConfig, target: Target) -> tuple[tuple[float, ...], tuple[Leg, ...]]:
+    """The time points that take part, and the legs between them."""
+    assert target.times is not None
+    found = np.unique(target.times)
+    for time in config.leave_out:
+        if time not in found:
+            raise InputError(f"data.leave_out={time:g}: no such time point; the data have {_listed(found)}")
+    kept = [float(time) for time in found if time not in config.leave_out]
+    if len(kept) < 2:
+        raise InputError(f"data.time={config.time!r}: a chain needs two time points, and {_listed(kept)} is left")
+    ids, first, last = _ids(target.x, config.flips), kept[0], kept[-1]
+    at = {time: ids[target.times[ids % len(target.x)] == time] for time in kept}
+    for time, there in at.items():
+        if target.weights is not None and not target.weights[there % len(target.x)].any():
+            raise InputError(f"data.weight={config.weight!r}: 0 throughout at time point {time:g}; leave it out")
+    scaled = {time: (time - first) / (last - first) for time in kept}
+    return tuple(kept), tuple(Leg(at[a], at[b], (scaled[a], scaled[b])) for a, b in pairwise(kept))
+
+
+def _ids(x: Float32[np.ndarray, "N ..."], flips: bool) -> Int64[np.ndarray, " ids"]:
+    return np.arange(len(x) * (2 if flips else 1))
+
+
+def _listed(times: list[float] | Float64[np.ndarray, " k"]) -> str:
+    return ", ".join(f"{time:g}" for time in times) or "none"
+
+
+def _of_source(error: InputError) -> InputError:
+    """The same sentence, about `source:`."""
+    return InputError(re.sub(r"\bdata\.(path|column|weight|flips)\b", r"source.\1", str(error)))

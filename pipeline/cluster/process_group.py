@@ -1,0 +1,40 @@
+"""Actors that solve one block together, over torch.distributed: NCCL between GPUs, gloo between CPUs."""
+
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = timedelta(minutes=30)  # a member that died is noticed at once; this is for one that hangs
+
+
+def open_store(size: int) -> tuple[dist.TCPStore, int]:
+    """The meeting point of a new team of `size`, on a free port of this node; it lives as long as the object."""
+    store = dist.TCPStore("0.0.0.0", 0, size, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+    return store, store.port
+
+
+class ProcessTeam:
+    """See `flowpairs.pipeline.ot.tiles.partition.Team`; one a process, since torch.distributed knows one default group.
+
+    Args:
+        store: the meeting point.
+        rank: of this process.
+        size: of the team.
+        device: where the tensors are that it sums.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, size: int, device: str) -> None:
+        self.rank, self.size = rank, size
+        backend = "nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+
+    @classmethod
+    def join(cls, host: str, port: int, rank: int, size: int, device: str) -> "ProcessTeam":
+        """Enter a team whose meeting point is elsewhere."""
+        return cls(dist.TCPStore(host, port, size, wait_for_workers=False, timeout=PATIENCE), rank, size, device)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """See `flowpairs.pipeline.ot.tiles.partition.Team.sum`."""
+        dist.all_reduce(values)
+        return values

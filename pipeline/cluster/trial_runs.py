@@ -1,0 +1,120 @@
+"""Small jobs of a kind, run to see what a large one takes: the job's own code on its own data and actors.
+
+Blocks have the job's size or, where that is larger, two smaller ones. A semi-discrete solve is tried for some rounds.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.blocks.division import Blocks, divide
+from flowpairs.pipeline.cluster.connect import ActorShape
+from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.couple import run_blocks
+from flowpairs.pipeline.solve.job import Job
+from flowpairs.pipeline.store import resume
+
+TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
+OTHERS = 1024, 8192  # for all other methods
+ROUNDS = 3  # of a trial's solve
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """What a small job of one block size took."""
+
+    n: int
+    m: int
+    block_seconds: float
+    write_seconds: float
+    start_seconds: float
+    start_bytes: float
+    first_bytes: float  # above that, of an actor's first block
+    block_bytes: float  # and of all: what was freed is not all used again, and the block before is being written
+    pair_bytes: float
+    potential_pace: float  # points times data a second, of a semi-discrete solve on all actors
+
+
+def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
+    """Rows of the trials' blocks: as few as tell something, and enough that no member of a team is idle."""
+    if config.data.weight is not None or getattr(config.source, "weight", None) is not None:
+        return [blocks.n]  # weights are of all data together
+    low, high = TRIALS.get(config.coupling.method, OTHERS)
+    team = config.cluster.actors_per_block
+    if team > 1:
+        import torch
+
+        from flowpairs.pipeline.ot.tiles.tiling import sections
+
+        device = torch.device("cuda" if shape.gpus else "cpu")
+        while len(sections(low, min(low, blocks.ids), device)) < team and low < blocks.n:
+            low *= 2
+        high = max(high, 2 * low)
+    return [low, high] if high < blocks.n else [blocks.n]
+
+
+def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
+    """Two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
+    config, legs = job.config, 0 if job.source is None else len(job.source.legs)
+    teams = shape.actors // config.cluster.actors_per_block
+    small = config.model_copy(
+        update={
+            "coupling": config.coupling.model_copy(
+                update={"n": n, "on_unconverged": "record", "warm_start": False}
+                | ({"max_passes": ROUNDS} if config.coupling.method == "semidiscrete" else {})
+            ),
+            "output": config.output.model_copy(update={"dir": str(directory), "pairs": n * max(2 * teams, legs)}),
+            "cluster": config.cluster.model_copy(update={"actors": shape.actors, "cpus_per_actor": shape.cpus}),
+        }
+    )
+    blocks = divide(small, len(job.target.x), job.source)
+    resume.prepare_store(small, directory, job.target, job.source)
+    started, rows, first = time.monotonic(), [], 0.0
+    _, reports, _ = run_blocks(Job(small, directory, blocks, job.target, job.source), list(range(blocks.count)))
+    with closing(reports):
+        for row in reports:
+            first = first or time.monotonic() - started
+            rows.append(row)
+    earliest = rows[0]
+    rows.sort(key=lambda row: row["block"])
+    counted, above = rows[teams:], [row["peak_bytes"] - row["start_bytes"] for row in rows]
+    solving, pace = 0.0, math.inf
+    if config.coupling.method == "semidiscrete":
+        from flowpairs.pipeline.solve import potentials
+
+        solved = potentials.load_potentials(directory).reports
+        solving = sum(report["seconds"] for report in solved) / (teams if len(solved) > 1 else 1)
+        pace = sum(report["points"] * report["data"] for report in solved) / solving
+    tars = list((directory / "shards").glob("*.tar"))
+    seconds = [max(row["solve_seconds"], row["write_seconds"]) for row in counted]
+    writing = sum(row["write_seconds"] for row in counted) / len(counted)
+    return TrialRun(
+        n=n,
+        m=blocks.m,
+        block_seconds=sum(seconds) / len(seconds),
+        write_seconds=writing,
+        start_seconds=max(0.0, first - solving - earliest["solve_seconds"] - earliest["write_seconds"]),
+        start_bytes=float(max(row["start_bytes"] for row in rows)),
+        first_bytes=float(max(above[:teams])),
+        block_bytes=float(max(above)),
+        pair_bytes=sum(tar.stat().st_size for tar in tars) / blocks.pairs,
+        potential_pace=pace,
+    )
+
+
+def above(directory: Path) -> Path:
+    """The nearest directory above that is there."""
+    return next(path for path in directory.absolute().parents if path.is_dir())
+
+
+@contextmanager
+def scratch(directory: AnyPath) -> Iterator[Path]:
+    """A directory to try in, on the disk of the output where that is local, so that its pace is measured."""
+    there = above(directory) if isinstance(directory, Path) else None
+    with tempfile.TemporaryDirectory(prefix=".flowpairs-plan-", dir=there) as scratch:
+        yield Path(scratch)

@@ -1,0 +1,121 @@
+"""`coupling:` of a configuration: which coupling, how sharp, of which cost, and what does not go together."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from flowpairs.pipeline.config.strict import Strict
+
+Cost = Literal["dot", "sqeuclidean", "geodesic", "precomputed"] | Callable[..., Any]
+NAMED = "dot", "sqeuclidean", "geodesic", "precomputed"
+
+
+class CouplingConfig(Strict):
+    """One coupling problem per block of `n` source rows."""
+
+    method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported"] = "sinkhorn"
+    n: int = Field(ge=1)
+    cost: str = (
+        "dot"  # or sqeuclidean, geodesic, precomputed, or module:function of tiles; see pipeline/ot/costs/cost.py
+    )
+    neighbours: int = Field(default=15, ge=2)  # of a point, for cost geodesic: see pipeline/ot/costs/geodesic.py
+    heat: PositiveFloat = 50.0  # time that heat spreads on that graph: more is smoother
+    matrix: str | None = None  # .npy of cost precomputed, source ids by data ids
+    matrix_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
+    table: str | None = None  # of pairs made elsewhere, for method imported: see pipeline/blocks/imported_pairs.py
+    table_fingerprint: str | None = None  # sha256 that its columns must have; the resolved config holds what was read
+    rel_eps: float | None = Field(default=None, ge=0)  # eps / std(C); where none is given 0.1, semidiscrete 0
+    eps: float | None = Field(default=None, ge=0)  # absolute, in the units of the cost; 0 for semidiscrete alone
+    entropy: float | None = Field(default=None, gt=0, lt=1)  # sharpness E to find eps for: 0 sharp, 1 blurred
+    tol: PositiveFloat = 1e-3  # L1 error of the marginals
+    chi2: float = Field(default=0.05, gt=0, lt=1)  # semidiscrete: chi-square error of the data's masses
+    condition: Literal["blind", "class", "extended"] = "blind"  # semidiscrete: see pipeline/blocks/conditions.py
+    beta: PositiveFloat | None = None  # weight of the conditions in the extended cost
+    condition_file: str | None = None  # .npy of one row of numbers a datum, for condition extended; else the labels
+    condition_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
+    max_passes: PositiveInt = 20_000  # over the n x m entries before giving up
+    warm_start: bool = False  # blocks after the first epoch start from its potentials: see pipeline/solve/start.py
+    start: str | None = None  # a pair store over the same data, from whose potentials to start
+    start_fingerprint: str | None = None  # sha256 of those potentials; the resolved config holds what was read
+    resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
+    backend: Literal["auto", "torch", "keops", "flash"] = "auto"  # what computes the passes: see docs/solver.md
+    on_unconverged: Literal["fail", "record"] = "fail"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_epsilon(cls, value: Any) -> Any:
+        default = {"sinkhorn": 0.1, "semidiscrete": 0.0}
+        if isinstance(value, dict) and value.get("method", "sinkhorn") in default:
+            given = any(value.get(key) is not None for key in ("eps", "rel_eps", "entropy"))
+            return value | ({} if given else {"rel_eps": default[value.get("method", "sinkhorn")]})
+        return value
+
+    @model_validator(mode="after")
+    def _one_epsilon(self) -> "CouplingConfig":
+        given = [key for key in ("rel_eps", "eps", "entropy") if getattr(self, key) is not None]
+        if self.method == "semidiscrete":
+            self._semidiscrete()
+        elif self.condition != "blind":
+            raise ValueError(f"condition={self.condition!r} belongs to method semidiscrete; remove it")
+        elif 0 in (self.rel_eps, self.eps):
+            raise ValueError(
+                f"{given[0]}=0: an unregularised plan is method exact or semidiscrete; give a positive one"
+            )
+        if self.method not in ("sinkhorn", "semidiscrete") and self.start is not None:
+            raise ValueError(f"start belongs to methods sinkhorn and semidiscrete, not to {self.method}; remove it")
+        if self.method not in ("sinkhorn", "semidiscrete") and given:
+            raise ValueError(f"{' and '.join(given)} belong to method sinkhorn, not to {self.method}; remove them")
+        if self.method != "sinkhorn" and self.backend != "auto":
+            raise ValueError(f"backend belongs to method sinkhorn, not to {self.method}; remove it")
+        if (self.method == "imported") != (self.table is not None):
+            raise ValueError("table belongs to method imported, and that method needs one; give both or neither")
+        if self.method == "imported" and self.resample is not None:
+            raise ValueError("resample does not belong to method imported, whose table says which data; remove it")
+        if self.method != "sinkhorn" and self.warm_start:
+            raise ValueError(f"warm_start belongs to method sinkhorn, not to {self.method}; remove it")
+        if self.entropy is not None and self.warm_start:
+            raise ValueError("warm_start needs one eps for all blocks; give rel_eps or eps instead of entropy")
+        if self.method == "imported" and self.cost != "dot":
+            raise ValueError("cost does not belong to method imported, which computes no coupling; remove it")
+        if (self.cost == "precomputed") != (self.matrix is not None):
+            raise ValueError("matrix is what cost precomputed looks up; give both or neither")
+        if self.cost != "geodesic" and (self.neighbours, self.heat) != (15, 50.0):
+            raise ValueError("neighbours and heat belong to cost geodesic; remove them")
+        self.cost_function()
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, entropy")
+        return self
+
+    def _semidiscrete(self) -> None:
+        """Refuse what does not go with method semidiscrete."""
+        if self.entropy is not None:
+            raise ValueError("entropy belongs to method sinkhorn; give rel_eps or eps, 0 being the sharpest")
+        if self.cost != "dot":
+            raise ValueError(f"cost={self.cost!r}: method semidiscrete searches inner products; give dot")
+        if self.condition == "extended" and self.beta is None:
+            raise ValueError("condition='extended' needs beta, the weight of the conditions in the cost; give one")
+        if self.condition != "extended" and (self.beta is not None or self.condition_file is not None):
+            raise ValueError("beta and condition_file belong to condition extended; remove them")
+
+    def cost_function(self) -> Cost:
+        """What the coupling minimises: a name, or the function that the config names.
+
+        Raises:
+            ValueError: no such cost, module or function.
+        """
+        if self.cost in NAMED:
+            return cast("Cost", self.cost)
+        module, colon, name = self.cost.partition(":")
+        if not (module and colon and name):
+            raise ValueError(f"cost={self.cost!r}: unknown; give {', '.join(NAMED)} or module:function")
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"cost={self.cost!r}: cannot be imported ({error}); put its module where the job runs or on PYTHONPATH"
+            ) from error
+        if not callable(function):
+            raise ValueError(f"cost={self.cost!r}: is no function; give one that takes two tiles of features")
+        return cast("Cost", function)

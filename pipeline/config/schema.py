@@ -1,0 +1,150 @@
+"""The model of `flowpairs couple CONFIG`: its smaller parts, and how all parts go together."""
+
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from flowpairs.pipeline.config.coupling import CouplingConfig
+from flowpairs.pipeline.config.data import DataConfig, DataSource, GaussianSource, SourceConfig
+from flowpairs.pipeline.config.strict import Strict
+
+
+class FeaturesConfig(Strict):
+    """What the cost sees: flattened and centred data, projected on `pca` principal directions where given."""
+
+    pca: PositiveInt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_none(cls, value: Any) -> Any:
+        return {} if value in (None, "none") else value
+
+
+class SamplingConfig(Strict):
+    """How partners are drawn from the coupling."""
+
+    draw: Literal["categorical", "balanced"] = "categorical"
+    direction: Literal["forward", "backward"] = "forward"  # a partner for each source row, or for each target row
+
+
+class OutputConfig(Strict):
+    """The pair store."""
+
+    dir: str
+    pairs: int = Field(ge=0)  # 0: potentials alone, with method semidiscrete, to match inside the training job
+    payload: Literal["full", "seeded", "ids"] = "full"
+    pairs_per_shard: PositiveInt = 16_384
+
+
+class ClusterConfig(Strict):
+    """What the job asks of Ray. It never changes the pairs."""
+
+    actors: PositiveInt | Literal["auto"] = "auto"
+    actors_per_block: PositiveInt = 1  # that solve one block together; `actors` counts all of them
+    checkpoint_seconds: float = Field(default=60.0, ge=0)  # between two records of how far a block's solve has come
+    gpus_per_actor: float | Literal["auto"] = Field(default="auto")
+    cpus_per_actor: PositiveInt | Literal["auto"] = "auto"
+    # How long to wait for nodes that an autoscaler is asked for, as many as `actors` need and no more; 0: ask for none.
+    scale_seconds: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _what_to_ask_for(self) -> "ClusterConfig":
+        if self.scale_seconds and "auto" in (self.actors, self.gpus_per_actor):
+            raise ValueError(
+                f"scale_seconds={self.scale_seconds:g}: nodes that are not there yet must be asked for by number; give "
+                "actors and gpus_per_actor (0 where GPUs are not wanted)"
+            )
+        return self
+
+
+class CoupleConfig(Strict):
+    """All of `flowpairs couple CONFIG`."""
+
+    data: DataConfig
+    source: SourceConfig = Field(default=GaussianSource(kind="gaussian"), discriminator="kind")
+    features: FeaturesConfig = FeaturesConfig()
+    coupling: CouplingConfig
+    sampling: SamplingConfig = SamplingConfig()
+    output: OutputConfig
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _noise(cls, value: Any) -> Any:
+        """A source that does not say what it is, is Gaussian."""
+        if isinstance(value, dict) and isinstance(value.get("source"), dict):
+            return value | {"source": {"kind": "gaussian"} | value["source"]}
+        return value
+
+    def determining(self) -> dict[str, Any]:
+        """The part that determines the pairs: not where they go, nor how many actors make them, nor where the data lie.
+
+        The data themselves, and a table of pairs, enter by their fingerprint, which the resolved config holds. A
+        backend counts where one is named: pairs of two backends may differ, as may those of two kinds of devices. What
+        came to the configuration later counts where it is not at its default, so that older stores keep their hash.
+        """
+        config = self.model_dump(
+            exclude={"cluster": True, "output": {"dir"}, "data": {"path"}, "source": {"path"}, "coupling": PATHS}
+        )
+        for part, keys in LATER.items():
+            fields = type(getattr(self, part)).model_fields
+            for key in keys:
+                if key in fields and getattr(getattr(self, part), key) == fields[key].default:
+                    config[part].pop(key)
+        if self.coupling.method != "semidiscrete":
+            for key in ("chi2", "condition", "beta", "condition_fingerprint"):
+                config["coupling"].pop(key)
+        return config
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether x0 is data rather than noise."""
+        return self.source.kind != "gaussian"
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> "CoupleConfig":
+        method = self.coupling.method
+        if (self.source.kind == "previous") != (self.data.time is not None):
+            raise ValueError("data.time and source.kind=previous need each other; give both or neither")
+        if self.two_sided and self.output.payload == "seeded":
+            raise ValueError("output.payload=seeded: data as a source have no seed to come back from; give full or ids")
+        if self.two_sided and method in ("semidiscrete", "imported"):
+            raise ValueError(
+                f"coupling.method={method}: takes noise as its source; give method sinkhorn, exact or independent"
+            )
+        if self.data.weight is not None and method in ("semidiscrete", "imported"):
+            raise ValueError(
+                f"data.weight: method {method} counts every datum alike; remove it or give method sinkhorn"
+            )
+        if self.source.kind == "previous" and (self.coupling.warm_start or self.coupling.start is not None):
+            raise ValueError("coupling.warm_start and start are of one coupling, not of a chain; remove them")
+        if self.sampling.direction == "backward" and method in ("semidiscrete", "imported"):
+            raise ValueError(f"sampling.direction=backward: method {method} goes from noise to data; remove it")
+        if self.coupling.cost == "precomputed" and not isinstance(self.source, DataSource):
+            raise ValueError("coupling.cost=precomputed: a matrix between two data sets; give source.kind=data")
+        if self.coupling.cost == "precomputed" and self.features.pca is not None:
+            raise ValueError("features.pca: a precomputed cost sees no features; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _several_actors(self) -> "CoupleConfig":
+        if self.output.pairs == 0 and self.coupling.method != "semidiscrete":
+            raise ValueError("output.pairs=0: potentials alone serve method semidiscrete; give a number of pairs")
+        k, method = self.cluster.actors_per_block, self.coupling.method
+        if k > 1 and method != "sinkhorn":
+            raise ValueError(f"cluster.actors_per_block={k}: method {method} works on one actor a block; remove it")
+        if self.cluster.actors != "auto" and self.cluster.actors % k:
+            raise ValueError(
+                f"cluster.actors={self.cluster.actors}: no multiple of actors_per_block={k}; give one or auto"
+            )
+        return self
+
+
+# Of `coupling:`, what says where something lies or how the job is run rather than what comes out.
+PATHS = {"on_unconverged", "table", "start", "condition_file", "matrix"}
+LATER = {
+    "data": ("weight", "time", "leave_out", "columns_fingerprint"),
+    "source": ("columns_fingerprint",),
+    "sampling": ("direction",),
+    "coupling": ("table_fingerprint", "start_fingerprint", "matrix_fingerprint", "backend", "neighbours", "heat"),
+}

@@ -1,0 +1,83 @@
+"""Backends: what reduces the logits of a kernel to vectors, behind one protocol; torch tiles serve every problem.
+
+A backend is given logits (a kernel at some gamma and eps) and a team that shares the rows, and has three operations:
+the pass, whose log-sums, marginal and entropies are all that potentials, transport cost and entropy need; the most
+likely column of every row; and a draw from every row. choose.py says which backend serves which problem.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowpairs.pipeline.ot.partners import inverse_cdf
+from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep, sweep
+from flowpairs.pipeline.ot.tiles.logits import Logits
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
+from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """The reductions of logits over their columns."""
+
+    def sweep(
+        self,
+        logits: Logits,
+        gamma: Float[Tensor, " m"],
+        a: Float[Tensor, " n"],
+        share: RowPartition,
+        workers: Workers,
+        *,
+        keep: int | None = None,
+        entropies: bool = False,
+        marginal: bool = True,
+    ) -> Sweep:
+        """One pass; see `flowpairs.pipeline.ot.sinkhorn.sweep.sweep`."""
+
+    def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
+        """The column of the largest logit of every row, the first of several."""
+
+    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> Int[Tensor, " n"]:
+        """A column per row, by the inverse distribution function at u; see `inverse_cdf.categorical`."""
+
+
+class TorchTiles:
+    """See `Backend`: any cost, any device, float32 and float64."""
+
+    def sweep(
+        self,
+        logits: Logits,
+        gamma: Float[Tensor, " m"],
+        a: Float[Tensor, " n"],
+        share: RowPartition,
+        workers: Workers,
+        *,
+        keep: int | None = None,
+        entropies: bool = False,
+        marginal: bool = True,
+    ) -> Sweep:
+        """See `Backend.sweep`."""
+        return sweep(logits, gamma, a, share, workers, keep=keep, entropies=entropies, marginal=marginal)
+
+    def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
+        """See `Backend.argmax`."""
+        share = RowPartition(logits.n, logits.m, logits.device, team)
+        best = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
+
+        def work(group: TileRun) -> None:
+            buffer = workers.room(0, group[0].stop - group[0].start, logits.m, logits.empty)
+            for rows in group:
+                best[rows] = logits.tile(rows, buffer).argmax(1)
+
+        with Workers(logits.device) as workers:
+            list(workers.map(work, share.groups()))
+        return share.gather(best)
+
+    def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> Int[Tensor, " n"]:
+        """See `Backend.draw`."""
+        return inverse_cdf.categorical(logits, u, team)
+
+
+TORCH = TorchTiles()

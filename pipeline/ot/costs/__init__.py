@@ -1,0 +1,1 @@
+"""Costs between features: named ones, a user's own, and geodesic distances on a neighbour graph."""

@@ -1,0 +1,113 @@
+"""Costs: the negative dot product, the squared distance, or a function of tiles that the user gives; their moments.
+
+The dot product C = -x0 x1^T is the default: at the same absolute eps it has the same plan as 0.5 |x0 - x1|^2, whose
+norms the potentials absorb. `sqeuclidean` is |x0 - x1|^2, hence the plan of the dot product at half its eps. They
+differ in std(C), so the same relative eps is not the same plan.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
+from flowpairs.pipeline.ot.tiles.tiling import Workers
+
+CostFunction = Callable[[Tensor, Tensor], Tensor]  # [r, d], [c, d] -> [r, c]
+Cost = Literal["dot", "sqeuclidean"] | CostFunction
+
+COLUMNS = 1024  # of a tile that a user's function sees: it may hold [r, c, d] on the way
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of the cost over the product of the marginals."""
+
+    mean: float
+    std: float
+
+
+def tile(cost: CostFunction, x0: Float[Tensor, "r d"], x1: Float[Tensor, "c d"]) -> Float[Tensor, "r c"]:
+    """The user's cost between some rows, a few columns at a time.
+
+    Raises:
+        InputError: it returns another shape, or values that are not finite.
+    """
+    parts = [cost(x0, x1[start : start + COLUMNS]) for start in range(0, len(x1), COLUMNS)]
+    shapes = [tuple(part.shape) for part in parts]
+    if shapes != [(len(x0), min(COLUMNS, len(x1) - start)) for start in range(0, len(x1), COLUMNS)]:
+        raise InputError(
+            f"cost: returned shape {shapes[0]} for tiles of {tuple(x0.shape)} and {tuple(x1[:COLUMNS].shape)}; "
+            "return one cost for each row of the first and row of the second"
+        )
+    out = torch.cat(parts, 1).to(x0.dtype)
+    if not torch.isfinite(out).all():
+        raise InputError("cost: returned values that are not finite; return a large cost instead")
+    return out
+
+
+def moments(
+    cost: Cost,
+    x0: Float[Tensor, "n d"],
+    x1: Float[Tensor, "m d"],
+    a: Float[Tensor, " n"],
+    b: Float[Tensor, " m"],
+    team: Team = SINGLE,
+) -> Moments:
+    """Mean and deviation of the cost; in closed form, O((n + m) d^2), but for a user's function, which takes a pass.
+
+    With means u0, u1 and covariances S0, S1 the dot product has Var C = <S0, S1> + u1.S0 u1 + u0.S1 u0, which, unlike
+    E[C^2] - E[C]^2, does not cancel when the data have an offset. |x - y|^2 is p(x) + q(y) - 2 (x - u0).(y - u1), whose
+    three terms do not correlate.
+
+    Args:
+        cost: of the problem; x0, x1: rows [n, d], [m, d]; a, b: their weights, float64; team: who shares the pass.
+    """
+    if callable(cost):
+        return _streamed(cost, x0, x1, a, b, team)
+    (u0, rows), (u1, columns) = centred(x0, a), centred(x1, b)
+    s0, s1 = (rows * a[:, None]).T @ rows, (columns * b[:, None]).T @ columns
+    apart = u0 - u1
+    if cost == "dot":
+        mean, variance = -(u0 @ u1), (s0 * s1).sum() + u1 @ s0 @ u1 + u0 @ s1 @ u0
+    else:
+        p, q = rows.square().sum(1) + 2 * rows @ apart, columns.square().sum(1) - 2 * columns @ apart
+        mean = a @ p + b @ q + apart @ apart
+        variance = a @ (p - a @ p).square() + b @ (q - b @ q).square() + 4 * (s0 * s1).sum()
+    return Moments(mean.item(), math.sqrt(max(0.0, variance.item())))
+
+
+def centred(
+    points: Float[Tensor, "k d"], weights: Float[Tensor, " k"]
+) -> tuple[Float[Tensor, " d"], Float[Tensor, "k d"]]:
+    """The weighted mean of the rows and the rows without it, in float64."""
+    exact = points.double()
+    centre = exact.T @ weights
+    return centre, exact - centre
+
+
+def _streamed(
+    cost: CostFunction,
+    x0: Float[Tensor, "n d"],
+    x1: Float[Tensor, "m d"],
+    a: Float[Tensor, " n"],
+    b: Float[Tensor, " m"],
+    team: Team,
+) -> Moments:
+    """Over all entries, around the cost of the first few so that an offset does not cancel."""
+    share = RowPartition(len(x0), len(x1), a.device, team)
+    about = tile(cost, x0[:16], x1[:16]).double().mean()
+    first, second = torch.zeros_like(a), torch.zeros_like(a)
+
+    def work(group: list[slice]) -> None:
+        for rows in group:
+            apart = tile(cost, x0[rows], x1).double() - about
+            first[rows], second[rows] = apart @ b, apart.square_() @ b
+
+    with Workers(a.device) as workers:
+        list(workers.map(work, share.groups()))
+    mean, square = share.total(a * first), share.total(a * second)
+    return Moments(about.item() + mean, math.sqrt(max(0.0, square - mean**2)))

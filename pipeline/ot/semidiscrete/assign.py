@@ -1,0 +1,182 @@
+"""Partners of source points among data at a given potential: exact, tiled, and the same whatever computed them.
+
+At eps = 0 a point's partner is the datum of the largest g_j + <x, y_j>, at eps > 0 it is drawn with probabilities
+proportional to b_j exp((g_j + <x, y_j>) / eps), by the inverse distribution function in the order of the data. Scores
+are computed in float32, and a point whose partner hangs on their rounding is done again in float64. So the partner of a
+point depends neither on the points beside it nor on tiles, threads or devices.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.tiles.kernel import LOG2E, NEVER
+from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
+
+TILE, GROUP = 2048, 128  # data of a tile, and of the groups whose largest score is noted
+ROWS, DOUBTFUL = 512, 2**22  # points of a tile, and scores at a time in float64
+UNIT, DOUBLE = 2.0**-24, 2.0**-53  # what float32 and float64 round to
+SUMS = 4e-6  # relative error of float32's exponentials and their sums, at most
+CERTAIN = 8.0  # times sqrt(d) UNIT |x| |y|: a rounding error this large has a chance of 1e-13 (Higham and Mary 2019)
+
+
+class Assignment:
+    """Finds partners among N data.
+
+    Args:
+        y: the data, float32 or float64 [N, d].
+        g: their potential, in units of the dot-product cost [N].
+        eps: absolute, 0 or more.
+        b: their weights, where eps > 0 and they are not uniform [N].
+        device: where to compute.
+
+    Raises:
+        InputError: a potential that does not match, or an eps out of range.
+    """
+
+    def __init__(
+        self,
+        y: Float[Tensor, "N d"],
+        g: Float[Tensor, " N"],
+        eps: float,
+        b: Float[Tensor, " N"] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if g.shape != y.shape[:1] or not bool(torch.isfinite(g).all()):
+            raise InputError(f"g: shape {tuple(g.shape)} for {len(y)} data; give one finite value a datum")
+        if not (eps >= 0 and math.isfinite(eps)):
+            raise InputError(f"eps={eps!r}: the regularisation must be finite and not negative; give 0 or more")
+        self.eps, self.scale = eps, LOG2E / eps if eps > 0 else 1.0
+        exact = y.to(device).double()
+        self.y = exact - exact.mean(0)  # an offset adds one number to all scores of a point
+        self.gamma = g.to(device).double() * self.scale
+        self.log_b = None if eps == 0 or b is None else b.to(device).double().log2()
+        if self.log_b is not None:
+            self.gamma = self.gamma + self.log_b
+        self.gamma = self.gamma - self.gamma.mean()
+        right = torch.cat([self.y * self.scale, self.gamma[:, None]], 1).float()
+        padding = right.new_zeros(-len(y) % GROUP, right.shape[1])
+        padding[:, -1] = NEVER
+        self.tiles = torch.cat([right, padding]).split(TILE)
+        self.longest = self.y.norm(dim=1).max().item() * self.scale
+        self.highest = self.gamma.abs().max().item()
+
+    def partners(self, x: Float64[Tensor, "n d"], u: Float64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+        """The partner of every point.
+
+        Args:
+            x: points [n, d].
+            u: uniforms in [0, 1), one a point; without meaning at eps = 0.
+        """
+        x, u = x.to(self.y.device), u.to(self.y.device)
+        out, sure = torch.zeros_like(u, dtype=torch.int64), torch.zeros_like(u, dtype=torch.bool)
+        look = self._draw if self.eps > 0 else self._largest
+        size = ROWS if x.device.type == "cpu" else max(ROWS, GPU_ENTRIES // TILE)
+
+        def work(rows: slice) -> None:
+            out[rows], sure[rows] = look(x[rows], u[rows], workers)
+
+        def decide(rows: Tensor) -> None:
+            out[rows] = self._decide(x[rows], u[rows])
+
+        with Workers(x.device) as workers:
+            list(workers.map(work, [slice(low, low + size) for low in range(0, len(x), size)]))
+            list(workers.map(decide, (~sure).nonzero()[:, 0].split(max(1, DOUBTFUL // len(self.y)))))
+        return out
+
+    def worth(self, x: Float64[Tensor, "n d"], partners: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """g_j + <x_i, y_j> of points and partners, up to a constant a point, which partners of one point share."""
+        x, partners = x.to(self.y.device), partners.to(self.y.device)
+        score = self.gamma[partners] / self.scale + (x * self.y[partners]).sum(1)
+        return score if self.log_b is None else score - self.log_b[partners] / self.scale
+
+    def among(self, data: Int64[Tensor, " k"]) -> "Assignment":
+        """The same at eps = 0 for some of the data, by their places among them."""
+        data = data.to(self.y.device)
+        g = self.gamma / self.scale if self.log_b is None else (self.gamma - self.log_b) / self.scale
+        return Assignment(self.y[data], g[data], 0.0, device=str(self.y.device))
+
+    def nats(self, x: Float64[Tensor, "n d"]) -> float:
+        """The entropies of the points' partners, added up; 0 at eps = 0."""
+        if self.eps == 0:
+            return 0.0
+        total = 0.0
+        for part in x.to(self.y.device).split(max(1, DOUBTFUL // len(self.y))):
+            total += torch.special.entr((self._scores(part) * math.log(2)).softmax(1)).sum().item()
+        return total
+
+    def _score(self, left: Float[Tensor, "r k"], tile: Float[Tensor, "w k"], workers: Workers) -> Float[Tensor, "r w"]:
+        """float32 scores, in this thread's buffer."""
+        return torch.mm(left, tile.T, out=workers.room(0, len(left), len(tile), left.new_empty))
+
+    def _scores(self, x: Float64[Tensor, "r d"]) -> Float64[Tensor, "r N"]:
+        return (x @ self.y.T) * self.scale + self.gamma
+
+    def _error(self, x: Float64[Tensor, "r d"], unit: float = UNIT) -> Float64[Tensor, " r"]:
+        """How far a point's scores may be off, in float32 or another precision."""
+        return CERTAIN * unit * math.sqrt(x.shape[1] + 1) * (x.norm(dim=1) * self.longest + self.highest)
+
+    def _largest(self, x: Float64[Tensor, "r d"], _: Float64[Tensor, " r"], workers: Workers) -> tuple[Tensor, Tensor]:
+        """The datum of the largest score of every point, and whether float32 can tell.
+
+        The maximum of a whole row is quick and its place is not: so maxima are taken over groups of data, and only the
+        group with the largest is kept and searched.
+        """
+        left = _with_one(x)
+        best = runner = left.new_full((len(x),), -math.inf)
+        group, found = left.new_empty(len(x), GROUP), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        for number, tile in enumerate(self.tiles):
+            scores = self._score(left, tile, workers).view(len(x), -1, GROUP)
+            heads = scores.amax(2)
+            top, where = heads.max(1)
+            second = heads.scatter_(1, where[:, None], -math.inf).amax(1)
+            runner = runner.maximum(second).maximum(top.minimum(best))
+            new = (top > best).nonzero()[:, 0]
+            group[new] = scores[new, where[new]]
+            found[new] = number * TILE + where[new] * GROUP
+            best = best.maximum(top)
+        best, place = group.max(1)  # once more with its place, then without it
+        runner = runner.maximum(group.scatter_(1, place[:, None], -math.inf).amax(1))
+        return found + place, best - runner > 2 * self._error(x)
+
+    def _draw(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"], workers: Workers) -> tuple[Tensor, Tensor]:
+        """The datum that u falls on for every point, and whether float32 can tell: sums of tiles, then one tile."""
+        left = _with_one(x)
+        tops, sums = left.new_empty(len(self.tiles), len(x)), left.new_empty(len(self.tiles), len(x))
+        for number, tile in enumerate(self.tiles):
+            scores = self._score(left, tile, workers)
+            torch.amax(scores, 1, out=tops[number])
+            sums[number] = scores.sub_(tops[number][:, None]).exp2_().sum(1)
+        top = tops.amax(0)
+        ends = (sums.double() * (tops - top).double().exp2()).cumsum(0)
+        total, aim = ends[-1], u * ends[-1]
+        tile_of = (ends <= aim).sum(0).clamp(max=len(ends) - 1)
+        found, gap = torch.zeros_like(tile_of), torch.zeros_like(aim)
+        for number in tile_of.unique().tolist():
+            rows = (tile_of == number).nonzero()[:, 0]
+            weights = self._score(left[rows], self.tiles[number], workers).sub_(top[rows, None]).exp2_().double()
+            before = ends[number - 1, rows] if number else torch.zeros_like(aim[rows])
+            inside = torch.cat([before[:, None], before[:, None] + weights.cumsum(1)], 1)
+            place = (torch.searchsorted(inside, aim[rows, None], right=True) - 1).clamp(0, weights.shape[1] - 1)
+            low, high = inside.gather(1, place)[:, 0], inside.gather(1, place + 1)[:, 0]
+            found[rows] = number * TILE + place[:, 0]
+            gap[rows] = (aim[rows] - low).minimum(high - aim[rows])
+        return found, gap > 2 * total * (math.log(2) * 2 * self._error(x) + SUMS)
+
+    def _decide(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"]) -> Int64[Tensor, " r"]:
+        """The same in float64; of scores that it cannot tell apart, as those of equal data, the first datum's."""
+        scores = self._scores(x)
+        top = scores.amax(1, keepdim=True)
+        if self.eps == 0:
+            numbers = torch.arange(len(self.y), device=x.device)
+            near = scores >= top - 2 * self._error(x, DOUBLE)[:, None]
+            return torch.where(near, numbers, len(self.y)).amin(1)
+        ends = scores.sub_(top).exp2_().cumsum(1)
+        return torch.searchsorted(ends, u[:, None] * ends[:, -1:], right=True)[:, 0].clamp(max=len(self.y) - 1)
+
+
+def _with_one(x: Float64[Tensor, "r d"]) -> Float[Tensor, "r k"]:
+    return torch.cat([x, x.new_ones(len(x), 1)], 1).float()

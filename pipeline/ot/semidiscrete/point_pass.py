@@ -1,0 +1,204 @@
+"""One pass of source points over all targets: what every target gets, and who competes for whom.
+
+Points come in crowds. A member of the team computes the scores of a crowd with its own targets, a tile at a time; of
+every section a maximum and a log-sum a point travel to the others, so that all know every point's normaliser; then each
+member adds up what its own targets get. Scores are base-2 logits, for the reason given in kernel.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
+from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
+from flowpairs.pipeline.ot.tiles.kernel import LOG2E
+from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
+
+CROWD, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points of a tile
+TILE = 1024  # targets of a tile, which stays in a core's cache
+
+
+@dataclass(frozen=True)
+class PointPass:
+    """What a pass found; of the arrays over targets a process fills in its own.
+
+    Attributes:
+        points: how many.
+        masses: mean probability of each target over the points [N].
+        squares: sum of the squared probabilities, without those that are not kept [N].
+        hits: for how many points it has the largest score [N].
+        entries: i target, j point, logits log2 of the probability of j among the points that i gets; sorted by i.
+    """
+
+    points: int
+    masses: Float[Tensor, " N"]
+    squares: Float[Tensor, " N"]
+    hits: Int[Tensor, " N"]
+    entries: Entries
+
+
+def point_pass(
+    targets: Targets,
+    source: PointSource,
+    first: int,
+    points: int,
+    g: Float[Tensor, " N"],
+    eps: float,
+    small: float,
+    workers: Workers,
+) -> PointPass:
+    """Points `first` to `first + points` of the source against all targets.
+
+    Args:
+        targets, source: the problem.
+        first, points: which points.
+        g: the potential, float64 [N], in units of the cost; this process's targets count.
+        eps: absolute, positive.
+        small: the probability from which on entries are kept one by one, hence at most 1 / small of them a point.
+        workers: the threads.
+    """
+    own, device = len(targets.own), targets.own.device
+    size = min(points, CROWD if device.type == "cpu" else max(CHUNK, GPU_ENTRIES // own))
+    tiles = _tiles(targets, g, eps, small)
+    room = torch.empty(size * own, device=device)
+    crowds = [source.points(first, size)]
+    for start in range(0, points, size):
+        after = range(start, points)[size : 2 * size]
+
+        def prepare(after: range = after) -> None:
+            if after:
+                crowds.append(source.points(first + after.start, len(after)))
+
+        _crowd(targets, tiles, crowds.pop().to(device), start, room, prepare, workers)
+    p = torch.zeros_like(targets.b)
+    squares, hits = torch.zeros_like(p), torch.zeros_like(p, dtype=torch.int64)
+    for tile in tiles:
+        p[tile.columns], squares[tile.columns], hits[tile.columns] = tile.masses / points, tile.squares, tile.hits
+    found = [torch.cat(parts) for parts in zip(*(entry for tile in tiles for entry in tile.found), strict=True)]
+    order = found[0].argsort(stable=True)
+    i, j, share = (values[order] for values in found)
+    logits = (share.double() / (points * p[i.long()])).log2()
+    return PointPass(points, p, squares, hits, Entries(i, j, logits))
+
+
+class Tile:
+    """Some targets of a section, what they weigh in, and what they have got so far."""
+
+    def __init__(self, section: int, columns: slice, right: Float[Tensor, "w k"], small: float) -> None:
+        self.section, self.columns, self.right, self.width, self.small = section, columns, right, len(right), small
+        self.masses = torch.zeros(self.width, dtype=torch.float64, device=right.device)
+        self.squares, self.hits = torch.zeros_like(self.masses), torch.zeros_like(self.masses, dtype=torch.int64)
+        self.found: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def score(self, left: Float[Tensor, "r k"], room: Float[Tensor, "r w"]) -> tuple[Tensor, Tensor]:
+        """Fill `room` with 2^(score - top); returns each row's top and sum."""
+        tops, sums = left.new_empty(len(left)), left.new_empty(len(left))
+        for low in range(0, len(left), CHUNK):
+            rows = slice(low, low + CHUNK)
+            scores = torch.mm(left[rows], self.right.T, out=room[rows])
+            torch.amax(scores, 1, out=tops[rows])
+            sums[rows] = scores.sub_(tops[rows, None]).exp2_().sum(1)
+        return tops, sums
+
+    def get(
+        self, weights: Float[Tensor, "r w"], scale: Float[Tensor, " r"], won: Int[Tensor, " k"], start: int
+    ) -> None:
+        """Take what the crowd's points, the first of which is number `start`, give to these targets.
+
+        Args:
+            weights: as `score` left them.
+            scale: what makes probabilities of them.
+            won: the rows whose largest score of all is in this tile.
+            start: number of the first row.
+        """
+        if len(won):
+            self.hits += torch.bincount(weights[won].argmax(1), minlength=self.width)
+        for low in range(0, len(weights), CHUNK):
+            part, factor = weights[low : low + CHUNK], scale[low : low + CHUNK]
+            self.masses += part.T @ factor
+            rows = (factor >= self.small).nonzero()[:, 0]  # no other can have an entry as large
+            where = _at_least(part[rows], self.small / factor[rows])
+            row, column = rows[where // self.width], where % self.width
+            shares = part[row, column] * factor[row]
+            self.squares.index_add_(0, column, shares.double().square_())
+            self.found.append(((column + self.columns.start).int(), (row + start + low).int(), shares))
+
+
+def _at_least(values: Float[Tensor, "r w"], bounds: Float[Tensor, " r"]) -> Int[Tensor, " k"]:
+    """Where values reach their row's bound, as positions in the flattened tensor; on a CPU numpy is faster by far."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(values.numpy() >= bounds.numpy()[:, None]))
+    return (values >= bounds[:, None]).view(-1).nonzero()[:, 0]
+
+
+def _tiles(targets: Targets, g: Float[Tensor, " N"], eps: float, small: float) -> list[Tile]:
+    """This process's targets in tiles, ready for products with points that have a 1 behind them."""
+    scale, out = LOG2E / eps, []
+    gamma = g * scale + targets.b.log2()
+    for k in targets.share.mine:
+        section = targets.share.sections[k]
+        pieces = -(-(section.stop - section.start) // TILE)
+        cuts = [section.start + (section.stop - section.start) * piece // pieces for piece in range(pieces + 1)]
+        for low, high in pairwise(cuts):
+            here = slice(low - targets.share.rows.start, high - targets.share.rows.start)
+            right = torch.cat([targets.own[here] * scale, gamma[low:high, None]], 1)
+            out.append(Tile(k, slice(low, high), right.float(), small))
+    return out
+
+
+def _crowd(
+    targets: Targets,
+    tiles: list[Tile],
+    points: Float[Tensor, "r d"],
+    start: int,
+    room: Float[Tensor, " room"],
+    prepare: Callable[[], None],
+    workers: Workers,
+) -> None:
+    """Let a crowd meet this process's tiles, while `prepare` makes the next one."""
+    left = torch.cat([points, points.new_ones(len(points), 1)], 1)
+    rows, before = len(left), targets.share.rows.start
+    rooms = [
+        room[rows * (t.columns.start - before) : rows * (t.columns.stop - before)].view(rows, t.width) for t in tiles
+    ]
+
+    def first_look(k: int) -> tuple[Tensor, Tensor] | None:
+        if k < len(tiles):
+            return tiles[k].score(left, rooms[k])
+        prepare()
+        return None
+
+    seen = [found for found in workers.map(first_look, range(len(tiles) + 1)) if found is not None]
+    tops, sums = (torch.stack(values).double() for values in zip(*seen, strict=True))
+    phi, mine = _settle(targets, [tile.section for tile in tiles], tops, sums)
+    scales = (tops - phi).exp2_().float()
+
+    def second_look(k: int) -> None:
+        tiles[k].get(rooms[k], scales[k], mine[k].nonzero()[:, 0], start)
+
+    list(workers.map(second_look, range(len(tiles))))
+
+
+def _settle(
+    targets: Targets, section: list[int], tops: Float[Tensor, "tiles r"], sums: Float[Tensor, "tiles r"]
+) -> tuple[Float[Tensor, " r"], Bool[Tensor, "tiles r"]]:
+    """The points' log-sums over all targets, and which of this process's tiles has a point's largest score.
+
+    What travels: for every section and point a maximum and a log-sum.
+    """
+    share = targets.share
+    stack = tops.new_zeros(2, len(share.sections), tops.shape[1])
+    for k in share.mine:
+        tiles = slice(section.index(k), section.index(k) + section.count(k))
+        stack[0, k] = top = tops[tiles].amax(0)
+        stack[1, k] = top + (sums[tiles] * (tops[tiles] - top).exp2()).sum(0).log2()
+    best, log_sums = share.team.sum(stack)
+    top, winner = best.max(0)
+    phi = top + (log_sums - top).exp2().sum(0).log2()
+    won = (tops == top) & (torch.tensor(section, device=top.device)[:, None] == winner)
+    return phi, won & (won.cumsum(0) == 1)

@@ -1,0 +1,268 @@
+"""The semi-discrete coupling (arXiv 2509.25519): one potential a datum, good for noise that nobody has seen.
+
+The dual is E_x[-eps log sum_j b_j exp((g_j + <x, y_j>) / eps)] + <b, g>, whose gradient is b less the masses that the
+data get. Each round draws fresh points, measures the masses at the potential so far, and solves the sparse stand-in
+that the same pass made (surrogate.py) for the potential that would be right for just these points. That is a Newton
+step without a step size, as noisy as so few points are; the average over the rounds is what all points together would
+have said. Points are fresh, so the masses of the next round are an unbiased test of it, and the solve ends there.
+
+At eps = 0 the points are smoothed, since hard cells have no stand-in: the smoothing starts broad, where fewer points
+say more, and is lowered while it costs more chi-square than is left to gain. What ends the solve are the hard cells.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.semidiscrete.point_pass import PointPass, point_pass
+from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
+from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
+from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.tiles.kernel import LOG2E
+from flowpairs.pipeline.ot.tiles.tiling import Workers
+
+BLUR = 0.2  # rel_eps of the first round: the Gaussian potential is good there
+SHARPEN = 16.0  # at most this much of eps at a step
+SMOOTH = 0.06  # rel_eps that eps = 0 is smoothed with at first
+BEARABLE, BEARABLE_NOW = 0.25, 0.15  # of the chi-square asked for, and of the one so far: what smoothing may cost
+ROUGH = 1.0  # chi-square above which a round replaces the average instead of joining it
+MOMENTS = 2**14  # points whose moments stand for the source's
+INNER = 0.2  # L1 error of a stand-in's solution, in units of what chance gives its points
+SHOWN = 1.5  # times N / chi2
+FEW, MANY = 16, 64  # entries of a point that are worth keeping: too few say nothing of cells a little further off
+SHALLOW, DEEP = 6.0, 60.0  # bounds of the depth that is found for that
+NEXT = 0.25  # of its chi-square, at least, a round leaves
+CERTAIN = 12.0  # a round has so many points that chance moves its chi-square by a 12th of what is asked for
+LEAST = 1e-30  # of a datum's mass, so that one that got nothing can be reached
+SIGMAS = 2.0  # what is asked for lies so far above the estimate
+STALLED = 20  # rounds without progress after which a solve gives up
+
+RoundProgress = Callable[[int, int, float], None]
+Save = Callable[[dict[str, Float64[Tensor, "..."]]], None]
+
+
+@dataclass(frozen=True)
+class SemidiscreteReport:
+    """How a potential was found and how good it is.
+
+    chi2 is the unbiased estimate of sum_j (p_j - b_j)^2 / b_j from points that the potential has not seen, at the eps
+    asked for; its root is the relative error of a datum's mass.
+    """
+
+    data: int  # N
+    eps: float  # in units of the cost
+    rel_eps: float  # eps / std(C)
+    smoothing: float  # eps that the potential was found at; above eps only where that is 0
+    chi2: float
+    chi2_error: float  # standard deviation of that estimate
+    points: int  # of the source, drawn in all
+    rounds: int  # passes
+    converged: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Semidiscrete:
+    """A potential g of all data, float64 [N], with mean zero under b, and its report."""
+
+    g: Float[Tensor, " N"]
+    report: SemidiscreteReport
+
+
+@dataclass
+class Ascent:
+    """Where a solve stands before a round: all that the rest of it depends on."""
+
+    g: Float[Tensor, " N"]
+    level: float  # eps of the next pass
+    smoothing: float  # eps that the rounds come down to
+    points: int = 0
+    rounds: int = 0
+    weight: float = 0.0  # points that are averaged in g
+    lowest: float = math.inf
+    stalled: int = 0
+    depth: float = 10.0  # bits below 1 that a probability may lie and its entry be kept
+
+    def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
+        """Everything as float64 tensors."""
+        _, *numbers = astuple(self)
+        return {"g": self.g, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+
+    @classmethod
+    def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Ascent":
+        """The state that `arrays` came from."""
+        level, smoothing, points, rounds, weight, lowest, stalled, depth = arrays["numbers"].tolist()
+        counts = int(points), int(rounds)
+        return cls(arrays["g"].to(device), level, smoothing, *counts, weight, lowest, int(stalled), depth)
+
+
+def solve_semidiscrete(
+    targets: Targets,
+    source: PointSource,
+    eps: float,
+    *,
+    chi2: float = 0.05,
+    max_rounds: int = 10_000,
+    g0: Float[Tensor, " N"] | None = None,
+    progress: RoundProgress | None = None,
+    resume: dict[str, Float64[Tensor, "..."]] | None = None,
+    save: Save | None = None,
+) -> Semidiscrete:
+    """Find the potential whose data get their weights from fresh points, within `chi2`.
+
+    Args:
+        targets: the data, and the team that shares them; each member calls this alike and gets the same bits.
+        source: where points come from.
+        eps: absolute regularisation, 0 or more; `cost_std` makes one of a relative one.
+        chi2: chi-square of the data marginal that is asked for, confirmed on fresh points at two standard deviations.
+        max_rounds: passes before giving up.
+        g0: a potential to start from, such as `Coupling.g` of a block over all data [N].
+        progress: told after each round how many there were, their points, and its chi-square.
+        resume: what an earlier solve of the same problem last gave to `save`, to go on from there to the same bits.
+        save: given all that the rest of the solve depends on, before each round but the first.
+
+    Raises:
+        InputError: eps, chi2 or max_rounds out of range, or a g0 that does not match.
+    """
+    if not (eps >= 0 and math.isfinite(eps)):
+        raise InputError(f"eps={eps!r}: the regularisation must be finite and not negative; give 0 or more")
+    if not 0 < chi2 < 1:
+        raise InputError(f"chi2={chi2!r}: give a chi-square between 0 and 1, such as 0.05")
+    if max_rounds < 1:
+        raise InputError(f"max_rounds={max_rounds!r}: at least one pass is needed; give a larger number")
+    if g0 is not None and (g0.shape != (targets.count,) or not bool(torch.isfinite(g0).all())):
+        raise InputError(f"g0: shape {tuple(g0.shape)} for {targets.count} data; give one finite value a datum")
+    started = time.perf_counter()
+    device = targets.own.device
+    with Workers(device) as workers:
+        std = semidiscrete_cost_std(targets, source)
+        state = Ascent.of(resume, device) if resume is not None else _begin(targets, source, eps, std, g0)
+        while True:
+            if save is not None and state.rounds:
+                save(state.arrays())
+            count, small = _points(targets, state, chi2), 2.0**-state.depth
+            crowd = point_pass(targets, source, state.points, count, state.g, state.level, small, workers)
+            state.points += crowd.points
+            state.rounds += 1
+            soft = chi_square(targets, crowd, hard=False)
+            found = chi_square(targets, crowd, hard=True) if eps == 0 else soft
+            error = _chance(targets.count, found, crowd.points)
+            if progress is not None:
+                progress(state.rounds, state.points, found)
+            state.stalled = 0 if found < state.lowest else state.stalled + 1
+            state.lowest = min(state.lowest, found)
+            converged = state.level == state.smoothing and found + SIGMAS * error <= chi2
+            if converged or state.stalled > STALLED or state.rounds == max_rounds:
+                break
+            _advance(targets, state, crowd, found, soft, chi2, workers)
+    report = SemidiscreteReport(
+        data=targets.count,
+        eps=eps,
+        rel_eps=eps / std if std > 0 else math.inf,
+        smoothing=state.level,
+        chi2=found,
+        chi2_error=error,
+        points=state.points,
+        rounds=state.rounds,
+        converged=converged,
+        seconds=time.perf_counter() - started,
+    )
+    return Semidiscrete(state.g, report)
+
+
+def semidiscrete_cost_std(targets: Targets, source: PointSource) -> float:
+    """Standard deviation of the cost between the source and the data: what a relative eps is relative to."""
+    return targets.cost_std(source.points(0, MOMENTS))
+
+
+def chi_square(targets: Targets, crowd: PointPass, *, hard: bool) -> float:
+    """The unbiased estimate of sum_j (p_j - b_j)^2 / b_j from the points of a pass (arXiv 2509.25519, section 3.2).
+
+    Args:
+        targets, crowd: the data and the pass.
+        hard: of the cells, as at eps = 0, rather than of the probabilities.
+    """
+    k = crowd.points
+    total = crowd.hits.double() if hard else crowd.masses * k
+    squares = crowd.hits.double() if hard else crowd.squares
+    return targets.share.total((total.square() - squares) / targets.b) / (k * (k - 1)) - 1
+
+
+def _chance(count: int, chi2: float, points: int) -> float:
+    """The standard deviation of that estimate, at most: of a U-statistic whose kernel's means spread by chi2."""
+    level = max(chi2, 0.0)
+    return math.sqrt(4 * level / points + 2 * count * (1 + level) / points**2)
+
+
+def _begin(targets: Targets, source: PointSource, eps: float, std: float, g0: Float[Tensor, " N"] | None) -> Ascent:
+    if std == 0:  # all data are alike: any potential serves
+        return Ascent(torch.zeros_like(targets.b), eps or 1.0, eps or 1.0)
+    smoothing = eps or SMOOTH * std
+    if g0 is not None:
+        return Ascent(targets.centred(g0.double().to(targets.own.device)), smoothing, smoothing)
+    level = max(smoothing, BLUR * std)
+    g = targets.centred(targets.start(source.points(0, MOMENTS), level))
+    return Ascent(targets.share.gather(g), level, smoothing)
+
+
+def _points(targets: Targets, state: Ascent, chi2: float) -> int:
+    """How many points the next round draws: two a datum, or what its own test takes; fewer while far off."""
+    aim = max(chi2, state.lowest * NEXT) if state.lowest < math.inf else chi2
+    enough = math.ceil(CERTAIN * math.sqrt(2 * targets.count) / aim)
+    far = state.level > state.smoothing or ROUGH <= state.lowest < math.inf
+    return min(max(targets.count, 1024), enough) if far else max(2 * targets.count, enough)
+
+
+def _advance(
+    targets: Targets,
+    state: Ascent,
+    crowd: PointPass,
+    found: float,
+    soft: float,
+    chi2: float,
+    workers: Workers,
+) -> None:
+    """Go on to the potential of the next round: what this round's points say, averaged with what others said."""
+    cost, bearable = found - soft, max(BEARABLE * chi2, BEARABLE_NOW * found)
+    if state.level == state.smoothing and cost > bearable:  # what smoothing costs grows with its square
+        less = max(bearable / cost, 1 / SHARPEN)
+        state.smoothing, state.weight = state.smoothing * math.sqrt(less), state.weight * less
+    following = max(state.smoothing, state.level / SHARPEN)
+    own = _solve(targets, state, crowd, following, workers)
+    if found > ROUGH or state.level > 2 * following:
+        state.weight = 0.0
+    # An average over k points has a chi-square of at most about N / k. One that has more holds what is not chance, and
+    # weighs as many points as it shows.
+    state.weight = min(state.weight, SHOWN * targets.count / max(soft, LEAST))
+    state.g = (state.weight * state.g + crowd.points * own) / (state.weight + crowd.points)
+    state.weight += crowd.points
+    state.g = targets.share.gather(state.g)
+    state.level = following
+    kept = targets.share.team.sum(torch.tensor(len(crowd.entries.i), device=own.device)).item() / crowd.points
+    if not FEW <= kept <= MANY:
+        state.depth = min(max(state.depth * (1.5 if kept < FEW else 0.8), SHALLOW), DEEP)
+
+
+def _solve(targets: Targets, state: Ascent, crowd: PointPass, eps: float, workers: Workers) -> Float[Tensor, " N"]:
+    """The potential at `eps` that gives every datum its weight from the points of this pass alone.
+
+    The stand-in's rows are the data and its columns the points, so that its iterations exchange a sum a point.
+    """
+    log_b, sharpen = targets.b.log2(), state.level / eps
+    masses = crowd.masses.clamp(min=LEAST)
+    even = torch.full((crowd.points,), 1 / crowd.points, dtype=torch.float64, device=log_b.device)
+    plan = Sweep(even.log2(), masses, even, entries=crowd.entries)
+    standin = Surrogate(plan, targets.b, even, even.log2(), targets.share, workers, measured=masses)
+    # The entries' logits are those of the pass, log b + g / (eps ln 2), less the log of their datum's mass.
+    chance = math.sqrt(2 * targets.count / (math.pi * crowd.points))
+    before = log_b + state.g * (LOG2E / state.level) - masses.log2()
+    after = before * sharpen + standin.solve(sharpen, min(INNER / 2, INNER * chance)).rows
+    g = torch.zeros_like(log_b)
+    g[targets.share.rows] = ((after - log_b) * (eps / LOG2E))[targets.share.rows]
+    return targets.centred(g)

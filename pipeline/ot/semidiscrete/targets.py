@@ -1,0 +1,102 @@
+"""Both sides of a semi-discrete problem: data cut into sections that a team's members own, and a source without end.
+
+With the dot-product cost C = -<x, y> and a potential g, a source point x goes to datum j with a probability
+proportional to b_j exp((g_j + <x, y_j>) / eps), at eps = 0 to the one of the largest g_j + <x, y_j> (arXiv 2509.25519).
+"""
+
+import math
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.sinkhorn.gaussian import gaussian_potential
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
+
+BATCH = 2**16  # points that sections are cut for: a constant, for they must not depend on how many come at once
+MOMENT_ROWS = 2**16  # the data's moments come from at most this many of them, evenly spaced
+
+
+@runtime_checkable
+class PointSource(Protocol):
+    """A distribution whose points are functions of their number."""
+
+    def points(self, first: int, count: int) -> Float[Tensor, "count d"]:
+        """Points `first` to `first + count`, float32: the same whenever and wherever they are asked for."""
+
+
+class Targets:
+    """N data with weights, of which this process holds the sections that are its own.
+
+    Args:
+        y: all data, float32 [N, d], such as an array that processes of a node map together.
+        b: their weights, positive, summing to 1; None is uniform.
+        device: where to compute.
+        team: who shares the sections.
+
+    Attributes:
+        share: of the N rows.
+        own: this process's data without `centre`, the mean of (some of) them, float64 [own, d].
+        b: weights of all data, float64 [N].
+
+    Raises:
+        InputError: no data, values that are not finite, weights that are no distribution, or more members than
+            sections.
+    """
+
+    def __init__(
+        self, y: Float[Tensor, "N d"], b: Float[Tensor, " N"] | None = None, device: str = "cpu", team: Team = SINGLE
+    ) -> None:
+        if y.ndim != 2 or 0 in y.shape:
+            raise InputError(f"y: shape {tuple(y.shape)}; give a non-empty matrix, a datum a row")
+        if b is not None and not (b.shape == y.shape[:1] and bool((b > 0).all()) and abs(b.sum().item() - 1) < 1e-4):
+            raise InputError("b: needs one positive weight a datum, summing to 1; leave out data of zero weight")
+        self.count, self.dim = y.shape
+        self.share = RowPartition(self.count, BATCH, torch.device(device), team)
+        if team.size > len(self.share.sections):
+            raise InputError(
+                f"cluster.actors={team.size}: {self.count} data keep {len(self.share.sections)} busy; lower it"
+            )
+        self._some = y[:: -(-self.count // MOMENT_ROWS)].double().to(device)
+        # An offset of the data adds one number to all scores of a point, and would cost float32 its digits.
+        self.centre = self._some.mean(0)
+        self._some -= self.centre
+        self.own = y[self.share.rows].double().to(device) - self.centre
+        if not bool(torch.isfinite(self.own).all()):
+            raise InputError("y: holds values that are not finite; remove those data")
+        weights = torch.full((self.count,), 1 / self.count, dtype=torch.float64) if b is None else b.double()
+        self.b = (weights / weights.sum()).to(device)
+
+    def cost_std(self, points: Float[Tensor, "p d"]) -> float:
+        """Standard deviation of the cost: what a relative eps is relative to, as in
+        `flowpairs.pipeline.ot.costs.cost.moments`.
+
+        Args:
+            points: of the source, as many as moments need.
+        """
+        mean, x = self._moments(points)
+        covariance = x.T @ x / len(x)
+        squares, means = torch.zeros_like(self.b), torch.zeros_like(self.b)
+        squares[self.share.rows] = ((self.own @ covariance) * self.own).sum(1)
+        means[self.share.rows] = self.own @ mean
+        within = self.share.total(self.b * squares) + self.centre @ covariance @ self.centre
+        return math.sqrt(within + self.share.total(self.b * means.square()) - self.share.total(self.b * means) ** 2)
+
+    def start(self, points: Float[Tensor, "p d"], eps: float) -> Float[Tensor, " N"]:
+        """The potential between Gaussians with these points' and the data's moments; of this process's data."""
+        mean, x = self._moments(points)
+        a, b = (x.new_full((len(z),), 1 / len(z)) for z in (x, self._some))
+        g = torch.zeros_like(self.b)
+        g[self.share.rows] = gaussian_potential(x, self._some, a, b, eps, at=self.own) - self.own @ mean
+        return g
+
+    def centred(self, g: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """g without its mean, which no coupling sees; of this process's data."""
+        return g - self.share.total(self.b * g)
+
+    def _moments(self, points: Float[Tensor, "p d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "p d"]]:
+        """The mean of some source points, and they without it."""
+        x = points.double().to(self.own.device)
+        return x.mean(0), x - x.mean(0)

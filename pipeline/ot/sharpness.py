@@ -1,0 +1,48 @@
+"""The figures of a report that do not depend on how a coupling was found."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor
+
+from flowpairs.pipeline.ot.costs.cost import centred
+from flowpairs.pipeline.ot.problem import Problem, entropy
+from flowpairs.pipeline.ot.tiles.kernel import InnerKernel, Kernel
+
+
+def sharpness(plan_entropy: float, a: Float[Tensor, " n"], b: Float[Tensor, " m"]) -> tuple[float, float]:
+    """E = 2 H(P) / (H(a) + H(b)) - 1 and the geometric mean number of partners, from H(P) in nats.
+
+    E is 0 where both marginals sit on a point and every coupling is one pair.
+    """
+    mean_entropy = (entropy(a) + entropy(b)) / 2
+    level = plan_entropy / mean_entropy - 1 if mean_entropy > 0 else 0.0
+    return level, math.exp(plan_entropy - mean_entropy)
+
+
+def transport_costs(kernel: Kernel, target: Float[Tensor, " m"], moment: float) -> tuple[float, float]:
+    """E|x0 - x1|^2, or the user's cost, under the product of the marginals and under a coupling P.
+
+    Args:
+        kernel: of the problem.
+        target: the target marginal that P really has [m].
+        moment: <P, c>, c what the kernel's potentials do not absorb of the cost.
+    """
+    if isinstance(kernel, InnerKernel):
+        return _squared_distances(kernel.problem, target, moment / kernel.factor)
+    known = kernel.problem.measured().known
+    assert known is not None
+    return known.mean, moment
+
+
+def _squared_distances(problem: Problem, target: Float[Tensor, " m"], coupled_cost: float) -> tuple[float, float]:
+    """From <P, C>, C = -x0 x1^T of the centred points."""
+    a, b = problem.weights()
+    (centre0, rows), (centre1, columns) = centred(problem.x0, a), centred(problem.x1, b)
+    apart = centre0 - centre1
+    source_spread = (a @ rows.square().sum(1)).item()
+    square = columns.square().sum(1)
+    independent = source_spread + (b @ square).item() + (apart @ apart).item()
+    drift = 2 * (apart @ (columns.T @ target)).item()
+    coupled = source_spread + (target @ square).item() + (apart @ apart).item() + 2 * coupled_cost - drift
+    return independent, coupled

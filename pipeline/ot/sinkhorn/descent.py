@@ -1,0 +1,248 @@
+"""The path to the potentials: from a blurred problem down to its eps, one full pass a step.
+
+Each step solves a sparse stand-in made by the last pass (see surrogate.py), at a smaller eps where the last pass was
+good enough, and measures the result by the next pass, whose error is the one that counts. A step that does not
+lower the error is replaced by a plain Sinkhorn step from the best potentials so far, which never raises it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from flowpairs.pipeline.ot.problem import Problem
+from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
+from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate, SurrogateSolution
+from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.tiles.kernel import Kernel, kernel_of
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
+from flowpairs.pipeline.ot.tiles.tiling import Workers
+
+Progress = Callable[[int, float], None]
+
+BLUR = 0.2  # rel_eps where a cold solve starts: the Gaussian potential is good there, and the plan is still broad
+SHARPEN = 16.0  # at most this much of eps at a step
+GOOD = 0.3  # L1 error below which eps is lowered
+FAR = 0.5  # L1 error above which a start is dropped for the Gaussian one
+FEW, MANY = 64, 256  # entries of a row that the stand-in keeps, as the few hold nearly all of the plan or not
+NEARLY = 0.98
+NEAR = math.log(1.5)  # steps of eps that are not halved any more
+SLOW = 0.2  # a step that lowers the error to more than this share of it asks for four times the entries
+ENTRIES = 2**24  # of a stand-in, where it grows beyond MANY a row: a gigabyte; nor should it come near a pass in cost
+CLOSE = 0.1  # L1 error below which the next pass may be the last and finds the entropies as well
+MEMORY = 3
+STALLED = 20  # passes without progress after which a solve gives up
+SMALL = 2**20  # entries below which a problem without a closed-form start starts from zero
+THINNED = 8  # one row in so many makes the problem that starts a larger one
+ROUGH = 0.05  # L1 error that such a start is worth
+
+
+@dataclass
+class Trail:
+    """Where a solve stands before a pass: all that the rest of it depends on, in a few vectors of m."""
+
+    gamma: Float[Tensor, " m"]
+    level: float  # eps of gamma
+    eps: float  # where to end
+    may_end: bool
+    guess: bool = False  # somebody else's potential, to be dropped where it is far off
+    passes: int = 0
+    keep: int = FEW
+    best: tuple[Tensor, Tensor] | None = None  # gamma and columns of the best pass at this level
+    bar: float = math.inf  # its error
+    lowest: float = math.inf
+    stalled: int = 0
+    anderson: Anderson = field(default_factory=lambda: Anderson(MEMORY))
+
+    def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
+        """Everything as float64 tensors."""
+        numbers = [self.level, self.eps, self.may_end, self.passes, self.keep, self.bar, self.lowest, self.stalled]
+        out = {"gamma": self.gamma, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+        if self.best is not None:
+            out["best"] = torch.stack(self.best)
+        if self.anderson.images:
+            out["images"], out["residuals"] = torch.stack(self.anderson.images), torch.stack(self.anderson.residuals)
+        return out
+
+    @classmethod
+    def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Trail":
+        """The trail that `arrays` came from."""
+        level, eps, may_end, passes, keep, bar, lowest, stalled = arrays["numbers"].tolist()
+        trail = cls(arrays["gamma"].to(device), level, eps, bool(may_end), passes=int(passes), keep=int(keep))
+        trail.bar, trail.lowest, trail.stalled = bar, lowest, int(stalled)
+        if "best" in arrays:
+            gamma, columns = arrays["best"].to(device)
+            trail.best = gamma, columns
+        for name in ("images", "residuals"):
+            if name in arrays:
+                setattr(trail.anderson, name, list(arrays[name].to(device)))
+        return trail
+
+    def move(self, gamma: Float[Tensor, " m"], level: float) -> None:
+        """Go on at another eps, where nothing that was measured counts."""
+        self.gamma, self.level = gamma, level
+        self.best, self.bar, self.lowest = None, math.inf, math.inf
+        self.anderson = Anderson(MEMORY)
+
+
+Save = Callable[[dict[str, Float64[Tensor, "..."]]], None]
+
+
+@runtime_checkable
+class Aim(Protocol):
+    """Moves the eps where a solve is to end, as its passes tell more."""
+
+    def met(self, sweep: Sweep) -> bool:
+        """Whether a solve may end with this pass, whose entropies are known."""
+
+    def eps(self, surrogate: Surrogate, trail: Trail) -> float:
+        """Where to end, as far as a pass at `trail.level` tells, whose stand-in this is."""
+
+
+def cold(kernel: Kernel, eps: float, std: float, tol: float, team: Team = SINGLE) -> Trail:
+    """The start of a solve that nothing is known about."""
+    blurred = max(eps, BLUR * std)
+    gamma = kernel.closed_form(blurred)
+    return Trail(_extended(kernel, blurred, std, team) if gamma is None else gamma, blurred, eps, tol > CLOSE)
+
+
+def warm(kernel: Kernel, eps: float, g0: Float[Tensor, " m"]) -> Trail:
+    """The start of a solve from a potential of an earlier one."""
+    return Trail(kernel.gamma(g0, eps), eps, eps, may_end=True, guess=True)
+
+
+def descend(
+    kernel: Kernel,
+    a: Float[Tensor, " n"],
+    b: Float[Tensor, " m"],
+    std: float,
+    trail: Trail,
+    tol: float,
+    max_passes: int,
+    *,
+    aim: Aim | None = None,
+    progress: Progress | None = None,
+    save: Save | None = None,
+    team: Team = SINGLE,
+) -> tuple[Sweep, Trail]:
+    """Potentials at `trail.eps` whose target marginal is within `tol`, or the best that was reached.
+
+    Args:
+        kernel, a, b, std: the problem.
+        trail: where to start or to go on, and where to end.
+        tol, max_passes: when to end.
+        aim: what moves `trail.eps` on the way.
+        progress: told the passes and the error after each.
+        save: given the trail's arrays before each pass but the first.
+        team: who shares the rows.
+
+    Returns: the sweep over the final potentials, with its large entries and entropies, and the trail with its passes
+    and its eps.
+    """
+    share = RowPartition(len(a), len(b), a.device, team)
+    most = max(MANY, min(ENTRIES // len(a), len(b) // 8))
+    with Workers(a.device) as workers:
+        current: Sweep | None = None
+        while trail.passes < max_passes:
+            last_one = trail.passes + 1 == max_passes
+            if last_one and trail.level != trail.eps:  # the last pass is for the eps that was asked for
+                trail.move(kernel.rescaled(trail.gamma, trail.level / trail.eps), trail.eps)
+            trail.may_end = trail.may_end or last_one
+            if save is not None and trail.passes:
+                save(trail.arrays())
+            logits = kernel.bound(trail.gamma, trail.level)
+            current = kernel.backend.sweep(
+                logits, trail.gamma, a, share, workers, keep=trail.keep, entropies=trail.may_end or aim is not None
+            )
+            trail.passes += 1
+            error = (current.columns - b).abs().sum().item()
+            if progress is not None:
+                progress(trail.passes, error)
+            if trail.guess and not last_one and error > FAR:
+                trail = replace(cold(kernel, trail.eps, std, tol, team), passes=trail.passes)
+                continue
+            trail.guess = False
+            trail.stalled = 0 if error < trail.lowest else trail.stalled + 1
+            trail.lowest = min(trail.lowest, error)
+            better, before = error < trail.bar, trail.bar
+            if better:
+                trail.best, trail.bar = (current.gamma, current.columns), error
+            arrived = trail.level == trail.eps and (error < tol or trail.stalled > STALLED)
+            if arrived and (aim is None or aim.met(current)):
+                break
+            if better:
+                surrogate = Surrogate(current, a, b, kernel.log_b, share, workers)
+                if aim is not None and error < GOOD and not last_one:
+                    trail.eps = aim.eps(surrogate, trail)
+                following = max(trail.eps, trail.level / SHARPEN) if error < GOOD else trail.level
+                solution, following = _propose(surrogate, trail.level, following, max(0.2 * tol, 0.02 * error))
+                trail.keep = _keep(trail.keep, solution.rest, error / before, most)
+                trail.may_end = error < max(CLOSE, tol)
+                if following != trail.level:
+                    trail.move(solution.gamma, following)
+                else:
+                    trail.gamma = trail.anderson.mix(current.gamma, solution.gamma)
+            else:
+                assert trail.best is not None
+                gamma, columns = trail.best
+                trail.gamma = gamma + (b / columns.clamp(min=1e-30)).log2()
+                trail.anderson, trail.bar = Anderson(MEMORY), math.inf
+        assert trail.best is not None
+        gamma, _ = trail.best
+        if current is None or current.gamma is not gamma or current.bits is None:
+            logits = kernel.bound(gamma, trail.level)
+            current = kernel.backend.sweep(logits, gamma, a, share, workers, keep=trail.keep, entropies=True)
+            trail.passes += 1
+    return current, trail
+
+
+def _keep(keep: int, rest: float, ratio: float, most: int) -> int:
+    """Entries of a row for the next stand-in, from the share of P it did not hold and how far it lowered the error."""
+    if ratio > SLOW:
+        return min(4 * keep, most)
+    return max(keep, MANY) if rest > 1 - NEARLY else keep
+
+
+def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[SurrogateSolution, float]:
+    """The stand-in's solution at `following`, or nearer to `level` where it cannot be solved so far down."""
+    while True:
+        solution = surrogate.solve(level / following, tol)
+        if solution.error < max(tol, 0.1) or following == level:
+            return solution, following
+        following = math.sqrt(level * following) if abs(math.log(level / following)) > NEAR else level
+
+
+def thinned(problem: Problem, eps: float, every: int = THINNED) -> Problem:
+    """One row and column in eight, or as many as said, of a problem whose weights are all positive."""
+    a, b = problem.weights()
+    rows, columns = (_some(k, k // every).to(a.device) for k in (problem.n, problem.m))
+    a, b = a[rows] / a[rows].sum(), b[columns] / b[columns].sum()
+    return Problem(problem.x0[rows], problem.x1[columns], eps, a, b, problem.cost)
+
+
+def _some(k: int, count: int) -> Int64[Tensor, " count"]:
+    """Numbers below k at random, the same ones always: an even stride would see one half of data that alternate."""
+    return torch.randperm(k, generator=torch.Generator().manual_seed(0))[:count].sort().values
+
+
+def _extended(kernel: Kernel, eps: float, std: float, team: Team) -> Float[Tensor, " m"]:
+    """gamma for a cost without a closed form: from zero, or from a thinned problem and one soft-min over its rows."""
+    problem = kernel.problem
+    if problem.n * problem.m <= SMALL:
+        return kernel.log_b
+    few = thinned(problem, eps)
+    a, b = few.weights()
+    small = kernel_of(few, kernel.backend)
+    last, _ = descend(small, a, b, std, cold(small, eps, std, ROUGH), ROUGH, STALLED)
+    turned = replace(problem.turned(few.x0, a), eps=eps)
+    kernel_turned = kernel_of(turned, kernel.backend)
+    gamma = kernel_turned.gamma(small.f(last.phi, eps), eps)
+    share = RowPartition(problem.m, few.n, a.device, team)
+    with Workers(a.device) as workers:
+        logits = kernel_turned.bound(gamma, eps)
+        swept = kernel.backend.sweep(logits, gamma, problem.weights()[1], share, workers, marginal=False)
+    return kernel.gamma(kernel_turned.f(share.gather(swept.phi), eps), eps)

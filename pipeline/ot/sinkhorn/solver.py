@@ -1,0 +1,160 @@
+"""The entropic coupling: from a problem to potentials whose full-pass error is below the tolerance."""
+
+import math
+import time
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.backends.choose import BackendName, choose
+from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
+from flowpairs.pipeline.ot.coupling import BlockReport, EntropicCoupling
+from flowpairs.pipeline.ot.problem import Problem, entropy
+from flowpairs.pipeline.ot.sharpness import sharpness, transport_costs
+from flowpairs.pipeline.ot.sinkhorn.descent import Progress, Save, Trail, cold, descend, warm
+from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.tiles.kernel import LOG2E, kernel_of
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, check_team
+from flowpairs.pipeline.ot.tiles.tiling import Workers
+
+
+def solve_sinkhorn(
+    problem: Problem,
+    *,
+    tol: float = 1e-3,
+    max_passes: int = 20_000,
+    g0: Float[Tensor, " m"] | None = None,
+    progress: Progress | None = None,
+    team: Team = SINGLE,
+    resume: dict[str, Float64[Tensor, "..."]] | None = None,
+    save: Save | None = None,
+    backend: BackendName = "auto",
+) -> EntropicCoupling:
+    """Find potentials whose plan has marginals within `tol` in L1 (Cuturi 2013; arXiv 2506.05526).
+
+    A solve that does not get there within `max_passes` returns `report.converged = False` and the errors it reached.
+
+    Args:
+        problem: the block; its eps is absolute.
+        tol: L1 error of the target marginal, in (0, 2); the source marginal holds by construction.
+        max_passes: passes over the n x m entries before giving up.
+        g0: a potential to start from, in units of the cost [m], such as `Coupling.g` of an earlier block.
+        progress: called after every pass with the passes so far and the error.
+        team: processes that solve the block together; each calls this with the same arguments and gets the same answer.
+        resume: what an earlier solve of the same problem last gave to `save`, to go on from there to the same bits.
+        save: called before each pass but the first with all that the rest of the solve depends on, some vectors of m.
+        backend: what computes passes and draws; see `flowpairs.pipeline.ot.backends.choose.choose`.
+
+    Raises:
+        InputError: eps, tol or max_passes out of range, a g0 that does not match, more members than rows can keep
+            busy, or a backend that cannot serve the problem.
+    """
+    if not (problem.eps > 0 and math.isfinite(problem.eps)):
+        raise InputError(f"eps={problem.eps!r}: the regularisation must be positive and finite; give a larger eps")
+    check_limits(tol, max_passes)
+    if g0 is not None and (g0.shape != (problem.m,) or not bool(torch.isfinite(g0).all())):
+        raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
+    started = time.perf_counter()
+    with Workers(problem.x0.device):
+        block = ProblemArrays(problem, team, choose(backend, problem))
+        kernel, eps, std = block.kernel, problem.eps, block.std
+        if resume is not None:
+            trail = Trail.of(resume, block.a.device)
+        elif g0 is None:
+            trail = cold(kernel, eps, std, tol, team)
+        else:
+            trail = warm(kernel, eps, g0[block.target])
+        last, trail = descend(
+            kernel, block.a, block.b, std, trail, tol, max_passes, progress=progress, save=save, team=team
+        )
+        return finish_coupling(block, trail, last, tol, started)
+
+
+def check_limits(tol: float, max_passes: int) -> None:
+    """Refuse a tolerance or a number of passes that no solve can meet, by `InputError`."""
+    if not 0 < tol < 2:
+        raise InputError(f"tol={tol!r}: an L1 error lies between 0 and 2; give one such as 1e-3")
+    if max_passes < 1:
+        raise InputError(f"max_passes={max_passes!r}: at least one pass is needed; give a larger number")
+
+
+class ProblemArrays:
+    """A problem without its rows of zero weight, ready to be solved by a team."""
+
+    def __init__(self, problem: Problem, team: Team, backend: Backend) -> None:
+        self.whole, self.team = problem.measured(team), team
+        assert self.whole.known is not None
+        self.std = self.whole.known.std
+        a, b = problem.weights()
+        source, self.target = a.nonzero()[:, 0], b.nonzero()[:, 0]
+        self.a, self.b = a[source], b[self.target]
+        self.supported = self.whole
+        if len(self.a) < problem.n or len(self.b) < problem.m:
+            self.supported = replace(self.whole, x0=problem.x0[source], x1=problem.x1[self.target], a=self.a, b=self.b)
+        self.kernel = kernel_of(self.supported, backend)
+        self.share = RowPartition(len(self.a), len(self.b), a.device, team)
+        check_team(team.size, len(self.a), len(self.b), a.device)
+
+
+def finish_coupling(block: ProblemArrays, trail: Trail, last: Sweep, tol: float, started: float) -> EntropicCoupling:
+    """The coupling and its report from the end of a solve and the sweep over its final potentials."""
+    eps = trail.eps
+    problem, share, kernel = replace(block.whole, eps=eps), block.share, block.kernel
+    f, g = kernel.f(share.gather(last.phi), eps), kernel.g(last.gamma, eps)
+    if block.supported is not block.whole:
+        f, g = _extend(problem, block, f, g)
+    a, b = block.a, block.b
+    assert last.bits is not None
+    # <P, c>: the rows' mean logits are phi - H(P(. | i)), and they are -s c + gamma.
+    mean_logit = share.total(a * (last.phi - last.bits)) - (last.columns @ last.gamma).item()
+    independent, coupled = transport_costs(kernel, last.columns, -mean_logit * eps / LOG2E)
+    level, partners = sharpness(entropy(a) + share.total(a * last.bits) / LOG2E, a, b)
+    error = (last.columns - b).abs().sum().item()
+    report = BlockReport(
+        method="sinkhorn",
+        n=problem.n,
+        m=problem.m,
+        eps=eps,
+        rel_eps=eps / block.std if block.std > 0 else math.inf,
+        entropy=level,
+        partners=partners,
+        source_error=0.0,
+        target_error=error,
+        cost_independent=independent,
+        cost_coupled=coupled,
+        passes=trail.passes,
+        converged=error < tol,
+        seconds=time.perf_counter() - started,
+    )
+    return EntropicCoupling(problem, f, g, report, block.team, kernel.backend)
+
+
+def _extend(
+    problem: Problem, block: ProblemArrays, f: Float[Tensor, " n_support"], g: Float[Tensor, " m_support"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+    """Potentials of the rows of zero weight: the soft-min of the other side's, which all other rows satisfy already."""
+    supported, team, backend = block.supported, block.team, block.kernel.backend
+    full_g = softmin(problem.turned(supported.x0, supported.a), f, team, backend)
+    full_g[block.target] = g
+    return softmin(replace(problem, a=None, x1=supported.x1, b=supported.b, known=None), g, team, backend), full_g
+
+
+def softmin(
+    problem: Problem, g: Float[Tensor, " m"], team: Team = SINGLE, backend: Backend = TORCH
+) -> Float[Tensor, " n"]:
+    """f_i = -eps log sum_j b_j exp((g_j - C_ij) / eps), one half-pass.
+
+    Args:
+        problem: whose x0, x1, b and eps are used; g: in units of the cost [m]; team: who shares the rows;
+            backend: what computes it.
+    """
+    kernel = kernel_of(problem, backend)
+    gamma = kernel.gamma(g, problem.eps)
+    share = RowPartition(problem.n, problem.m, gamma.device, team)
+    with Workers(gamma.device) as workers:
+        logits = kernel.bound(gamma, problem.eps)
+        swept = backend.sweep(logits, gamma, problem.weights()[0], share, workers, marginal=False)
+    return kernel.f(share.gather(swept.phi), problem.eps)

@@ -1,0 +1,210 @@
+"""A sparse stand-in for the kernel near one sweep, on which Sinkhorn iterations cost next to nothing.
+
+The large entries of the plan are kept one by one, all others together as the rank-one matrix r c^T / sum(r) that has
+their row sums r and column sums c. Because the rest is kept, no row or column can starve, and the stand-in has
+exactly the marginals that the sweep measured; because the large entries are kept with their logits, it can be solved at
+a smaller eps than it was made at. What it misses, the next sweep measures.
+
+Each process keeps the entries of its own rows; an iteration sums one number a column over the processes.
+"""
+
+import math
+import warnings
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
+from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition
+from flowpairs.pipeline.ot.tiles.tiling import Workers
+
+MEMORY = 8
+ITERATIONS = 200
+BOUND = 900.0  # of |log2 v|: float64 holds v and what it multiplies
+SOLVED = 0.1  # L1 error of a solution from which another one may start
+SPREAD = 4.0  # log2 of how much the rest may grow with eps
+LEAST = 1e-30  # the rest's least share of a column, so that every column can be reached
+TINY = 1e-300
+BUSY = 2**17  # entries that are worth a thread's start
+
+
+class SurrogateSolution(NamedTuple):
+    """What the stand-in's solution at some eps is expected to be."""
+
+    gamma: Float[Tensor, " m"]
+    rows: Float[Tensor, " n"]  # log2 of the factors that the entries' rows take, which gives each row its mass
+    error: float  # L1, of the target marginal, on the stand-in
+    rest: float  # the share of P that is not kept entry by entry
+    entropy: float  # H(P) in nats, where the sweep found its entropies
+
+
+class Surrogate:
+    """The stand-in for the plan with marginals a, b that `sweep` found on `share`.
+
+    Args:
+        sweep: the pass that it stands for.
+        a, b: the marginals to be reached.
+        log_b: log2 b.
+        share, workers: who works on which rows, and the threads.
+        measured: the rows' masses in the plan whose marginal the pass measured, where they were not `a`.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        a: Float[Tensor, " n"],
+        b: Float[Tensor, " m"],
+        log_b: Float[Tensor, " m"],
+        share: RowPartition,
+        workers: Workers,
+        measured: Float[Tensor, " n"] | None = None,
+    ) -> None:
+        assert sweep.entries is not None
+        measured = a if measured is None else measured
+        self.gamma, self.a, self.b, self.log_b, self.share, self.workers = sweep.gamma, a, b, log_b, share, workers
+        self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits.double()
+        self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling that the next solution is sought from
+        bounds = [share.sections[k].start for k in share.mine] + [share.rows.stop]
+        self.cuts = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
+        runs = min(len(share.mine), workers.threads, 1 + len(self.i) // BUSY)
+        ends = [len(share.mine) * k // runs for k in range(runs + 1)]
+
+        def cut(run: tuple[int, int]) -> SurrogatePart:
+            entries = slice(self.cuts[run[0]], self.cuts[run[1]])
+            return SurrogatePart(self.i[entries], self.j[entries], bounds[run[0] : run[1] + 1], entries, len(b))
+
+        self.parts = list(workers.map(cut, list(pairwise(ends))))
+        mass = self.logits.exp2()
+        self.rest_of_row = torch.zeros_like(a)
+        for part in self.parts:
+            part.fill(mass, torch.zeros_like(a))
+            self.rest_of_row[part.rows] = (1 - part.kernel @ torch.ones_like(b)).clamp(min=0)
+        kept_of_columns = torch.zeros_like(sweep.gamma, dtype=torch.int64)
+        for masses in workers.map(
+            lambda part: part.spread(measured, torch.zeros_like(b), torch.ones_like(b)), self.parts
+        ):
+            kept_of_columns += masses
+        rest_of_column = (sweep.columns - share.masses(kept_of_columns)).clamp(min=LEAST)
+        self.rest_of_column = rest_of_column / rest_of_column.sum()
+        self.entropy_of_rest = math.nan
+        if sweep.bits is not None:
+            # The sweep knows the entropy of the whole plan, hence that of the rest as a distribution of its own.
+            rest = max(share.total(a * self.rest_of_row), TINY)
+            total = _entropy(a).item() + share.total(a * sweep.bits) * math.log(2)
+            left = total - self._entropy_of(a[self.i] * mass) + rest * math.log(rest)
+            self.entropy_of_rest = max(0.0, left) / rest
+
+    def solve(self, sharpen: float, tol: float) -> SurrogateSolution:
+        """Sinkhorn with Anderson acceleration on the stand-in, at 1 / sharpen times the sweep's eps."""
+        log_b = self.log_b[self.j]
+        logits = (self.logits - log_b) * sharpen + log_b
+        top = torch.zeros_like(self.a).scatter_reduce_(0, self.i.long(), logits, "amax", include_self=False)
+        mass = (logits - top[self.i]).exp2()
+        # An entry that was left out lies below every one kept, and shrinks by at least as much.
+        least = self.share.each([-_lowest(self.logits[low:high]) for low, high in pairwise(self.cuts)])
+        growth = (-least.max() - self.log_b.mean()) * (sharpen - 1)
+        if sharpen < 1:  # where nearly all is kept, the rest is but rounding, which must not grow
+            growth = growth.clamp(max=SPREAD)
+        r, c = self.rest_of_row * (growth - top).clamp(max=BOUND).exp2(), self.rest_of_column
+        list(self.workers.map(lambda part: part.fill(mass, r), self.parts))
+
+        x = self.start
+        best, error, anderson = x, math.inf, Anderson(MEMORY)
+        u = scaling = torch.ones_like(self.a)
+        for _ in range(ITERATIONS):
+            v = x.exp2()
+            u, column = self._iterate(v, r, c)
+            now = (column - self.b).abs().sum().item()
+            if now < error:
+                best, error, scaling = x, now, u
+            if now < tol:
+                break
+            x = anderson.mix(x, x + (self.b / column.clamp(min=1 / UNIT)).log2()).clamp(-BOUND, BOUND)
+        kept = (scaling.log2()[self.i] + best[self.j] + logits - top[self.i]).exp2()
+        rest = self.share.total(scaling * r) * (c @ best.exp2()).item()
+        self.start = best if error < SOLVED else self.start
+        nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
+        gamma = (self.gamma - self.log_b) * sharpen + self.log_b + best
+        return SurrogateSolution(gamma, scaling.clamp(min=TINY).log2() - top, error, rest, nats)
+
+    def _iterate(
+        self, v: Float[Tensor, " m"], r: Float[Tensor, " n"], c: Float[Tensor, " m"]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+        """The rows' scaling that fits the columns' scaling v, and the columns' masses under both."""
+        u, masses = torch.zeros_like(self.a), torch.zeros_like(self.b, dtype=torch.int64)
+        outside = c @ v
+
+        def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
+            rows = part.rows
+            u[rows] = self.a[rows] / (part.kernel @ v + r[rows] * outside).clamp(min=TINY)
+            return part.spread(u, c, v)
+
+        for counted in self.workers.map(work, self.parts):
+            masses += counted
+        return u, self.share.masses(masses)
+
+    def _entropy_of(self, masses: Float[Tensor, " k"]) -> float:
+        """The sum of -p log p over the kept entries of all processes."""
+        each = [_entropy(masses[low:high]) for low, high in pairwise(self.cuts)]
+        return self.share.each(each).sum().item()
+
+
+class SurrogatePart:
+    """The kept entries of some consecutive sections, as a sparse matrix by rows and by columns.
+
+    By columns each section is apart, with a last column for the rest, since what a section adds must not depend on
+    which others stand beside it.
+
+    Args:
+        i, j: rows and columns of the entries, sorted by rows.
+        bounds: the sections' first rows, and the end.
+        entries: where these entries stand among all.
+        m: columns.
+    """
+
+    def __init__(self, i: Int[Tensor, " k"], j: Int[Tensor, " k"], bounds: list[int], entries: slice, m: int) -> None:
+        self.rows, self.entries, self.m = slice(bounds[0], bounds[-1]), entries, m
+        rows = torch.arange(bounds[0], bounds[-1], dtype=i.dtype, device=i.device)
+        self.pattern = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True), j
+        self.sections = len(bounds) - 1
+        every = torch.cat([i, rows])
+        section = torch.bucketize(every, every.new_tensor(bounds[1:-1]), right=True)
+        place = section * (m + 1) + torch.cat([j, torch.full_like(rows, m)])
+        self.by_column = place.argsort(stable=True)
+        starts = torch.arange(self.sections * (m + 1) + 1, device=i.device)
+        self.transposed_pattern = (
+            torch.searchsorted(place[self.by_column], starts, out_int32=True),
+            every[self.by_column] - bounds[0],
+        )
+
+    def fill(self, mass: Float[Tensor, " entries"], r: Float[Tensor, " n"]) -> None:
+        """Put in the values of the kept entries, and the rest's row sums."""
+        count = self.rows.stop - self.rows.start
+        values = mass[self.entries]
+        self.kernel = _csr(*self.pattern, values, (count, self.m))
+        by_column = torch.cat([values, r[self.rows]])[self.by_column]
+        self.transposed = _csr(*self.transposed_pattern, by_column, (self.sections * (self.m + 1), count))
+
+    def spread(self, u: Float[Tensor, " n"], c: Float[Tensor, " m"], v: Float[Tensor, " m"]) -> Int64[Tensor, " m"]:
+        """The masses v (K^T u + c r.u) of these rows, in integers."""
+        sums = (self.transposed @ u[self.rows]).view(self.sections, self.m + 1)
+        return torch.addr(sums[:, :-1], sums[:, -1], c).mul_(v * UNIT).sum(0, dtype=torch.int64)
+
+
+def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """The least logit, 0 where there is none."""
+    return torch.cat([logits, logits.new_zeros(1)]).min()
+
+
+def _entropy(masses: Float[Tensor, "*k"]) -> Float[Tensor, ""]:
+    return torch.special.entr(masses).sum()
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)

@@ -1,0 +1,173 @@
+"""One pass over all n x m entries: from g to everything that an iteration and its certificate need."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flowpairs.pipeline.ot.tiles.logits import Logits
+from flowpairs.pipeline.ot.tiles.partition import RowPartition, to_fixed_point
+from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
+
+SAMPLE = 2**17  # entries by which the window is judged
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The largest entries of P(. | i) of this process's rows, sorted by rows."""
+
+    i: Int[Tensor, " k"]
+    j: Int[Tensor, " k"]  # both int32
+    logits: Float[Tensor, " k"]  # log2 P(j | i)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one pass at `gamma` found, for the plan whose source marginal is exact: P_ij = a_i 2^(logits_ij - phi_i).
+
+    Of the arrays over rows a process fills in those of its share.
+    """
+
+    gamma: Float[Tensor, " m"]
+    phi: Float[Tensor, " n"]  # log2 of the rows' sums
+    columns: Float[Tensor, " m"]  # the target marginal of P
+    bits: Float[Tensor, " n"] | None = None  # entropy of P(. | i) in bits
+    entries: Entries | None = None
+
+
+def sweep(
+    kernel: Logits,
+    gamma: Float[Tensor, " m"],
+    a: Float[Tensor, " n"],
+    share: RowPartition,
+    workers: Workers,
+    *,
+    keep: int | None = None,
+    entropies: bool = False,
+    marginal: bool = True,
+) -> Sweep:
+    """Soft-min over every row and, from the same tiles, the target marginal; on demand large entries and entropies.
+
+    A row is whole in its tile, so its sum is known before its entries are added to the columns: one product and one
+    exponential an entry give both halves of a Sinkhorn iteration.
+
+    Args:
+        kernel: logits with `gamma` in place.
+        gamma: the columns' part of the logits [m], carried along.
+        a: source weights [n], float64.
+        share: which rows are visited here.
+        workers: the threads.
+        keep: collect about this many entries a row, the largest over all rows; None collects none.
+        entropies: also find the rows' entropies, for which logits must outlive their exponentials.
+        marginal: add up the target marginal, the other half of an iteration; without it `columns` are zero.
+    """
+    phi, bits = torch.zeros_like(a), torch.zeros_like(a) if entropies else None
+    window = None if keep is None else _window(kernel, keep)
+
+    def work(group: TileRun) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        size = group[0].stop - group[0].start
+        buffer = workers.room(0, size, kernel.m, kernel.empty)
+        weights_buffer = workers.room(1, size, kernel.m, kernel.empty) if entropies else buffer
+        columns = buffer.new_zeros(kernel.m)
+        found = []
+        for rows in group:
+            logits = kernel.tile(rows, buffer)
+            top = logits.amax(1, keepdim=True)
+            logits.sub_(top)
+            near = None
+            if keep is not None and window is not None:
+                near = _within(logits, window, 4 * keep * len(logits), workers)
+            weights = torch.exp2(logits, out=weights_buffer[: len(logits)])
+            total = weights.sum(1)
+            if marginal:
+                columns.addmv_(weights.T, (a[rows] / total).to(weights.dtype))
+            phi[rows] = top[:, 0] + total.log2().double()
+            if bits is not None:
+                bits[rows] = total.log2() - logits.mul_(weights).sum(1) / total
+            if near is not None:
+                i, j, logit = near
+                found.append(((i + rows.start).int(), j.int(), logit - total.log2()[i]))
+        return to_fixed_point(columns), found
+
+    masses, found = torch.zeros_like(gamma, dtype=torch.int64), []
+    for part, entries in workers.map(work, share.groups()):
+        masses += part
+        found += entries
+    columns = share.masses(masses)
+    if keep is None:
+        return Sweep(gamma, phi, columns, bits)
+    i, j, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Sweep(gamma, phi, columns, bits, Entries(i, j, logits))
+
+
+def large_entries(
+    kernel: Logits, phi: Float[Tensor, " n"], share: RowPartition, workers: Workers, keep: int
+) -> Entries:
+    """The entries that `sweep` collects, for a backend that knows the rows' log-sums from elsewhere.
+
+    Args:
+        kernel, share, workers, keep: as for `sweep`.
+        phi: the log-sums of this process's rows [n].
+    """
+    window = _window(kernel, keep)
+
+    def work(group: TileRun) -> list[tuple[Tensor, Tensor, Tensor]]:
+        buffer = workers.room(0, group[0].stop - group[0].start, kernel.m, kernel.empty)
+        found = []
+        for rows in group:
+            logits = kernel.tile(rows, buffer)
+            top = logits.amax(1, keepdim=True)
+            i, j, logit = _within(logits.sub_(top), window, 4 * keep * len(logits), workers)
+            found.append(((i + rows.start).int(), j.int(), logit + (top[:, 0] - phi[rows]).to(logit.dtype)[i]))
+        return found
+
+    found = [entries for part in workers.map(work, share.groups()) for entries in part]
+    i, j, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Entries(i, j, logits)
+
+
+def _window(kernel: Logits, keep: int) -> float:
+    """How far below its row's largest an entry may lie so that about `keep` are kept a row, judged by some rows."""
+    count = min(kernel.n, max(16, 2**20 // kernel.m))
+    some = torch.arange(count, device=kernel.device) * kernel.n // count
+    sample = kernel.restrict(some, torch.arange(kernel.m, device=some.device))
+    logits = sample.tile(slice(0, count), sample.empty(count, kernel.m))
+    depth = logits.amax(1, keepdim=True) - logits
+    depth = depth[:, :: max(1, depth.numel() // SAMPLE)].flatten()
+    return depth.kthvalue(max(1, min(len(depth), len(depth) * keep // kernel.m))).values.item()
+
+
+def _within(
+    logits: Float[Tensor, "r m"], window: float, most: int, workers: Workers
+) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]:
+    """Rows, columns and logits of the entries above -window; with more than `most` it narrows, or thins its ties.
+
+    What a tile finds outlives it, so nothing as large as a tile may be allocated on the way: what is found would lie in
+    the hole that it leaves, the next such beyond it, and so on, until memory is many times what is in use.
+    """
+    rows, columns = logits.shape
+    mask = workers.room(2, rows, columns, partial(torch.empty, dtype=torch.bool, device=logits.device))
+    for _ in range(8):
+        if _mark(logits, -window, mask) <= most:
+            break
+        window /= 2
+    hit = _positions(mask)
+    hit = hit[:: -(-len(hit) // most)]
+    return hit // columns, hit % columns, logits.view(-1)[hit]
+
+
+def _mark(values: Float[Tensor, "r m"], bound: float, mask: Bool[Tensor, "r m"]) -> int:
+    """Mark the values of at least `bound`; returns how many there are. numpy is four times as fast on a CPU."""
+    if values.device.type == "cpu":
+        return int(np.count_nonzero(np.greater_equal(values.numpy(), bound, out=mask.numpy())))
+    return int(torch.ge(values, bound, out=mask).sum())
+
+
+def _positions(mask: Bool[Tensor, "r m"]) -> Int[Tensor, " k"]:
+    """Where it is true, as positions in the flattened tensor; numpy is faster here, too."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.view(-1).nonzero()[:, 0]

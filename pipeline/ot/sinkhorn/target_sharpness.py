@@ -1,0 +1,219 @@
+"""The coupling of a wanted sharpness: epsilon by the entropy that it leaves.
+
+Sharpness E grows with eps, its logit nearly like a multiple of log eps, and a step of eps by a quarter raises the error
+of a plan to a hundredth or two. So eps moves in mid-solve: every pass finds how sharp its plan is, its sparse stand-in
+tells how sharp it will be once the marginals hold, and eps takes a secant step in these coordinates, or the one that
+the stand-in calls for where it holds most of the plan. A search so takes hardly more passes than a solve.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.backends.choose import BackendName, choose
+from flowpairs.pipeline.ot.coupling import EntropicCoupling
+from flowpairs.pipeline.ot.problem import Problem, entropy
+from flowpairs.pipeline.ot.sinkhorn.descent import BLUR, SHARPEN, THINNED, Progress, Save, Trail, cold, descend, thinned
+from flowpairs.pipeline.ot.sinkhorn.solver import ProblemArrays, check_limits, finish_coupling
+from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate, SurrogateSolution
+from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.tiles.kernel import LOG2E
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
+from flowpairs.pipeline.ot.tiles.tiling import Workers
+
+CLOSE = 0.008  # to the sharpness that was asked for
+STILL = 0.004  # so near to it eps stays
+MOVES = 12  # of eps, at most
+GUESS = 0.02  # L1 error of the stand-in's solutions in the search
+HELD = 0.8  # share of the plan that the stand-in must hold to be asked for eps
+STEPS = 12  # of the search on a stand-in, at most
+SLOPE = 1.0  # of the logit of E over log eps: between 0.4 and 2 on all data looked at
+SLOPES = 0.1, 4.0  # what is believed
+APART = 0.02  # of log eps, from which two passes tell a slope
+
+BROAD = 0.4  # sharpness down to which a thinned problem stands for the whole
+FEWEST, ENOUGH = 64, 512  # rows of a thinned problem
+MANY = 4  # rows of the whole behind each of them, at least
+ROUGH = 0.02  # L1 error at which its sharpness is known well enough
+PASSES = 40  # over it, at most
+
+
+@dataclass
+class Sharpness:
+    """The eps of a wanted sharpness; see `Aim`.
+
+    Args:
+        block: the problem.
+        wanted: the sharpness.
+        slope: of the logit of E over log eps, as far as is known.
+        estimated: whether the first eps is that of a thinned problem, so that a stand-in need not be asked above it.
+        moves: of eps so far.
+        log_eps, logit: where E was last looked at, and that of E.
+    """
+
+    block: ProblemArrays
+    wanted: float
+    slope: float = SLOPE
+    estimated: bool = False
+    moves: int = 0
+    log_eps: float = math.nan
+    logit: float = math.nan
+
+    def __post_init__(self) -> None:
+        self.marginals = (entropy(self.block.a) + entropy(self.block.b)) / 2
+
+    def met(self, sweep: Sweep) -> bool:
+        """See `Aim.met`."""
+        assert sweep.bits is not None
+        reached = entropy(self.block.a) + self.block.share.total(self.block.a * sweep.bits) / LOG2E
+        return abs(reached / self.marginals - 1 - self.wanted) < CLOSE or self.moves >= MOVES
+
+    def eps(self, surrogate: Surrogate, trail: Trail) -> float:
+        """See `Aim.eps`."""
+        here = self._of(surrogate.solve(1.0, GUESS))
+        log_eps, logit = math.log(trail.level), _logit(here)
+        if abs(log_eps - self.log_eps) > APART:
+            self.slope = min(max((logit - self.logit) / (log_eps - self.log_eps), SLOPES[0]), SLOPES[1])
+        self.log_eps, self.logit = log_eps, logit
+        if self.estimated and trail.level > trail.eps and here > self.wanted:
+            return trail.eps
+        if abs(here - self.wanted) < STILL or self.moves >= MOVES:
+            return trail.level
+        self.moves += 1
+        step = (_logit(self.wanted) - logit) / self.slope
+        if step < 0:
+            step = -self._down(surrogate, -step)
+        return trail.level * math.exp(min(step, math.log(SHARPEN)))
+
+    def _down(self, surrogate: Surrogate, step: float) -> float:
+        """How far to lower log eps: by `step`, or by what the stand-in says where it holds most of the plan."""
+        low, high = 0.0, math.log(SHARPEN)
+        last, logit, at = 0.0, self.logit, min(step, high)
+        for _ in range(STEPS):
+            solution = surrogate.solve(math.exp(at), GUESS)
+            found = self._of(solution)
+            if solution.rest > 1 - HELD or abs(found - self.wanted) < STILL / 4 or (at == high and found > self.wanted):
+                break
+            low, high = (at, high) if found > self.wanted else (low, at)
+            slope = (_logit(found) - logit) / (at - last)
+            last, logit = at, _logit(found)
+            at = at + (_logit(self.wanted) - logit) / slope if slope < 0 else low
+            if not low < at < high:
+                at = (low + high) / 2
+        return at
+
+    def _of(self, solution: SurrogateSolution) -> float:
+        return solution.entropy / self.marginals - 1
+
+
+def check_reachable(sharpness: float, source: float, target: float) -> None:
+    """Refuse a sharpness below that of a permutation, which no coupling of two sides of other entropies is.
+
+    H(P) is at least that of the wider side, since every row of it has a partner.
+
+    Args:
+        sharpness: E that is asked for.
+        source, target: H of the marginals; log n where rows count alike.
+
+    Raises:
+        InputError: no coupling is so sharp.
+    """
+    least = abs(source - target) / (source + target)
+    if sharpness <= least:
+        raise InputError(
+            f"entropy={sharpness:g}: no coupling of two sides of {math.exp(source):,.0f} and {math.exp(target):,.0f} "
+            f"rows of equal weight is below {least:.3f}; give more, sides nearer in size, or rel_eps"
+        )
+
+
+def solve_for_sharpness(
+    problem: Problem,
+    sharpness: float,
+    *,
+    tol: float = 1e-3,
+    max_passes: int = 20_000,
+    progress: Progress | None = None,
+    team: Team = SINGLE,
+    resume: dict[str, Float64[Tensor, "..."]] | None = None,
+    save: Save | None = None,
+    backend: BackendName = "auto",
+) -> EntropicCoupling:
+    """Find the eps whose coupling has the sharpness E = 2 H(P) / (H(a) + H(b)) - 1, and that coupling.
+
+    `report.entropy` is what was reached, and `report.converged` speaks of the marginals alone.
+
+    Args:
+        problem: the block; its eps is ignored, and the coupling's problem holds the one found.
+        sharpness: in (0, 1); 0 a permutation, 1 independent.
+        tol, max_passes, progress, team, resume, save, backend: as `solve_sinkhorn`, over all passes.
+
+    Raises:
+        InputError: a sharpness outside (0, 1) or that no coupling has, tol or max_passes out of range, or marginals
+            of which one is a point.
+    """
+    if not 0 < sharpness < 1:
+        raise InputError(f"entropy={sharpness!r}: lies between 0 (a permutation) and 1 (independent); give 0.1, say")
+    check_limits(tol, max_passes)
+    started = time.perf_counter()
+    with Workers(problem.x0.device):
+        block = ProblemArrays(problem, team, choose(backend, problem))
+        if min(len(block.a), len(block.b)) == 1 or block.std == 0:
+            raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
+        check_reachable(sharpness, entropy(block.a), entropy(block.b))
+        if resume is None:
+            aim, trail = _first(block, sharpness, tol)
+        else:
+            slope, estimated, moves, log_eps, logit = resume["search"].tolist()
+            aim = Sharpness(block, sharpness, slope, bool(estimated), int(moves), log_eps, logit)
+            trail = Trail.of(resume, block.a.device)
+        last, trail = descend(
+            block.kernel,
+            block.a,
+            block.b,
+            block.std,
+            trail,
+            tol,
+            max_passes,
+            aim=aim,
+            progress=progress,
+            save=None if save is None else partial(_saved, save, aim),
+            team=team,
+        )
+        return finish_coupling(block, trail, last, tol, started)
+
+
+def _first(block: ProblemArrays, wanted: float, tol: float) -> tuple[Sharpness, Trail]:
+    """Where the search begins: at a blurred eps, or where a thinned problem leaves the same mutual information.
+
+    H(a) + H(b) - H(P) = (1 - E) (H(a) + H(b)) / 2 hardly depends on how many points stand for two densities, as long as
+    each has many partners. Sharp plans have too few, but show their entropy on the stand-in of a blurred pass.
+    """
+    aim, eps = Sharpness(block, wanted), BLUR * block.std
+    least = min(len(block.a), len(block.b))
+    every = min(max(least // ENOUGH, MANY), THINNED)
+    if least // every >= FEWEST:
+        few = ProblemArrays(thinned(block.supported, 1.0, every), SINGLE, block.kernel.backend)
+        alike = 1 - (1 - wanted) * aim.marginals / ((entropy(few.a) + entropy(few.b)) / 2)
+        if alike > BROAD and few.std > 0:
+            rough = max(tol, ROUGH)
+            small, trail = _first(few, alike, rough)
+            _, trail = descend(few.kernel, few.a, few.b, few.std, trail, rough, PASSES, aim=small)
+            # Of the same information over log eps.
+            aim.slope, aim.estimated, eps = small.slope * alike / wanted, True, trail.eps
+    return aim, cold(block.kernel, eps, block.std, tol, block.team)
+
+
+def _saved(save: Save, aim: Sharpness, arrays: dict[str, Float64[Tensor, "..."]]) -> None:
+    state = [aim.slope, aim.estimated, aim.moves, aim.log_eps, aim.logit]
+    save({**arrays, "search": torch.tensor(state, dtype=torch.float64)})
+
+
+def _logit(level: float) -> float:
+    level = min(max(level, 1e-6), 1 - 1e-6)
+    return math.log(level / (1 - level))

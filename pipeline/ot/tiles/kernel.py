@@ -1,0 +1,130 @@
+"""The Gibbs kernel of a problem, as base-2 logits computed a tile at a time.
+
+Inside the solver everything is in base 2: with s = log2(e) / eps and the cost split into C_ij = c_ij + p_i + q_j,
+
+    logits_ij = -s c_ij + gamma_j,  gamma_j = s (g_j - q_j) + log2 b_j,  phi_i = log2 sum_j 2^logits_ij = s (p_i - f_i).
+
+Base 2 because exp2, unlike exp, does not slow down where it underflows, which is where most entries lie at small eps.
+Where c is an inner product, it is that of the centred points, since an offset of the data only moves the potentials but
+would cost float32 its digits, and one matrix product with a column more gives the logits.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
+from flowpairs.pipeline.ot.costs.cost import centred, tile
+from flowpairs.pipeline.ot.problem import Problem
+from flowpairs.pipeline.ot.sinkhorn.gaussian import gaussian_potential
+from flowpairs.pipeline.ot.tiles.logits import CostLogits, InnerLogits, Logits
+
+LOG2E = 1 / math.log(2)
+NEVER = -1e30  # a logit that stands for zero probability and, unlike -inf, survives subtraction
+
+
+class Kernel(ABC):
+    """What the solver asks of a problem's geometry, at any eps; all rows and columns, zero weights included.
+
+    Args:
+        problem: whose points and weights.
+        p, q: the parts of the cost that the potentials absorb, float64 [n], [m].
+        backend: what reduces the logits.
+    """
+
+    def __init__(self, problem: Problem, p: Float[Tensor, " n"], q: Float[Tensor, " m"], backend: Backend) -> None:
+        self.problem, self.p, self.q, self.backend = problem, p, q, backend
+        self.log_b = torch.log2(problem.weights()[1]).clamp(min=NEVER)
+
+    def gamma(self, g: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
+        """The columns' part of the logits from the potential g, in units of the cost."""
+        return (g.double() - self.q) * (LOG2E / eps) + self.log_b
+
+    def g(self, gamma: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
+        """The potential g, in units of the cost, from the columns' part of the logits."""
+        return (gamma - self.log_b) * (eps / LOG2E) + self.q
+
+    def f(self, phi: Float[Tensor, " n"], eps: float) -> Float[Tensor, " n"]:
+        """The potential f, in units of the cost, from the rows' log-sums."""
+        return self.p - phi * (eps / LOG2E)
+
+    def rescaled(self, gamma: Float[Tensor, " m"], sharpen: float) -> Float[Tensor, " m"]:
+        """gamma of the same g at 1 / sharpen times the eps."""
+        return (gamma - self.log_b) * sharpen + self.log_b
+
+    @abstractmethod
+    def closed_form(self, eps: float) -> Float[Tensor, " m"] | None:
+        """gamma of Gaussians with the data's moments, where the cost has such a formula."""
+
+    @abstractmethod
+    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> Logits:
+        """The logits at `gamma` and `eps`, ready for tiles."""
+
+    @abstractmethod
+    def dense(self) -> Float[Tensor, "n m"]:
+        """c, written down in float64: for problems small enough."""
+
+
+def kernel_of(problem: Problem, backend: Backend = TORCH) -> Kernel:
+    """The kernel of the problem's cost."""
+    return CostKernel(problem, backend) if callable(problem.cost) else InnerKernel(problem, backend)
+
+
+class InnerKernel(Kernel):
+    """The dot product, c = -x.y, and the squared distance, c = -2 x.y, of the centred points x, y."""
+
+    def __init__(self, problem: Problem, backend: Backend) -> None:
+        a, b = problem.weights()
+        (centre0, self.rows), (centre1, self.columns) = centred(problem.x0, a), centred(problem.x1, b)
+        if problem.cost == "dot":
+            self.factor = 1.0
+            p, q = -(problem.x0.double() @ centre1), -(self.columns @ centre0)
+        else:
+            self.factor = 2.0
+            apart = centre0 - centre1
+            p = self.rows.square().sum(1) + 2 * (self.rows @ apart) + apart @ apart
+            q = self.columns.square().sum(1) - 2 * (self.columns @ apart)
+        super().__init__(problem, p, q, backend)
+
+    def closed_form(self, eps: float) -> Float[Tensor, " m"]:
+        """See `Kernel.closed_form`."""
+        a, b = self.problem.weights()
+        dot_eps = eps / self.factor
+        return gaussian_potential(self.rows, self.columns, a, b, dot_eps) * (LOG2E / dot_eps) + self.log_b
+
+    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> "InnerLogits":
+        """See `Kernel.bound`."""
+        dtype = self.problem.x0.dtype
+        one = self.rows.new_ones(len(self.rows), 1)
+        left = torch.cat([self.rows * (self.factor * LOG2E / eps), one], 1)
+        right = torch.cat([self.columns, gamma[:, None]], 1)
+        return InnerLogits(left.to(dtype), right.to(dtype))
+
+    def dense(self) -> Float[Tensor, "n m"]:
+        """See `Kernel.dense`."""
+        return (self.rows @ self.columns.T).mul_(-self.factor)
+
+
+class CostKernel(Kernel):
+    """A cost given as a function of tiles."""
+
+    def __init__(self, problem: Problem, backend: Backend) -> None:
+        a, b = problem.weights()
+        super().__init__(problem, torch.zeros_like(a), torch.zeros_like(b), backend)
+
+    def closed_form(self, eps: float) -> None:
+        """There is none; see descent.py for where such a solve starts."""
+
+    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> "CostLogits":
+        """See `Kernel.bound`."""
+        problem = self.problem
+        assert callable(problem.cost)
+        return CostLogits(problem.cost, problem.x0, problem.x1, -LOG2E / eps, gamma.to(problem.x0.dtype))
+
+    def dense(self) -> Float[Tensor, "n m"]:
+        """See `Kernel.dense`."""
+        assert callable(self.problem.cost)
+        return tile(self.problem.cost, self.problem.x0.double(), self.problem.x1.double())

@@ -1,0 +1,98 @@
+"""One block over several processes: each does the same steps, the passes over its own rows only.
+
+The rows are cut into sections, the same ones however many processes there are, and a process owns whole sections. What
+sections add to a sum over all rows is turned into integers before it is added (vectors), or added in the sections'
+order (numbers), so a result has the same bits whatever the number of processes. Only such sums travel.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.tiles.tiling import TileRun, sections, tile_runs
+
+UNIT = 2.0**62  # what a mass of 1 counts in integers: all of them fit, and a mass of 1e-6 keeps 42 bits
+
+
+@runtime_checkable
+class Team(Protocol):
+    """Processes that solve one block together, this one among them."""
+
+    rank: int
+    size: int
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Replace `values` by its sum over the members, in place, and return it."""
+
+
+class SingleProcess:
+    """A team of one."""
+
+    rank, size = 0, 1
+
+    def sum(self, values: Tensor) -> Tensor:
+        """See `Team.sum`."""
+        return values
+
+
+SINGLE = SingleProcess()
+
+
+class RowPartition:
+    """The rows of an n x m kernel that this member of `team` works on.
+
+    Attributes:
+        sections: of all rows, in order.
+        mine: numbers of the sections that are this member's.
+        rows: what they span.
+    """
+
+    def __init__(self, n: int, m: int, device: torch.device, team: Team = SINGLE) -> None:
+        self.n, self.m, self.device, self.team = n, m, device, team
+        self.sections = sections(n, m, device)
+        count = len(self.sections)
+        self.mine = range(count * team.rank // team.size, count * (team.rank + 1) // team.size)
+        bounds = [section.start for section in self.sections] + [n]
+        self.rows = slice(bounds[self.mine.start], bounds[self.mine.stop])
+
+    def groups(self) -> list[TileRun]:
+        """Runs of tiles that cover this member's rows."""
+        return [group for k in self.mine for group in tile_runs(self.sections[k], self.m, self.device)]
+
+    def masses(self, parts: Int64[Tensor, " k"]) -> Float[Tensor, " k"]:
+        """Masses summed over the members, from this member's in integers (see `count`)."""
+        return self.team.sum(parts).double() / UNIT
+
+    def each(self, numbers: list[Tensor]) -> Float[Tensor, " sections"]:
+        """A number of every section, from those of this member's sections."""
+        out = torch.zeros(len(self.sections), dtype=torch.float64, device=self.device)
+        if numbers:
+            out[self.mine.start : self.mine.stop] = torch.stack(numbers).double()
+        return self.team.sum(out)
+
+    def total(self, values: Float[Tensor, " n"]) -> float:
+        """The sum over all rows; `values` need to be right for this member's."""
+        return self.each([values[self.sections[k]].sum() for k in self.mine]).sum().item()
+
+    def gather(self, values: Shaped[Tensor, "n *rest"]) -> Shaped[Tensor, "n *rest"]:
+        """All rows of `values`, of which every member knows its own."""
+        if self.team.size == 1:
+            return values
+        whole = torch.zeros_like(values)
+        whole[self.rows] = values[self.rows]
+        return self.team.sum(whole)
+
+
+def check_team(size: int, n: int, m: int, device: torch.device) -> None:
+    """Refuse a team larger than a block of n x m keeps busy, by `InputError`."""
+    most = len(sections(n, m, device))
+    if size > most:
+        raise InputError(f"cluster.actors_per_block={size}: a block of {n} source rows keeps {most} busy; lower it")
+
+
+def to_fixed_point(masses: Float[Tensor, "*k"]) -> Int64[Tensor, "*k"]:
+    """Masses of at most 1 as integers, whose sums are exact in any order."""
+    return (masses.double() * UNIT).long()

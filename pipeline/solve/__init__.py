@@ -1,0 +1,1 @@
+"""One block, or one semi-discrete problem, from features to pairs, in one process; no Ray."""

@@ -1,0 +1,141 @@
+"""From a block's features to its pairs: numpy in, numpy out, the coupling itself on the device in between."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from flowpairs.pipeline import ot
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import CouplingConfig
+from flowpairs.pipeline.ot.costs.geodesic import Lookup, geodesic_cost, points
+from flowpairs.pipeline.ot.sinkhorn.descent import Save
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
+
+
+def solve_block(
+    options: CouplingConfig,
+    problem: ot.Problem,
+    *,
+    g0: Float64[Tensor, " m"] | None = None,
+    team: Team = SINGLE,
+    resume: dict[str, Tensor] | None = None,
+    save: Save | None = None,
+) -> ot.Coupling:
+    """The coupling that the config asks for; its epsilon is relative, absolute, or found by its sharpness.
+
+    Args:
+        options: method, epsilon and tolerance.
+        problem: what `pose` made; its eps is still to be set.
+        g0: a target potential to start from; see `known.start`.
+        team, resume, save: as for `solve_sinkhorn`.
+    """
+    if options.method == "exact":
+        return ot.solve_exact(problem)
+    if options.method == "independent":
+        return ot.independent(problem)
+    limits: dict[str, Any] = {"tol": options.tol, "max_passes": options.max_passes, "backend": options.backend}
+    together: dict[str, Any] = {"team": team, "resume": resume, "save": save}
+    if options.entropy is not None:
+        return ot.solve_for_sharpness(problem, options.entropy, **limits, **together)
+    if options.rel_eps is not None:
+        problem = problem.at(options.rel_eps, team)
+    else:
+        assert options.eps is not None, "the config fills in one of the three"
+        problem = replace(problem, eps=options.eps)
+    return ot.solve_sinkhorn(problem, g0=g0, **limits, **together)
+
+
+def build_problem(
+    options: CouplingConfig,
+    x0: Float[Tensor, "n k"],
+    x1: Float[Tensor, "m k"],
+    a: Float64[Tensor, " n"] | None = None,
+    b: Float64[Tensor, " m"] | None = None,
+    matrix: Float[Tensor, "n m"] | None = None,
+) -> ot.Problem:
+    """The coupling problem of a block, at an eps that is not yet known.
+
+    Args:
+        options: whose cost.
+        x0, x1: features of the two sides.
+        a, b: their weights; None: uniform.
+        matrix: the block's part of a precomputed cost.
+
+    Raises:
+        InputError: no graph for a geodesic cost, or one that does not fit in memory.
+    """
+    if options.cost == "geodesic":
+        _check_memory(len(x0), len(x1))
+        found = geodesic_cost(x0.cpu().numpy(), x1.cpu().numpy(), options.neighbours, options.heat)
+        matrix = torch.from_numpy(found).to(x0.device)
+    if matrix is not None:
+        return ot.Problem(points(len(x0), x0.device), points(len(x1), x0.device), 1.0, a, b, Lookup(matrix))
+    cost = options.cost_function()
+    assert cost != "geodesic"
+    assert cost != "precomputed"
+    return ot.Problem(x0, x1, 1.0, a, b, cost)
+
+
+def draw_pairs(
+    coupling: ot.Coupling,
+    uniforms: Float64[np.ndarray, " n"],
+    rows: Int64[np.ndarray, " n"] | None,
+    order: Int64[np.ndarray, " m"] | None,
+    *,
+    backward: bool = False,
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """The pairs of a block: source rows and target rows.
+
+    Args:
+        coupling: of the block.
+        uniforms: one a pair, in [0, 1).
+        rows: of the side that is drawn for, one a pair; None: every source row once.
+        order: a random order of the other side's rows for a balanced draw; None for a categorical one.
+        backward: draw source rows for target rows.
+    """
+    seen = coupling.swapped() if backward else coupling
+    device = seen.problem.x0.device
+    u = torch.from_numpy(uniforms).to(device)
+    if rows is None:
+        rows = np.arange(seen.problem.n)
+    else:
+        seen = seen.chosen(torch.from_numpy(rows).to(device))
+    partners = seen.draw(u) if order is None else seen.draw_balanced(u, torch.from_numpy(order).to(device))
+    drawn = partners.cpu().numpy()
+    return (drawn, rows) if backward else (rows, drawn)
+
+
+def allot_rows(
+    weights: Float64[np.ndarray, " k"], pairs: int, u: float, order: Int64[np.ndarray, " pairs"]
+) -> Int64[np.ndarray, " pairs"]:
+    """A row for each pair, each as often as its weight says, rounded up or down so that the mean is exact.
+
+    Systematic sampling: the pairs' places are 0, 1, 2, ... on a line on which each row is as long as its share of them,
+    shifted by one uniform u; then in a random order, so that the first pairs are as good as any.
+
+    Args:
+        weights: summing to 1.
+        pairs: how many.
+        u: in [0, 1).
+        order: a permutation of the pairs.
+    """
+    ends = np.cumsum(weights)[:-1] * pairs
+    ends = np.where(np.abs(ends - ends.round()) < 1e-9 * pairs, ends.round(), ends)  # equal weights, equal counts
+    edges = np.floor(np.concatenate([[0.0], ends, [pairs]]) + min(u, 1 - 1e-9)).astype(np.int64)  # 1 + u must not be 2
+    return np.repeat(np.arange(len(weights)), np.diff(edges))[order]
+
+
+def _check_memory(n: int, m: int) -> None:
+    """Refuse a geodesic cost whose matrices do not fit."""
+    from flowpairs.pipeline.ot.exact import available_memory
+
+    needed, free = 28 * (n + m) * m, available_memory()
+    if needed > free:
+        raise InputError(
+            f"coupling.cost=geodesic: {n} x {m} rows need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
+            "free; give a smaller coupling.n"
+        )

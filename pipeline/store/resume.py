@@ -1,0 +1,220 @@
+"""What a coupling job finds in its output directory, and whether it may go on there."""
+
+import os
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from flowpairs.pipeline import config as configs
+from flowpairs.pipeline.base.atomic import write_array
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.blocks import features as feature_maps
+from flowpairs.pipeline.blocks.division import Blocks
+from flowpairs.pipeline.blocks.features import Features
+from flowpairs.pipeline.blocks.source import SourceData
+from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.data.spec import Target
+from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.integrity import damage
+
+
+def find_complete(config: CoupleConfig, directory: AnyPath) -> format.Index | None:
+    """Look at the output directory before anything is started; the index when the store is already complete.
+
+    Raises:
+        InputError: as `admit`.
+    """
+    earlier = check_directory(config, directory)
+    if earlier is None:
+        return None
+    finished = _finished(directory) if _paths(config) == _paths(earlier) else None
+    if finished is None:
+        _refuse_unwritable(directory)
+    return finished
+
+
+def check_directory(config: CoupleConfig, directory: AnyPath) -> CoupleConfig | None:
+    """The config of the store that is in the output directory, begun or complete; None where nothing is.
+
+    Raises:
+        InputError: a relative path inside a submitted job, a directory with other things in it, or a store made with
+            another config.
+    """
+    from flowpairs.pipeline.cluster.connect import in_submitted_job
+
+    if config.output.dir.startswith("memory://"):
+        raise InputError(
+            f"output.dir={config.output.dir!r}: every process has a memory of its own, and actors are others; "
+            "give a directory or a URL that all nodes reach, as in s3://bucket/pairs"
+        )
+    if in_submitted_job() and isinstance(directory, Path) and not directory.is_absolute():
+        raise InputError(
+            f"output.dir={str(directory)!r}: relative, and a submitted job's working directory is thrown away; "
+            "give an absolute path on storage that all nodes share"
+        )
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"output.dir={str(directory)!r}: a file is in the way; give another directory")
+    if not directory.is_dir() or not any(directory.iterdir()):
+        _refuse_unwritable(directory)
+        return None
+    earlier = _earlier(directory)
+    if earlier is None:
+        raise InputError(
+            f"output.dir={str(directory)!r}: not empty and not a pair store; give an empty or a new directory"
+        )
+    _refuse_difference(config, earlier, directory)
+    return earlier
+
+
+def pin(config: CoupleConfig, key: str, found: str | None, source: str) -> CoupleConfig:
+    """The config with the fingerprint `coupling.KEY` of what was read from `coupling.SOURCE`.
+
+    Raises:
+        InputError: the config expects another.
+    """
+    wanted = getattr(config.coupling, key)
+    if wanted not in (None, found):
+        raise InputError(f"coupling.{key}={wanted!r}: what was read has {found!r}; mend coupling.{source} or remove it")
+    return config.model_copy(update={"coupling": config.coupling.model_copy(update={key: found})})
+
+
+def pin_data(config: CoupleConfig, directory: AnyPath, target: Target) -> CoupleConfig:
+    """The config with the fingerprints of the data that were read.
+
+    Raises:
+        InputError: the config or the store expects other data.
+    """
+    found = {"fingerprint": target.fingerprint, "columns_fingerprint": target.columns_fingerprint}
+    for key, value in found.items():
+        wanted = getattr(config.data, key)
+        if wanted not in (None, value):
+            raise InputError(f"data.{key}={wanted!r}: the data read have {value!r}; mend data.path or remove it")
+    pinned = config.model_copy(update={"data": config.data.model_copy(update=found)})
+    earlier = _earlier(directory)
+    if earlier is not None:
+        _refuse_difference(pinned, earlier, directory)
+    return pinned
+
+
+def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, source: SourceData | None = None) -> None:
+    """Make the directories, write the resolved config and sweep out what a dead run left half-written."""
+    for part in (directory, directory / "shards", directory / "potentials"):
+        part.mkdir(parents=True, exist_ok=True)
+        if isinstance(part, Path):  # at a URL nothing is ever half-written
+            for temporary in part.glob(".*.tmp"):
+                temporary.unlink(missing_ok=True)
+    if format.keeps_data(config.output.payload, config.coupling.method):
+        copies = {"data.npy": target.x, "labels.npy": target.labels}
+        if source is not None and source.fingerprint != target.fingerprint:
+            copies["source.npy"] = source.x
+        for name, values in copies.items():
+            if values is not None and not (directory / name).is_file():
+                write_array(directory / name, values)
+    if _earlier(directory) is None:
+        remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
+        configs.save(config, directory / "config.yaml", remark)
+
+
+def store_features(
+    config: CoupleConfig, directory: AnyPath, x: Float32[np.ndarray, "N ..."], source: SourceData | None = None
+) -> Features:
+    """The feature map: the one that the store recorded, or a new one that is recorded now.
+
+    Of two sides it is one map, of the data of both that take part, so that distances are those between the data.
+    """
+    path = directory / "features.npz"
+    if path.is_file():
+        return feature_maps.load_features(path)
+    if source is None:
+        fitted = feature_maps.fit_features(x, config.features.pca, flips=config.data.flips)
+    else:
+        ids = [np.unique(np.concatenate([leg.source for leg in source.legs]))]
+        ids += [np.unique(np.concatenate([leg.target for leg in source.legs]))]
+        rows = [feature_maps.evenly_spaced(side, part) for side, part in zip((source.x, x), ids, strict=True)]
+        fitted = feature_maps.fit_features(np.concatenate(rows), config.features.pca, flips=False)
+    feature_maps.save_features(fitted, path)
+    return fitted
+
+
+def blocks_done(directory: AnyPath, blocks: Blocks) -> set[int]:
+    """The blocks of which every shard is there; found from what is on disk, as a job may have any number of them."""
+    shards, per_block = directory / "shards", len(blocks.shards(0))
+    names = [path.name for path in shards.iterdir()] if shards.is_dir() else []
+    numbers = [int(name[len("pairs-") : -len(".json")]) for name in names if fnmatch(name, "pairs-[0-9]*.json")]
+    begun = {number // per_block for number in numbers}
+    return {block for block in begun if block < blocks.count and block_done(directory, blocks, block)}
+
+
+def block_done(directory: AnyPath, blocks: Blocks, block: int) -> bool:
+    """Whether every shard of the block is there with its sidecar and its recorded size."""
+    for number in blocks.shards(block):
+        sidecar = format.sidecar_path(directory, format.shard_name(number))
+        if not sidecar.is_file() or damage(directory, format.read_sidecar(sidecar).shard, content=False):
+            return False
+    return True
+
+
+def _paths(config: CoupleConfig) -> tuple[str | None, ...]:
+    """Where all that a job reads lies."""
+    return config.data.path, getattr(config.source, "path", None), config.coupling.table, config.coupling.matrix
+
+
+def _finished(directory: AnyPath) -> format.Index | None:
+    """The index, where all that it promises is there, shards in their size; an index that promises more goes."""
+    path = directory / "index.json"
+    if not path.is_file():
+        return None
+    index = format.read_index(directory)
+    lost = [shard.name for shard in index.shards if not _in_place(directory, shard)]
+    copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])]
+    copies += [format.source_copy(index)] if index.two_sided else []
+    copies = copies if format.keeps_data(index.payload, index.method) else []
+    if index.method == "semidiscrete":
+        copies += ["features.npz", "potentials/g.npy", "potentials/semidiscrete.json"]
+    lost += [name for name in copies if not (directory / name).is_file()]
+    if not lost:
+        return index
+    _refuse_unwritable(directory)
+    print(f"{directory}: {', '.join(lost)} missing or cut short; making these again", file=sys.stderr)
+    path.unlink()
+    return None
+
+
+def _refuse_unwritable(directory: AnyPath) -> None:
+    """Refuse a place where nothing can be written, before anything is computed for it."""
+    if not isinstance(directory, Path):  # the first file, config.yaml, tells
+        return
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        raise InputError(f"output.dir={str(directory)!r}: {there} cannot be written; give a directory that can")
+
+
+def _in_place(directory: AnyPath, shard: format.Shard) -> bool:
+    """Whether the shard and its sidecar are there, the tar in its recorded size.
+
+    Its bytes are not hashed: whole stores would be read at every start, and what is read for training is hashed then.
+    """
+    return format.sidecar_path(directory, shard.name).is_file() and damage(directory, shard, content=False) is None
+
+
+def _earlier(directory: AnyPath) -> CoupleConfig | None:
+    path = directory / "config.yaml"
+    return configs.load(CoupleConfig, path) if path.is_file() else None
+
+
+def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: AnyPath) -> None:
+    ours, theirs = config.determining(), earlier.determining()
+    if config.data.fingerprint is None:  # not read yet
+        for part in ("data", "source", "coupling"):
+            for tree in (ours, theirs):
+                tree[part] = {key: value for key, value in tree[part].items() if not key.endswith("fingerprint")}
+    differences = configs.differing(ours, theirs)
+    if differences:
+        raise InputError(
+            f"output.dir={str(directory)!r}: holds pairs of another config; {', '.join(differences)}; "
+            "give another output.dir or the same values"
+        )

@@ -1,0 +1,200 @@
+"""Semi-discrete potentials against closed forms, POT and plain sums; the same bits by any number of processes."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import ot as pot
+import pytest
+import torch
+from support.teams import in_teams
+from torch import Tensor
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot import Problem
+from flowpairs.pipeline.ot.semidiscrete.point_pass import point_pass
+from flowpairs.pipeline.ot.semidiscrete.solver import (
+    Semidiscrete,
+    chi_square,
+    semidiscrete_cost_std,
+    solve_semidiscrete,
+)
+from flowpairs.pipeline.ot.semidiscrete.targets import BATCH, Targets
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
+from flowpairs.pipeline.ot.tiles.tiling import Workers
+
+
+class Gaussian:
+    """Standard Gaussian points by number, each from a generator of its own block of 512."""
+
+    def __init__(self, dim: int, seed: int = 0) -> None:
+        self.dim, self.seed = dim, seed
+
+    def points(self, first: int, count: int) -> Tensor:
+        blocks = range(first // 512, -(-(first + count) // 512))
+        rows = [np.random.default_rng([self.seed, k]).standard_normal((512, self.dim), np.float32) for k in blocks]
+        return torch.from_numpy(np.concatenate(rows)[first - 512 * blocks[0] :][:count])
+
+
+def data(n: int, dim: int, seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    y = torch.randn(n, dim, generator=random) * torch.linspace(0.5, 2, dim)
+    return y + torch.randint(0, 3, (n, 1), generator=random)
+
+
+def masses(y: Tensor, g: Tensor, eps: float, points: Tensor, b: Tensor | None = None) -> Tensor:
+    """Mean probabilities of the data, by their definition."""
+    scores = g + points.double() @ y.double().T
+    if eps == 0:
+        return torch.bincount(scores.argmax(1), minlength=len(y)) / len(points)
+    return (scores / eps + (0 if b is None else b.log())).softmax(1).mean(0)
+
+
+def fresh_chi2(y: Tensor, solved: Semidiscrete, b: Tensor | None = None) -> float:
+    """The chi-square on many points of another seed; what they add by chance is N / points."""
+    target = torch.full((len(y),), 1 / len(y), dtype=torch.float64) if b is None else b
+    points = Gaussian(y.shape[1], seed=99).points(0, 400 * len(y))
+    p = masses(y, solved.g, solved.report.eps, points, b)
+    return ((p - target).square() / target).sum().item() - (1 / 400 if solved.report.eps == 0 else 0)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.02, 0.5])
+def test_data_get_their_masses_from_points_that_the_solve_has_not_seen(eps: float) -> None:
+    y = data(300, 5)
+    solved = solve_semidiscrete(Targets(y), Gaussian(5), eps, chi2=0.05)
+    assert solved.report.converged
+    assert solved.report.chi2 <= 0.05
+    assert fresh_chi2(y, solved) < 0.05
+    # Statistically little is wasted: the best that P points can give is about N / P.
+    assert solved.report.points < 6 * 300 / 0.05
+
+
+def test_cells_on_a_line_lie_where_the_normal_distribution_has_them() -> None:
+    """In one dimension cells are intervals, whose ends the closed form knows: quantiles of k / N."""
+    y = torch.tensor([[-1.0], [0.1], [0.2], [3.0]])
+    g = solve_semidiscrete(Targets(y), Gaussian(1), 0.0, chi2=0.002).g
+    cells = torch.tensor([(g[k] - g[k + 1]).item() / (y[k + 1] - y[k]).item() for k in range(3)])
+    assert torch.allclose(cells, torch.tensor([-0.6745, 0.0, 0.6745]), atol=0.08)
+
+
+def test_weights_of_the_data() -> None:
+    y, b = data(60, 3), torch.linspace(1, 9, 60, dtype=torch.float64)
+    b /= b.sum()
+    solved = solve_semidiscrete(Targets(y, b), Gaussian(3), 0.1, chi2=0.02)
+    assert fresh_chi2(y, solved, b) < 0.02
+
+
+def test_the_dual_value_is_that_of_pots_plan_between_many_points() -> None:
+    y = data(40, 2)
+    points = Gaussian(2, seed=5).points(0, 4000)
+    even, weights = np.full(4000, 1 / 4000), np.full(40, 1 / 40)
+    exact = pot.emd2(even, weights, -(points.double() @ y.double().T).numpy())
+    g = solve_semidiscrete(Targets(y), Gaussian(2), 0.0, chi2=0.01).g
+    value = -(g + points.double() @ y.double().T).amax(1).mean() + g.mean()
+    assert value.item() == pytest.approx(exact, rel=5e-3)
+
+
+def test_a_pass_measures_what_its_definition_says() -> None:
+    y, source, points = data(1500, 4), Gaussian(4), 3000
+    g = torch.randn(1500, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    targets = Targets(y)
+    with Workers(targets.own.device) as workers:
+        crowd = point_pass(targets, source, 700, points, g, 0.4, 2.0**-10, workers)
+    x = source.points(700, points).double()
+    scores = g + x @ y.double().T
+    p = (scores / 0.4).softmax(1)
+    assert torch.allclose(crowd.masses, p.mean(0), rtol=1e-4, atol=1e-9)
+    assert torch.equal(crowd.hits, torch.bincount(scores.argmax(1), minlength=1500))
+    kept = p >= 2.0**-10
+    assert len(crowd.entries.i) == pytest.approx(kept.sum().item(), rel=1e-3)
+    assert torch.allclose(crowd.squares, (p * kept).square().sum(0), rtol=1e-3, atol=1e-5)
+    shares = (p[crowd.entries.j.long(), crowd.entries.i.long()] / p.sum(0)[crowd.entries.i.long()]).log2()
+    assert torch.allclose(crowd.entries.logits, shares, atol=1e-3)
+    # The unbiased chi-square leaves out every point's meeting with itself.
+    total, own = p.sum(0), p.square().sum(0)
+    expected = 1500 * (total.square() - own).sum().item() / (points * (points - 1)) - 1
+    assert chi_square(targets, crowd, hard=False) == pytest.approx(expected, rel=5e-3)
+
+
+def test_std_of_the_cost_is_the_one_of_blocks() -> None:
+    y, source = data(500, 4) + 3, Gaussian(4)
+    block = Problem(source.points(0, 2**14), y, 1.0).at(1.0)
+    assert semidiscrete_cost_std(Targets(y), source) == pytest.approx(block.eps, rel=1e-6)
+
+
+def test_resumed_after_any_round_it_ends_in_the_same_bits() -> None:
+    y, records = data(200, 4), []
+
+    def keep(arrays: dict[str, Tensor]) -> None:
+        records.append({name: value.clone() for name, value in arrays.items()})
+
+    whole = solve_semidiscrete(Targets(y), Gaussian(4), 0.0, chi2=0.05, save=keep)
+    assert len(records) == whole.report.rounds - 1 > 2
+    for record in records[1:]:
+        again = solve_semidiscrete(Targets(y), Gaussian(4), 0.0, chi2=0.05, resume=record)
+        assert torch.equal(again.g, whole.g)
+        assert again.report.points == whole.report.points
+
+
+def test_a_start_near_the_end_saves_points() -> None:
+    y = data(300, 5)
+    cold = solve_semidiscrete(Targets(y), Gaussian(5), 0.05, chi2=0.05)
+    warm = solve_semidiscrete(Targets(y), Gaussian(5, seed=1), 0.05, chi2=0.05, g0=cold.g + 7)
+    assert warm.report.converged
+    assert warm.report.points < cold.report.points
+
+
+@pytest.mark.parametrize("make", [lambda: torch.ones(5, 3), lambda: data(1, 3), lambda: data(2, 1)])
+def test_the_smallest_problems(make: Callable[[], Tensor]) -> None:
+    """One datum, two, or five that are alike and so share their points evenly at eps > 0."""
+    solved = solve_semidiscrete(Targets(make()), Gaussian(make().shape[1]), 0.1)
+    assert solved.report.converged
+    assert bool(torch.isfinite(solved.g).all())
+
+
+def test_what_cannot_converge_says_so() -> None:
+    """Two equal data have one cell between them, and the first gets all of it."""
+    solved = solve_semidiscrete(Targets(torch.ones(2, 1).repeat(3, 2)), Gaussian(2), 0.0)
+    assert not solved.report.converged
+    assert solved.report.chi2 > 0.5
+    short = solve_semidiscrete(Targets(data(300, 5)), Gaussian(5), 0.0, max_rounds=1)
+    assert (short.report.converged, short.report.rounds) == (False, 1)
+
+
+def test_bad_input_is_refused_in_a_sentence() -> None:
+    targets, source = Targets(data(20, 3)), Gaussian(3)
+    for options, sentence in (
+        ({"eps": -1.0}, "eps=-1.0: the regularisation"),
+        ({"eps": 0.0, "chi2": 0.0}, "chi2=0.0: give a chi-square between 0 and 1"),
+        ({"eps": 0.0, "max_rounds": 0}, "max_rounds=0"),
+        ({"eps": 0.0, "g0": torch.full((20,), torch.nan)}, "g0: shape"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            solve_semidiscrete(targets, source, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="b: needs one positive weight"):
+        Targets(data(20, 3), torch.zeros(20))
+    with pytest.raises(InputError, match="not finite"):
+        Targets(torch.full((3, 2), torch.inf))
+
+
+N = 700
+
+
+def answer(eps: float, team: Team) -> Tensor:
+    return solve_semidiscrete(Targets(data(N, 4), team=team), Gaussian(4), eps, chi2=0.2).g
+
+
+def found(team: Team) -> tuple[list[Tensor], list[int]]:
+    rows = RowPartition(N, BATCH, torch.device("cpu"), team).rows
+    return [answer(eps, team) for eps in (0.0, 0.05)], [rows.start, rows.stop]
+
+
+def test_processes_that_share_the_data_find_the_same_bits(tmp_path: Path) -> None:
+    expected = [answer(eps, SINGLE) for eps in (0.0, 0.05)]
+    for members in in_teams(found, (2, 3), tmp_path).values():
+        assert all(a[1][1] == b[1][0] for a, b in pairwise(members))
+        assert all(stop > start for _, (start, stop) in members)
+        for answers, _ in members:
+            for got, wanted in zip(answers, expected, strict=True):
+                assert torch.equal(got, wanted)

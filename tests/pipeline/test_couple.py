@@ -1,0 +1,225 @@
+"""The coupling job on a real Ray: the same bytes whoever computes them, and nothing lost when something dies."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from sklearn.datasets import load_digits
+from support.couplings import settings, shard_bytes
+from support.processes import actors
+
+from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.cluster.scheduler import work
+from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.block_reports import read_blocks
+from flowpairs.pipeline.store.status import read_status
+from flowpairs.pipeline.store.verify import verify
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
+    """An undisturbed run with one actor."""
+    directory = tmp_path_factory.mktemp("couple") / "reference"
+    couple(settings(directory))
+    return directory
+
+
+def test_the_store_is_what_was_asked_for(reference: Path) -> None:
+    index = format.read_index(reference)
+    assert (index.pairs, index.shape, index.num_classes, index.method) == (1500, (1, 8, 8), 10, "sinkhorn")
+    assert verify(reference).faults == []
+    blocks = read_blocks(reference)
+    assert [row["block"] for row in blocks] == [0, 1, 2, 3]
+    for row in blocks:
+        assert row["converged"]
+        assert max(row["source_error"], row["target_error"]) < 1e-3
+        assert row["cost_coupled"] < row["cost_independent"]
+    status = read_status(reference)
+    assert (status.complete, status.blocks, status.pairs, status.seconds_left) == (True, 4, 1500, 0.0)
+
+
+def test_two_actors_write_the_bytes_of_one(reference: Path, tmp_path: Path) -> None:
+    """Also where Ray Data reads the same data from a file."""
+    images, labels = load_digits(return_X_y=True)
+    path = tmp_path / "digits.npz"
+    np.savez(path, image=(images / 8 - 1).astype(np.float32).reshape(-1, 1, 8, 8), label=labels)
+    couple(settings(tmp_path / "two", data={"path": str(path)}, cluster={"actors": 2}))
+    assert shard_bytes(tmp_path / "two") == shard_bytes(reference)
+    assert (tmp_path / "two" / "index.json").read_bytes() == (reference / "index.json").read_bytes()
+
+
+def test_a_complete_store_is_left_alone(reference: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in reference.rglob("*")}
+    couple(settings(reference))
+    assert {path: path.stat().st_mtime_ns for path in reference.rglob("*")} == before
+
+
+def test_only_lost_blocks_are_computed_again(reference: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(reference, tmp_path / "mended"))
+    kept = (directory / "shards" / "pairs-000000.tar").stat().st_mtime_ns
+    (directory / "shards" / "pairs-000004.tar").unlink()
+    (directory / "shards" / ".pairs-000009.tar.1.tmp").write_bytes(b"half-written")
+    couple(settings(directory))
+    assert shard_bytes(directory) == shard_bytes(reference)
+    assert (directory / "shards" / "pairs-000000.tar").stat().st_mtime_ns == kept
+    assert not list((directory / "shards").glob(".*"))
+
+
+def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path) -> None:
+    """When the first block is in, an actor process gets a SIGKILL; its block is done again by a new one."""
+    killed: list[int] = []
+
+    def kill_once(_: dict[str, Any]) -> None:
+        if not killed:
+            killed.append(actors("CouplerActor")[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    directory = tmp_path / "actor-killed"
+    couple(settings(directory, cluster={"actors": 2}), on_block=kill_once)
+    assert killed
+    assert shard_bytes(directory) == shard_bytes(reference)
+
+
+def test_a_block_that_kills_every_actor_ends_the_job(local_ray: None) -> None:
+    class Mortal:
+        def solve(self, block: int) -> None:
+            if block == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def write(self) -> dict[str, Any]:
+            return {}
+
+    with pytest.raises(JobError, match="block 1 killed 3 actors"):
+        list(work(SimpleNamespace(hire=ray.remote(Mortal).remote, dismiss=ray.kill), 1, [[0, 1, 2]]))
+
+
+def test_a_block_is_written_while_the_next_one_is_solved(local_ray: None) -> None:
+    """Writing a block waits for the next to be begun, which would be for ever if they took turns."""
+
+    class Patient:
+        def __init__(self) -> None:
+            self.begun, self.written = [threading.Event() for _ in range(3)], 0
+
+        def solve(self, block: int) -> None:
+            self.begun[block].set()
+
+        @ray.method(concurrency_group="write")
+        def write(self) -> dict[str, Any]:
+            block, self.written = self.written, self.written + 1
+            assert block == 2 or self.begun[block + 1].wait(30)
+            return {"block": block}
+
+    actor = ray.remote(concurrency_groups={"write": 1})(Patient)
+    posts = SimpleNamespace(hire=actor.remote, dismiss=ray.kill)
+    assert [row["block"] for row in work(posts, 1, [[0, 1, 2]])] == [0, 1, 2]
+
+
+def test_another_config_in_the_same_directory_is_refused(reference: Path) -> None:
+    with pytest.raises(InputError, match=r"coupling.rel_eps \(0.1 there, 0.2 here\)"):
+        couple(settings(reference, coupling={"rel_eps": 0.2}))
+
+
+def test_other_data_in_the_same_directory_are_refused(reference: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", image=np.zeros((500, 1, 8, 8), np.float32), label=np.arange(500) % 10)
+    with pytest.raises(InputError, match=r"data.fingerprint \("):
+        couple(
+            settings(reference.parent / "reference", data={"path": str(tmp_path / "other.npz")}, output={"pairs": 1500})
+        )
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="not empty and not a pair store"):
+        couple(settings(tmp_path))
+
+
+def test_a_block_that_does_not_converge_fails_the_job(tmp_path: Path, local_ray: None) -> None:
+    hopeless = {"rel_eps": 0.003, "max_passes": 1, "tol": 1e-9}
+    with pytest.raises(JobError, match=r"block \d stopped after .* passes at a marginal error of") as failed:
+        couple(settings(tmp_path / "failed", coupling=hopeless, cluster={"actors": 2}))
+    assert not (tmp_path / "failed" / "index.json").exists()
+    assert failed.tb is not None, "whose frames hold the job's"
+    while ray.available_resources().get("CPU") != 2:  # the actors are dismissed all the same
+        time.sleep(0.05)
+    couple(settings(tmp_path / "recorded", coupling=hopeless | {"on_unconverged": "record"}))
+    assert not any(row["converged"] for row in read_blocks(tmp_path / "recorded"))
+
+
+@pytest.mark.parametrize("method", ["independent", "exact"])
+def test_other_methods_write_stores_too(tmp_path: Path, local_ray: None, method: str) -> None:
+    coupling = {"method": method, "rel_eps": None}
+    couple(settings(tmp_path / "s", coupling=coupling, output={"pairs": 400}))
+    assert verify(tmp_path / "s").faults == []
+    row = read_blocks(tmp_path / "s")[0]
+    assert (row["entropy"] == pytest.approx(1.0)) == (method == "independent")
+    assert (row["cost_coupled"] < 0.9 * row["cost_independent"]) == (method == "exact")
+
+
+def test_a_sharpness_instead_of_an_epsilon(tmp_path: Path, local_ray: None) -> None:
+    couple(settings(tmp_path / "s", coupling={"rel_eps": None, "entropy": 0.2}, output={"pairs": 400}))
+    row = read_blocks(tmp_path / "s")[0]
+    assert row["converged"]
+    assert row["entropy"] == pytest.approx(0.2, abs=0.01)
+    unequal = {"n": 8192, "resample": "repeat", "rel_eps": None, "entropy": 0.05}
+    with pytest.raises(InputError, match=r"entropy=0.05: no coupling .* below 0\.092"):
+        couple(settings(tmp_path / "t", coupling=unequal))
+
+
+def test_balanced_draws_use_every_datum_equally_often(tmp_path: Path, local_ray: None) -> None:
+    couple(settings(tmp_path / "s", sampling={"draw": "balanced"}, coupling={"n": 300}, output={"pairs": 300}))
+    ids = np.concatenate([record["meta"]["data_ids"] for record in plain_records(tmp_path / "s")])
+    assert len(np.unique(ids)) == 300
+    verdict = verify(tmp_path / "s")
+    assert (verdict.data_used, verdict.draw_error) == (300, 0.0)
+
+
+def test_pairs_are_the_data_and_the_noise_they_name(reference: Path) -> None:
+    """x1 against scikit-learn's digits by id, x0 against the generator by counter, labels against the digits'."""
+    from flowpairs.pipeline.blocks import noise
+
+    digits = load_digits()
+    for record in plain_records(reference):
+        ids, meta = np.array(record["meta"]["data_ids"]), record["meta"]
+        np.testing.assert_array_equal(record["x1"][:, 0], (digits.images[ids] / 8 - 1).astype(np.float32))
+        np.testing.assert_array_equal(record["label"], digits.target[ids])
+        x0 = noise.gaussian(meta["seed"], meta["first_noise_counter"], len(ids), 64)
+        np.testing.assert_array_equal(record["x0"].reshape(-1, 64), x0)
+
+
+def plain_records(directory: Path) -> list[dict[str, Any]]:
+    """The README's reader: plain webdataset and numpy."""
+    import webdataset as wds
+
+    urls = sorted(str(path) for path in (directory / "shards").glob("*.tar"))
+    dataset = wds.WebDataset(urls, shardshuffle=False).decode(only=["x0.npy", "x1.npy", "label.npy", "meta.json"])
+    names = {"x0.npy": "x0", "x1.npy": "x1", "label.npy": "label", "meta.json": "meta"}
+    return [{names[key]: value for key, value in sample.items() if key in names} for sample in dataset]
+
+
+def test_each_actor_gets_its_own_gpu(tmp_path: Path) -> None:
+    """Two logical GPUs: Ray hands each actor a different one, and both compute blocks."""
+    program = (
+        "import json, sys, ray; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "ray.init(address='local', num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)\n"
+        "import flowpairs.pipeline.couple as job\n"
+        "from support.couplings import settings\n"
+        f"config = settings(Path({str(tmp_path / 's')!r}), output={{'pairs': 3200}}, "
+        "cluster={'actors': 'auto'})\n"
+        "rows = []\n"
+        "job.couple(config, on_block=rows.append)\n"
+        "print(json.dumps([row['gpus'] for row in rows]))"
+    )
+    out = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    assert {tuple(gpus) for gpus in json.loads(out.stdout.splitlines()[-1])} == {("0",), ("1",)}

@@ -1,0 +1,73 @@
+"""The forecast of a job against the job, and what cannot fit told before it is tried."""
+
+import re
+from pathlib import Path
+
+import pytest
+from support.couplings import settings
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.plan import plan
+from flowpairs.pipeline.solve import potentials
+
+
+def files(directory: Path) -> set[str]:
+    """Every file below a directory, with its place."""
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def test_the_forecast_is_of_the_job(tmp_path: Path, local_ray: None) -> None:
+    config = settings(tmp_path / "s", features={"pca": 16}, cluster={"actors": "auto"})
+    forecast = plan(config)
+    assert list(tmp_path.iterdir()) == [], "a trial leaves nothing behind"
+    index = couple(config)
+    assert (forecast.pairs, forecast.blocks, forecast.n, forecast.m) == (1500, 4, 400, 400)
+    assert forecast.shards == len(index.shards)
+    assert forecast.shard_bytes == pytest.approx(sum(shard.bytes for shard in index.shards), rel=0.02)
+    assert forecast.seconds > forecast.block_seconds > 0
+    assert (forecast.pairs_left, forecast.blocks_left) == (1500, 4)
+    store = files(tmp_path)
+    assert (plan(config).pairs_left, plan(config).seconds) == (0, 0), "the store is complete"
+    (tmp_path / "s" / "shards" / "pairs-000009.json").unlink()
+    rest = plan(config)
+    assert (rest.pairs, rest.pairs_left, rest.blocks_left, rest.shards) == (1500, 300, 1, 2)
+    assert files(tmp_path) == store - {"s/shards/pairs-000009.json"}, "nothing is mended that nobody asked for"
+    with pytest.raises(InputError, match=r"holds pairs of another config; coupling\.rel_eps"):
+        plan(settings(tmp_path / "s", features={"pca": 16}, coupling={"rel_eps": 0.2}))
+
+
+def test_blocks_too_large_for_the_nodes_are_refused_with_what_fits(tmp_path: Path, local_ray: None) -> None:
+    huge = {"n": 2**26, "resample": "repeat"}
+    with pytest.raises(InputError, match=r"coupling\.n=67108864: an actor takes about .* GiB") as refused:
+        plan(settings(tmp_path / "s", coupling=huge, cluster={"actors": 1}, output={"pairs": 2**26}))
+    fits = int(re.search(r"give coupling\.n=(\d+)", str(refused.value)).group(1))
+    assert 2**16 < fits < 2**26
+
+
+def test_shards_too_large_for_the_disk_are_refused_with_what_fits(tmp_path: Path, local_ray: None) -> None:
+    with pytest.raises(
+        InputError, match=r"output\.pairs=1000000000000: .* give output\.payload=seeded or output\.pairs="
+    ):
+        plan(settings(tmp_path / "s", output={"pairs": 10**12}))
+
+
+def test_what_couple_refuses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "couple.yaml").write_text("data: {path: digits}\ncoupling: {n: 5000}\noutput: {dir: out, pairs: 10}")
+    with pytest.raises(InputError, match=r"coupling\.n=5000: larger than the data set"):
+        plan(load(CoupleConfig, tmp_path / "couple.yaml"))
+
+
+def test_a_semidiscrete_solve_is_forecast_without_being_done(tmp_path: Path, local_ray: None) -> None:
+    coupling = {"method": "semidiscrete", "rel_eps": None, "n": 500, "chi2": 0.2}
+    config = settings(tmp_path / "s", features={"pca": 16}, coupling=coupling, output={"pairs": 1000})
+    forecast = plan(config)
+    assert list(tmp_path.iterdir()) == []
+    assert forecast.start_seconds > forecast.potential_seconds > 0
+    couple(config)
+    drawn = potentials.load_potentials(tmp_path / "s").reports[0]["points"]
+    assert forecast.potential_points == pytest.approx(drawn, rel=1.0)
+    assert plan(config).potential_points == 0, "it is solved"
+    alone = settings(tmp_path / "p", features={"pca": 16}, coupling=coupling, output={"pairs": 0})
+    assert plan(alone).seconds > plan(alone).potential_seconds > 0

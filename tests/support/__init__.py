@@ -1,0 +1,1 @@
+"""What tests share: small jobs, stores, runs, processes and independent truths."""

@@ -1,0 +1,73 @@
+"""Processes below this one, so that a test kills its own and none of a session that runs beside it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from flowpairs.pipeline.config import CoupleConfig
+
+
+def actors(name: str) -> list[int]:
+    """The processes of Ray actors of a class, of a cluster that this process started, by /proc."""
+    children: dict[int, list[int]] = {}
+    titles: dict[int, bytes] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(entry.name)] = (entry / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(parent, []).append(int(entry.name))
+    found = list(children.get(os.getpid(), []))
+    for process in found:
+        found += children.get(process, [])
+    return [process for process in found if titles[process].startswith(f"ray::{name}".encode())]
+
+
+# Couples on a cluster of two raylets of one core, and kills the one member of a team as soon as its solve is on record.
+BEREAVED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+sys.path.insert(0, "tests")
+import ray
+from support.processes import actors
+from ray.cluster_utils import Cluster
+from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.couple import couple
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+cluster.wait_for_nodes()
+config, killed = load(CoupleConfig, sys.argv[1]), []
+
+def kill_once():
+    while not list(Path(config.output.dir).glob("potentials/*.trail.npz")):
+        time.sleep(0.002)
+    for member in actors("Member"):
+        killed.append(os.kill(member, signal.SIGKILL))
+
+thread = threading.Thread(target=kill_once, daemon=True)
+thread.start()
+couple(config)
+assert len(killed) == 1, killed
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+def couple_with_a_death(config: CoupleConfig, file: Path) -> None:
+    """Run a job on two raylets, whose team loses a member in the middle of a solve; `file` gets the job's config.
+
+    The job must be one of a team of two, and record every pass (`cluster.checkpoint_seconds: 0`).
+    """
+    file.write_text(json.dumps(config.model_dump(mode="json")))  # JSON is YAML
+    command = [sys.executable, "-c", BEREAVED, str(file)]
+    subprocess.run(command, env=outside(), check=True, timeout=240)
+
+
+def outside() -> dict[str, str]:
+    """This environment without the Ray of the test session."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_ADDRESS")}

@@ -1,0 +1,46 @@
+"""Configuration of training (training.py) and of what is done with a trained run (sampling.py)."""
+
+from flowpairs.training.config.sampling import EvaluateConfig, SampleConfig, SamplerConfig, SolverName
+from flowpairs.training.config.training import (
+    ASIDE,
+    BridgeMatchingConfig,
+    DiTConfig,
+    LossConfig,
+    MeanFlowConfig,
+    MLPConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimisationConfig,
+    PairsConfig,
+    PathConfig,
+    RunConfig,
+    TimesConfig,
+    TrainClusterConfig,
+    TrainConfig,
+    UNetConfig,
+    VelocityConfig,
+)
+
+__all__ = [
+    "ASIDE",
+    "BridgeMatchingConfig",
+    "DiTConfig",
+    "EvaluateConfig",
+    "LossConfig",
+    "MLPConfig",
+    "MeanFlowConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimisationConfig",
+    "PairsConfig",
+    "PathConfig",
+    "RunConfig",
+    "SampleConfig",
+    "SamplerConfig",
+    "SolverName",
+    "TimesConfig",
+    "TrainClusterConfig",
+    "TrainConfig",
+    "UNetConfig",
+    "VelocityConfig",
+]

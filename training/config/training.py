@@ -1,0 +1,201 @@
+"""The models of `flowpairs train CONFIG` and of `flowpairs evaluate RUN`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from flowpairs.pipeline.config import Strict
+
+
+class PairsConfig(Strict):
+    """The pair store to regress on.
+
+    `stream:DIR` is short for one that is read while its coupling job still runs, `semidiscrete:DIR` for one whose
+    potentials match noise while training.
+    """
+
+    dir: str
+    source: Literal["shards", "stream", "semidiscrete"] = "shards"
+    fingerprint: str | None = None  # hash that the pairs must have; the resolved config holds that of the ones read
+    patience: PositiveFloat | None = 3600.0  # seconds that a stream waits for a shard; None: as long as it takes
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        for source in ("stream", "semidiscrete"):
+            if value.startswith(f"{source}:"):
+                return {"dir": value.removeprefix(f"{source}:"), "source": source}
+        return {"dir": value}
+
+    @model_validator(mode="after")
+    def _waits(self) -> "PairsConfig":
+        if self.source != "stream" and self.patience != type(self).model_fields["patience"].default:
+            raise ValueError(f"patience={self.patience}: only pairs=stream:{self.dir} waits for shards; remove it")
+        return self
+
+
+class MLPConfig(Strict):
+    """Residual MLP on the flattened data: vectors, and images small enough to be treated as such."""
+
+    kind: Literal["mlp"]
+    width: PositiveInt = 512
+    depth: PositiveInt = 4  # residual blocks
+    conditional: bool = False  # feed the labels to the model
+
+
+class UNetConfig(Strict):
+    """diffusers' UNet2DModel for images."""
+
+    kind: Literal["unet"]
+    channels: tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...] = Field(default=(32, 64, 64), min_length=1)
+    layers: PositiveInt = 2  # ResNet blocks at each resolution; there is one resolution per entry of `channels`
+    conditional: bool = False
+
+
+class DiTConfig(Strict):
+    """Diffusion transformer on image patches."""
+
+    kind: Literal["dit"]
+    patch: PositiveInt = 2
+    width: Annotated[int, Field(ge=8, multiple_of=4)] = 192
+    depth: PositiveInt = 6
+    heads: PositiveInt = 3
+    conditional: bool = False
+
+
+ModelConfig = MLPConfig | UNetConfig | DiTConfig
+
+
+class PathConfig(Strict):
+    """What lies between the two ends of a pair: see training/objectives/paths.py and docs/training.md."""
+
+    kind: Literal["cfm", "fm", "sb", "vp"] = "cfm"
+    sigma: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _sigma(self) -> "PathConfig":
+        if self.kind == "sb" and self.sigma == 0:
+            raise ValueError("kind sb is a bridge of diffusion sigma, which is 0; give sigma, or kind cfm")
+        if self.kind == "fm" and self.sigma >= 1:
+            raise ValueError(f"sigma={self.sigma}: kind fm narrows from 1 to sigma; give one below 1")
+        return self
+
+
+class VelocityConfig(Strict):
+    """Regress on the path's velocity."""
+
+    kind: Literal["velocity"] = "velocity"
+
+
+class BridgeMatchingConfig(Strict):
+    """[SF]2M: a velocity net and a score net on Brownian bridges, sampled as an ODE and as an SDE."""
+
+    kind: Literal["sf2m"]
+
+
+class MeanFlowConfig(Strict):
+    """MeanFlow: regress on the average velocity of an interval, sampled in one to four steps."""
+
+    kind: Literal["meanflow"]
+    spans: float = Field(default=0.25, ge=0, le=1)  # share of the samples whose interval has a length
+
+
+ObjectiveConfig = VelocityConfig | BridgeMatchingConfig | MeanFlowConfig
+
+
+class TimesConfig(Strict):
+    """How the times of the samples are distributed."""
+
+    kind: Literal["uniform", "logit-normal"] = "uniform"
+    mean: float = 0.0  # of logit(t); above 0 is nearer to the data
+    std: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _moments(self) -> "TimesConfig":
+        if self.kind == "uniform" and (self.mean, self.std) != (0.0, 1.0):
+            raise ValueError("mean and std belong to kind logit-normal, not to uniform; remove them")
+        return self
+
+
+class LossConfig(Strict):
+    """Weights of the samples' squared errors; those that the pairs carry come on top."""
+
+    time: Literal["uniform", "bridge"] = "uniform"  # bridge: 4 t (1 - t), which tames the velocity of path sb
+    adaptive: float = Field(default=0.0, ge=0, le=1)  # p: divided by (error + 0.001)^p; 0.5 like a pseudo-Huber loss
+
+
+class OptimisationConfig(Strict):
+    """Steps of AdamW on the regression loss."""
+
+    steps: PositiveInt
+    batch: PositiveInt = 256  # pairs a step, over all workers
+    accumulate: PositiveInt = 1  # parts that a worker computes its share of a step in, for want of memory
+    lr: PositiveFloat = 1e-3
+    warmup: NonNegativeInt = 100  # steps of linear warm-up; constant afterwards
+    ema: float = Field(default=0.999, ge=0, lt=1)  # decay of the averaged weights that are evaluated
+    clip: PositiveFloat = 1.0  # norm of the gradient
+    label_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of samples whose label is hidden, for guidance
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that have it
+    compile: bool = False  # by torch.compile; the first step takes a minute or so
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    log_every: PositiveInt = 50
+    checkpoint_every: PositiveInt = 1000
+
+
+class RunConfig(Strict):
+    """The directory of the run, and where its log goes besides."""
+
+    dir: str
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)  # see training/run/trackers.py
+
+
+class TrainClusterConfig(Strict):
+    """What the job asks of Ray; changes the result by rounding only."""
+
+    # auto: one per GPU, without GPUs one per node. [least, most]: as many as there is room for, as nodes come and go.
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = "auto"
+    gpus: Literal[0, 1, "auto"] = "auto"  # per worker; auto: 1 where the cluster has GPUs
+
+
+ASIDE = "log_every", "checkpoint_every", "accumulate", "compile"  # of `train`: they change weights by rounding only
+
+
+class TrainConfig(Strict):
+    """All of `flowpairs train CONFIG`."""
+
+    pairs: PairsConfig
+    model: ModelConfig = Field(discriminator="kind")
+    path: PathConfig = PathConfig()
+    objective: ObjectiveConfig = Field(default=VelocityConfig(), discriminator="kind")
+    times: TimesConfig = TimesConfig()
+    loss: LossConfig = LossConfig()
+    train: OptimisationConfig
+    output: RunConfig
+    cluster: TrainClusterConfig = TrainClusterConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainConfig":
+        if self.objective.kind == "sf2m" and self.path.kind != "sb":
+            raise ValueError(f"objective.kind=sf2m is of bridges, not of path.kind={self.path.kind}; give path.kind=sb")
+        if self.objective.kind == "meanflow" and self.train.compile:
+            raise ValueError("train.compile does not know the derivatives of objective.kind=meanflow; remove it")
+        if self.train.label_dropout and not self.model.conditional:
+            raise ValueError("train.label_dropout drops labels that the model does not see; set model.conditional=true")
+        return self
+
+    def determining(self) -> dict[str, Any]:
+        """The part that determines the weights; the pairs enter by their fingerprint, wherever they lie.
+
+        What came to the configuration later counts where it is not at its default, so that older runs keep their hash.
+        """
+        aside: Any = {"pairs": {"dir", "patience"}, "output": True, "cluster": True, "train": set(ASIDE)}
+        for key in ("path", "objective", "times", "loss"):
+            if getattr(self, key) == type(self).model_fields[key].default:
+                aside[key] = True
+        if not self.train.label_dropout:
+            aside["train"].add("label_dropout")
+        if self.pairs.source == "shards":
+            aside["pairs"].add("source")
+        return self.model_dump(mode="json", exclude=aside)

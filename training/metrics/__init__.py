@@ -1,0 +1,1 @@
+"""What says how good samples are: Frechet distances, curvature, Wasserstein distances per time point."""

@@ -1,0 +1,155 @@
+"""What the Frechet distance of images sees instead of their principal components: the outputs of a network.
+
+The driver reads a network's file and tries it, so that what cannot work is refused before Ray is started; the bytes go
+with the task, whichever node it runs on. A network takes images [n, C, H, W] in [-1, 1] and answers with [n, f].
+"""
+
+import hashlib
+import importlib.util
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import as_path
+from flowpairs.training.metrics.resnet import ResNet20
+
+BATCH = 250  # images at a time
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity keeps them
+
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A feature network that can be sent to another process.
+
+    Attributes:
+        given: `features` of the evaluation.
+        content: bytes of its file.
+    """
+
+    given: str
+    content: bytes
+
+    def __str__(self) -> str:
+        name = "torch-fidelity's Inception" if self.given == "inception" else as_path(self.given).name
+        return f"{name} (sha256 {hashlib.sha256(self.content).hexdigest()[:12]})"
+
+    def on(self, device: torch.device) -> Callable[[Float[Tensor, "n c h w"]], Float64[Tensor, "n f"]]:
+        """The network on a device, for any number of images.
+
+        Raises:
+            InputError: from this, where the file holds no such network; from what it returns, where the network fails
+                on the images, or its outputs are not one finite vector each.
+        """
+        where, load = f"features={self.given!r}", LOADERS[_kind(self.given)]
+        try:
+            network = load(self.content, device)
+        except (RuntimeError, ValueError, KeyError, OSError, TypeError, AttributeError, *DAMAGED) as error:
+            raise InputError(f"{where}: holds no such network ({_first(error)}); {FORMS}") from error
+
+        @torch.no_grad()
+        def features(images: Tensor) -> Tensor:
+            try:
+                outputs = [network(part.to(device)) for part in images.split(BATCH)]
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                shape = list(images.shape[1:])
+                raise InputError(f"{where}: fails on images {shape} ({_first(error)}); give another network") from error
+            for output in outputs:
+                if not isinstance(output, Tensor) or output.ndim != 2 or not torch.isfinite(output).all():
+                    raise InputError(f"{where}: answers with other than finite vectors [n, f]; give another network")
+            return torch.cat(outputs).double().cpu()
+
+        return features
+
+
+def extractor(features: str, shape: tuple[int, ...]) -> Extractor | None:
+    """The network that an evaluation of data of that shape names, tried; None for principal components.
+
+    Args:
+        features: pca, inception, or a TorchScript file (.pt, .ts) or one of a ResNet-20's arrays (.npz), path or URL.
+        shape: of one datum.
+
+    Raises:
+        InputError: no such network is at hand, or it does not fit the data.
+    """
+    if features == "pca":
+        return None
+    where = f"features={features!r}"
+    if len(shape) != 3 or (_kind(features) != "torchscript" and shape[0] != 3):
+        need = "images" if _kind(features) == "torchscript" else "images of 3 channels"
+        raise InputError(f"{where}: needs {need}, but a datum here has shape {list(shape)}; give features=pca")
+    file = _inception() if features == "inception" else as_path(features)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror or error}); {FORMS}") from error
+    found = Extractor(features, content)
+    found.on(torch.device("cpu"))(torch.zeros(2, *shape))
+    return found
+
+
+def _kind(features: str) -> str:
+    kind = "inception" if features == "inception" else KINDS.get(features.rpartition(".")[2].lower(), "")
+    if not kind:
+        raise InputError(f"features={features!r}: unknown; {FORMS}")
+    return kind
+
+
+def _inception() -> Path:
+    """Where torch-fidelity keeps its weights; nothing is fetched here."""
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
+    if importlib.util.find_spec("torch_fidelity") is None:
+        raise InputError("features='inception': torch-fidelity is not installed; install it, or give features=pca")
+    if not weights.is_file():
+        raise InputError(f"features='inception': its weights are not at hand; put them at {str(weights)!r}")
+    return weights
+
+
+def _torchscript(content: bytes, device: torch.device) -> Network:
+    return torch.jit.load(BytesIO(content), device).eval()
+
+
+def _resnet20(content: bytes, device: torch.device) -> Network:
+    network = ResNet20()
+    with np.load(BytesIO(content), allow_pickle=False) as arrays:
+        network.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays})
+    return network.to(device).eval()
+
+
+def _of_inception(content: bytes, device: torch.device) -> Network:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    weights = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    with tempfile.TemporaryDirectory() as temporary:  # torch-fidelity unpickles, so it gets what is tensors alone
+        torch.save(weights, path := f"{temporary}/weights.pth")
+        network: nn.Module = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path)
+    network = network.to(device)
+
+    def pooled(images: Tensor) -> Tensor:
+        return network(((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))[0]
+
+    return pooled
+
+
+def _first(error: BaseException) -> str:
+    """The last line of a library's message: TorchScript's are tracebacks, with what went wrong at their end."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+
+
+FORMS = "give pca, inception, a TorchScript file (.pt, .ts) or a ResNet-20's arrays (.npz)"
+KINDS = {"pt": "torchscript", "ts": "torchscript", "npz": "resnet20"}
+LOADERS = {"torchscript": _torchscript, "resnet20": _resnet20, "inception": _of_inception}
+DAMAGED = (EOFError, zipfile.BadZipFile, pickle.UnpicklingError)

@@ -1,0 +1,206 @@
+"""What a step regresses on: the velocity of a path, with the score of a bridge beside it, or the average velocity.
+
+An objective turns a batch of pairs into squared errors and their weights, one a sample. Its randomness comes from
+training/objectives/randomness.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from flowpairs.training import models
+from flowpairs.training.config import LossConfig, MeanFlowConfig, TimesConfig, TrainConfig
+from flowpairs.training.objectives import paths
+from flowpairs.training.objectives.meanflow import average_velocity
+from flowpairs.training.objectives.randomness import Purpose, normals, step_uniforms, times
+from flowpairs.training.pairs.loader import Batch, BatchPart
+
+ADAPTIVE_FLOOR = 1e-3  # added to a sample's error, so that its adaptive weight stays finite
+
+Draw = Callable[[Purpose], Tensor]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch on its paths.
+
+    Attributes:
+        t, until: times, and the ends of the intervals where the objective has such.
+        x: points on the paths at t.
+        velocity: of the paths there.
+        z: the standard noise in x, where the path is noisy; std: how it is scaled there.
+        label: `Objective.num_classes` where it was dropped.
+    """
+
+    t: Float[Tensor, " b"]
+    until: Float[Tensor, " b"] | None
+    x: Float[Tensor, "b *shape"]
+    velocity: Float[Tensor, "b *shape"]
+    z: Float[Tensor, "b *shape"] | None
+    std: Float[Tensor, "b *ones"]
+    label: Int64[Tensor, " b"] | None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Flow matching: |v(t, x_t) - d x_t / dt|^2, which makes v the marginal velocity.
+
+    Args:
+        seed: of the run.
+        path: between the two ends of a pair.
+        times: their distribution.
+        loss: weights of the samples' errors.
+        label_dropout: share of the samples whose label becomes `num_classes`.
+        num_classes: of the pairs.
+    """
+
+    seed: int
+    path: paths.Path = field(default_factory=paths.Straight)
+    times: TimesConfig = field(default_factory=TimesConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    label_dropout: float = 0.0
+    num_classes: int = 0
+
+    def __call__(
+        self, model: nn.Module, bare: nn.Module, batch: Batch, step: int, part: BatchPart
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """Squared error per coordinate of each sample, and its weight; the loss is the mean of their product.
+
+        Args:
+            model: takes the gradients; it may be wrapped for data parallelism.
+            bare: the same without the wrapper.
+            batch: this worker's pairs.
+            step: of the run.
+            part: of the global batch.
+        """
+        device, shape = batch.x1.device, batch.x1.shape[1:]
+        draw = partial(step_uniforms, self.seed, step, part)
+        t, until = (None if drawn is None else drawn.to(device) for drawn in self.instants(draw))
+        assert t is not None
+        z = normals(self.seed, step, part, shape).to(device) if self.path.noisy else None
+        label = batch.label
+        if label is not None and self.label_dropout:
+            dropped = (draw(Purpose.LABELS) < self.label_dropout).to(device)
+            label = label.masked_fill(dropped, self.num_classes)
+        errors = self.errors(model, bare, self.placed(batch, t, until, z, label))
+        return errors, self.weights(t, errors.detach(), batch.weight)
+
+    def placed(self, batch: Batch, t: Tensor, until: Tensor | None, z: Tensor | None, label: Tensor | None) -> Sample:
+        """The batch on its paths at t in [0, 1]: of pairs with spans, t of the way through their span.
+
+        A span of length L takes the path at 1/L of the speed, and a bridge at L times the variance, so that its
+        diffusion in time is sigma whatever L is.
+        """
+        if batch.span is None:
+            ends = (batch.x0, batch.x1, z)
+            std = self.path.std(paths.per_sample(t, batch.x1))
+            return Sample(t, until, self.path.point(t, *ends), self.path.velocity(t, *ends), z, std, label)
+        start, length = batch.span[:, 0], batch.span[:, 1] - batch.span[:, 0]
+        pace = paths.per_sample(length, batch.x1)
+        wide = pace.sqrt() if isinstance(self.path, paths.Bridge) else torch.ones_like(pace)
+        ends = (batch.x0, batch.x1, None if z is None else wide * z)
+        x, velocity = self.path.point(t, *ends), self.path.velocity(t, *ends) / pace
+        return Sample(start + t * length, until, x, velocity, z, wide * self.path.std(paths.per_sample(t, x)), label)
+
+    def instants(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
+        """The samples' times and, where intervals are asked of the model, their ends."""
+        return times(self.times, draw(Purpose.TIMES), self.path.ends), None
+
+    def errors(self, model: nn.Module, bare: nn.Module, sample: Sample) -> Float[Tensor, " b"]:
+        """Squared error per coordinate."""
+        return squared(model(sample.t, sample.x, sample.label).float() - sample.velocity)
+
+    def weights(
+        self, t: Float[Tensor, " b"], errors: Float[Tensor, " b"], of_pairs: Float[Tensor, " b"] | None
+    ) -> Float[Tensor, " b"]:
+        """Weights by time, by error and of the pairs, multiplied."""
+        weights = torch.ones_like(t) if of_pairs is None else of_pairs
+        if self.loss.time == "bridge":
+            weights = weights * 4 * t * (1 - t)
+        if self.loss.adaptive:
+            weights = weights / (errors + ADAPTIVE_FLOOR) ** self.loss.adaptive
+        return weights
+
+
+class BridgeMatching(Objective):
+    """[SF]2M (arXiv 2307.03672): the velocity, and the bridge's score -z / std_t by a net of its own.
+
+    That net answers with r = sigma^2/2 score, by which the SDE's drift exceeds the velocity. Multiplied by lambda =
+    2 std_t / sigma^2 its target is -z: of the same size at all times.
+    """
+
+    def errors(self, model: nn.Module, bare: nn.Module, sample: Sample) -> Float[Tensor, " b"]:
+        """Both nets' squared errors, added."""
+        assert sample.z is not None
+        velocity, excess = model(sample.t, sample.x, sample.label)
+        scale = 2 * sample.std / self.path.sigma**2
+        return squared(velocity.float() - sample.velocity) + squared(scale * excess.float() + sample.z)
+
+
+@dataclass(frozen=True)
+class MeanFlow(Objective):
+    """The average velocity of the intervals [t, until]; see training/objectives/meanflow.py.
+
+    Args:
+        spans: share of the samples whose interval has a length; the others are plain flow matching.
+    """
+
+    spans: float = 0.25
+
+    def instants(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
+        """Two times in order, or one twice."""
+        one = super().instants(draw)[0]
+        two = times(self.times, draw(Purpose.UNTIL), self.path.ends)
+        spanned = draw(Purpose.SPANS) < self.spans
+        return torch.where(spanned, torch.minimum(one, two), one), torch.where(spanned, torch.maximum(one, two), one)
+
+    def errors(self, model: nn.Module, bare: nn.Module, sample: Sample) -> Float[Tensor, " b"]:
+        """Squared error against the identity's right side."""
+        assert sample.until is not None
+        where = (sample.t, sample.until, sample.x, sample.velocity, sample.label)
+        target = average_velocity(bare, *where)
+        return squared(model(sample.t, sample.x, sample.label, sample.until).float() - target)
+
+
+class VelocityAndScore(nn.Module):
+    """Two nets of one architecture called as one, the velocity and sigma^2/2 times the score."""
+
+    def __init__(self, velocity: nn.Module, score: nn.Module) -> None:
+        super().__init__()
+        self.velocity, self.score = velocity, score
+
+    def forward(
+        self, t: Float[Tensor, " b"], x: Float[Tensor, "b *shape"], label: Int64[Tensor, " b"] | None = None
+    ) -> tuple[Float[Tensor, "b *shape"], Float[Tensor, "b *shape"]]:
+        """Both at (t, x)."""
+        return self.velocity(t, x, label), self.score(t, x, label)
+
+
+def build_objective(config: TrainConfig, num_classes: int) -> Objective:
+    """The objective that the config names, on pairs of so many classes."""
+    train = config.train
+    common = (train.seed, paths.build_path(config.path), config.times, config.loss, train.label_dropout, num_classes)
+    if isinstance(config.objective, MeanFlowConfig):
+        return MeanFlow(*common, spans=config.objective.spans)
+    return (BridgeMatching if config.objective.kind == "sf2m" else Objective)(*common)
+
+
+def build_network(config: TrainConfig, shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The untrained network that the config's objective trains, initialised from the run's seed alone."""
+    net = partial(models.build_model, config.model, shape, num_classes, **form(config))
+    seed = config.train.seed
+    return VelocityAndScore(net(seed=seed), net(seed=seed + 1)) if config.objective.kind == "sf2m" else net(seed=seed)
+
+
+def form(config: TrainConfig) -> dict[str, bool]:
+    """What the config asks of its networks besides a velocity; see `models.build`."""
+    return {"spans": config.objective.kind == "meanflow", "null": config.train.label_dropout > 0}
+
+
+def squared(error: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+    """Mean square over the coordinates of each sample."""
+    return error.square().flatten(1).mean(1)

@@ -1,0 +1,1 @@
+"""Pairs for a training loop: exact epochs of stored pairs, or fresh noise assigned online."""

@@ -1,0 +1,134 @@
+"""What a flow leads from and to: noise or the source's data, the data, and in a chain over time what lies between."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from flowpairs.pipeline import data
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
+from flowpairs.pipeline.config.data import DataSource
+from flowpairs.pipeline.data import Target
+from flowpairs.pipeline.store.format import Index
+from flowpairs.training.config import EvaluateConfig
+from flowpairs.training.pairs.reference import LIMIT, Reference, read_reference
+
+
+@dataclass(frozen=True)
+class TimePoint:
+    """The data at one time point of a chain.
+
+    Attributes:
+        time: as the data have it.
+        t: where that is between the first point of the chain, 0, and the last, 1; beyond them where left out there.
+        x: the data.
+        left_out: whether no pair has any of them.
+    """
+
+    time: float
+    t: float
+    x: Float32[Tensor, "n *shape"]
+    left_out: bool
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Both ends of a flow.
+
+    Attributes:
+        start: the source's data; None where the flow starts from noise.
+        end: the data that samples are held to.
+        points: of a chain, in the order of time.
+    """
+
+    start: Float32[Tensor, "n *shape"] | None
+    end: Reference
+    points: tuple[TimePoint, ...] = ()
+
+    def starts(self, count: int, seed: int) -> Float32[Tensor, "count *shape"] | None:
+        """`count` data to start from, in a random order, and again in another one where there are fewer."""
+        if self.start is None:
+            return None
+        generator, size = torch.Generator().manual_seed(seed), len(self.start)
+        orders = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
+        return self.start[torch.cat(orders)[:count]]
+
+
+def read_endpoints(directory: str, index: Index, config: EvaluateConfig) -> Endpoints:
+    """The ends of a flow that was trained on a pair store.
+
+    A chain's data are read again, since the store has none of those left out; Ray may be needed, as for `data.read`.
+
+    Args:
+        directory: of the store.
+        index: what `read_index` returned for it.
+        config: which held-out data to take instead of the store's.
+
+    Raises:
+        InputError: a damaged store, data that are gone or others than were coupled, or held-out ones that do not fit.
+    """
+    coupled = load(CoupleConfig, as_path(directory) / "config.yaml") if _needs_config(index, config) else None
+    if index.times:
+        assert coupled is not None
+        if config.data is not None or config.source is not None:
+            key = "data" if config.data is not None else "source"
+            raise InputError(f"{key}={getattr(config, key)!r}: pairs of a chain are held to their own data; remove it")
+        return _chain(coupled, index)
+    start = read_reference(directory, index, "source").x if index.two_sided else None
+    if config.source is not None:
+        if coupled is None or not isinstance(coupled.source, DataSource):
+            raise InputError(f"source={config.source!r}: the flow starts from noise; remove it")
+        where = f"source={config.source!r}"
+        start = torch.from_numpy(held_out(coupled.source.as_data(), config.source, index.shape, where).x)
+    if config.data is None:
+        return Endpoints(start, read_reference(directory, index))
+    assert coupled is not None
+    target = held_out(coupled.data, config.data, index.shape, f"data={config.data!r}")
+    labels = None if target.labels is None or not index.num_classes else torch.from_numpy(target.labels[:LIMIT])
+    return Endpoints(start, Reference(torch.from_numpy(target.x[:LIMIT]), labels))
+
+
+def _needs_config(index: Index, config: EvaluateConfig) -> bool:
+    return bool(index.times) or config.data is not None or config.source is not None
+
+
+def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str) -> Target:
+    """Data that took no part in the coupling, read as those were that did.
+
+    Args:
+        coupled: how they were read.
+        path: of the other data.
+        shape: of one datum.
+        where: the head of the sentence, should they be refused.
+
+    Raises:
+        InputError: data that cannot be read, or of another shape.
+    """
+    plain = {"weight": None, "time": None, "leave_out": (), "fingerprint": None, "columns_fingerprint": None}
+    config = coupled.model_copy(update=plain | {"path": path})
+    try:
+        spec = data.check_data(config)
+    except InputError as error:
+        raise InputError(f"{where}: {str(error).removeprefix(f'data.path={path!r}: ')}") from error
+    if spec.shape != shape:
+        raise InputError(f"{where}: data of shape {list(spec.shape)}; the pairs have {list(shape)}")
+    return data.read_data(config, spec)
+
+
+def _chain(config: CoupleConfig, index: Index) -> Endpoints:
+    """The data at every time point."""
+    target = data.read_data(config.data, data.check_data(config.data))
+    if target.fingerprint != index.data_fingerprint or target.columns_fingerprint != config.data.columns_fingerprint:
+        raise InputError(f"data.path={config.data.path!r}: not the data of these pairs; mend the path in config.yaml")
+    assert target.times is not None
+    first, last, points = index.times[0], index.times[-1], []
+    for time in sorted({*index.times, *config.data.leave_out}):
+        there = torch.from_numpy(target.x[target.times == time])
+        points.append(TimePoint(time, (time - first) / (last - first), there, time not in index.times))
+    at_end = target.times == last
+    labels = None if target.labels is None else torch.from_numpy(target.labels[at_end])
+    start = torch.from_numpy(target.x[target.times == first])
+    return Endpoints(start, Reference(torch.from_numpy(target.x[at_end]), labels), tuple(points))

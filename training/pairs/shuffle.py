@@ -1,0 +1,141 @@
+"""A lane (see training/pairs/order.py) as an endless stream of shuffled pairs.
+
+It is read in windows: stretches of the lane whose pairs are put in random order. While one window is handed out the
+next one is read at the same pace, so that there is no pause between them; of a stream, as soon as its shards are there.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from flowpairs.training.pairs.order import Order
+from flowpairs.training.pairs.shards import Fields, ShardReader
+
+WINDOW_BYTES = 2**25  # of pairs; a lane holds two windows. It shapes the order, so it must not depend on the workers
+
+
+class Window:
+    """A stretch of a lane in random order.
+
+    Pairs lie in the memory in the order in which they are read, and are gathered when they are handed out.
+
+    Args:
+        epoch, start: where in the lane it begins.
+        gathered: which pair of the stretch is handed out first, second, ...
+        pieces: of the stretch, one after the other.
+        ready: whether they can be had without waiting.
+        rows: memory that is free again, from a window before; it grows where it is too small.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        start: int,
+        gathered: np.ndarray,
+        pieces: Iterator[Fields],
+        ready: Callable[[], bool],
+        rows: Fields,
+    ) -> None:
+        self.epoch, self.start, self.gathered = epoch, start, gathered
+        self.pieces, self.ready, self.rows = pieces, ready, rows
+        self.filled = self.drained = 0
+
+    def fill(self, upto: int) -> None:
+        """Read until at least `upto` pairs are in place."""
+        while self.filled < upto:
+            piece = next(self.pieces)
+            stop = self.filled + len(next(iter(piece.values())))
+            for name, array in piece.items():
+                if name not in self.rows or len(self.rows[name]) < len(self.gathered):
+                    self.rows[name] = np.empty((len(self.gathered), *array.shape[1:]), array.dtype)
+                self.rows[name][self.filled : stop] = array
+            self.filled = stop
+
+    def gather(self, places: np.ndarray, out: Fields) -> None:
+        """Copy the pairs at some places into `out`, whose arrays have the shape of `places` and then a pair's."""
+        assert self.filled == len(self.gathered)
+        for name, array in out.items():
+            np.take(self.rows[name], places, 0, out=array, mode="clip")  # the other modes fill a buffer first
+
+
+class ShuffledArc:
+    """One lane from some pair of some epoch on, for ever.
+
+    Args:
+        reader: of the store.
+        order: of the reading.
+        lane: which one.
+        consumed: pairs of the lane that were handed out before, over all epochs.
+    """
+
+    def __init__(self, reader: ShardReader, order: Order, lane: int, consumed: int) -> None:
+        pair_bytes = 2 * 4 * math.prod(reader.index.shape) + 8
+        self.size = max(1, min(order.per_lane, WINDOW_BYTES // pair_bytes))
+        self.reader, self.order, self.lane = reader, order, lane
+        epoch, position = divmod(consumed, order.per_lane)
+        skip = (position - order.segment(epoch, position).start) % self.size
+        self.window = self._window(epoch, position - skip, {})
+        self.window.fill(len(self.window.gathered))
+        self.window.drained = skip
+        self.following = self._after(self.window, {})
+
+    @property
+    def left(self) -> int:
+        """Pairs of the window not yet handed out; the same in all lanes that were handed out equally many."""
+        return len(self.window.gathered) - self.window.drained
+
+    def take(self, batches: int, rows: int, part: slice, out: Fields) -> None:
+        """Go on by `batches` times `rows` pairs, and copy those of `part` out of each.
+
+        Args:
+            batches: one, which may lie over the edges of windows and epochs, or several out of one window.
+            rows: of each.
+            part: which of them.
+            out: arrays [batches, part, ...].
+        """
+        assert batches == 1 or batches * rows <= self.left
+        done = 0
+        while done < batches * rows:
+            self.renew()
+            step = min(batches * rows - done, self.left)
+            places = self.window.gathered[self.window.drained : self.window.drained + step]
+            first, last = max(part.start, done), min(part.stop, done + step)
+            if step == batches * rows:
+                self.window.gather(places.reshape(batches, rows)[:, part], out)
+            elif first < last:
+                there = slice(first - part.start, last - part.start)
+                piece = {name: array[:, there] for name, array in out.items()}
+                self.window.gather(places[None, first - done : last - done], piece)
+            done += step
+            self.window.drained += step
+            if self.following.ready():
+                share = self.window.drained / len(self.window.gathered)
+                self.following.fill(round(share * len(self.following.gathered)))
+
+    def renew(self) -> None:
+        """Go on to the next window where this one is used up; no sooner, since it may have to be waited for."""
+        if not self.left:
+            self.following.fill(len(self.following.gathered))
+            self.window, self.following = self.following, self._after(self.following, self.window.rows)
+
+    def _window(self, epoch: int, start: int, rows: Fields) -> Window:
+        segment, shelf = self.order.segment(epoch, start), self.reader.shelf
+        stop = min(start + self.size, segment.stop)
+        gathered = np.empty(stop - start, np.int64)
+        gathered[self.order.shuffle(epoch, self.lane, start, stop - start)] = np.arange(stop - start)
+
+        def pieces() -> Iterator[Fields]:
+            for number in segment.needs:  # all of them: no worker runs ahead, to wait for the others inside a step
+                shelf.take(number)
+            yield from self.reader.read(self.order.stretches(epoch, self.lane, start, stop))
+
+        def ready() -> bool:
+            return all(shelf.there(number) for number in segment.needs)
+
+        return Window(epoch, start, gathered, pieces(), ready, rows)
+
+    def _after(self, window: Window, rows: Fields) -> Window:
+        start = window.start + len(window.gathered)
+        epoch, start = (window.epoch, start) if start < self.order.per_lane else (window.epoch + 1, 0)
+        return self._window(epoch, start, rows)

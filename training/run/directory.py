@@ -1,0 +1,207 @@
+"""The directory of a training run: what it holds, and whether a run may start, go on or is done already.
+
+RUN/config.yaml      resolved config, with the fingerprint of the pairs
+RUN/metrics.jsonl    a line per log interval
+RUN/tensorboard/     the same for TensorBoard; mlflow.json and wandb.json: the run's names there
+RUN/checkpoints/     Ray Train's storage: step-000001000/state.pt, the newest two, and Ray's own notes
+RUN/train.json       written last: the run is finished
+RUN/evaluation.json, RUN/samples.npz   left by `flowpairs evaluate`
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.cluster.connect import in_submitted_job
+from flowpairs.pipeline.config import differing, digest, load, save
+from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.store.format import Index, read_index, read_outline
+from flowpairs.training.config import PairsConfig, TrainConfig
+
+ARCS = 8  # see training/pairs/order.py; runs with up to so many workers see the same batches
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The names in the directory of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """The log."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Ray Train's storage."""
+        return self.path / "checkpoints"
+
+    def newest_checkpoint(self) -> str | None:
+        """The name below the run of the newest checkpoint that Ray Train has noted as whole; a run goes on from it."""
+        notes = self.checkpoints / "checkpoint_manager_snapshot.json"
+        noted = notes.read_text() if notes.is_file() else ""
+        whole = [path.name for path in self.checkpoints.glob("step-*") if f'"{path.name}"' in noted]
+        return f"{self.checkpoints.name}/{max(whole)}" if whole else None
+
+    def summary(self) -> dict[str, Any] | None:
+        """train.json, once the run is finished."""
+        path = self.path / "train.json"
+        if not path.is_file():
+            return None
+        try:
+            tree = json.loads(path.read_bytes())
+            tree |= {"pairs_dir": str(tree["pairs_dir"]), "checkpoint": str(tree["checkpoint"])}
+            if "shape" in tree:  # older runs leave this to their pairs' index
+                tree |= {"shape": list(map(int, tree["shape"])), "num_classes": int(tree["num_classes"])}
+            return tree
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise InputError(f"{path}: not the summary of a run ({error}); remove it and train again") from error
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write train.json, which marks the run as finished."""
+        write_json(self.path / "train.json", summary)
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Write a JSON file for people and machines."""
+    write_atomically(path, (json.dumps(tree, indent=1) + "\n").encode())
+
+
+def check_run(config: TrainConfig) -> tuple[TrainConfig, Index]:
+    """All that can be refused before Ray is started: the pairs, the model, the numbers, the output directory.
+
+    Returns:
+        The config with the fingerprint of the pairs, and the pairs' index.
+
+    Raises:
+        InputError: the pair store is missing or not complete, the model does not fit the data, steps and batch make no
+            sense, or the directory holds another run.
+    """
+    index = check_pairs(config.pairs, coming=config.pairs.source == "stream")
+    pairs = config.pairs.model_copy(update={"fingerprint": pairs_fingerprint(config.pairs, index)})
+    config = config.model_copy(update={"pairs": pairs})
+    from flowpairs.training import models
+
+    models.check_model(config.model, index.shape, index.num_classes)
+    check_source(config, index)
+    train = config.train
+    if config.pairs.source != "semidiscrete" and train.batch > index.pairs:
+        raise InputError(f"train.batch={train.batch}: more than the {index.pairs} pairs of the store; lower it")
+    if train.warmup > train.steps:
+        raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
+    if config.cluster.workers != "auto":
+        check_workers(config, config.cluster.workers)
+    check_directory(config)
+    return config, index
+
+
+def pairs_fingerprint(pairs: PairsConfig, index: Index) -> str:
+    """A hash of all the pairs of a store, or of what determines those that are still to be made."""
+    if pairs.source == "shards":
+        return digest({"shards": [shard.sha256 for shard in index.shards]})
+    if pairs.source == "stream":
+        return digest({"config": index.config_hash})
+    g = potentials.load_potentials(as_path(pairs.dir)).g
+    return digest({"config": index.config_hash, "g": hashlib.sha256(g.data).hexdigest()})
+
+
+def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
+    """The index of a store, of the fingerprint expected where one is.
+
+    Args:
+        pairs: the store.
+        coming: its shards need not be there yet, and the index has none.
+
+    Raises:
+        InputError: there is none, it has no pairs or no potentials, or other ones than expected.
+    """
+    index = read_outline(pairs.dir).index if coming else read_index(pairs.dir)
+    where = f"pairs={pairs.dir!r}"
+    if pairs.source == "semidiscrete" and index.method != "semidiscrete":
+        raise InputError(f"{where}: of method {index.method}, which has no potentials to match by; give {pairs.dir!r}")
+    if pairs.source != "semidiscrete" and not index.pairs:
+        raise InputError(f"{where}: potentials without pairs; give pairs=semidiscrete:{pairs.dir}")
+    if pairs.fingerprint not in (None, found := pairs_fingerprint(pairs, index)):
+        raise InputError(
+            f"pairs.fingerprint={pairs.fingerprint!r}: the pairs in {pairs.dir!r} have {found!r}; "
+            "give the directory of the right pairs or remove the fingerprint"
+        )
+    return index
+
+
+def check_source(config: TrainConfig, index: Index) -> None:
+    """Refuse paths that begin in noise where x0 is data, and average velocities over a chain of them."""
+    if index.two_sided and config.path.kind == "fm":
+        raise InputError("path.kind=fm: starts from noise, and x0 of these pairs is data; give path.kind=cfm")
+    if index.times and config.objective.kind == "meanflow":
+        raise InputError(
+            "objective.kind=meanflow: jumps from 0 to 1, and these pairs are a chain over time; give velocity"
+        )
+
+
+def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
+    """Refuse a global batch that cannot be shared out evenly, among any number of workers that there may be."""
+    least, most = (workers, workers) if isinstance(workers, int) else workers
+    if least > most:
+        raise InputError(f"cluster.workers=[{least}, {most}]: give the least number first")
+    batch, parts = config.train.batch, config.train.accumulate
+    for count in range(least, most + 1):
+        if batch % (count * parts):
+            each = math.lcm(*range(least, most + 1)) * parts
+            steps = f" with train.accumulate={parts}" if parts > 1 else ""
+            raise InputError(
+                f"train.batch={batch}: not divisible by {count} workers{steps}; use {max(1, batch // each) * each}"
+            )
+
+
+def arcs_for(batch: int, workers: int) -> int:
+    """Lanes that the pairs are read in: a divisor of the batch; more than LANES only where there are more workers."""
+    return workers if workers > ARCS else math.gcd(batch, ARCS)
+
+
+def check_directory(config: TrainConfig) -> None:
+    """Refuse a directory that holds something else."""
+    run = RunDirectory(Path(config.output.dir))
+    where = f"output.dir={config.output.dir!r}"
+    if "://" in config.output.dir:  # which would become a local directory of that name
+        raise InputError(f"{where}: runs are not written to URLs; give a directory that all nodes mount")
+    if in_submitted_job() and not run.path.is_absolute():
+        raise InputError(
+            f"{where}: relative, and a submitted job's working directory is thrown away; "
+            "give an absolute path on storage that all nodes share"
+        )
+    if run.path.exists() and not run.path.is_dir():
+        raise InputError(f"{where}: a file is in the way; give another directory")
+    if not run.path.is_dir() or not any(run.path.iterdir()):
+        return
+    if not run.config.is_file():
+        raise InputError(f"{where}: not empty and not a training run; give an empty or a new directory")
+    differences = differing(config.determining(), load(TrainConfig, run.config).determining())
+    if differences:
+        raise InputError(
+            f"{where}: holds a run of another config; {', '.join(differences)}; "
+            "give another output.dir or the same values"
+        )
+
+
+def prepare_run(config: TrainConfig) -> RunDirectory:
+    """Make the directory of a checked run and write its resolved config, unless it is there from an earlier start."""
+    run = RunDirectory(Path(config.output.dir).absolute())
+    run.path.mkdir(parents=True, exist_ok=True)
+    if not run.config.is_file():
+        save(
+            config, run.config, f"flowpairs train; hash of what determines the weights: {digest(config.determining())}"
+        )
+    return run

@@ -1,0 +1,83 @@
+"""The log of a run: metrics.jsonl, a line per log interval, written by the first worker and read by whoever watches."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowpairs.pipeline.base.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from flowpairs.training.run.loop import LogLine
+
+TAIL_BYTES = 4096  # more than any line
+
+
+class Logbook:
+    """Appends to the log of a run that starts or goes on at `step`; lines past that step are cut.
+
+    Args:
+        path: of the log.
+        step: the last one that the checkpoint has seen.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = path.open("a", buffering=1)
+
+    def write(self, line: "LogLine") -> None:
+        """Append one line."""
+        self._file.write(json.dumps(asdict(line)) + "\n")
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+
+
+class Follower:
+    """Reads what a log gains while others write it: each step once, though a run that resumes may log it again.
+
+    Args:
+        path: of the log, which need not be there yet.
+        step: the last one that is known already.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path, self._step = path, step
+        self._file = self._read = 0  # the file's inode, and the bytes read of it
+
+    def new(self) -> list[dict[str, Any]]:
+        """The complete lines of steps past the last one known, which are known then."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            now = os.fstat(file.fileno())
+            if now.st_ino != self._file or now.st_size < self._read:  # cut back to a checkpoint, under another inode
+                self._file, self._read = now.st_ino, 0
+            file.seek(self._read)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        lines = [line for line in map(json.loads, whole.splitlines()) if line["step"] > self._step]
+        if lines:
+            self._step = lines[-1]["step"]
+        return lines
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All complete lines; a last line without its end, as a killed run leaves it, is passed over."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+def newest_metrics(path: Path) -> dict[str, Any] | None:
+    """The last complete line, without reading those before it."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]
+    return json.loads(lines[-1]) if lines else None

@@ -1,0 +1,127 @@
+"""The training loop of one worker: flow matching as plain regression on pairs.
+
+It knows neither Ray nor files: the model may be wrapped for data parallelism, batches come from an iterator, and the
+lines of the log and the checkpoints go to the two functions it is given.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.config import OptimisationConfig
+from flowpairs.training.objectives.objective import Objective
+from flowpairs.training.pairs.loader import BatchPart, Loader
+from flowpairs.training.run.state import TrainState
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """Means over the steps since the last line."""
+
+    step: int
+    loss: float  # squared error per coordinate before weights, over all workers
+    grad_norm: float  # before clipping
+    lr: float
+    samples_per_s: float  # pairs, over all workers
+    data_wait: float  # share of this worker's time, 0 to 1
+    seconds: float  # of training so far, over all restarts
+
+
+def train_loop(
+    state: TrainState,
+    model: nn.Module,
+    loader: Loader,
+    objective: Objective,
+    config: OptimisationConfig,
+    part: BatchPart,
+    log: Callable[[LogLine], None],
+    save: Callable[[dict[str, float]], None],
+) -> None:
+    """Train from `state.step` to `config.steps`.
+
+    Args:
+        state: advanced in place.
+        model: `state.model`, or its wrapper for data parallelism.
+        loader: of this worker's part of the batches.
+        objective: what is regressed on.
+        config: of the optimisation.
+        part: this worker's part of every global batch.
+        log: gets a line every `log_every` steps and at the end.
+        save: gets the last line as numbers, every `checkpoint_every` steps and at the end, the same on every worker.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    device = next(state.model.parameters()).device
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device))
+    totals = torch.zeros(2, device=device)  # loss and gradient norm; read only at a log line, so the device runs ahead
+    parts = part.split(config.accumulate)
+    clock, logged, waited = time.perf_counter(), state.step, loader.waited
+    metrics: dict[str, float] = {}
+    while state.step < config.steps:
+        batch = next(loader).to(device)
+        state.optimiser.zero_grad()
+        error = torch.zeros((), device=device)
+        for some, rows in zip(batch.split(len(parts)), parts, strict=True):
+            with autocast, alone(model) if rows is not parts[-1] else nullcontext():
+                errors, weights = objective(model, state.model, some, state.step, rows)
+                ((errors * weights).mean() / len(parts)).backward()
+            error += errors.detach().mean() / len(parts)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
+        state.optimiser.param_groups[0]["lr"] = config.lr * min(1.0, (state.step + 1) / max(1, config.warmup))
+        state.optimiser.step()
+        state.ema.update_parameters(state.model)
+        totals += torch.stack([error, norm])
+        state.step += 1
+
+        end = state.step == config.steps
+        if end or state.step % config.log_every == 0:
+            means = mean_over_workers(totals / (state.step - logged)).tolist()
+            now = time.perf_counter()
+            state.seconds += now - clock
+            line = LogLine(
+                step=state.step,
+                loss=means[0],
+                grad_norm=means[1],
+                lr=state.optimiser.param_groups[0]["lr"],
+                samples_per_s=(state.step - logged) * config.batch / (now - clock),
+                data_wait=(loader.waited - waited) / (now - clock),
+                seconds=state.seconds,
+            )
+            if not np.isfinite(line.loss):
+                raise InputError(f"train.lr={config.lr}: the loss is {line.loss} at step {line.step}; lower it")
+            log(line)
+            metrics = asdict(line)
+            totals.zero_()
+            clock, logged, waited = now, state.step, loader.waited
+        if end or state.step % config.checkpoint_every == 0:
+            state.loader = loader.state()
+            save(metrics)
+
+
+def alone(model: nn.Module) -> AbstractContextManager[None]:
+    """While it lasts, gradients stay with this worker, so that they are exchanged once a step."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to run the model under bf16 autocast."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def mean_over_workers(values: Tensor) -> Tensor:
+    """The mean of each entry over the process group, where there is one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+        values = values / torch.distributed.get_world_size()
+    return values

@@ -1,0 +1,91 @@
+"""What a run carries from step to step, and how it is saved: tensors and numbers only, loaded with weights_only=True.
+
+No state of a random generator is among it. All randomness of a step is a function of (seed, step), so a resumed run
+draws what an undisturbed one would have drawn.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.config import OptimisationConfig
+from flowpairs.training.pairs.loader import State
+
+FILE = "state.pt"
+_REMEDY = "train again into another output.dir, or give the right one"
+
+
+@dataclass
+class TrainState:
+    """Weights, their average, the optimiser, and how far the run has come.
+
+    `model` is the bare module: parallel wrappers are the worker's business.
+    """
+
+    model: nn.Module
+    ema: AveragedModel
+    optimiser: torch.optim.AdamW
+    loader: State | None = None  # None: from the start
+    step: int = 0
+    seconds: float = 0.0  # of training, over all restarts
+
+    @classmethod
+    def start(cls, model: nn.Module, config: OptimisationConfig) -> "TrainState":
+        """The state before the first step."""
+        optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
+        return cls(model, AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)), optimiser)
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint into a directory."""
+        tree = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "loader": self.loader,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        torch.save(tree, directory / FILE)
+
+    def load(self, directory: Path, device: torch.device) -> None:
+        """Go on from a checkpoint of the same model and configuration.
+
+        Raises:
+            InputError: no such checkpoint, or one of another model.
+        """
+        tree = read_checkpoint(directory, device)
+        try:
+            self.model.load_state_dict(tree["model"])
+            self.ema.module.load_state_dict(tree["ema"])
+            self.optimiser.load_state_dict(tree["optimiser"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"checkpoint {str(directory)!r}: of another model ({error}); {_REMEDY}") from error
+        self.ema.n_averaged.fill_(tree["step"])
+        self.loader, self.step, self.seconds = tree["loader"], tree["step"], tree["seconds"]
+
+
+def read_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
+    """The saved tree: model, ema, optimiser, loader, step, seconds.
+
+    Raises:
+        InputError: no such file, a damaged one, or one that holds anything but tensors and numbers: no code is run.
+    """
+    where = f"checkpoint {str(directory / FILE)!r}"
+    try:
+        tree = torch.load(directory / FILE, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # zip, pickle and storages each fail in their own way, in texts that advise against safety
+        raise InputError(f"{where}: damaged, or not of tensors alone ({type(error).__name__}); {_REMEDY}") from error
+    kinds = {"model": dict, "ema": dict, "optimiser": dict, "loader": dict | None, "step": int, "seconds": float}
+    for key, kind in kinds.items():
+        if not isinstance(tree, dict) or not isinstance(tree.get(key), kind):
+            raise InputError(f"{where}: not a checkpoint of a training run, {key!r} is missing or wrong; {_REMEDY}")
+    return tree

@@ -1,0 +1,84 @@
+"""How far a training run is, from its directory alone: it may be running, dead or finished."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flowpairs.pipeline.base.progress import remaining
+from flowpairs.pipeline.config import load
+from flowpairs.training.config import TrainConfig
+from flowpairs.training.run.directory import RunDirectory
+from flowpairs.training.run.logbook import newest_metrics
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """What the files of a run tell.
+
+    Attributes:
+        step, steps: logged last, and to take in all; 0 before the first line of the log.
+        loss, pairs_per_second, data_wait: of the log's last line; None before it.
+        seconds: of training so far, over all restarts.
+        seconds_left: at the pace of the last line; None when unknown, 0 when complete.
+        seconds_since_last_line: a run that goes on keeps this below the time of `train.log_every` steps.
+        checkpoint: the newest one, relative to the directory, from which the run would resume; None before the first.
+    """
+
+    complete: bool
+    step: int
+    steps: int
+    loss: float | None
+    pairs_per_second: float | None
+    data_wait: float | None
+    seconds: float
+    seconds_left: float | None
+    seconds_since_last_line: float | None
+    checkpoint: str | None
+
+
+def read_run_status(directory: Path) -> RunStatus:
+    """Read the status of a training run.
+
+    Raises:
+        InputError: the directory holds none.
+    """
+    run = RunDirectory(directory)
+    train = load(TrainConfig, run.config).train
+    complete, line = run.summary() is not None, newest_metrics(run.metrics) or {}
+    step, pace = line.get("step", 0), line.get("samples_per_s")
+    return RunStatus(
+        complete=complete,
+        step=step,
+        steps=train.steps,
+        loss=line.get("loss"),
+        pairs_per_second=pace,
+        data_wait=line.get("data_wait"),
+        seconds=line.get("seconds", 0.0),
+        seconds_left=0.0 if complete else (train.steps - step) * train.batch / pace if pace else None,
+        seconds_since_last_line=time.time() - run.metrics.stat().st_mtime if line else None,
+        checkpoint=run.newest_checkpoint(),
+    )
+
+
+def print_run_status(directory: Path, *, as_json: bool) -> None:
+    """Print the status, for a person or as one JSON object."""
+    status = read_run_status(directory)
+    if as_json:
+        print(json.dumps({"directory": str(directory), **asdict(status)}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{directory}: {'complete' if status.complete else 'not complete'}", show_header=False)
+    table.add_row("steps", f"{status.step:,} of {status.steps:,}")
+    if status.loss is not None:
+        table.add_row("loss", f"{status.loss:.4f}")
+        table.add_row("pairs/s", f"{status.pairs_per_second:,.0f}")
+        table.add_row("data wait", f"{100 * (status.data_wait or 0.0):.1f} %")
+    if status.seconds_left is not None:
+        table.add_row("time left", remaining(1.0, 1.0 + status.seconds_left, 1.0))
+    table.add_row("checkpoint", status.checkpoint or "none yet")
+    if status.seconds_since_last_line is not None and not status.complete:
+        table.add_row("last line of the log", f"{status.seconds_since_last_line:.0f} s ago")
+    Console().print(table)

@@ -1,0 +1,101 @@
+"""A trained network: from the directory of a run, or from one of its checkpoints, to the module that is sampled."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import load
+from flowpairs.pipeline.store.format import read_outline
+from flowpairs.training import objectives
+from flowpairs.training.config import TrainConfig
+from flowpairs.training.run.directory import RunDirectory
+from flowpairs.training.run.state import FILE, read_checkpoint
+
+
+@dataclass(frozen=True)
+class Trained:
+    """All that a network is built from again.
+
+    Attributes:
+        run: where it was trained.
+        checkpoint: the directory with its weights.
+        config: of the run.
+        pairs: the store that it was trained on, wherever that is now.
+        method: that coupled those pairs.
+        shape: of one datum.
+        num_classes: 0 where the pairs carry no labels.
+        two_sided: whether x0 of the pairs is data rather than noise.
+        final: whether the run is finished and this its last checkpoint.
+    """
+
+    run: RunDirectory
+    checkpoint: Path
+    config: TrainConfig
+    pairs: str
+    method: str
+    shape: tuple[int, ...]
+    num_classes: int
+    two_sided: bool = False
+    final: bool = True
+
+    def network(self, device: torch.device) -> nn.Module:
+        """The averaged weights in their network, ready to be asked.
+
+        Raises:
+            InputError: no such checkpoint, or one of another network.
+        """
+        network = objectives.build_network(self.config, self.shape, self.num_classes)
+        try:
+            network.load_state_dict(read_checkpoint(self.checkpoint, device)["ema"])
+        except RuntimeError as error:
+            where, remedy = f"checkpoint {str(self.checkpoint)!r}", "give a checkpoint beside its own config.yaml"
+            raise InputError(f"{where}: of another network than {self.run.config} describes; {remedy}") from error
+        return network.to(device).eval()
+
+
+def read_finished(directory: str | Path) -> Trained:
+    """A finished run, by its last checkpoint.
+
+    Raises:
+        InputError: no run, or one that is not finished.
+    """
+    run = RunDirectory(Path(directory).absolute())
+    if not run.config.is_file():
+        raise InputError(f"run {str(directory)!r}: not a training run; give the output.dir of `flowpairs train`")
+    if (summary := run.summary()) is None:
+        raise InputError(f"run {str(directory)!r}: not finished; run the same `flowpairs train` again to complete it")
+    return _read(run, run.path / summary["checkpoint"], summary)
+
+
+def read_trained(directory: str | Path) -> Trained:
+    """A finished run, or any checkpoint of a run: RUN, or a directory in RUN/checkpoints.
+
+    Raises:
+        InputError: neither of them.
+    """
+    path = Path(directory).absolute()
+    if not (path / FILE).is_file():
+        return read_finished(directory)
+    run = RunDirectory(path.parents[1])
+    if not run.config.is_file():
+        raise InputError(
+            f"checkpoint {str(directory)!r}: no {run.config} describes it; give one in its run's directory"
+        )
+    return _read(run, path, run.summary() or {})
+
+
+def _read(run: RunDirectory, checkpoint: Path, summary: dict[str, Any]) -> Trained:
+    """What the summary does not say, since it is old or not there yet, the pairs' index does."""
+    config = load(TrainConfig, run.config)
+    pairs = summary.get("pairs_dir", config.pairs.dir)
+    if "shape" in summary:
+        known = summary["method"], tuple(summary["shape"]), summary["num_classes"], summary.get("two_sided", False)
+    else:
+        index = read_outline(pairs).index
+        known = index.method, index.shape, index.num_classes, index.two_sided
+    final = "checkpoint" in summary and checkpoint == run.path / summary["checkpoint"]
+    return Trained(run, checkpoint, config, pairs, *known, final=final)

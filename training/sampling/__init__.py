@@ -1,0 +1,1 @@
+"""From a trained network to samples: flows, ODE and SDE solvers."""

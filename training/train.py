@@ -1,0 +1,233 @@
+"""Training as a Ray Train job: starts it, resumes it, and shows how far it is.
+
+A run resumes from its newest checkpoint whenever the same command is started again: Ray Train finds its own notes under
+the same storage path. A worker that dies is replaced, and all workers go on from the newest checkpoint.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+
+from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.base.progress import progress, remaining, repeated
+from flowpairs.pipeline.cluster.connect import connect
+from flowpairs.pipeline.cluster.telemetry import telemetry
+from flowpairs.pipeline.store.format import read_index, read_outline
+from flowpairs.training import objectives
+from flowpairs.training.config import TrainConfig
+from flowpairs.training.pairs.loader import BatchPart, Loader, PairLoader
+from flowpairs.training.pairs.online import OnlineLoader, SemidiscreteStore
+from flowpairs.training.run import directory, loop, trackers
+from flowpairs.training.run.directory import RunDirectory
+from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
+from flowpairs.training.run.state import TrainState
+from flowpairs.training.run.workers import WorkerShape, worker_shape
+
+MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again has three more
+
+
+def train(config: TrainConfig, shape: WorkerShape | None = None) -> dict[str, Any]:
+    """Train to the end, from where an earlier start came to; the summary of train.json.
+
+    Args:
+        config: the job.
+        shape: of the workers, where it is decided already.
+
+    Raises:
+        InputError: what `flowpairs.training.run.directory.check` refuses, a cluster too small, damaged shards, a
+            diverging loss.
+        JobError: workers died more often than is tolerated.
+    """
+    config, index = directory.check_run(config)
+    run = RunDirectory(Path(config.output.dir).absolute())
+    if (done := run.summary()) is not None:
+        return done
+    trackers.check_trackers(config.output.trackers)
+    connect()
+    shape = shape or worker_shape(config.cluster)
+    directory.check_workers(config, shape.workers)
+    run, pairs = directory.prepare_run(config), str(as_path(config.pairs.dir).absolute())
+    if (
+        config.pairs.source == "semidiscrete"
+        and SemidiscreteStore(as_path(pairs), index).config.sampling.draw == "balanced"
+    ):
+        print(
+            f"{pairs}: its shards use data equally often (sampling.draw=balanced), fresh noise does not",
+            file=sys.stderr,
+        )
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "pairs": pairs,
+            "run": str(run.path),
+        },
+        scaling_config=ScalingConfig(
+            num_workers=shape.workers,  # type: ignore[arg-type]  # two numbers: elastic, as of its second version
+            use_gpu=shape.gpus > 0,
+            resources_per_worker={"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {}),
+        ),
+        run_config=RunConfig(  # type: ignore[call-arg]  # ray.train shows mypy the RunConfig of its first version
+            name=run.checkpoints.name,
+            storage_path=str(run.path),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[Refusals()],  # type: ignore[list-item]  # likewise
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with trackers.follow(config, run), show_progress(run, config.train.steps), interruptible():
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise explained(error, run) from error
+    lines, checkpoint = read_metrics(run.metrics), result.checkpoint
+    assert checkpoint is not None
+    last = lines[-1]
+    seconds = np.diff([line["seconds"] for line in lines], prepend=0.0)
+    summary = {
+        "pairs_dir": pairs,
+        "method": index.method,
+        "shape": list(index.shape),
+        "num_classes": index.num_classes,
+        "two_sided": index.two_sided,
+        "steps": last["step"],
+        "loss": last["loss"],
+        "seconds": last["seconds"],
+        "samples_per_s": last["step"] * config.train.batch / last["seconds"],
+        "data_wait": float(np.average([line["data_wait"] for line in lines], weights=seconds)),
+        "checkpoint": str(Path(checkpoint.path).relative_to(run.path)),
+        "workers": list(shape.workers) if isinstance(shape.workers, tuple) else shape.workers,
+        "batch": config.train.batch,
+    }
+    run.finish(summary)
+    return summary
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """What every worker runs."""
+    config = TrainConfig.model_validate(settings["config"])
+    context = ray.train.get_context()
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    pairs, device, seed = settings["pairs"], get_device(), config.train.seed
+    outline = read_outline(pairs) if config.pairs.source == "stream" else None
+    index = outline.index if outline else read_index(pairs)
+    model = objectives.build_network(config, index.shape, index.num_classes).to(device)
+    state = TrainState.start(model, config.train)
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as path:
+            state.load(Path(path), device)
+    rank, world = context.get_world_rank(), context.get_world_size()
+    lanes = directory.arcs_for(config.train.batch, world) if state.loader is None else state.loader["lanes"]
+    part = BatchPart(config.train.batch, rank, world, lanes)
+    log = Logbook(RunDirectory(Path(settings["run"])).metrics, state.step) if rank == 0 else None
+
+    def save(metrics: dict[str, float]) -> None:
+        """Rank 0 hands in the weights, the others just come to the barrier."""
+        if rank:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            state.save(Path(temporary))
+            name = f"step-{state.step:09d}"
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(temporary), checkpoint_dir_name=name)
+
+    if config.train.compile:
+        check_compiler()
+        model.compile()
+    labels, pin = config.model.conditional, device.type == "cuda"
+    source: Loader
+    if config.pairs.source == "semidiscrete":
+        source = OnlineLoader(pairs, index, part, labels, state.loader, str(device), pin)
+    else:
+        source = PairLoader(pairs, index, part, seed, labels, state.loader, pin, outline, config.pairs.patience)
+    with source as loader:
+        writer = log.write if log else lambda line: None
+        objective = objectives.build_objective(config, index.num_classes)
+        loop.train_loop(state, prepare_model(model), loader, objective, config.train, part, writer, save)
+    if log:
+        log.close()
+
+
+class Refusals(ray.train.UserCallback):
+    """Ends a run at once where the input is at fault: workers that start again would find the same."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise, in Ray Train's controller, what a worker raised; the controller does not go on after that."""
+        for error in worker_exceptions.values():
+            if isinstance(error, InputError):
+                raise error
+
+
+def check_compiler() -> None:
+    """Refuse to compile where nothing can."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise InputError("train.compile=true: this node has no C++ compiler; install g++ there or give false")
+
+
+def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Exception:
+    """The sentence behind Ray Train's error: the worker's own, where it was the input's fault."""
+    if isinstance(refused := getattr(error, "controller_failure", None), InputError):
+        return InputError(str(refused))
+    causes = list(getattr(error, "worker_failures", {}).values()) or [error]
+    last = str(causes[0]).strip().splitlines()[-1]
+    return JobError(f"training in {str(run.path)!r} failed: {last}; run the same command to resume, logs are in Ray's")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C while Ray Train runs, which ends the run and then the program, is one like any other, then and later."""
+    main = threading.current_thread() is threading.main_thread()
+    meaning = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        raise KeyboardInterrupt from end
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, meaning)
+
+
+@contextmanager
+def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
+    """Show the newest line of the log while the job runs."""
+    shown: int | None = None
+    with progress("training", steps) as show, telemetry(run.path) as told:
+
+        def tell() -> None:
+            nonlocal shown
+            line = newest_metrics(run.metrics)
+            if line is None or line["step"] == shown:
+                return
+            left = remaining(float(line["step"]), float(steps), line["seconds"])
+            show(
+                line["step"],
+                f"step {line['step']}/{steps}  loss {line['loss']:.4f}  grad {line['grad_norm']:.3f}  "
+                f"{line['samples_per_s']:,.0f} pairs/s  data wait {100 * line['data_wait']:.1f} %  left {left}",
+            )
+            told.set(
+                train_step=line["step"],
+                train_steps_left=steps - line["step"],
+                train_loss=line["loss"],
+                train_pairs_per_second=line["samples_per_s"],
+                train_data_wait_ratio=line["data_wait"],
+            )
+            shown = line["step"]
+
+        with repeated(tell):
+            yield
