@@ -133,10 +133,10 @@ class CoupleConfig(Strict):
         if self.output.pairs == 0 and self.coupling.method != "semidiscrete":
             raise ValueError("output.pairs=0: potentials alone serve method semidiscrete; give a number of pairs")
         k, method = self.cluster.actors_per_block, self.coupling.method
-        if k > 1 and self.cluster.actors == 0:
-            raise ValueError(f"cluster.actors_per_block={k}: cluster.actors=0 runs in one process; remove one of them")
         if k > 1 and method != "sinkhorn":
             raise ValueError(f"cluster.actors_per_block={k}: method {method} works on one actor a block; remove it")
+        if k > 1 and self.cluster.actors == 0:
+            raise ValueError(f"cluster.actors_per_block={k}: cluster.actors=0 runs in one process; remove one of them")
         if self.cluster.actors != "auto" and self.cluster.actors % k:
             raise ValueError(
                 f"cluster.actors={self.cluster.actors}: no multiple of actors_per_block={k}; give one or auto"

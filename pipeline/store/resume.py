@@ -40,10 +40,10 @@ def check_directory(config: CoupleConfig, directory: AnyPath) -> CoupleConfig | 
         InputError: a relative path inside a submitted job, a directory with other things in it, or a store made with
             another config.
     """
-    if config.output.dir.startswith("memory://"):
+    if config.output.dir.startswith("memory://") and config.cluster.actors != 0:
         raise InputError(
             f"output.dir={config.output.dir!r}: every process has a memory of its own, and actors are others; "
-            "give a directory or a URL that all nodes reach, as in s3://bucket/pairs"
+            "give a directory or a URL that all nodes reach, as in s3://bucket/pairs, or cluster.actors=0"
         )
     if in_submitted_job() and isinstance(directory, Path) and not directory.is_absolute():
         raise InputError(
