@@ -52,8 +52,8 @@ def begin(config: CoupleConfig) -> Job | format.Index:
         return finished
     job = assemble(config, read_inputs(config, survey_job(config)))
     check_teams(config, job.blocks)
-    resume.prepare_store(job.config, job.directory, job.inputs.target, job.inputs.source)
-    format.write_outline(job.directory, job.outline())
+    resume.prepare_store(job.config, job.store, job.inputs.target, job.inputs.source)
+    format.write_outline(job.store, job.outline())
     return job
 
 
@@ -99,7 +99,7 @@ def carry_out(job: Job, on_block: OnBlock = lambda report: None) -> format.Index
         InputError: the cluster cannot hold the actors that the config asks for.
         JobError: as `couple`.
     """
-    done = resume.blocks_done(job.directory, job.blocks)
+    done = resume.blocks_done(job.store, job.blocks)
     todo = [block for block in range(job.blocks.count) if block not in done]
     if todo or job.config.coupling.method == "semidiscrete":  # whose potentials may be all that is missing
         _solve(job, todo, on_block)
@@ -184,8 +184,8 @@ def finish_store(job: Job) -> format.Index:
     """Write blocks.parquet and, last, the index, from the sidecars alone."""
     blocks = job.blocks
     names = [format.shard_name(number) for block in range(blocks.count) for number in blocks.shards(block)]
-    sidecars = [format.read_sidecar(format.sidecar_path(job.directory, name)) for name in names]
-    write_blocks(job.directory, {s.shard.block: s.report for s in sidecars}.values())
+    sidecars = [format.read_sidecar(format.sidecar_path(job.store, name)) for name in names]
+    write_blocks(job.store, {s.shard.block: s.report for s in sidecars}.values())
     index = job.index([s.shard for s in sidecars])
-    format.write_index(job.directory, index)
+    format.write_index(job.store, index)
     return index

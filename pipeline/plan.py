@@ -137,7 +137,7 @@ def plan(config: CoupleConfig) -> Plan:
 def _potentials(job: Job) -> tuple[int, float]:
     """Points that a semi-discrete solve will draw, about, and how many of their scores it computes; none if solved."""
     conditions, chi2 = job.inputs.conditions, job.config.coupling.chi2
-    sizes = [len(conditions.ids(problem, job.blocks.ids)) for problem in unsolved(job.directory, conditions)]
+    sizes = [len(conditions.ids(problem, job.blocks.ids)) for problem in unsolved(job.store, conditions)]
     points = [max(POINTS * size, TESTS * math.sqrt(2 * size)) / chi2 for size in sizes]
     return round(sum(points)), float(sum(size * count for size, count in zip(sizes, points, strict=True)))
 

@@ -86,7 +86,7 @@ def job_metrics(job: Job) -> Iterator["Telemetry | None"]:
         return
     from flowpairs.pipeline.cluster.telemetry import telemetry
 
-    with telemetry(job.directory) as series:
+    with telemetry(job.store) as series:
         yield series
 
 
@@ -158,7 +158,7 @@ def _solve_potentials(job: Job, reference: Any) -> None:
     """Solve what is left of a semi-discrete coupling: one problem by all actors together, or one per class by each."""
     from flowpairs.pipeline.solve.potentials import PotentialSolver, unconverged_problem
 
-    config, directory, conditions = job.config, job.directory, job.inputs.conditions
+    config, directory, conditions = job.config, job.store, job.inputs.conditions
     todo, problems = unsolved(directory, conditions), conditions.problems()
     apart = len(problems) > 1 or not uses_ray(config.cluster)
     parts = len(todo) if apart else _most_members(config.cluster, job.blocks.ids)

@@ -56,9 +56,10 @@ class BlockSolver:
         job: with its features.
         threads: CPU cores that this process may use.
         device: "cpu" or "cuda", where to compute.
+        potentials: of a semi-discrete coupling; None: those in the job's directory.
     """
 
-    def __init__(self, job: Job, threads: int, device: str) -> None:
+    def __init__(self, job: Job, threads: int, device: str, potentials: Potentials | None = None) -> None:
         import torch
 
         from flowpairs.pipeline.ot.tiles.partition import SINGLE
@@ -68,6 +69,7 @@ class BlockSolver:
         self.team: "Team" = SINGLE  # changed by an actor that is one of several
         self.config, self.blocks, self.inputs, self.space = job.config, job.blocks, job.inputs, job.space
         self.x, self.seed = job.inputs.target.x, job.config.source.seed
+        self._potentials = potentials
         self._solved: dict[int | None, Coupling] = {}  # of problems that blocks share, by `Blocks.same`
 
     def solve(self, block: int) -> SolvedBlock:
@@ -85,7 +87,7 @@ class BlockSolver:
 
         Nothing is written when the coupling did not converge and the config does not accept that.
         """
-        block, pairs, directory = solved.block, solved.pairs, self.job.directory
+        block, pairs, directory = solved.block, solved.pairs, self.job.store
         if solved.report["converged"] or self.config.coupling.on_unconverged == "record":
             if solved.g is not None:
                 write_array(block_file(directory, block), solved.g)
@@ -124,15 +126,17 @@ class BlockSolver:
         """The coupling of the block's two sides."""
         from flowpairs.pipeline.solve import draw
 
-        start = self.inputs.start
-        path = block_checkpoint(self.job.directory, block)
-        save = None if self.team.rank else checkpoint_writer(path, self.config.cluster.checkpoint_seconds)
+        start, resume, save = self.inputs.start, None, None
+        if self.job.directory is not None:
+            path = block_checkpoint(self.job.directory, block)
+            resume = load_checkpoint(path)
+            save = None if self.team.rank else checkpoint_writer(path, self.config.cluster.checkpoint_seconds)
         return draw.solve_block(
             self.config.coupling,
             self._problem(block),
             g0=None if start is None else self._to_device(start[self.blocks.data_ids(block)]),
             team=self.team,
-            resume=load_checkpoint(path),
+            resume=resume,
             save=save,
         )
 
@@ -190,7 +194,7 @@ class BlockSolver:
     def _assigner(self) -> "tuple[Potentials, RowAssigner]":
         from flowpairs.pipeline.solve.assignment import RowAssigner
 
-        found = load_potentials(self.job.directory)
+        found = self._potentials or load_potentials(self.job.store)
         conditions = self.inputs.conditions
         return found, RowAssigner(self.seed, self.space.map, self.space.target, conditions, found, self.device)
 
@@ -224,7 +228,7 @@ class BlockSolver:
             chosen = part.data_ids
             yield Record(
                 first_row=start,
-                x0=self._x0(part) if payload == "full" else None,
+                x0=self.x0_of(part) if payload == "full" else None,
                 x1=None if payload == "ids" else gather(self.x, chosen),
                 data_ids=chosen,
                 labels=None if labels is None else labels[chosen % len(self.x)],
@@ -235,7 +239,7 @@ class BlockSolver:
                 span=None if leg is None else leg.span,
             )
 
-    def _x0(self, part: PairTable) -> Float32[np.ndarray, "k ..."]:
+    def x0_of(self, part: PairTable) -> Float32[np.ndarray, "k ..."]:
         """The source side of some pairs."""
         if part.source_ids is not None:
             assert self.inputs.source is not None

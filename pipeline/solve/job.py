@@ -18,17 +18,23 @@ class Job:
 
     Attributes:
         config: with the fingerprints of all that was read.
-        directory: the pair store.
+        directory: the pair store; None where nothing is written, as for arrays in memory.
         blocks: the division of the job.
         inputs: what was read.
         features: both sides as the cost sees them, once `with_features` has computed them.
     """
 
     config: CoupleConfig
-    directory: AnyPath
+    directory: AnyPath | None
     blocks: Blocks
     inputs: Inputs
     features: FeatureSpace | None = None
+
+    @property
+    def store(self) -> AnyPath:
+        """The directory of a job that writes."""
+        assert self.directory is not None, "a job in memory writes nothing"
+        return self.directory
 
     @property
     def space(self) -> FeatureSpace:
@@ -38,10 +44,11 @@ class Job:
 
     def with_features(self) -> "Job":
         """The job with the features of every id, by the map that its store has recorded, or by one recorded now."""
-        recorded = load_features(self.directory) if (self.directory / NAME).is_file() else None
+        directory = self.directory
+        recorded = load_features(directory) if directory is not None and (directory / NAME).is_file() else None
         space = feature_space(self.config, self.inputs, recorded)
-        if recorded is None:
-            save_features(space.map, self.directory)
+        if directory is not None and recorded is None:
+            save_features(space.map, directory)
         return replace(self, features=space)
 
     def index(self, shards: Sequence[Shard]) -> Index:

@@ -97,8 +97,13 @@ class PotentialSolver:
         ids, targets = self.conditions.ids(problem, ids_in_all), every
         if len(ids) < ids_in_all:
             targets = Targets(torch.from_numpy(self.features[ids]), device=self.device, team=self.team)
-        path = problem_checkpoint(self.job.directory, problem)
-        leads = self.team.rank == 0
+        progress, resume, save = None, None, None
+        if self.job.directory is not None:
+            path = problem_checkpoint(self.job.directory, problem)
+            resume = load_checkpoint(path)
+            if self.team.rank == 0:
+                progress = progress_writer(path, options.chi2)
+                save = checkpoint_writer(path, config.cluster.checkpoint_seconds)
         solved = solver.solve_semidiscrete(
             targets,
             self._noise(problem),
@@ -106,20 +111,25 @@ class PotentialSolver:
             chi2=options.chi2,
             max_rounds=options.max_passes,
             g0=None if start is None else torch.from_numpy(start[ids]),
-            progress=progress_writer(path, options.chi2) if leads else None,
-            resume=load_checkpoint(path),
-            save=checkpoint_writer(path, config.cluster.checkpoint_seconds) if leads else None,
+            progress=progress,
+            resume=resume,
+            save=save,
         )
         return problem, dataclasses.replace(solved, report=dataclasses.replace(solved.report, rel_eps=rel_eps))
 
     def write(self, solved: "tuple[int, Semidiscrete]") -> dict[str, Any]:
         """Write the potential, where it converged or the config accepts that it did not; returns the report."""
         problem, found = solved
-        report = {"block": problem, **dataclasses.asdict(found.report)}
+        report = self.report(solved)
         if found.report.converged or self.job.config.coupling.on_unconverged == "record":
-            write_problem(self.job.directory, problem, found.g.cpu().numpy(), report)
-        remove_checkpoint(problem_checkpoint(self.job.directory, problem))
+            write_problem(self.job.store, problem, found.g.cpu().numpy(), report)
+        remove_checkpoint(problem_checkpoint(self.job.store, problem))
         return report
+
+    def report(self, solved: "tuple[int, Semidiscrete]") -> dict[str, Any]:
+        """The report of a solved problem, with its number."""
+        problem, found = solved
+        return {"block": problem, **dataclasses.asdict(found.report)}
 
     def _noise(self, problem: int) -> FeatureNoise:
         return FeatureNoise(self.job.config.source.seed, self.job.space.map.dim, self.conditions, problem)

@@ -153,14 +153,25 @@ def solve_progress(directory: AnyPath, problems: list[int]) -> SolveProgress:
 
 def assemble_potentials(directory: AnyPath, conditions: Conditions, ids: int) -> Potentials:
     """Put the problems' potentials together, and write g.npy and semidiscrete.json."""
-    g, reports = np.zeros(ids), []
+    parts = []
     for problem in conditions.problems():
         with np.load(BytesIO(problem_file(directory, problem).read_bytes()), allow_pickle=False) as arrays:
-            g[conditions.ids(problem, ids)] = arrays["g"]
-            reports.append(json.loads(str(arrays["report"])))
-    write_array(directory / "potentials" / "g.npy", g)
-    notes = {"g_sha256": hashlib.sha256(g.data).hexdigest(), "problems": reports}
+            parts.append((arrays["g"], json.loads(str(arrays["report"]))))
+    found = join_potentials(parts, conditions, ids)
+    write_array(directory / "potentials" / "g.npy", found.g)
+    notes = {"g_sha256": hashlib.sha256(found.g.data).hexdigest(), "problems": found.reports}
     write_atomically(directory / "potentials" / "semidiscrete.json", (json.dumps(notes, indent=1) + "\n").encode())
+    return found
+
+
+def join_potentials(
+    parts: list[tuple[Float64[np.ndarray, " k"], dict[str, Any]]], conditions: Conditions, ids: int
+) -> Potentials:
+    """The potential of every data id from those of the problems, in the order of `conditions.problems()`."""
+    g = np.zeros(ids)
+    for problem, (values, _) in zip(conditions.problems(), parts, strict=True):
+        g[conditions.ids(problem, ids)] = values
+    reports = [report for _, report in parts]
     return Potentials(g, reports[0]["eps"], reports)
 
 
