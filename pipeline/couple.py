@@ -143,10 +143,10 @@ def check_sizes(config: CoupleConfig, rows: int, table: PairTable | None, source
         if config.sampling.draw != "categorical":
             raise InputError(f"sampling.draw={config.sampling.draw!r}: imported pairs are not drawn; remove it")
         check_table(table, f"coupling.table={config.coupling.table!r}", blocks.ids, blocks.pairs, config.output.payload)
-    if config.coupling.entropy is not None and not config.two_sided and config.data.weight is None:
+    if config.coupling.sharpness is not None and not config.two_sided and config.data.weight is None:
         from flowpairs.pipeline.ot.sinkhorn.target_sharpness import check_reachable
 
-        check_reachable(config.coupling.entropy, math.log(blocks.rows), math.log(blocks.m))
+        check_reachable(config.coupling.sharpness, math.log(blocks.rows), math.log(blocks.m))
     if config.coupling.method == "exact":
         from flowpairs.pipeline.ot import check_exact_memory
 

@@ -28,7 +28,7 @@ class CouplingConfig(Strict):
     table_fingerprint: str | None = None  # sha256 that its columns must have; the resolved config holds what was read
     rel_eps: float | None = Field(default=None, ge=0)  # eps / std(C); where none is given 0.1, semidiscrete 0
     eps: float | None = Field(default=None, ge=0)  # absolute, in the units of the cost; 0 for semidiscrete alone
-    entropy: float | None = Field(default=None, gt=0, lt=1)  # sharpness E to find eps for: 0 sharp, 1 blurred
+    sharpness: float | None = Field(default=None, gt=0, lt=1)  # E to find eps for: 0 sharp, 1 blurred
     tol: PositiveFloat = 1e-3  # L1 error of the marginals
     chi2: float = Field(default=0.05, gt=0, lt=1)  # semidiscrete: chi-square error of the data's masses
     condition: Literal["blind", "class", "extended"] = "blind"  # semidiscrete: see pipeline/blocks/conditions.py
@@ -48,13 +48,13 @@ class CouplingConfig(Strict):
     def _default_epsilon(cls, value: Any) -> Any:
         default = {"sinkhorn": 0.1, "semidiscrete": 0.0}
         if isinstance(value, dict) and value.get("method", "sinkhorn") in default:
-            given = any(value.get(key) is not None for key in ("eps", "rel_eps", "entropy"))
+            given = any(value.get(key) is not None for key in ("eps", "rel_eps", "sharpness"))
             return value | ({} if given else {"rel_eps": default[value.get("method", "sinkhorn")]})
         return value
 
     @model_validator(mode="after")
     def _one_epsilon(self) -> "CouplingConfig":
-        given = [key for key in ("rel_eps", "eps", "entropy") if getattr(self, key) is not None]
+        given = [key for key in ("rel_eps", "eps", "sharpness") if getattr(self, key) is not None]
         if self.method == "semidiscrete":
             self._semidiscrete()
         elif self.condition != "blind":
@@ -75,8 +75,8 @@ class CouplingConfig(Strict):
             raise ValueError("resample does not belong to method imported, whose table says which data; remove it")
         if self.method != "sinkhorn" and self.warm_start:
             raise ValueError(f"warm_start belongs to method sinkhorn, not to {self.method}; remove it")
-        if self.entropy is not None and self.warm_start:
-            raise ValueError("warm_start needs one eps for all blocks; give rel_eps or eps instead of entropy")
+        if self.sharpness is not None and self.warm_start:
+            raise ValueError("warm_start needs one eps for all blocks; give rel_eps or eps instead of sharpness")
         if self.method == "imported" and self.cost != "dot":
             raise ValueError("cost does not belong to method imported, which computes no coupling; remove it")
         if (self.cost == "precomputed") != (self.matrix is not None):
@@ -85,13 +85,13 @@ class CouplingConfig(Strict):
             raise ValueError("neighbours and heat belong to cost geodesic; remove them")
         self.cost_function()
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, entropy")
+            raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, sharpness")
         return self
 
     def _semidiscrete(self) -> None:
         """Refuse what does not go with method semidiscrete."""
-        if self.entropy is not None:
-            raise ValueError("entropy belongs to method sinkhorn; give rel_eps or eps, 0 being the sharpest")
+        if self.sharpness is not None:
+            raise ValueError("sharpness belongs to method sinkhorn; give rel_eps or eps, 0 being the sharpest")
         if self.cost != "dot":
             raise ValueError(f"cost={self.cost!r}: method semidiscrete searches inner products; give dot")
         if self.condition == "extended" and self.beta is None:

@@ -139,7 +139,7 @@ def assignment_report(
         "m": matcher.count,
         "eps": potentials.eps,
         "rel_eps": potentials.rel_eps,
-        "entropy": float(np.log(partners) / np.log(max(matcher.count, 2))),
+        "sharpness": float(np.log(partners) / np.log(max(matcher.count, 2))),
         "partners": partners,
         "chi2": potentials.chi2,
         "relabelled": matched.changed,

@@ -83,7 +83,7 @@ def _store(place: int, store: StoreSummary) -> dict[str, Any]:
             "blocks": blocks if len(blocks) <= BLOCKS_IN_FULL else None,
             "summary": _summary(store) if len(blocks) > BLOCKS_IN_FULL else None,
             "unconverged": [block.block for block in blocks if not block.converged],
-            "entropy": _over([block.entropy for block in blocks], statistics.median),
+            "sharpness": _over([block.sharpness for block in blocks], statistics.median),
             "partners": _over([block.partners for block in blocks], statistics.median),
             "worst_error": _over([e for block in blocks for e in (block.source_error, block.target_error)], max),
             "cost": (independent, coupled, round(100 * (1 - coupled / independent)) if independent else 0),
@@ -126,7 +126,7 @@ def _summary(store: StoreSummary) -> list[tuple[str, float | None, float | None,
     assert store.blocks
     rows = []
     for label, field in {
-        "Sharpness E": "entropy", "Partners a row": "partners", "Source marginal error (L1)": "source_error",
+        "Sharpness E": "sharpness", "Partners a row": "partners", "Source marginal error (L1)": "source_error",
         "Target marginal error (L1)": "target_error", "Cost, independent": "cost_independent",
         "Cost, coupled": "cost_coupled", "Passes": "passes", "Seconds": "seconds",
     }.items():  # fmt: skip
