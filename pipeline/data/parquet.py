@@ -50,9 +50,10 @@ def dataset(place: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Da
     """Ray Data's parquet reader, brought to uniform rows."""
     import ray.data
 
-    tables = ray.data.read_parquet(**place.ray_paths(), partitioning=None).select_columns(_wanted(config))
+    # The files have been chosen; Ray's own choice by extension takes what follows a ? for a query.
+    tables = ray.data.read_parquet(**place.ray_paths(), partitioning=None, file_extensions=None)
     uniform = partial(_uniform, config=config, shape=spec.shape)
-    return tables.map_batches(uniform, batch_format="pyarrow", batch_size=BATCH_ROWS)
+    return tables.select_columns(_wanted(config)).map_batches(uniform, batch_format="pyarrow", batch_size=BATCH_ROWS)
 
 
 def _survey_batch(table: pa.Table, config: DataConfig, path: str, tally: Tally) -> None:
