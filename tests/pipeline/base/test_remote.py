@@ -47,6 +47,7 @@ def test_a_url_below_a_url_names_the_same_host(url: str) -> None:
 
 SERVER = """
 import os, threading
+import fsspec
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
@@ -76,8 +77,9 @@ for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
     del os.environ[name]
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.environ["AWS_CONFIG_FILE"] = os.devnull
+fsspec.get_filesystem_class("s3").clear_instance_cache()
 try:
-    as_path("s3a://bucket/there").read_bytes()
+    there.read_bytes()
 except InputError as error:
     print(error)
 """
@@ -92,5 +94,5 @@ def test_a_server_that_refuses_is_no_empty_directory() -> None:
     *refused, keyless = out.stdout.splitlines()
     remedy = "check the URL, the network and the credentials in the environment"
     assert refused == [f"s3://bucket/secret: Forbidden; {remedy}"] * 3
-    assert keyless.startswith("s3a://bucket/there: ")
+    assert keyless.startswith("s3://bucket/there: ")
     assert keyless.endswith(remedy)
