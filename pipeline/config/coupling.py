@@ -15,6 +15,8 @@ NAMED = "dot", "sqeuclidean", "geodesic", "precomputed"
 class CouplingConfig(Strict):
     """One coupling problem per block of `n` source rows."""
 
+    alternatives = (("rel_eps", "eps", "sharpness"),)
+
     method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported"] = "sinkhorn"
     n: int = Field(ge=1)
     cost: str = (
@@ -48,13 +50,13 @@ class CouplingConfig(Strict):
     def _default_epsilon(cls, value: Any) -> Any:
         default = {"sinkhorn": 0.1, "semidiscrete": 0.0}
         if isinstance(value, dict) and value.get("method", "sinkhorn") in default:
-            given = any(value.get(key) is not None for key in ("eps", "rel_eps", "sharpness"))
+            given = any(value.get(key) is not None for key in cls.alternatives[0])
             return value | ({} if given else {"rel_eps": default[value.get("method", "sinkhorn")]})
         return value
 
     @model_validator(mode="after")
     def _one_epsilon(self) -> "CouplingConfig":
-        given = [key for key in ("rel_eps", "eps", "sharpness") if getattr(self, key) is not None]
+        given = [key for key in self.alternatives[0] if getattr(self, key) is not None]
         if self.method == "semidiscrete":
             self._semidiscrete()
         elif self.condition != "blind":

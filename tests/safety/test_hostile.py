@@ -230,9 +230,9 @@ def test_an_array_that_claims_more_than_the_memory_is_refused_at_once(tmp_path: 
         archive.writestr("image.npy", forged)
     program = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
-        "from flowpairs.pipeline.config import DataConfig; from flowpairs.pipeline.data import check\n"
+        "from flowpairs.pipeline.config import DataConfig; from flowpairs.pipeline.data import check_data\n"
         "from flowpairs.pipeline.base.errors import InputError\n"
-        "try:\n    check(DataConfig(path=sys.argv[1]))\nexcept InputError as error:\n    print('refused', error)"
+        "try:\n    check_data(DataConfig(path=sys.argv[1]))\nexcept InputError as error:\n    print('refused', error)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "data.npz")]
     done = subprocess.run(
