@@ -24,7 +24,7 @@ from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.cluster import trial_runs
 from flowpairs.pipeline.cluster.connect import ActorShape, actor_shape, connect, room
 from flowpairs.pipeline.cluster.trial_runs import TrialRun
-from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.config import CoupleConfig, check_cost
 from flowpairs.pipeline.couple import assemble, check_sizes, check_teams, read
 from flowpairs.pipeline.data.spec import Target
 from flowpairs.pipeline.store import resume
@@ -67,6 +67,7 @@ def plan(config: CoupleConfig) -> Plan:
             disk cannot hold.
     """
     began = time.monotonic()
+    check_cost(config)
     directory = as_path(config.output.dir)
     resume.check_directory(config, directory)
     spec = data.check_data(config.data)

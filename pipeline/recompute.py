@@ -8,25 +8,38 @@ import numpy as np
 
 from flowpairs.pipeline import data
 from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks import source
 from flowpairs.pipeline.blocks.division import divide
 from flowpairs.pipeline.blocks.imported_pairs import read_table
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.config.coupling import NAMED
 from flowpairs.pipeline.solve import potentials, start
 from flowpairs.pipeline.solve.block_solver import BlockSolver
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store import format
 
 
-def recompute(directory: AnyPath, count: int) -> list[str]:
+def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> list[str]:
     """Couple `count` evenly spaced blocks again; a sentence for every shard that comes out otherwise.
 
+    Args:
+        directory: the pair store.
+        count: of blocks.
+        import_cost: whether a function that the store's config names as its cost may be imported and run.
+
     Raises:
-        InputError: the data set is not where the store's config says, or no store is there.
+        InputError: the data set is not where the store's config says, no store is there, or its cost is a function
+            that may not be imported.
     """
     index, config = format.read_index(directory), load(CoupleConfig, directory / "config.yaml")
+    if not import_cost and config.coupling.cost not in NAMED:
+        raise InputError(
+            f"coupling.cost={config.coupling.cost!r} of {directory}: code that the store names would be imported and "
+            "run; give --import-cost if you trust it"
+        )
     spec = data.check_data(config.data)
     source_spec = source.check(config, spec)
     connect()

@@ -17,6 +17,7 @@ from flowpairs.pipeline.config.schema import (
     FeaturesConfig,
     OutputConfig,
     SamplingConfig,
+    check_cost,
 )
 from flowpairs.pipeline.config.strict import Strict
 
@@ -29,6 +30,7 @@ __all__ = [
     "OutputConfig",
     "SamplingConfig",
     "Strict",
+    "check_cost",
     "differing",
     "digest",
     "from_overrides",

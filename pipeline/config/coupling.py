@@ -1,15 +1,18 @@
 """`coupling:` of a configuration: which coupling, how sharp, of which cost, and what does not go together."""
 
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config.strict import Strict
 
 Cost = Literal["dot", "sqeuclidean", "geodesic", "precomputed"] | Callable[..., Any]
 NAMED = "dot", "sqeuclidean", "geodesic", "precomputed"
+OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class CouplingConfig(Strict):
@@ -19,9 +22,7 @@ class CouplingConfig(Strict):
 
     method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported"] = "sinkhorn"
     n: int = Field(ge=1)
-    cost: str = (
-        "dot"  # or sqeuclidean, geodesic, precomputed, or module:function of tiles; see pipeline/ot/costs/cost.py
-    )
+    cost: str = "dot"  # or sqeuclidean, geodesic, precomputed, or module:function; see pipeline/ot/costs/cost.py
     neighbours: int = Field(default=15, ge=2)  # of a point, for cost geodesic: see pipeline/ot/costs/geodesic.py
     heat: PositiveFloat = 50.0  # time that heat spreads on that graph: more is smoother
     matrix: str | None = None  # .npy of cost precomputed, source ids by data ids
@@ -85,7 +86,8 @@ class CouplingConfig(Strict):
             raise ValueError("matrix is what cost precomputed looks up; give both or neither")
         if self.cost != "geodesic" and (self.neighbours, self.heat) != (15, 50.0):
             raise ValueError("neighbours and heat belong to cost geodesic; remove them")
-        self.cost_function()
+        if self.cost not in NAMED and not OWN.fullmatch(self.cost):
+            raise ValueError(f"cost={self.cost!r}: unknown; give {', '.join(NAMED)} or module:function")
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, sharpness")
         return self
@@ -102,22 +104,21 @@ class CouplingConfig(Strict):
             raise ValueError("beta and condition_file belong to condition extended; remove them")
 
     def cost_function(self) -> Cost:
-        """What the coupling minimises: a name, or the function that the config names.
+        """What the coupling minimises: a name, or the function that the config names, whose module is imported.
 
         Raises:
-            ValueError: no such cost, module or function.
+            InputError: no such module or function.
         """
         if self.cost in NAMED:
             return cast("Cost", self.cost)
-        module, colon, name = self.cost.partition(":")
-        if not (module and colon and name):
-            raise ValueError(f"cost={self.cost!r}: unknown; give {', '.join(NAMED)} or module:function")
+        module, _, name = self.cost.partition(":")
         try:
             function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"cost={self.cost!r}: cannot be imported ({error}); put its module where the job runs or on PYTHONPATH"
+        except Exception as error:  # whatever a user's module raises
+            raise InputError(
+                f"coupling.cost={self.cost!r}: cannot be imported ({type(error).__name__}: {error}); "
+                "put its module where the job runs or on PYTHONPATH"
             ) from error
         if not callable(function):
-            raise ValueError(f"cost={self.cost!r}: is no function; give one that takes two tiles of features")
+            raise InputError(f"coupling.cost={self.cost!r}: is no function; give one that takes two tiles of features")
         return cast("Cost", function)

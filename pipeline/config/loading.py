@@ -64,7 +64,7 @@ def _tree(overrides: list[str] | None, form: str) -> dict[str, Any]:
     for item in overrides or []:
         key, equals, text = item.partition("=")
         parts = key.split(".")
-        if not equals or not all(parts) or key.startswith("-"):
+        if not equals or not all(parts) or len(parts) > plain_yaml.MAX_DEPTH or key.startswith("-"):
             raise InputError(f"override {item!r}: not of the form {form}")
         try:
             value = plain_yaml.parse(text)

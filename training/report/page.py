@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.config.plain_yaml import parse
 from flowpairs.training.report import configs, figures, pictures, theme, verdict
 from flowpairs.training.report.collect import collect
 from flowpairs.training.report.runs import Run, TimePointRow
@@ -104,7 +104,7 @@ def _potentials(store: StoreSummary) -> dict[str, Any] | None:
     if store.potentials is None:
         return None
     reports = store.potentials.reports
-    coupling = yaml.safe_load(store.config)["coupling"] if store.config else {}
+    coupling = parse(store.config)["coupling"] if store.config else {}
     condition = coupling.get("condition", "blind")
     return {
         "data": len(store.potentials.g),
@@ -142,7 +142,7 @@ def _over(values: Sequence[int | float | None], figure: Callable[[list[float]], 
 
 
 def _tolerance(store: StoreSummary) -> float | None:
-    config = yaml.safe_load(store.config) if store.config else None
+    config = parse(store.config) if store.config else None
     return config["coupling"].get("tol") if config and store.index.method == "sinkhorn" else None
 
 
