@@ -17,7 +17,7 @@ from flowpairs.pipeline.blocks.division import Blocks, divide
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, check_table
 from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.cluster.run import blocks_of, job_metrics, shape_for, uses_ray
-from flowpairs.pipeline.config import CoupleConfig, pin
+from flowpairs.pipeline.config import CoupleConfig, check_cost, pin
 from flowpairs.pipeline.solve.inputs import Inputs, Survey, read_inputs, survey_inputs
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store import format, resume
@@ -47,6 +47,7 @@ def begin(config: CoupleConfig) -> Job | format.Index:
     Raises:
         InputError: as `couple`.
     """
+    check_cost(config)
     directory = as_path(config.output.dir)
     if finished := resume.find_complete(config, directory):
         return finished
@@ -115,10 +116,10 @@ def check_sizes(config: CoupleConfig, rows: int, table: PairTable | None, source
         if config.sampling.draw != "categorical":
             raise InputError(f"sampling.draw={config.sampling.draw!r}: imported pairs are not drawn; remove it")
         check_table(table, f"coupling.table={config.coupling.table!r}", blocks.ids, blocks.pairs, config.output.payload)
-    if config.coupling.entropy is not None and not config.two_sided and config.data.weight is None:
+    if config.coupling.sharpness is not None and not config.two_sided and config.data.weight is None:
         from flowpairs.pipeline.ot.sinkhorn.target_sharpness import check_reachable
 
-        check_reachable(config.coupling.entropy, math.log(blocks.rows), math.log(blocks.m))
+        check_reachable(config.coupling.sharpness, math.log(blocks.rows), math.log(blocks.m))
     if config.coupling.method == "exact":
         from flowpairs.pipeline.ot import check_exact_memory
 

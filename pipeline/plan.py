@@ -23,7 +23,7 @@ from flowpairs.pipeline.cluster import trial_runs
 from flowpairs.pipeline.cluster.run import memory_for, shape_for
 from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.cluster.trial_runs import TrialRun
-from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.config import CoupleConfig, check_cost
 from flowpairs.pipeline.couple import assemble, survey_job
 from flowpairs.pipeline.solve.inputs import read_inputs
 from flowpairs.pipeline.solve.job import Job
@@ -68,6 +68,7 @@ def plan(config: CoupleConfig) -> Plan:
             disk cannot hold.
     """
     began = time.monotonic()
+    check_cost(config)
     directory = as_path(config.output.dir)
     resume.check_directory(config, directory)
     if config.coupling.method == "imported":

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.division import divide
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.pipeline.cluster.run import shape_for, uses_ray
 from flowpairs.pipeline.config import ClusterConfig, CoupleConfig, load
+from flowpairs.pipeline.config.coupling import NAMED
 from flowpairs.pipeline.solve.block_solver import BlockSolver
 from flowpairs.pipeline.solve.inputs import read_inputs, survey_inputs
 from flowpairs.pipeline.solve.job import Job
@@ -20,13 +22,24 @@ from flowpairs.pipeline.store.features_file import NAME
 from flowpairs.pipeline.store.potential_files import copy_potentials
 
 
-def recompute(directory: AnyPath, count: int) -> list[str]:
+def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> list[str]:
     """Couple `count` evenly spaced blocks again; a sentence for every shard that comes out otherwise.
 
+    Args:
+        directory: the pair store.
+        count: of blocks.
+        import_cost: whether a function that the store's config names as its cost may be imported and run.
+
     Raises:
-        InputError: the data set is not where the store's config says, or no store is there.
+        InputError: the data set is not where the store's config says, no store is there, or its cost is a function
+            that may not be imported.
     """
     index, config = format.read_index(directory), load(CoupleConfig, directory / "config.yaml")
+    if not import_cost and config.coupling.cost not in NAMED:
+        raise InputError(
+            f"coupling.cost={config.coupling.cost!r} of {directory}: code that the store names would be imported and "
+            "run; give --import-cost if you trust it"
+        )
     surveyed = survey_inputs(config)
     if uses_ray(config.cluster):
         connect()

@@ -1,10 +1,10 @@
 """`coupling.cost: precomputed`: a matrix of costs from a file, source ids by data ids, mirror images included."""
 
-import fsspec
 import numpy as np
 from jaxtyping import Float32
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.config import CouplingConfig
 
 
@@ -22,8 +22,9 @@ def load_cost_matrix(config: CouplingConfig, sources: int, ids: int) -> Float32[
     if config.matrix is None:
         return None
     where, shape = f"coupling.matrix={config.matrix!r}", (sources, ids)
+    path = as_path(config.matrix, "coupling.matrix")
     try:
-        with fsspec.open(config.matrix, "rb") as file:
+        with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)
     except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of them
         raise InputError(f"{where}: cannot be read as .npy ({error}); write it with numpy.save") from error

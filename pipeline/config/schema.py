@@ -144,6 +144,15 @@ class CoupleConfig(Strict):
         return self
 
 
+def check_cost(config: CoupleConfig) -> None:
+    """Import the cost that a config names, for a command that will couple; one that reads a store imports nothing.
+
+    Raises:
+        InputError: no such module or function.
+    """
+    config.coupling.cost_function()
+
+
 # Of `coupling:`, what says where something lies or how the job is run rather than what comes out.
 PATHS = {"on_unconverged", "table", "start", "condition_file", "matrix"}
 LATER = {

@@ -51,9 +51,10 @@ def dataset(location: Location, config: DataConfig, spec: DataSpec) -> "ray.data
     """Ray Data's parquet reader, brought to uniform rows."""
     import ray.data
 
-    tables = ray.data.read_parquet(**location.ray_paths(), partitioning=None).select_columns(_wanted(config))
+    # The files have been chosen; Ray's own choice by extension takes what follows a ? for a query.
+    tables = ray.data.read_parquet(**location.ray_paths(), partitioning=None, file_extensions=None)
     uniform = partial(_uniform, config=config, shape=spec.shape)
-    return tables.map_batches(uniform, batch_format="pyarrow", batch_size=BATCH_ROWS)
+    return tables.select_columns(_wanted(config)).map_batches(uniform, batch_format="pyarrow", batch_size=BATCH_ROWS)
 
 
 def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[dict[str, np.ndarray]]:

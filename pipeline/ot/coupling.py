@@ -22,9 +22,8 @@ class BlockReport:
 
     Errors are L1 distances between a marginal of P and its target, measured over all entries. Costs are E|x0 - x1|^2
     in feature space, or of the cost function that the user gave, per pair: under the product of the marginals and under
-    the coupling. Entropy is the sharpness
-    E = 2 H(P) / (H(a) + H(b)) - 1: 0 a permutation, 1 independent. `partners` is the geometric mean number of partners,
-    exp(H(P) - (H(a) + H(b)) / 2), which is n^E for n = m and uniform weights.
+    the coupling. `sharpness` is E = 2 H(P) / (H(a) + H(b)) - 1, H in nats: 0 a permutation, 1 independent. `partners`
+    is the geometric mean number of partners, exp(H(P) - (H(a) + H(b)) / 2), n^E for n = m and uniform weights.
     """
 
     method: str  # "sinkhorn", "exact" or "independent"
@@ -32,7 +31,7 @@ class BlockReport:
     m: int
     eps: float | None  # in units of the cost; None where the method has none
     rel_eps: float | None  # eps / std(C)
-    entropy: float
+    sharpness: float
     partners: float
     source_error: float
     target_error: float

@@ -140,7 +140,7 @@ def assignment_report(
         "m": assigner.count,
         "eps": potentials.eps,
         "rel_eps": potentials.rel_eps,
-        "entropy": float(np.log(partners) / np.log(max(assigner.count, 2))),
+        "sharpness": float(np.log(partners) / np.log(max(assigner.count, 2))),
         "partners": partners,
         "chi2": potentials.chi2,
         "relabelled": assigned.changed,

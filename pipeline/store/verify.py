@@ -168,19 +168,20 @@ def _check_potentials(directory: AnyPath, verdict: Verdict) -> None:
         verdict.faults.append(str(error))
 
 
-def print_verdict(directory: AnyPath, *, deep: int, as_json: bool) -> bool:
+def print_verdict(directory: AnyPath, *, deep: int, as_json: bool, import_cost: bool = False) -> bool:
     """Print the verdict, for a person or as one JSON object; True where no fault was found.
 
     Args:
         directory: the pair store.
         deep: how many blocks to compute again and compare bit by bit.
         as_json: print one JSON object.
+        import_cost: whether `deep` may import and run a cost that the store's config names.
     """
     verdict = verify(directory)
     if deep and not verdict.faults:
         from flowpairs.pipeline.recompute import recompute
 
-        verdict.faults += recompute(directory, deep)
+        verdict.faults += recompute(directory, deep, import_cost=import_cost)
     if as_json:
         print(json.dumps({**vars(verdict), "ok": not verdict.faults}))
         return not verdict.faults

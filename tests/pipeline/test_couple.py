@@ -207,17 +207,17 @@ def test_other_methods_write_stores_too(tmp_path: Path, method: str) -> None:
     couple(settings(tmp_path / "s", coupling=coupling, output={"pairs": 400}))
     assert verify(tmp_path / "s").faults == []
     row = read_blocks(tmp_path / "s")[0]
-    assert (row["entropy"] == pytest.approx(1.0)) == (method == "independent")
+    assert (row["sharpness"] == pytest.approx(1.0)) == (method == "independent")
     assert (row["cost_coupled"] < 0.9 * row["cost_independent"]) == (method == "exact")
 
 
 def test_a_sharpness_instead_of_an_epsilon(tmp_path: Path) -> None:
-    couple(settings(tmp_path / "s", coupling={"rel_eps": None, "entropy": 0.2}, output={"pairs": 400}))
+    couple(settings(tmp_path / "s", coupling={"rel_eps": None, "sharpness": 0.2}, output={"pairs": 400}))
     row = read_blocks(tmp_path / "s")[0]
     assert row["converged"]
-    assert row["entropy"] == pytest.approx(0.2, abs=0.01)
-    unequal = {"n": 8192, "resample": "repeat", "rel_eps": None, "entropy": 0.05}
-    with pytest.raises(InputError, match=r"entropy=0.05: no coupling .* below 0\.092"):
+    assert row["sharpness"] == pytest.approx(0.2, abs=0.01)
+    unequal = {"n": 8192, "resample": "repeat", "rel_eps": None, "sharpness": 0.05}
+    with pytest.raises(InputError, match=r"sharpness=0.05: no coupling .* below 0\.092"):
         couple(settings(tmp_path / "t", coupling=unequal))
 
 

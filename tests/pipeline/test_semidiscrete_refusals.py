@@ -16,7 +16,7 @@ FAST = {"method": "semidiscrete", "n": 400, "rel_eps": None, "chi2": 0.5}
 @pytest.mark.parametrize(
     ("coupling", "message"),
     [
-        ({"entropy": 0.1}, "entropy belongs to method sinkhorn"),
+        ({"sharpness": 0.1}, "sharpness belongs to method sinkhorn"),
         ({"cost": "sqeuclidean"}, "cost='sqeuclidean': method semidiscrete searches inner products"),
         ({"condition": "extended"}, "condition='extended' needs beta"),
         ({"condition": "class", "beta": 1.0}, "beta and condition_file belong to condition extended"),

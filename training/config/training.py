@@ -1,6 +1,6 @@
 """The models of `flowpairs train CONFIG` and of `flowpairs evaluate RUN`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -71,6 +71,8 @@ ModelConfig = MLPConfig | UNetConfig | DiTConfig
 class PathConfig(Strict):
     """What lies between the two ends of a pair: see training/objectives/paths.py and docs/training.md."""
 
+    belonging: ClassVar = {"kind": ("sigma",)}  # which means something else for each
+
     kind: Literal["cfm", "fm", "sb", "vp"] = "cfm"
     sigma: float = Field(default=0.0, ge=0)
 
@@ -107,6 +109,8 @@ ObjectiveConfig = VelocityConfig | BridgeMatchingConfig | MeanFlowConfig
 
 class TimesConfig(Strict):
     """How the times of the samples are distributed."""
+
+    belonging: ClassVar = {"kind": ("mean", "std")}
 
     kind: Literal["uniform", "logit-normal"] = "uniform"
     mean: float = 0.0  # of logit(t); above 0 is nearer to the data

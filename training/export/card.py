@@ -97,7 +97,7 @@ def coupling(trained: Trained) -> str:
     elif trained.method == "semidiscrete" and store.is_dir():
         found = potential_files.load_potentials(store)
         told.append(f"eps {found.eps:.4g}, relative {found.rel_eps:.4g}, chi-square of the masses {found.chi2:.2g}")
-    for name, field in {"eps": "eps", "relative eps": "rel_eps", "sharpness E": "entropy"}.items():
+    for name, field in {"eps": "eps", "relative eps": "rel_eps", "sharpness E": "sharpness"}.items():
         known = [value for block in blocks if (value := block[field]) is not None]
         if known:
             told.append(f"{name} {statistics.median(known):.4g}")

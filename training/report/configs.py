@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import yaml
+from flowpairs.pipeline.config.plain_yaml import parse
 
 
 def differing(configs: dict[str, str | None]) -> list[tuple[str, list[str]]]:
@@ -14,7 +14,7 @@ def differing(configs: dict[str, str | None]) -> list[tuple[str, list[str]]]:
     Returns:
         (key, its value in every configuration, in their order; a dash where it has none).
     """
-    flat = {name: _flatten(yaml.safe_load(text)) if text else {} for name, text in configs.items()}
+    flat = {name: _flatten(parse(text)) if text else {} for name, text in configs.items()}
     compared = [keys for name, keys in flat.items() if configs[name]]
     keys = sorted({key for config in compared for key in config})
     return [

@@ -28,7 +28,7 @@ class BlockSummary:
     m: int
     eps: float | None
     rel_eps: float | None
-    entropy: float | None  # these four of imported pairs are not known
+    sharpness: float | None  # these four of imported pairs are not known
     partners: float | None
     source_error: float | None
     target_error: float | None
