@@ -16,6 +16,8 @@ from flowpairs.pipeline.config import ClusterConfig
 from flowpairs.training.config import TrainClusterConfig
 from flowpairs.training.run.workers import Node, WorkerShape, fit_workers, gpus_per_actor
 
+Value = tuple[float, int, int, int]  # of a choice, to be compared in order
+
 
 def share_nodes(
     nodes: Sequence[Node], train: TrainClusterConfig, couple: ClusterConfig, blocks: int
@@ -44,10 +46,10 @@ def share_nodes(
     fewest = workers.cpus if train.cpus != "auto" or (workers.gpus and gpus) else 1
     total = sum(cpu for cpu, _ in nodes), sum(gpu for _, gpu in nodes)
 
-    def value(actors: int, cpus: int, shape: WorkerShape) -> tuple[float, ...]:
+    def value(actors: int, cpus: int, shape: WorkerShape) -> Value:
         return actors * gpus, min(actors * cpus, count * shape.cpus), actors * cpus, actors
 
-    best: tuple[tuple[float, ...], WorkerShape, ActorShape] | None = None
+    best: tuple[Value, WorkerShape, ActorShape] | None = None
     for each in range(workers.cpus, fewest - 1, -1):
         shape = WorkerShape(count, each, workers.gpus)
         left = total[0] - count * each, total[1] - count * workers.gpus
