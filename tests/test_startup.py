@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-HELP = "import jobs.cli"
+HELP = "from flowpairs.jobs.cli import application; application()"
 DRIVER = """
 import flowpairs.pipeline.cluster.actors, flowpairs.pipeline.couple
 from flowpairs.pipeline import data
 from flowpairs.pipeline.config import DataConfig
 config = DataConfig(path="digits")
-data.read(config, data.check(config))
+data.read_data(config, data.check_data(config))
 """
 
 

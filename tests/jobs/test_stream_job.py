@@ -17,7 +17,7 @@ import yaml
 from support.alone import alone
 from support.processes import outside
 
-from flowpairs.jobs.cli import run
+from flowpairs.jobs.run import run
 from flowpairs.jobs.stream_config import StreamConfig
 from flowpairs.jobs.streaming import stream
 from flowpairs.pipeline.base.errors import InputError, JobError
