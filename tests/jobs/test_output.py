@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 import flowpairs
 from flowpairs.jobs.cli import COMMANDS, application
 from flowpairs.jobs.plan import print_plan
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.plan import Plan
 from flowpairs.pipeline.store.format import Index
 
@@ -115,3 +116,9 @@ def test_a_forecast_is_shown_to_people_and_machines(capsys: pytest.CaptureFixtur
     assert re.search(r"left to do +│ 1 blocks, 300 pairs ", shown)
     assert re.search(r"actor hours +│ 2.00 ", shown)
     assert "potentials" not in shown
+
+
+def test_an_override_of_no_step_of_the_demo_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'steps=3': of no step of the demo; begin with couple\."):
+        invoke("demo", str(tmp_path / "demo"), "train.train.steps=3", "steps=3")
+    assert not (tmp_path / "demo").exists()
