@@ -47,7 +47,7 @@ class Head:
         return subprocess.CompletedProcess(process.args, process.returncode, out)
 
     def start(self, *arguments: str, code: Path | None = None, **environment: str) -> subprocess.Popen:
-        """Start a command beside a user's own modules; `code` is a folder of packages to run, not the installed ones."""
+        """Start a command beside a user's own modules; `code` is a folder of packages to run instead."""
         path = {} if code is None else {"PYTHONPATH": str(code)}
         return subprocess.Popen(
             [sys.executable, "-m", "flowpairs.jobs.cli", *arguments],
