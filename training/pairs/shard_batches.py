@@ -4,12 +4,13 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.order import Order
-from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.pairs.shards import ShardReader, row_dtype, row_shape
 from flowpairs.training.pairs.shuffle import ShuffledArc
 
 GROUP_BYTES = 2**20  # small batches are made several at once: a hand-over to another thread costs more than one
@@ -61,7 +62,6 @@ def shard_batches(
     """
     arcs = [ShuffledArc(reader, order, arc, taken) for arc in part.slices()]
     shape = reader.index.shape
-    shapes = {"x0": shape, "x1": shape, "span": (2,)}
     room = GROUP_BYTES // (8 * len(part.rows) * math.prod(shape))
     while True:
         rows, following = steps.at(taken)
@@ -76,8 +76,8 @@ def shard_batches(
         # New memory for every group, since nobody knows how long a batch is held.
         group = {
             name: torch.empty(
-                (count, len(mine.rows), *shapes.get(name, ())),
-                dtype=torch.float32 if name in ("x0", "x1", "weight", "span") else torch.int64,
+                (count, len(mine.rows), *row_shape(name, shape)),
+                dtype=torch.float32 if row_dtype(name) is np.float32 else torch.int64,
                 pin_memory=pin,
             )
             for name in reader.fields

@@ -13,7 +13,7 @@ from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import Index, Shard, pairs_per_record
 from flowpairs.pipeline.store.integrity import damage
 from flowpairs.pipeline.store.layout import ShardLayout, opened, read_layout
-from flowpairs.pipeline.store.records import Decoder, samples
+from flowpairs.pipeline.store.records import Decoder, Part, samples
 from flowpairs.training.pairs.order import Stretch
 from flowpairs.training.pairs.shard_source import CompleteStore, ShardSource
 
@@ -49,6 +49,16 @@ def choose_fields(index: Index, wanted: Sequence[str] | None) -> tuple[str, ...]
     return there if wanted is None else tuple(name for name in there if name in wanted)
 
 
+def row_shape(field: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a pair's field, of data of some shape."""
+    return {"x0": shape, "x1": shape, "span": (2,)}.get(field, ())
+
+
+def row_dtype(field: str) -> type[np.generic]:
+    """Its type."""
+    return np.float32 if field in ("x0", "x1", "weight", "span") else np.int64
+
+
 class ShardReader:
     """The pairs of a store by shard and row.
 
@@ -78,7 +88,7 @@ class ShardReader:
             InputError: a shard that is missing, damaged or not what the index says.
         """
         for stretch in stretches:
-            shard, layout = self.source.take(stretch.shard), self._layout(stretch.shard)
+            shard, layout = self.source.take(stretch.shard), self.layout(stretch.shard)
             first = np.searchsorted(layout.edges, stretch.start, "right") - 1
             last = np.searchsorted(layout.edges, stretch.stop, "left")
             with opened(self.shards / shard.name) as file:
@@ -97,7 +107,7 @@ class ShardReader:
                 yield shard, key, members
 
     def decode(
-        self, shard: Shard, record: str, members: Members, fields: Sequence[str], part: slice = slice(None)
+        self, shard: Shard, record: str, members: Members, fields: Sequence[str], part: Part = slice(None)
     ) -> Fields:
         """Arrays of a record, or of a part of its pairs, of the shapes and types that the index promises.
 
@@ -109,7 +119,7 @@ class ShardReader:
         except (ValueError, KeyError, OSError) as error:
             raise InputError(self._damaged(shard, f"record {record}: {error}")) from error
 
-    def _layout(self, number: int) -> ShardLayout:
+    def layout(self, number: int) -> ShardLayout:
         """Where the records of a shard lie, found once a process, behind the check of its bytes."""
         if number not in self._layouts:
             shard = self.source.take(number)
