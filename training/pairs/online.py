@@ -17,8 +17,8 @@ from flowpairs.pipeline.blocks import features, noise
 from flowpairs.pipeline.blocks.conditions import read_conditions
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.data.spec import Target
-from flowpairs.pipeline.solve import potentials
 from flowpairs.pipeline.solve.assignment import RowAssigner
+from flowpairs.pipeline.solve.potentials import Potentials, load_potentials
 from flowpairs.pipeline.store.format import Index
 from flowpairs.pipeline.store.records import Decoder
 from flowpairs.training.pairs.batch import BatchPart
@@ -116,6 +116,11 @@ class SemidiscreteStore:
         return x0.reshape(count, *self.index.shape), self.assigner.match(first, x0, None).ids
 
     @cached_property
+    def potentials(self) -> Potentials:
+        """Of the coupling."""
+        return load_potentials(self.directory)
+
+    @cached_property
     def assigner(self) -> RowAssigner:
         """Finds the partners of source rows."""
         config, index, x = self.config, self.index, np.asarray(self._read("data"))
@@ -123,9 +128,7 @@ class SemidiscreteStore:
         given = read_conditions(config.coupling, Target(x, labels, index.num_classes, index.data_fingerprint))
         fitted = features.load_features(self.directory / "features.npz")
         of_data = fitted.of_data(x, flips=config.data.flips)
-        return RowAssigner(
-            config.source.seed, fitted, of_data, given, potentials.load_potentials(self.directory), self.device
-        )
+        return RowAssigner(config.source.seed, fitted, of_data, given, self.potentials, self.device)
 
     def _read(self, name: str) -> np.ndarray:
         try:
