@@ -8,7 +8,7 @@ from enum import IntEnum
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from flowpairs.pipeline.blocks import noise
@@ -39,7 +39,7 @@ def normals(seed: int, step: int, rows: BatchRows, shape: tuple[int, ...]) -> Fl
     return torch.from_numpy(drawn).view(len(rows), *shape)
 
 
-def times(config: TimesConfig, u: Float32[Tensor, " b"], margin: float = 0.0) -> Float32[Tensor, " b"]:
+def times(config: TimesConfig, u: Float[Tensor, " b"], margin: float = 0.0) -> Float[Tensor, " b"]:
     """Times of the configured distribution out of uniforms, by its quantile function.
 
     Args:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
@@ -68,12 +68,12 @@ class BatchPart:
 class Batch:
     """Some pairs; `label` where the loader was asked for labels, `weight` and `span` where the pairs have them."""
 
-    x0: Float32[Tensor, "b *shape"]
-    x1: Float32[Tensor, "b *shape"]
+    x0: Float[Tensor, "b *shape"]
+    x1: Float[Tensor, "b *shape"]
     rows: BatchRows
     label: Int64[Tensor, " b"] | None = None
-    weight: Float32[Tensor, " b"] | None = None
-    span: Float32[Tensor, "b 2"] | None = None  # of a chain over time: when x0 and x1 are, between 0 and 1
+    weight: Float[Tensor, " b"] | None = None
+    span: Float[Tensor, "b 2"] | None = None  # of a chain over time: when x0 and x1 are, between 0 and 1
 
     def split(self, count: int) -> list["Batch"]:
         """The pairs in `count` parts of equal size."""
