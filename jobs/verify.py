@@ -20,15 +20,9 @@ def verify(
 
     Example: `flowpairs verify out/digits --deep 1`
     """
-    from flowpairs.pipeline.base.paths import as_path
-    from flowpairs.pipeline.store.verify import verify as read_all
+    from flowpairs import PairStore
 
-    store = as_path(directory)
-    verdict = read_all(store)
-    if deep and not verdict.faults:
-        from flowpairs.pipeline.recompute import recompute
-
-        verdict.faults += recompute(store, deep, import_cost=import_cost)
+    verdict = PairStore(directory).verify(deep, import_cost=import_cost)
     print_verdict(verdict, as_json=json)
     if verdict.faults:
         raise typer.Exit(1)

@@ -30,8 +30,10 @@ from flowpairs.pipeline.cluster.telemetry import telemetry
 from flowpairs.pipeline.store.format import read_index, read_outline
 from flowpairs.training import objectives
 from flowpairs.training.config import TrainConfig
-from flowpairs.training.pairs.loader import BatchPart, Loader, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import Loader, ShardLoader
 from flowpairs.training.pairs.online import OnlineLoader, SemidiscreteStore
+from flowpairs.training.pairs.order import arcs_for
 from flowpairs.training.run import directory, loop, trackers
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
@@ -129,8 +131,8 @@ def train_worker(settings: dict[str, Any]) -> None:
         with checkpoint.as_directory() as path:
             state.load(Path(path), device)
     rank, world = context.get_world_rank(), context.get_world_size()
-    lanes = directory.arcs_for(config.train.batch, world) if state.loader is None else state.loader["lanes"]
-    part = BatchPart(config.train.batch, rank, world, lanes)
+    arcs = arcs_for(config.train.batch, world) if state.loader is None else state.loader["arcs"]
+    part = BatchPart(config.train.batch, rank, world, arcs)
     log = Logbook(RunDirectory(Path(settings["run"])).metrics, state.step) if rank == 0 else None
 
     def save(metrics: dict[str, float]) -> None:
@@ -151,11 +153,11 @@ def train_worker(settings: dict[str, Any]) -> None:
     if config.pairs.source == "semidiscrete":
         source = OnlineLoader(pairs, index, part, labels, state.loader, str(device), pin)
     else:
-        source = PairLoader(pairs, index, part, seed, labels, state.loader, pin, outline, config.pairs.patience)
+        source = ShardLoader(pairs, index, part, seed, labels, state.loader, pin, outline, config.pairs.patience)
     with source as loader:
         writer = log.write if log else lambda line: None
         objective = objectives.build_objective(config, index.num_classes)
-        loop.train_loop(state, prepare_model(model), loader, objective, config.train, part, writer, save)
+        loop.train_loop(state, prepare_model(model), loader, objective, config.train, writer, save)
     if log:
         log.close()
 

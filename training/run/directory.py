@@ -24,8 +24,6 @@ from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
 from flowpairs.training.config import PairsConfig, TrainConfig
 
-ARCS = 8  # see training/pairs/order.py; runs with up to so many workers see the same batches
-
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -169,11 +167,6 @@ def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
             raise InputError(
                 f"train.batch={batch}: not divisible by {count} workers{steps}; use {max(1, batch // each) * each}"
             )
-
-
-def arcs_for(batch: int, workers: int) -> int:
-    """Lanes that the pairs are read in: a divisor of the batch; more than LANES only where there are more workers."""
-    return workers if workers > ARCS else math.gcd(batch, ARCS)
 
 
 def check_directory(config: TrainConfig) -> None:

@@ -24,7 +24,8 @@ from flowpairs.pipeline.store.records import Decoder, samples
 from flowpairs.pipeline.store.status import read_status
 from flowpairs.pipeline.store.summary import print_summary
 from flowpairs.pipeline.store.verify import verify
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.report.page import write_report
 
 PAIRS = 700
@@ -211,7 +212,7 @@ def test_weights_reach_training_through_every_payload(payload: str, tmp_path: Pa
         index = format.read_index(tmp_path / name)
         assert index.weighted
         assert verify(tmp_path / name).faults == []
-        with PairLoader(tmp_path / name, index, BatchPart(100, 0, 1, 4), 0) as loader:
+        with ShardLoader(tmp_path / name, index, BatchPart(100, 0, 1, 4), 0) as loader:
             for batch in islice(loader, 7):
                 assert batch.weight is not None
                 found = [weight_of[x0.tobytes()] for x0 in batch.x0.numpy()]

@@ -22,7 +22,8 @@ from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.format import read_index
 from flowpairs.pipeline.store.status import read_status
 from flowpairs.pipeline.store.verify import verify
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.pairs.reference import read_reference
 from flowpairs.training.report.page import write_report
 
@@ -64,7 +65,7 @@ def test_everything_that_reads_stores_reads_it(stores: tuple[Path, Remote], tmp_
     assert torch.equal(ours.x, theirs.x)
     batches = []
     for where in (str(remote), str(local)):
-        with PairLoader(where, read_index(where), BatchPart(32, 0, 1, 4), seed=0, labels=True) as loader:
+        with ShardLoader(where, read_index(where), BatchPart(32, 0, 1, 4), seed=0, labels=True) as loader:
             batches.append([batch.x1 for batch in islice(loader, 30)])
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
     assert "600" in write_report([remote], tmp_path / "report.html").read_text()
