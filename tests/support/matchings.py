@@ -132,12 +132,12 @@ def blocks(directory: Path) -> list[dict[str, Any]]:
     return pq.read_table(directory / "blocks.parquet").to_pylist()
 
 
-def pairs(directory: Path) -> dict[str, np.ndarray]:
+def pairs(directory: Path, *, labels: bool = True) -> dict[str, np.ndarray]:
     """All pairs of a store, in order."""
     index = format.read_index(directory)
     decoder = Decoder(directory, index)
     parts = [
-        decoder.decode(fields, ("x0", "x1", "label", "data_ids"))
+        decoder.decode(fields, ("x0", "x1", "data_ids", *(["label"] if labels else [])))
         for shard in index.shards
         for _, fields in samples(directory / "shards" / shard.name)
     ]
