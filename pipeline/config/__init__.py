@@ -9,7 +9,7 @@ identity.py   what makes two configurations the same
 
 from flowpairs.pipeline.config.coupling import CouplingConfig
 from flowpairs.pipeline.config.data import DataConfig
-from flowpairs.pipeline.config.identity import differing, digest, leaves
+from flowpairs.pipeline.config.identity import differing, digest, leaves, pin
 from flowpairs.pipeline.config.loading import from_overrides, load, read_yaml, save, validate
 from flowpairs.pipeline.config.schema import (
     ClusterConfig,
@@ -36,6 +36,7 @@ __all__ = [
     "from_overrides",
     "leaves",
     "load",
+    "pin",
     "read_yaml",
     "save",
     "validate",

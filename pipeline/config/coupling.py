@@ -39,7 +39,6 @@ class CouplingConfig(Strict):
     condition_file: str | None = None  # .npy of one row of numbers a datum, for condition extended; else the labels
     condition_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
     max_passes: PositiveInt = 20_000  # over the n x m entries before giving up
-    warm_start: bool = False  # blocks after the first epoch start from its potentials: see pipeline/solve/start.py
     start: str | None = None  # a pair store over the same data, from whose potentials to start
     start_fingerprint: str | None = None  # sha256 of those potentials; the resolved config holds what was read
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
@@ -76,10 +75,6 @@ class CouplingConfig(Strict):
             raise ValueError("table belongs to method imported, and that method needs one; give both or neither")
         if self.method == "imported" and self.resample is not None:
             raise ValueError("resample does not belong to method imported, whose table says which data; remove it")
-        if self.method != "sinkhorn" and self.warm_start:
-            raise ValueError(f"warm_start belongs to method sinkhorn, not to {self.method}; remove it")
-        if self.sharpness is not None and self.warm_start:
-            raise ValueError("warm_start needs one eps for all blocks; give rel_eps or eps instead of sharpness")
         if self.method == "imported" and self.cost != "dot":
             raise ValueError("cost does not belong to method imported, which computes no coupling; remove it")
         if (self.cost == "precomputed") != (self.matrix is not None):

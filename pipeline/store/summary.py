@@ -42,9 +42,9 @@ def print_summary(directory: AnyPath) -> None:
 
 def _add_potentials(table: Any, directory: AnyPath) -> None:
     """What the potentials of a semi-discrete coupling are."""
-    from flowpairs.pipeline.solve import potentials
+    from flowpairs.pipeline.store import potential_files
 
-    found = potentials.load_potentials(directory)
+    found = potential_files.load_potentials(directory)
     points, seconds = (sum(report[key] for report in found.reports) for key in ("points", "seconds"))
     problems = f"{len(found.reports)} problems, one a class" if len(found.reports) > 1 else "one problem"
     table.add_row("potentials", f"of {len(found.g):,} data, {problems}, {points:,} points in {seconds:.1f} s")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from support.alone import alone
+from support.couplings import couple_here
 from support.processes import outside
 
 from flowpairs.jobs.cli import run
@@ -123,7 +123,7 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
     there = whole.couple.model_copy(
         update={"output": whole.couple.output.model_copy(update={"dir": str(tmp_path / "whole")})}
     )
-    alone(there)
+    couple_here(there)
     for path in (tmp_path / "whole" / "shards").glob("*.tar"):
         assert path.read_bytes() == (job.pairs / "shards" / path.name).read_bytes()
     again = load(

@@ -21,7 +21,6 @@ FAST = {"method": "semidiscrete", "n": 400, "rel_eps": None, "chi2": 0.5}
         ({"condition": "extended"}, "condition='extended' needs beta"),
         ({"condition": "class", "beta": 1.0}, "beta and condition_file belong to condition extended"),
         ({"condition_file": "z.npy"}, "beta and condition_file belong to condition extended"),
-        ({"warm_start": True}, "warm_start belongs to method sinkhorn"),
         ({"backend": "keops"}, "backend belongs to method sinkhorn"),
         ({"chi2": 1.5}, "coupling.chi2=1.5"),
         ({"method": "sinkhorn", "rel_eps": 0}, "rel_eps=0: an unregularised plan is method exact or semidiscrete"),

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from flowpairs.pipeline.blocks import features, noise
+from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.features_file import load_features
 from flowpairs.pipeline.store.records import Decoder, samples
 
 BLIND: dict[str, Any] = {
@@ -29,7 +30,7 @@ def loop(directory: Path, rows: range) -> np.ndarray:
     """The data id of every source row, a row at a time in float64: from the store's files and the generator alone."""
     config = load(CoupleConfig, directory / "config.yaml")
     x, g = np.load(directory / "data.npy"), np.load(directory / "potentials" / "g.npy")
-    fitted, seed, coupling = features.load_features(directory / "features.npz"), config.source.seed, config.coupling
+    fitted, seed, coupling = load_features(directory), config.source.seed, config.coupling
     y = fitted.of_data(x, flips=config.data.flips).astype(np.float64)
     basis = np.eye(x[0].size) if fitted.basis is None else fitted.basis.astype(np.float64)
     z, labels = None, None

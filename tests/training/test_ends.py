@@ -8,7 +8,7 @@ import numpy as np
 import ot
 import pytest
 import torch
-from support.alone import alone
+from support.couplings import couple_here
 from torch import nn
 
 from flowpairs.pipeline.base.errors import InputError
@@ -60,7 +60,7 @@ def couple_config(sets: Path, where: Path, **parts: dict[str, Any]) -> CoupleCon
 @pytest.fixture(scope="module")
 def pairs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("pairs") / "two-sided"
-    alone(couple_config(sets, where))
+    couple_here(couple_config(sets, where))
     return where
 
 
@@ -70,7 +70,7 @@ def chain(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("pairs") / "chain"
     config = couple_config(sets, where, output={"payload": "full", "pairs": 4000}).model_dump(mode="json")
     config |= {"source": {"kind": "previous"}, "data": {"path": str(sets / "c.npz"), "time": "day", "leave_out": [2]}}
-    alone(validate(CoupleConfig, config))
+    couple_here(validate(CoupleConfig, config))
     return where
 
 

@@ -17,8 +17,9 @@ from flowpairs.pipeline.blocks import features, noise
 from flowpairs.pipeline.blocks.conditions import read_conditions
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.data.spec import Target
-from flowpairs.pipeline.solve import potentials
 from flowpairs.pipeline.solve.assignment import RowAssigner
+from flowpairs.pipeline.store import potential_files
+from flowpairs.pipeline.store.features_file import load_features
 from flowpairs.pipeline.store.format import Index
 from flowpairs.pipeline.store.records import Decoder
 from flowpairs.training.pairs.loader import Batch, BatchPart, Loader, State
@@ -106,7 +107,7 @@ class SemidiscreteStore:
     def pairs(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Noise [count, ...] and data ids [count] of source rows `first` to `first + count`."""
         x0 = noise.gaussian(self.matcher.seed, first, count, math.prod(self.index.shape))
-        return x0.reshape(count, *self.index.shape), self.matcher.match(first, x0, None).ids
+        return x0.reshape(count, *self.index.shape), self.matcher.assign(first, x0, None).ids
 
     @cached_property
     def matcher(self) -> RowAssigner:
@@ -114,10 +115,10 @@ class SemidiscreteStore:
         config, index, x = self.config, self.index, np.asarray(self._read("data"))
         labels = self._read("labels") if index.num_classes else None
         given = read_conditions(config.coupling, Target(x, labels, index.num_classes, index.data_fingerprint))
-        fitted = features.load_features(self.directory / "features.npz")
+        fitted = load_features(self.directory)
         of_data = fitted.of_data(x, flips=config.data.flips)
         return RowAssigner(
-            config.source.seed, fitted, of_data, given, potentials.load_potentials(self.directory), self.device
+            config.source.seed, fitted, of_data, given, potential_files.load_potentials(self.directory), self.device
         )
 
     def _read(self, name: str) -> np.ndarray:

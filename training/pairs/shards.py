@@ -11,8 +11,7 @@ import numpy as np
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import Index, Shard, pairs_per_record
-from flowpairs.pipeline.store.integrity import damage
-from flowpairs.pipeline.store.layout import ShardLayout, opened, read_layout
+from flowpairs.pipeline.store.layout import ShardLayout, damage, opened, read_layout
 from flowpairs.pipeline.store.records import Decoder, samples
 from flowpairs.training.pairs.order import Stretch
 from flowpairs.training.pairs.shard_source import CompleteStore, ShardSource

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.environment import in_submitted_job
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
-from flowpairs.pipeline.cluster.connect import in_submitted_job
 from flowpairs.pipeline.config import differing, digest, load, save
-from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
 from flowpairs.training.config import PairsConfig, TrainConfig
 
@@ -113,7 +113,7 @@ def pairs_fingerprint(pairs: PairsConfig, index: Index) -> str:
         return digest({"shards": [shard.sha256 for shard in index.shards]})
     if pairs.source == "stream":
         return digest({"config": index.config_hash})
-    g = potentials.load_potentials(as_path(pairs.dir)).g
+    g = potential_files.load_potentials(as_path(pairs.dir)).g
     return digest({"config": index.config_hash, "g": hashlib.sha256(g.data).hexdigest()})
 
 

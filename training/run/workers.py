@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import ray
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.cluster.connect import takes_gpus
+from flowpairs.pipeline.cluster.shapes import takes_gpus
 from flowpairs.pipeline.config import ClusterConfig
 from flowpairs.training.config import TrainClusterConfig
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
-from support.alone import alone
 from support.couplings import settings, shard_bytes
 
 from flowpairs.pipeline.base.atomic import atomic_open
@@ -31,12 +30,12 @@ JOB = {"coupling": {"n": 300}, "output": {"pairs": 600, "payload": "ids"}}
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[tuple[Path, Remote]]:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Remote]]:
     """The same job on the local disk and in memory."""
     local, remote = tmp_path_factory.mktemp("urls") / "local", as_path("memory://stores-at-urls/store")
-    alone(settings(local, **JOB))  # type: ignore[arg-type]
+    couple(settings(local, **JOB))  # type: ignore[arg-type]
     assert isinstance(remote, Remote)
-    alone(settings(remote, **JOB))  # type: ignore[arg-type]
+    couple(settings(remote, **JOB))  # type: ignore[arg-type]
     yield local, remote
     fsspec.filesystem("memory").rm("/stores-at-urls", recursive=True)
 
@@ -106,7 +105,7 @@ def test_an_exception_leaves_nothing_at_a_url() -> None:
 
 def test_a_store_in_memory_is_refused() -> None:
     with pytest.raises(InputError, match=r"output.dir='memory://x': every process has a memory of its own"):
-        couple(settings("memory://x"))  # type: ignore[arg-type]
+        couple(settings("memory://x", cluster={"actors": 1}))  # type: ignore[arg-type]
 
 
 S3 = """
@@ -126,7 +125,7 @@ from flowpairs.pipeline.store.verify import verify
 from support.couplings import settings
 
 try:
-    couple(settings("s3://nowhere/pairs"))
+    couple(settings("s3://nowhere/pairs", cluster={"actors": 1}))
 except JobError as error:
     print(error)
 bucket = fsspec.filesystem("s3", use_listings_cache=False)
@@ -134,7 +133,7 @@ bucket.mkdir("bucket")
 couple(settings("s3://bucket/pairs", cluster={"actors": 2}))
 before = bucket.modified("bucket/pairs/shards/pairs-000000.tar")
 bucket.rm_file("bucket/pairs/shards/pairs-000004.tar")
-assert couple(settings("s3://bucket/pairs")).pairs == 1500
+assert couple(settings("s3://bucket/pairs", cluster={"actors": 1})).pairs == 1500
 assert bucket.modified("bucket/pairs/shards/pairs-000000.tar") == before, "a finished block was computed again"
 assert verify(as_path("s3://bucket/pairs")).faults == []
 bucket.get("bucket/pairs", sys.argv[1], recursive=True)
