@@ -143,7 +143,7 @@ def couple(
             raise InputError(f"x0: rows of shape {list(source.shape[1:])}, those of x1 have {list(target.shape[1:])}")
         size = n if n is not None else max(len(target), 0 if source is None else len(source))
         coupling = {"method": method, "n": size, "cost": _name(cost), **options}
-        coupling |= {"rel_eps": rel_eps, "eps": eps, SHARPNESS: sharpness}
+        coupling |= {"rel_eps": rel_eps, "eps": eps, "sharpness": sharpness}
         most = max(len(target), 0 if source is None else len(source))
         if size > most and method != "semidiscrete":
             coupling["resample"] = "repeat"
@@ -222,12 +222,9 @@ def solve(
         if method not in ("sinkhorn", "exact", "independent"):
             raise InputError(f"method={method!r}: not one of two sets of points; give sinkhorn, exact or independent")
         given = {"method": method, "n": len(x0), "cost": _name(cost), **options}
-        settings = validate(CouplingConfig, given | {"rel_eps": rel_eps, "eps": eps, SHARPNESS: sharpness})
+        settings = validate(CouplingConfig, given | {"rel_eps": rel_eps, "eps": eps, "sharpness": sharpness})
         problem = build_problem(settings, tensor(x0), tensor(x1), tensor(a), tensor(b))
         return Coupling(solve_block(settings, problem), _back(x1))
-
-
-SHARPNESS = "entropy"  # the key of the sharpness in a configuration
 
 
 def _rows(values: "Array", name: str) -> np.ndarray:
