@@ -34,9 +34,9 @@ from torch import Tensor
 from toy2d import BATCH, train
 
 from flowpairs.pipeline.ot import Problem, solve_sinkhorn
-from flowpairs.training.metrics.metrics import curvature_by_time, integrate_unit_interval
 from flowpairs.training.objectives.objective import Objective
 from flowpairs.training.objectives.paths import Straight
+from flowpairs.training.sampling.curvature import curvature_by_time, integrate_unit_interval
 from flowpairs.training.sampling.ode import solve_fixed
 
 POOL, TESTS, HEUN = 65_536, 1_024, 32

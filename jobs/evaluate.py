@@ -27,9 +27,9 @@ def evaluate(
 
         print(dumps(report, indent=1))
     else:
-        from flowpairs.training.report.evaluation_table import print_table
+        from flowpairs.training.report.terminal import print_evaluation
 
-        print_table(report)
+        print_evaluation(report)
 
 
 if __name__ == "__main__":

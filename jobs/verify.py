@@ -1,8 +1,11 @@
 """`flowpairs verify DIR`: read every byte of a pair store and hold it against its index."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flowpairs.pipeline.store.verify import Verdict
 
 
 def verify(
@@ -18,10 +21,34 @@ def verify(
     Example: `flowpairs verify out/digits --deep 1`
     """
     from flowpairs.pipeline.base.paths import as_path
-    from flowpairs.pipeline.store.verify import print_verdict
+    from flowpairs.pipeline.store.verify import verify as read_all
 
-    if not print_verdict(as_path(directory), deep=deep, as_json=json, import_cost=import_cost):
+    store = as_path(directory)
+    verdict = read_all(store)
+    if deep and not verdict.faults:
+        from flowpairs.pipeline.recompute import recompute
+
+        verdict.faults += recompute(store, deep, import_cost=import_cost)
+    print_verdict(verdict, as_json=json)
+    if verdict.faults:
         raise typer.Exit(1)
+
+
+def print_verdict(verdict: "Verdict", as_json: bool) -> None:
+    """Print every fault and what was read, or both as one JSON object."""
+    if as_json:
+        from json import dumps
+
+        print(dumps({**vars(verdict), "ok": not verdict.faults}))
+        return
+    for fault in verdict.faults:
+        print(fault)
+    counted = (
+        f"{verdict.shards:,} shards, {verdict.records:,} records, {verdict.pairs:,} pairs, {verdict.bytes:,} bytes"
+    )
+    print(f"{verdict.directory}: {counted}: {f'{len(verdict.faults)} faults' if verdict.faults else 'whole'}")
+    drawn = f"{verdict.draw_error:.3f} from being drawn equally often (independent draws: {verdict.chance_error:.3f})"
+    print(f"{verdict.data_used:,} data occur, in L1 {drawn}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from flowpairs.pipeline.blocks.division import Blocks, divide
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, check_table
 from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.cluster.run import blocks_of, job_metrics, shape_for, uses_ray
-from flowpairs.pipeline.config import CoupleConfig, pin
+from flowpairs.pipeline.config import CoupleConfig, check_cost, pin
 from flowpairs.pipeline.solve.inputs import Inputs, Survey, read_inputs, survey_inputs
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store import format, resume
@@ -47,6 +47,7 @@ def begin(config: CoupleConfig) -> Job | format.Index:
     Raises:
         InputError: as `couple`.
     """
+    check_cost(config)
     directory = as_path(config.output.dir)
     if finished := resume.find_complete(config, directory):
         return finished
@@ -57,15 +58,24 @@ def begin(config: CoupleConfig) -> Job | format.Index:
     return job
 
 
+def check_inputs(config: CoupleConfig) -> tuple[Survey, Blocks | None]:
+    """Look at the inputs without Ray; the division of the job too, where it is known before the data are read.
+
+    Raises:
+        InputError: as `couple`.
+    """
+    surveyed = survey_inputs(config)
+    rows = None if config.two_sided else surveyed.target.rows
+    return surveyed, None if rows is None else check_sizes(config, rows, surveyed.table)
+
+
 def survey_job(config: CoupleConfig) -> Survey:
     """Refuse what can be refused before the data are read, then join or start Ray where the job uses it.
 
     Raises:
         InputError: as `couple`.
     """
-    surveyed = survey_inputs(config)
-    rows = None if config.two_sided else surveyed.target.rows  # None: sizes are known once the data are read
-    blocks = None if rows is None else check_sizes(config, rows, surveyed.table)
+    surveyed, blocks = check_inputs(config)
     if uses_ray(config.cluster):
         from flowpairs.pipeline.cluster.connect import connect
 

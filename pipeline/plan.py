@@ -7,14 +7,12 @@ pace for the points that it will need. Of a store that is begun only what is lef
 """
 
 import dataclasses
-import json
 import math
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
@@ -232,41 +230,3 @@ def _refuse_disk(config: CoupleConfig, directory: AnyPath, forecast: Plan) -> No
             f"output.pairs={forecast.pairs}: shards of about {forecast.shard_bytes / 1e9:,.1f} GB, and "
             f"{free / 1e9:,.1f} GB are free; give {leaner}output.pairs={fits}"
         )
-
-
-def _left(forecast: Plan) -> str:
-    """What is left to do, in words."""
-    if forecast.blocks_left == forecast.blocks:
-        return "all" if forecast.blocks or forecast.potential_points else "nothing"
-    if not forecast.blocks_left:
-        return "nothing: every shard is there"
-    return f"{forecast.blocks_left:,} blocks, {forecast.pairs_left:,} pairs"
-
-
-def print_plan(forecast: Plan, as_json: bool) -> None:
-    """Print a forecast as a short table, or as JSON."""
-    if as_json:
-        print(json.dumps(dataclasses.asdict(forecast)))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    hours = forecast.seconds * forecast.actors / 3600
-    table = Table(title="what the job will take", show_header=False)
-    if forecast.potential_points:
-        drawn = f"{forecast.potential_points:,} points in {forecast.potential_seconds:,.0f} s, about"
-        table.add_row("potentials", drawn)
-    rows: list[tuple[str, Any]] = [
-        ("pairs", f"{forecast.pairs:,} from {forecast.blocks:,} blocks of {forecast.n:,} x {forecast.m:,}"),
-        ("left to do", _left(forecast)),
-        ("actors", f"{forecast.actors}, {forecast.actors_per_block} a block"),
-        ("seconds a block", f"{forecast.block_seconds:.2f}"),
-        ("seconds", f"{forecast.seconds:,.0f}, {forecast.start_seconds:.0f} of them to start"),
-        ("actor hours", f"{hours:.2f}"),
-        ("memory of an actor", f"{forecast.actor_bytes / 2**30:.2f} GiB"),
-        ("shards", f"{forecast.shards:,}, {forecast.shard_bytes / 1e6:,.0f} MB"),
-        ("this forecast took", f"{forecast.trial_seconds:.0f} s"),
-    ]
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

@@ -28,7 +28,7 @@ def test_the_reader_without_the_project(tmp_path: Path, local_ray: None) -> None
     assert out.stdout.startswith("b000000-r000000000 (150, 1, 8, 8) (150, 1, 8, 8) [")
 
 
-@pytest.mark.parametrize("command", [command.__name__ for command in COMMANDS])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_there_and_shows_an_example(command: str) -> None:
     out = subprocess.run(
         [sys.executable, "-m", f"jobs.{command}", "--help"], check=True, stdout=subprocess.PIPE, text=True, timeout=60

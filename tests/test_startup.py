@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HELP = "import jobs.cli"
+HELP = "from flowpairs.jobs.cli import application; application()"
 DRIVER = """
 import flowpairs.pipeline.cluster.actors, flowpairs.pipeline.couple
 from flowpairs.pipeline import data

@@ -36,17 +36,13 @@ from flowpairs.training.run import directory, loop, trackers
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
 from flowpairs.training.run.state import TrainState
-from flowpairs.training.run.workers import WorkerShape, worker_shape
+from flowpairs.training.run.workers import worker_shape
 
 MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again has three more
 
 
-def train(config: TrainConfig, shape: WorkerShape | None = None) -> dict[str, Any]:
+def train(config: TrainConfig) -> dict[str, Any]:
     """Train to the end, from where an earlier start came to; the summary of train.json.
-
-    Args:
-        config: the job.
-        shape: of the workers, where it is decided already.
 
     Raises:
         InputError: what `flowpairs.training.run.directory.check` refuses, a cluster too small, damaged shards, a
@@ -59,7 +55,7 @@ def train(config: TrainConfig, shape: WorkerShape | None = None) -> dict[str, An
         return done
     trackers.check_trackers(config.output.trackers)
     connect()
-    shape = shape or worker_shape(config.cluster)
+    shape = worker_shape(config.cluster)
     directory.check_workers(config, shape.workers)
     run, pairs = directory.prepare_run(config), str(as_path(config.pairs.dir).absolute())
     if (

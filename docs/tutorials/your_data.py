@@ -18,11 +18,12 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from flowpairs.jobs.plan import print_plan
 from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.couple import couple
-from flowpairs.pipeline.plan import plan, print_plan
+from flowpairs.pipeline.plan import plan
 from flowpairs.training.pairs.loader import BatchPart, PairLoader
 
 

@@ -132,7 +132,7 @@ class Dashboard:
         name = f"{request.command}-{stem}-{hashlib.sha256(request.subject.encode()).hexdigest()[:6]}"
         taken = [int(job.id.rpartition("-")[2]) for job in jobs if re.fullmatch(re.escape(name) + r"-\d+", job.id)]
         config = [] if request.config is None else ["job.yaml"]
-        command = ["python", "-m", "flowpairs.jobs.remote.arrival", request.command, *config, *request.arguments]
+        command = ["python", "-m", "flowpairs.jobs.arrival", request.command, *config, *request.arguments]
         told = {"command": request.command} | ({"output": "\n".join(request.outputs)} if request.outputs else {})
         with self._asking():
             return self.client.submit_job(

@@ -64,7 +64,7 @@ def evenly_spaced(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"])
 
 
 def fit_features(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Features:
-    """Centre the data and find their `pca` leading principal directions, signs fixed by the largest coordinate.
+    """Centre the data and find their `pca` leading principal directions.
 
     Args:
         x: the data.
@@ -79,8 +79,17 @@ def fit_features(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: boo
     if pca is None:
         return Features(mean.astype(np.float32), None)
     flat -= mean
-    _, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
-    basis = vectors[:, ::-1][:, :pca]
+    return Features(mean.astype(np.float32), np.ascontiguousarray(principal_directions(flat, pca), np.float32))
+
+
+def principal_directions(centred: Float64[np.ndarray, "n D"], k: int) -> Float64[np.ndarray, "D directions"]:
+    """The k orthonormal directions of largest variance, or as many as there are coordinates.
+
+    Args:
+        centred: data with mean 0.
+        k: number of directions; each has the sign that makes its largest coordinate positive.
+    """
+    _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    basis = vectors[:, ::-1][:, :k]
     largest = np.abs(basis).argmax(0)
-    basis = basis * np.sign(basis[largest, np.arange(pca)])
-    return Features(mean.astype(np.float32), np.ascontiguousarray(basis, np.float32))
+    return basis * np.sign(basis[largest, np.arange(basis.shape[1])])

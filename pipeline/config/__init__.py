@@ -1,17 +1,13 @@
 """Configuration: YAML and `key=value` overrides in, one frozen and validated model per command out.
 
-schema.py     the model of `flowpairs couple`, of which `data:` and `source:` are in data.py, `coupling:` in coupling.py
-strict.py     the base of every part
-plain_yaml.py YAML as data alone
-loading.py    reading, overriding, validating and writing any command's model
-identity.py   what makes two configurations the same
+couple.py      the model of `flowpairs couple`; `data:` and `source:` are in data.py, `coupling:` in coupling.py
+strict.py      the base of every part
+plain_yaml.py  YAML as data alone
+loading.py     reading, overriding, validating and writing any command's model
+identity.py    what makes two configurations the same
 """
 
-from flowpairs.pipeline.config.coupling import CouplingConfig
-from flowpairs.pipeline.config.data import DataConfig
-from flowpairs.pipeline.config.identity import differing, digest, leaves, pin
-from flowpairs.pipeline.config.loading import from_overrides, load, read_yaml, save, validate
-from flowpairs.pipeline.config.schema import (
+from flowpairs.pipeline.config.couple import (
     ClusterConfig,
     CoupleConfig,
     FeaturesConfig,
@@ -19,6 +15,10 @@ from flowpairs.pipeline.config.schema import (
     SamplingConfig,
     check_cost,
 )
+from flowpairs.pipeline.config.coupling import CouplingConfig
+from flowpairs.pipeline.config.data import DataConfig
+from flowpairs.pipeline.config.identity import differing, digest, leaves, pin
+from flowpairs.pipeline.config.loading import from_overrides, load, read_yaml, save, validate
 from flowpairs.pipeline.config.strict import Strict
 
 __all__ = [

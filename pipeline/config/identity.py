@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.config.schema import CoupleConfig
+from flowpairs.pipeline.config.couple import CoupleConfig
 
 # The key that a fingerprint is of.
 ORIGINS = {

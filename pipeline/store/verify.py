@@ -1,6 +1,5 @@
 """Reading every byte of a pair store and holding it against its index. A store with a fault is never trained on."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -166,31 +165,3 @@ def _check_potentials(directory: AnyPath, verdict: Verdict) -> None:
         potential_files.load_potentials(directory)
     except InputError as error:
         verdict.faults.append(str(error))
-
-
-def print_verdict(directory: AnyPath, *, deep: int, as_json: bool, import_cost: bool = False) -> bool:
-    """Print the verdict, for a person or as one JSON object; True where no fault was found.
-
-    Args:
-        directory: the pair store.
-        deep: how many blocks to compute again and compare bit by bit.
-        as_json: print one JSON object.
-        import_cost: whether `deep` may import and run a cost that the store's config names.
-    """
-    verdict = verify(directory)
-    if deep and not verdict.faults:
-        from flowpairs.pipeline.recompute import recompute
-
-        verdict.faults += recompute(directory, deep, import_cost=import_cost)
-    if as_json:
-        print(json.dumps({**vars(verdict), "ok": not verdict.faults}))
-        return not verdict.faults
-    for fault in verdict.faults:
-        print(fault)
-    counted = (
-        f"{verdict.shards:,} shards, {verdict.records:,} records, {verdict.pairs:,} pairs, {verdict.bytes:,} bytes"
-    )
-    print(f"{directory}: {counted}: {f'{len(verdict.faults)} faults' if verdict.faults else 'whole'}")
-    drawn = f"{verdict.draw_error:.3f} from being drawn equally often (independent draws: {verdict.chance_error:.3f})"
-    print(f"{verdict.data_used:,} data occur, in L1 {drawn}")
-    return not verdict.faults

@@ -17,7 +17,7 @@ from flowpairs.pipeline.config import validate
 from flowpairs.training.config import EvaluateConfig
 from flowpairs.training.evaluate import evaluate
 from flowpairs.training.metrics.feature_network import INCEPTION, extractor
-from flowpairs.training.metrics.metrics import Gaussian, frechet_distance
+from flowpairs.training.metrics.frechet import Gaussian, frechet_distance
 from flowpairs.training.metrics.resnet import ResNet20
 
 CPU = torch.device("cpu")

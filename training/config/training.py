@@ -161,6 +161,7 @@ class TrainClusterConfig(Strict):
     # auto: one per GPU, without GPUs one per node. [least, most]: as many as there is room for, as nodes come and go.
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = "auto"
     gpus: Literal[0, 1, "auto"] = "auto"  # per worker; auto: 1 where the cluster has GPUs
+    cpus: PositiveInt | Literal["auto"] = "auto"  # per worker; auto: all, shared out among those that a node can hold
 
 
 ASIDE = "log_every", "checkpoint_every", "accumulate", "compile"  # of `train`: they change weights by rounding only

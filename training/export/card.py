@@ -80,14 +80,14 @@ def facts(trained: Trained) -> list[tuple[str, str]]:
     noise = f" + {path.sigma:g} z, z standard noise" if path.sigma else ""
     return [
         ("data", data),
-        ("pairs", coupling(trained)),
+        ("pairs", coupled_how(trained)),
         ("path", PATHS[path.kind].format(noise, sigma=f"{path.sigma:g}")),
         ("objective", config.objective.kind),
         ("weights", f"moving average of decay {config.train.ema:g} at {trained.checkpoint.name}, float32"),
     ]
 
 
-def coupling(trained: Trained) -> str:
+def coupled_how(trained: Trained) -> str:
     """How the pairs were coupled, as far as their store is at hand to tell."""
     store = as_path(trained.pairs)
     blocks = read_blocks(store) if (store / "blocks.parquet").is_file() else []

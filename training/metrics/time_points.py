@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from flowpairs.training.config import EvaluateConfig
-from flowpairs.training.metrics import metrics
+from flowpairs.training.metrics.frechet import Principal
 from flowpairs.training.pairs.endpoints import Endpoints
 from flowpairs.training.run.trained import Trained
 from flowpairs.training.sampling.sampler import Sampler
@@ -29,7 +29,7 @@ def measure_time_points(
     `w1_still`; and of each the data and the flow's points on the two principal directions of all data, NaN where there
     are fewer than DRAWN.
     """
-    principal = metrics.Principal.fit(torch.cat([point.x for point in ends.points]), 2)
+    principal = Principal.fit(torch.cat([point.x for point in ends.points]), 2)
     first = next(number for number, point in enumerate(ends.points) if not point.left_out)
     before, led_to = ends.points[first], ends.points[first + 1 :]
     rows, drawn = [], np.full((len(led_to), 2, DRAWN, 2), np.nan, np.float32)

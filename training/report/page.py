@@ -14,9 +14,9 @@ from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.config.plain_yaml import parse
-from flowpairs.training.report import configs, figures, pictures, theme, verdict
+from flowpairs.training.report import figures, pictures, theme, verdict
 from flowpairs.training.report.collect import collect
-from flowpairs.training.report.runs import Run, TimePointRow
+from flowpairs.training.report.runs import Run, TimePointRow, differing_settings
 from flowpairs.training.report.stores import Pairs, StoreSummary
 
 BLOCKS_IN_FULL = 12  # more are summarised
@@ -68,7 +68,7 @@ def render(stores: list[StoreSummary], runs: list[Run]) -> str:
         stores=list(starmap(_store, enumerate(stores))),
         curves=_curves(runs),
         samples=list(starmap(_samples, enumerate(runs))),
-        differences=configs.differing({run.name: run.config for run in runs}),
+        differences=differing_settings(runs),
     )
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.store import potential_files
+from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.format import Index, read_index
 from flowpairs.pipeline.store.potential_files import Potentials
 from flowpairs.pipeline.store.records import Decoder, samples
@@ -70,25 +71,23 @@ def read_store(path: AnyPath, name: str) -> StoreSummary:
         name,
         path,
         index,
-        _read_blocks(path / "blocks.parquet"),
+        _read_blocks(path),
         _read_pairs(path, index),
         config.read_text() if config.is_file() else None,
         potential_files.load_potentials(path) if index.method == "semidiscrete" else None,
     )
 
 
-def _read_blocks(path: AnyPath) -> list[BlockSummary] | None:
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
-
-    if not path.is_file():
+def _read_blocks(directory: AnyPath) -> list[BlockSummary] | None:
+    """The blocks' reports; None where none are there."""
+    if not (directory / "blocks.parquet").is_file():
         return None
+    names = {field.name for field in dataclasses.fields(BlockSummary)}
+    rows = [{name: value for name, value in row.items() if name in names} for row in read_blocks(directory)]
     try:
-        with path.open("rb") as file:
-            table = pq.read_table(file)
-        known = [field.name for field in dataclasses.fields(BlockSummary) if field.name in table.column_names]
-        return [BlockSummary(**row) for row in table.select(known).to_pylist()]
-    except (ArrowException, TypeError) as error:
+        return [BlockSummary(**row) for row in rows]
+    except TypeError as error:
+        path = directory / "blocks.parquet"
         raise InputError(f"{path}: not the blocks' reports of a pair store ({error}); couple again") from error
 
 

@@ -96,13 +96,7 @@ def check_run(config: TrainConfig) -> tuple[TrainConfig, Index]:
 
     models.check_model(config.model, index.shape, index.num_classes)
     check_source(config, index)
-    train = config.train
-    if config.pairs.source != "semidiscrete" and train.batch > index.pairs:
-        raise InputError(f"train.batch={train.batch}: more than the {index.pairs} pairs of the store; lower it")
-    if train.warmup > train.steps:
-        raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
-    if config.cluster.workers != "auto":
-        check_workers(config, config.cluster.workers)
+    check_numbers(config, index.pairs)
     check_directory(config)
     return config, index
 
@@ -151,6 +145,17 @@ def check_source(config: TrainConfig, index: Index) -> None:
         )
 
 
+def check_numbers(config: TrainConfig, pairs: int) -> None:
+    """Refuse steps, batches and workers that make no sense with a store of so many pairs."""
+    train = config.train
+    if config.pairs.source != "semidiscrete" and train.batch > pairs:
+        raise InputError(f"train.batch={train.batch}: more than the {pairs} pairs of the store; lower it")
+    if train.warmup > train.steps:
+        raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
+    if config.cluster.workers != "auto":
+        check_workers(config, config.cluster.workers)
+
+
 def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
     """Refuse a global batch that cannot be shared out evenly, among any number of workers that there may be."""
     least, most = (workers, workers) if isinstance(workers, int) else workers
@@ -173,6 +178,19 @@ def arcs_for(batch: int, workers: int) -> int:
 
 def check_directory(config: TrainConfig) -> None:
     """Refuse a directory that holds something else."""
+    if not check_output(config):
+        return
+    earlier = load(TrainConfig, RunDirectory(Path(config.output.dir)).config)
+    differences = differing(config.determining(), earlier.determining())
+    if differences:
+        raise InputError(
+            f"output.dir={config.output.dir!r}: holds a run of another config; {', '.join(differences)}; "
+            "give another output.dir or the same values"
+        )
+
+
+def check_output(config: TrainConfig) -> bool:
+    """Refuse a directory that cannot be a run's; whether it holds a run, of whatever config."""
     run = RunDirectory(Path(config.output.dir))
     where = f"output.dir={config.output.dir!r}"
     if "://" in config.output.dir:  # which would become a local directory of that name
@@ -185,15 +203,10 @@ def check_directory(config: TrainConfig) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise InputError(f"{where}: a file is in the way; give another directory")
     if not run.path.is_dir() or not any(run.path.iterdir()):
-        return
+        return False
     if not run.config.is_file():
         raise InputError(f"{where}: not empty and not a training run; give an empty or a new directory")
-    differences = differing(config.determining(), load(TrainConfig, run.config).determining())
-    if differences:
-        raise InputError(
-            f"{where}: holds a run of another config; {', '.join(differences)}; "
-            "give another output.dir or the same values"
-        )
+    return True
 
 
 def prepare_run(config: TrainConfig) -> RunDirectory:

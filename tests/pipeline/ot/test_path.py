@@ -11,9 +11,9 @@ from support.ot_problems import blobs, dense, random_weights
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot import Problem, cost_std, solve_for_sharpness, solve_sinkhorn
-from flowpairs.pipeline.ot.sinkhorn import gaussian
+from flowpairs.pipeline.ot.sinkhorn import gaussian_potential as closed_form
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
-from flowpairs.pipeline.ot.sinkhorn.gaussian import gaussian_potential
+from flowpairs.pipeline.ot.sinkhorn.gaussian_potential import gaussian_potential
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
 from flowpairs.pipeline.ot.sinkhorn.sweep import sweep
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
@@ -88,7 +88,7 @@ def test_gaussian_potential_is_that_of_gaussians() -> None:
 def test_gaussian_potential_in_many_dimensions_ignores_only_isotropic_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an isotropic remainder the short cut for many dimensions is the full formula."""
     random = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(gaussian, "DIRECTIONS", 64)
+    monkeypatch.setattr(closed_form, "DIRECTIONS", 64)
     rows, columns = (torch.randn(40, 80, generator=random, dtype=torch.float64) for _ in range(2))
     w = torch.full((40,), 1 / 40, dtype=torch.float64)
     columns[:, :30] *= 5
