@@ -288,6 +288,35 @@ def test_an_array_that_claims_more_than_the_memory_is_refused_at_once(tmp_path: 
     assert done.stdout.startswith("refused data.column='image'") or done.stdout.startswith("refused data.path=")
 
 
+FIELDS = "'fortran_order': False, 'shape': (4,)"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "-" * 9000 + "1",
+        "[" * 9000,
+        "1+" * 4000 + "1",
+        "{'a':" * 90,
+        f"{{'descr': {'-' * 9000}1, {FIELDS}, }}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4L,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -2), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999999999,), }",
+        f"{{'descr': '>f4', {FIELDS}, }}",
+        f"{{'descr': [('a', '<f4')], {FIELDS}, }}",
+        f"{{'descr': '|O8', {FIELDS}, }}",
+        f"{{'descr': __import__('os').getpid(), {FIELDS}, }}",
+        " " * 65_000,
+    ],
+    ids=range(13),
+)
+def test_a_forged_header_is_refused_without_being_parsed(header: str) -> None:
+    """Several of these end Python's own parser in a MemoryError or a RecursionError."""
+    text = header.encode() + b"\n"
+    with pytest.raises(ValueError, match=r"not a plain .npy array|not an array of numbers|bytes, where"):
+        npy.decode_npy(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(16))
+
+
 DTYPES = st.sampled_from(["<f4", "<f8", "<i8", "<u8", "<u4", "|u1", "|i1", "<i2"])
 
 
