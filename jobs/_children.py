@@ -63,10 +63,10 @@ class Child:
         raise (InputError if status == 2 else JobError)(f"{self.name}: {sentence}")
 
     def stop(self) -> None:
-        """Ask it to end in order; what it says of that is not passed on."""
+        """Ask it to end as by Ctrl-C; what it says of that is not passed on."""
         self._stopped = True
         if self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGINT)
 
     def wait(self, seconds: float) -> None:
         """Wait until it has ended, and kill it after so many seconds."""
@@ -141,6 +141,7 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell in the background has it ignored
     die_with_parent()
     from flowpairs.jobs.cli import main
 

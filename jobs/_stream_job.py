@@ -5,6 +5,7 @@ command is run again, and neither depends on how fast the other is: the first ep
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ def _run_both(config: StreamConfig) -> None:
     cores = 1.0 if asked.cpus == "auto" else float(asked.cpus)
     bundle = {"CPU": cores} | ({"GPU": 1.0} if asked.gpus == 1 else {})
     connect(config.couple.cluster, [bundle] * asked.workers if isinstance(asked.workers, int) else [])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # Ray's handler would abort in 3 s
     blocks = -(-config.couple.output.pairs // config.couple.coupling.n)
     workers, actors = share_nodes(live_nodes(), asked, config.couple.cluster, blocks)
     with _of("train"):

@@ -24,7 +24,7 @@ die_with_parent()
 def ended(*_):
     Path(sys.argv[1] + ".ended").touch()
     sys.exit(15)
-signal.signal(signal.SIGTERM, ended if sys.argv[2] == "obeys" else signal.SIG_IGN)
+signal.signal(signal.SIGINT, ended if sys.argv[2] == "obeys" else signal.SIG_IGN)
 print("it runs", file=sys.stderr)
 Path(sys.argv[1]).write_text(str(os.getpid()))
 time.sleep(600)
