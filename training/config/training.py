@@ -186,16 +186,6 @@ class TrainConfig(Strict):
         return self
 
     def determining(self) -> dict[str, Any]:
-        """The part that determines the weights; the pairs enter by their fingerprint, wherever they lie.
-
-        What came to the configuration later counts where it is not at its default, so that older runs keep their hash.
-        """
+        """The part that determines the weights; the pairs enter by their fingerprint, wherever they lie."""
         aside: Any = {"pairs": {"dir", "patience"}, "output": True, "cluster": True, "train": set(ASIDE)}
-        for key in ("path", "objective", "times", "loss"):
-            if getattr(self, key) == type(self).model_fields[key].default:
-                aside[key] = True
-        if not self.train.label_dropout:
-            aside["train"].add("label_dropout")
-        if self.pairs.source == "shards":
-            aside["pairs"].add("source")
         return self.model_dump(mode="json", exclude=aside)
