@@ -79,7 +79,8 @@ def blocks(directory: Path) -> tuple[Path, Reader]:
 
 def summary(directory: Path) -> tuple[Path, Reader]:
     path = directory / "train.json"
-    path.write_text(json.dumps({"pairs_dir": "pairs", "checkpoint": "checkpoints/step-1"}))
+    of_pairs = {"pairs_dir": "pairs", "method": "exact", "shape": [2], "num_classes": 0, "two_sided": False}
+    path.write_text(json.dumps(of_pairs | {"checkpoint": "checkpoints/step-1"}))
     return path, RunDirectory(directory).summary
 
 

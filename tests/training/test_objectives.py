@@ -167,4 +167,3 @@ def test_the_hash_covers_what_determines_the_weights_and_nothing_else() -> None:
         assert digest(config(train=same).determining()) == digest(base)
     for other in ({"train": {"lr": 0.5}}, {"train": {"seed": 5}}, {"loss": {"adaptive": 0.5}}, OBJECTIVES["sf2m"]):
         assert digest(config(**other).determining()) != digest(base)
-
