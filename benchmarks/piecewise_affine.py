@@ -35,7 +35,7 @@ from toy2d import BATCH, train
 
 from flowpairs.pipeline.ot import Problem, solve_sinkhorn
 from flowpairs.training.objectives.objective import Objective
-from flowpairs.training.objectives.paths import Straight
+from flowpairs.training.objectives.probability_paths import Straight
 from flowpairs.training.sampling.curvature import curvature_by_time, integrate_unit_interval
 from flowpairs.training.sampling.ode import solve_fixed
 

@@ -18,10 +18,12 @@ that was stopped goes on where it was.
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import export_resnet20
 import numpy as np
 import ray
 import torch
@@ -66,7 +68,10 @@ def measures(data: str) -> tuple[dict[str, Features], dict[str, Gaussian], dict[
     reference = images("fashion_mnist/test2000.npz") if data == "fashion" else x
     features: dict[str, Features] = {"PCA": Principal.fit(x, 64)}
     if data == "cifar":
-        network = extractor(str(DATA / "feature_resnet_cifar10" / "resnet20_cifar10.npz"), (3, 32, 32))
+        with tempfile.TemporaryDirectory() as temporary:
+            script = Path(temporary) / "resnet20.pt"
+            export_resnet20.export(DATA / "feature_resnet_cifar10" / "resnet20_cifar10.npz", script)
+            network = extractor(str(script), (3, 32, 32))
         assert network is not None
         features["ResNet-20"] = network.on(torch.device("cpu"))
     moments = {name: Gaussian.fit(of(reference)) for name, of in features.items()}

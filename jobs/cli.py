@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flowpairs.jobs.run import SETTINGS, guarded
+from flowpairs.jobs.entry import SETTINGS, guarded
 
 COMMANDS = (
     "demo",

@@ -26,6 +26,6 @@ def couple(
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(couple)
+    run_command(couple)

@@ -86,6 +86,6 @@ def _by_step(overrides: list[str]) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(demo)
+    run_command(demo)

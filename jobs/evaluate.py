@@ -33,6 +33,6 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(evaluate)
+    run_command(evaluate)

@@ -63,6 +63,6 @@ def _left(forecast: "Plan") -> str:
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(plan)
+    run_command(plan)

@@ -86,6 +86,6 @@ def _seconds(left: float) -> str:
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(status)
+    run_command(status)

@@ -33,6 +33,6 @@ def stream(
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(stream)
+    run_command(stream)

@@ -46,6 +46,6 @@ def print_verdict(verdict: "Verdict", as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(verify)
+    run_command(verify)

@@ -14,9 +14,9 @@ from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.data.spec import Target
 from flowpairs.pipeline.store import format, resume
-from flowpairs.pipeline.store.layout import damage
 from flowpairs.pipeline.store.potential_files import block_file, copy_potentials
 from flowpairs.pipeline.store.records import Decoder, Record, read_meta, samples
+from flowpairs.pipeline.store.shard_layout import damage
 from flowpairs.pipeline.store.writer import write_shard
 
 

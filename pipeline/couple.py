@@ -16,7 +16,7 @@ from flowpairs.pipeline.base.progress import progress, remaining
 from flowpairs.pipeline.blocks.division import Blocks, divide
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, check_table
 from flowpairs.pipeline.blocks.source import SourceData
-from flowpairs.pipeline.cluster.run import blocks_of, job_metrics, shape_for, uses_ray
+from flowpairs.pipeline.cluster.executor import blocks_of, job_metrics, shape_for, uses_ray
 from flowpairs.pipeline.config import CoupleConfig, check_cost, pin
 from flowpairs.pipeline.solve.inputs import Inputs, Survey, read_inputs, survey_inputs
 from flowpairs.pipeline.solve.job import Job

@@ -18,7 +18,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.cluster import trial_runs
-from flowpairs.pipeline.cluster.run import memory_for, shape_for
+from flowpairs.pipeline.cluster.executor import memory_for, shape_for
 from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.cluster.trial_runs import TrialRun
 from flowpairs.pipeline.config import CoupleConfig, check_cost

@@ -11,7 +11,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.division import divide
 from flowpairs.pipeline.cluster.connect import connect
-from flowpairs.pipeline.cluster.run import shape_for, uses_ray
+from flowpairs.pipeline.cluster.executor import shape_for, uses_ray
 from flowpairs.pipeline.config import ClusterConfig, CoupleConfig, load
 from flowpairs.pipeline.config.coupling import NAMED
 from flowpairs.pipeline.solve.block_solver import BlockSolver

@@ -50,7 +50,7 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
         InputError: no such run, samples that it cannot give, or an output that they do not fit into.
     """
     trained = read_trained(directory)
-    form = check_output(output, trained.shape)
+    form = output_form(output, trained.shape)
     check_samples(config, trained)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     starts = starting(config, trained, start)
@@ -62,7 +62,7 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
     return nfe
 
 
-def check_output(output: Path, shape: tuple[int, ...]) -> Form:
+def output_form(output: Path, shape: tuple[int, ...]) -> Form:
     """What to write, by the output's suffix.
 
     Raises:

@@ -33,7 +33,7 @@ from flowpairs.training.config import TrainConfig
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import Loader, ShardLoader
 from flowpairs.training.pairs.online import OnlineLoader, SemidiscreteStore
-from flowpairs.training.pairs.order import arcs_for
+from flowpairs.training.pairs.reading.order import arcs_for
 from flowpairs.training.run import directory, loop, trackers
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.division import Blocks, divide
-from flowpairs.pipeline.cluster.run import blocks_of, uses_ray
+from flowpairs.pipeline.cluster.executor import blocks_of, uses_ray
 from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.solve.job import Job

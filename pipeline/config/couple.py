@@ -81,22 +81,12 @@ class CoupleConfig(Strict):
     def determining(self) -> dict[str, Any]:
         """The part that determines the pairs: not where they go, nor how many actors make them, nor where the data lie.
 
-        The data themselves, and a table of pairs, enter by their fingerprint, which the resolved config holds. A
-        backend counts where one is named: pairs of two backends may differ, as may those of two kinds of devices. What
-        came to the configuration later counts where it is not at its default, so that older stores keep their hash.
+        What is read enters by its fingerprint, which the resolved config holds. A backend counts as it is named: pairs
+        of two backends may differ, as may those of two kinds of devices.
         """
-        config = self.model_dump(
+        return self.model_dump(
             exclude={"cluster": True, "output": {"dir"}, "data": {"path"}, "source": {"path"}, "coupling": PATHS}
         )
-        for part, keys in LATER.items():
-            fields = type(getattr(self, part)).model_fields
-            for key in keys:
-                if key in fields and getattr(getattr(self, part), key) == fields[key].default:
-                    config[part].pop(key)
-        if self.coupling.method != "semidiscrete":
-            for key in ("chi2", "condition", "beta", "condition_fingerprint"):
-                config["coupling"].pop(key)
-        return config
 
     @property
     def two_sided(self) -> bool:
@@ -155,9 +145,3 @@ def check_cost(config: CoupleConfig) -> None:
 
 # Of `coupling:`, what says where something lies or how the job is run rather than what comes out.
 PATHS = {"on_unconverged", "table", "start", "condition_file", "matrix"}
-LATER = {
-    "data": ("weight", "time", "leave_out", "columns_fingerprint"),
-    "source": ("columns_fingerprint",),
-    "sampling": ("direction",),
-    "coupling": ("table_fingerprint", "start_fingerprint", "matrix_fingerprint", "backend", "neighbours", "heat"),
-}

@@ -12,14 +12,14 @@ from jaxtyping import Float32
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import DataConfig
-from flowpairs.pipeline.data import arrays, folder, parquet, tars
+from flowpairs.pipeline.data import folder, npz, parquet, tars
 from flowpairs.pipeline.data.discover import Location, locate
 from flowpairs.pipeline.data.schema import class_ids, scale_into
 from flowpairs.pipeline.data.spec import DataSpec, Target, data_fingerprint
 
 SURVEYS = {
-    "digits": arrays.survey,
-    "npz": arrays.survey,
+    "digits": npz.survey,
+    "npz": npz.survey,
     "parquet": parquet.survey,
     "folder": folder.survey,
     "tars": tars.survey,
@@ -27,8 +27,8 @@ SURVEYS = {
 COLUMNS = "npz", "parquet"  # formats that have them
 DATASETS = {"parquet": parquet.dataset, "folder": folder.dataset, "tars": tars.dataset}
 BATCHES = {
-    "digits": arrays.batches,
-    "npz": arrays.batches,
+    "digits": npz.batches,
+    "npz": npz.batches,
     "parquet": parquet.batches,
     "folder": folder.batches,
     "tars": tars.batches,

@@ -28,7 +28,7 @@ from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.features import gather
 from flowpairs.pipeline.store.format import Index, source_copy
-from flowpairs.pipeline.store.layout import opened, read_member, walk
+from flowpairs.pipeline.store.shard_layout import opened, read_member, walk
 
 Part = slice | Int64[np.ndarray, " r"]  # some pairs of a record
 

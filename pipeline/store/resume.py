@@ -15,7 +15,7 @@ from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.data.spec import Target
 from flowpairs.pipeline.store import format
-from flowpairs.pipeline.store.layout import damage
+from flowpairs.pipeline.store.shard_layout import damage
 
 
 def find_complete(config: CoupleConfig, directory: AnyPath) -> format.Index | None:

@@ -11,8 +11,8 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.data.spec import data_fingerprint
 from flowpairs.pipeline.store import format
-from flowpairs.pipeline.store.layout import damage
 from flowpairs.pipeline.store.records import Decoder, samples
+from flowpairs.pipeline.store.shard_layout import damage
 
 
 @dataclass

@@ -33,7 +33,7 @@ time.sleep(600)
 PARENT = """
 import sys
 from flowpairs.jobs._children import Children
-from flowpairs.jobs.run import run
+from flowpairs.jobs.entry import run_command
 
 def command(lasting: str, files: list[str]) -> None:
     with Children() as children:

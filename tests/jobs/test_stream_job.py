@@ -17,7 +17,6 @@ from support.couplings import couple_here
 from support.processes import outside
 
 from flowpairs.jobs._stream_job import stream, with_numbers
-from flowpairs.jobs.run import run
 from flowpairs.jobs.stream_config import StreamConfig
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.cluster.shapes import ActorShape

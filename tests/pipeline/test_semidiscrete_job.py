@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from flowpairs.jobs.report import report
 from flowpairs.pipeline.base.errors import InputError, JobError
-from flowpairs.pipeline.cluster.run import blocks_of
+from flowpairs.pipeline.cluster.executor import blocks_of
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.convert import convert
 from flowpairs.pipeline.couple import assemble, couple

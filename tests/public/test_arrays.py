@@ -18,6 +18,7 @@ from flowpairs.pipeline.couple import couple as run_job
 from flowpairs.pipeline.store.block_reports import read_blocks
 
 N, M = 60, 45
+DRAWS = 600
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +118,9 @@ def test_a_coupling_is_pots_plan(points: tuple[np.ndarray, np.ndarray]) -> None:
     np.testing.assert_allclose(found.barycentric(), conditional @ x1, atol=1e-6)
     np.testing.assert_allclose(found.barycentric(b[:, None]), conditional @ b[:, None], atol=1e-6)
     counts = np.zeros((N, M))
-    for seed in range(2000):
+    for seed in range(DRAWS):
         counts[np.arange(N), found.sample(seed)] += 1
-    expected = 2000 * conditional
+    expected = DRAWS * conditional
     used = expected > 5
     chi2, freedom = ((counts - expected)[used] ** 2 / expected[used]).sum(), used.sum() - N
     assert chi2 < freedom + 5 * (2 * freedom) ** 0.5
@@ -150,7 +151,7 @@ def test_a_cost_may_be_a_function(points: tuple[np.ndarray, np.ndarray]) -> None
     np.testing.assert_allclose(own.barycentric(), named.barycentric(), atol=1e-3)
     pairs = fp.couple(x1, x0=x0, rel_eps=0.1, cost=squared)
     assert pairs.report["cost_coupled"] < pairs.report["cost_independent"]
-    with pytest.raises(ValueError, match="cost=.*cannot be named; give a function defined at the top of a module"):
+    with pytest.raises(ValueError, match=r"cost=.*cannot be named; give a function defined at the top of a module"):
         fp.solve(x0, x1, cost=lambda ours, theirs: squared(ours, theirs))
 
 

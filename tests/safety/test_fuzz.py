@@ -27,8 +27,8 @@ from flowpairs.pipeline.store import block_reports, format
 from flowpairs.pipeline.store.features_file import load_features, save_features
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.training.config import OptimisationConfig
-from flowpairs.training.pairs.order import Stretch
-from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.pairs.reading.order import Stretch
+from flowpairs.training.pairs.reading.shards import ShardReader
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.state import TrainState
 
@@ -80,7 +80,8 @@ def blocks(directory: Path) -> tuple[Path, Reader]:
 
 def summary(directory: Path) -> tuple[Path, Reader]:
     path = directory / "train.json"
-    path.write_text(json.dumps({"pairs_dir": "pairs", "checkpoint": "checkpoints/step-1"}))
+    of_pairs = {"pairs_dir": "pairs", "method": "exact", "shape": [2], "num_classes": 0, "two_sided": False}
+    path.write_text(json.dumps(of_pairs | {"checkpoint": "checkpoints/step-1"}))
     return path, RunDirectory(directory).summary
 
 

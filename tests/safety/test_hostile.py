@@ -28,8 +28,8 @@ from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import samples
 from flowpairs.pipeline.store.status import read_status
 from flowpairs.pipeline.store.verify import verify
-from flowpairs.training.pairs.order import Stretch
-from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.pairs.reading.order import Stretch
+from flowpairs.training.pairs.reading.shards import ShardReader
 from flowpairs.training.report.page import write_report
 from flowpairs.training.run.state import read_checkpoint
 

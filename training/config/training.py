@@ -69,7 +69,7 @@ ModelConfig = MLPConfig | UNetConfig | DiTConfig
 
 
 class PathConfig(Strict):
-    """What lies between the two ends of a pair: see training/objectives/paths.py and docs/training.md."""
+    """What lies between the two ends of a pair: see training/objectives/probability_paths.py and docs/training.md."""
 
     belonging: ClassVar = {"kind": ("sigma",)}  # which means something else for each
 
@@ -191,16 +191,6 @@ class TrainConfig(Strict):
         return self
 
     def determining(self) -> dict[str, Any]:
-        """The part that determines the weights; the pairs enter by their fingerprint, wherever they lie.
-
-        What came to the configuration later counts where it is not at its default, so that older runs keep their hash.
-        """
+        """The part that determines the weights; the pairs enter by their fingerprint, wherever they lie."""
         aside: Any = {"pairs": {"dir", "patience"}, "output": True, "cluster": True, "train": set(ASIDE)}
-        for key in ("path", "objective", "times", "loss"):
-            if getattr(self, key) == type(self).model_fields[key].default:
-                aside[key] = True
-        if not self.train.label_dropout:
-            aside["train"].add("label_dropout")
-        if self.pairs.source == "shards":
-            aside["pairs"].add("source")
         return self.model_dump(mode="json", exclude=aside)

@@ -24,8 +24,8 @@ from flowpairs.pipeline.store.potential_files import Potentials, load_potentials
 from flowpairs.pipeline.store.records import Decoder
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import Loader, State
-from flowpairs.training.pairs.read_ahead import ReadAhead
-from flowpairs.training.pairs.shard_batches import Tensors
+from flowpairs.training.pairs.reading.read_ahead import ReadAhead
+from flowpairs.training.pairs.reading.shard_batches import Tensors
 
 
 class OnlineLoader(Loader):

@@ -17,7 +17,7 @@ from flowpairs.pipeline.config.plain_yaml import parse
 from flowpairs.training.report import figures, pictures, theme, verdict
 from flowpairs.training.report.collect import collect
 from flowpairs.training.report.runs import Run, TimePointRow, differing_settings
-from flowpairs.training.report.stores import Pairs, StoreSummary
+from flowpairs.training.report.stores import PairSamples, StoreSummary
 
 BLOCKS_IN_FULL = 12  # more are summarised
 BLOCKS_DRAWN = 4  # fewer are read off the table
@@ -146,7 +146,7 @@ def _tolerance(store: StoreSummary) -> float | None:
     return config["coupling"].get("tol") if config and store.index.method == "sinkhorn" else None
 
 
-def _pairs(place: int, pairs: Pairs) -> Any:
+def _pairs(place: int, pairs: PairSamples) -> Any:
     """What the template shows of a store's first pairs: an SVG, image tiles with captions, or strips."""
     match pictures.kind(pairs.x1.shape[1:]):
         case "plane":

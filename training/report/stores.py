@@ -42,7 +42,7 @@ class BlockSummary:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairSamples:
     """The first pairs of a store."""
 
     x0: Float[np.ndarray, "k ..."]
@@ -59,7 +59,7 @@ class StoreSummary:
     path: AnyPath
     index: Index
     blocks: list[BlockSummary] | None
-    pairs: Pairs
+    pairs: PairSamples
     config: str | None
     potentials: Potentials | None  # of a semi-discrete coupling
 
@@ -91,14 +91,14 @@ def _read_blocks(directory: AnyPath) -> list[BlockSummary] | None:
         raise InputError(f"{path}: not the blocks' reports of a pair store ({error}); couple again") from error
 
 
-def _read_pairs(directory: AnyPath, index: Index) -> Pairs:
+def _read_pairs(directory: AnyPath, index: Index) -> PairSamples:
     """The first pairs of the first shard; where there are potentials alone, the first that these make."""
     if not index.shards:
         from flowpairs.training.pairs import online
 
         store = online.SemidiscreteStore(directory, index)
         x0, ids = store.pairs(0, PAIRS_SHOWN)
-        return Pairs(x0, store.data(ids), ids.tolist(), store.labels(ids).tolist() if index.num_classes else None)
+        return PairSamples(x0, store.data(ids), ids.tolist(), store.labels(ids).tolist() if index.num_classes else None)
     path = directory / "shards" / index.shards[0].name
     names = ("x0", "x1", "data_ids", *(["label"] if index.num_classes else []))
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -113,4 +113,4 @@ def _read_pairs(directory: AnyPath, index: Index) -> Pairs:
         raise InputError(f"{path}: cannot be read as a shard of pairs ({error!r}); run `flowpairs verify`") from error
     first = {name: np.concatenate(part)[:PAIRS_SHOWN] for name, part in parts.items()}
     labels = first["label"].tolist() if "label" in first else None
-    return Pairs(first["x0"], first["x1"], first["data_ids"].tolist(), labels)
+    return PairSamples(first["x0"], first["x1"], first["data_ids"].tolist(), labels)

@@ -60,10 +60,9 @@ class RunDirectory:
             return None
         try:
             tree = json.loads(path.read_bytes())
-            tree |= {"pairs_dir": str(tree["pairs_dir"]), "checkpoint": str(tree["checkpoint"])}
-            if "shape" in tree:  # older runs leave this to their pairs' index
-                tree |= {"shape": list(map(int, tree["shape"])), "num_classes": int(tree["num_classes"])}
-            return tree
+            texts = {key: str(tree[key]) for key in ("pairs_dir", "method", "checkpoint")}
+            shape = {"shape": list(map(int, tree["shape"])), "num_classes": int(tree["num_classes"])}
+            return tree | texts | shape | {"two_sided": bool(tree["two_sided"])}
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"{path}: not the summary of a run ({error}); remove it and train again") from error
 
@@ -93,7 +92,7 @@ def check_run(config: TrainConfig) -> tuple[TrainConfig, Index]:
     from flowpairs.training import models
 
     models.check_model(config.model, index.shape, index.num_classes)
-    check_source(config, index)
+    check_path(config, index)
     check_numbers(config, index.pairs)
     check_directory(config)
     return config, index
@@ -133,7 +132,7 @@ def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
     return index
 
 
-def check_source(config: TrainConfig, index: Index) -> None:
+def check_path(config: TrainConfig, index: Index) -> None:
     """Refuse paths that begin in noise where x0 is data, and average velocities over a chain of them."""
     if index.two_sided and config.path.kind == "fm":
         raise InputError("path.kind=fm: starts from noise, and x0 of these pairs is data; give path.kind=cfm")

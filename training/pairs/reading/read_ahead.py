@@ -6,7 +6,7 @@ import time
 import weakref
 from collections.abc import Iterator
 
-from flowpairs.training.pairs.shard_batches import Tensors
+from flowpairs.training.pairs.reading.shard_batches import Tensors
 
 READ_AHEAD = 8  # groups of batches
 

@@ -26,7 +26,7 @@ Reports = Generator[dict[str, Any], None, None]
 
 
 @dataclass(frozen=True)
-class Workers:
+class Processes:
     """Who solves a job: actors of a shape, or this process.
 
     Attributes:
@@ -55,7 +55,7 @@ def shape_for(config: ClusterConfig, blocks: int) -> ActorShape:
     return _own_shape(config)
 
 
-def blocks_of(job: Job, todo: list[int]) -> tuple[Workers, Reports]:
+def blocks_of(job: Job, todo: list[int]) -> tuple[Processes, Reports]:
     """Solve a semi-discrete coupling's potentials where they are missing, and then yield the report of every block.
 
     Args:
@@ -74,7 +74,7 @@ def blocks_of(job: Job, todo: list[int]) -> tuple[Workers, Reports]:
         reference = ray.put(job)  # once: every actor on a node maps the same memory
     if job.config.coupling.method == "semidiscrete":
         _solve_potentials(job, reference)
-    workers = Workers(shape_for(job.config.cluster, len(todo)), reference)
+    workers = Processes(shape_for(job.config.cluster, len(todo)), reference)
     return workers, _solve_all(job, BlockSolver, todo, workers, job.config.cluster.actors_per_block)
 
 
@@ -90,7 +90,7 @@ def job_metrics(job: Job) -> Iterator["Telemetry | None"]:
         yield series
 
 
-def _solve_all(job: Job, solver: "SolverClass", numbers: Sequence[int], workers: Workers, team: int) -> Reports:
+def _solve_all(job: Job, solver: "SolverClass", numbers: Sequence[int], workers: Processes, team: int) -> Reports:
     """Yield the report of every block, or problem, as they are finished; closing the generator ends the work.
 
     Args:
@@ -162,7 +162,7 @@ def _solve_potentials(job: Job, reference: Any) -> None:
     todo, problems = unsolved(directory, conditions), conditions.problems()
     apart = len(problems) > 1 or not uses_ray(config.cluster)
     parts = len(todo) if apart else _most_members(config.cluster, job.blocks.ids)
-    workers = Workers(shape_for(config.cluster, parts), reference)
+    workers = Processes(shape_for(config.cluster, parts), reference)
     began, before = time.monotonic(), solve_progress(directory, problems).share
     with progress(f"potentials {workers}", PERMILLE) as show, job_metrics(job) as metrics:
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flowpairs.pipeline.store.status import Status
     from flowpairs.pipeline.store.verify import Verdict
     from flowpairs.training.pairs.dataset import PairDataset
-    from flowpairs.training.pairs.shard_batches import Tensors
+    from flowpairs.training.pairs.reading.shard_batches import Tensors
 
 
 class PairStore:
