@@ -85,14 +85,14 @@ class Child:
         with self._process.stderr as lines:
             for line in lines:
                 if line.startswith(("error: ", "failed: ")):
-                    self._tell(self._sentence)
+                    self._print(self._sentence)
                     self._sentence = line
                 else:
-                    self._tell(line)
+                    self._print(line)
         if self._process.wait() == 0:
-            self._tell(self._sentence)
+            self._print(self._sentence)
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if line and not self._stopped:
             print(f"{self.name:7} {line.rstrip()}", file=sys.stderr, flush=True)
 

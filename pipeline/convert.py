@@ -103,7 +103,7 @@ def _records(directory: AnyPath, index: format.Index, shard: format.Shard, paylo
     names += ["label"] if index.num_classes and payload != "ids" else []
     names += ["weight"] if index.weighted else []
     names += ["source_ids"] if index.two_sided else []
-    decoder, parts, places, seeds, span = Decoder(directory, index), [], [], [], None
+    decoder, parts, positions, seeds, span = Decoder(directory, index), [], [], [], None
     for key, fields in samples(directory / "shards" / shard.name):
         meta = read_meta(fields)
         seeds.append(meta.get("seed"))
@@ -117,13 +117,13 @@ def _records(directory: AnyPath, index: format.Index, shard: format.Shard, paylo
             parts.append(decoder.decode(fields, names if seeds[-1] is None else [*names, "rows"]))
         except (ValueError, KeyError, OSError) as error:
             raise InputError(f"{shard.name}: record {key!r}: {error}; run `flowpairs verify {directory}`") from error
-        places.append(int(key.rpartition("r")[2]))
+        positions.append(int(key.rpartition("r")[2]))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     step = format.pairs_per_record(index.shape, payload)
     for start in range(0, shard.pairs, step):
         part = {name: values[start : start + step] for name, values in arrays.items()}
         yield Record(
-            first_row=places[0] + start,
+            first_row=positions[0] + start,
             x0=part.get("x0"),
             x1=part.get("x1"),
             data_ids=part["data_ids"],

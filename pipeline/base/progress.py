@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 LOG_EVERY = 5.0  # seconds between plain lines
-LOOK_EVERY = 0.5  # seconds between looks at files that tell how far others are
+LOOK_EVERY = 0.5  # seconds between looks at files that action how far others are
 
 
 @runtime_checkable
@@ -29,14 +29,14 @@ def remaining(done: float, total: float, seconds: float) -> str:
 
 
 @contextmanager
-def repeated(tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell` twice a second in a thread, and once more at the end."""
+def repeated(action: Callable[[], None]) -> Iterator[None]:
+    """Call `action` twice a second in a thread, and once more at the end."""
     stop = threading.Event()
 
     def run() -> None:
         while not stop.wait(LOOK_EVERY):
-            tell()
-        tell()
+            action()
+        action()
 
     thread = threading.Thread(target=run, name="progress", daemon=True)
     thread.start()

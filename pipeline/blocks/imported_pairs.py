@@ -138,8 +138,8 @@ def imported_report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k
 
 
 def _columns(path: str, where: str) -> dict[str, np.ndarray]:
-    """The known columns that a file has."""
-    known = ("data_id", "source_row", "x0", "weight")
+    """The columns of a table that a file has, by name."""
+    columns = ("data_id", "source_row", "x0", "weight")
     suffix, file_path = PurePosixPath(path).suffix.lower(), as_path(path, "coupling.table")
     if suffix not in (".npz", ".parquet"):
         raise InputError(f"{where}: not a .npz or .parquet file; write the table as one of the two")
@@ -147,15 +147,15 @@ def _columns(path: str, where: str) -> dict[str, np.ndarray]:
         with file_path.open("rb") as file:
             if suffix == ".npz":
                 with np.load(file, allow_pickle=False) as archive:
-                    return {name: archive[name] for name in known if name in archive.files}
-            return _parquet_columns(file, known, where)
+                    return {name: archive[name] for name in columns if name in archive.files}
+            return _parquet_columns(file, columns, where)
     except InputError:
         raise
     except Exception as error:  # filesystems, zip and parquet readers raise a dozen kinds of them
         raise InputError(f"{where}: cannot be read ({error}); check the path and the file") from error
 
 
-def _parquet_columns(file: Any, known: tuple[str, ...], where: str) -> dict[str, np.ndarray]:
+def _parquet_columns(file: Any, columns: tuple[str, ...], where: str) -> dict[str, np.ndarray]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -163,7 +163,7 @@ def _parquet_columns(file: Any, known: tuple[str, ...], where: str) -> dict[str,
 
     table = pq.read_table(file)
     out = {}
-    for name in known:
+    for name in columns:
         if name in table.column_names:
             scalar = name == "weight" or pa.types.is_integer(table.schema.field(name).type)
             if scalar and table.column(name).null_count:

@@ -77,9 +77,9 @@ def locate(path: str) -> Location:
     single = files == [root]
     by_format: dict[Format, list[str]] = {}
     for file in files:
-        known = FORMATS.get(PurePosixPath(file).suffix.lower())
-        if known is not None and known != (DIRECTORY_ONLY if single else SINGLE_ONLY):
-            by_format.setdefault(known, []).append(file)
+        form = FORMATS.get(PurePosixPath(file).suffix.lower())
+        if form is not None and form != (DIRECTORY_ONLY if single else SINGLE_ONLY):
+            by_format.setdefault(form, []).append(file)
     if not by_format:
         raise InputError(
             f"data.path={path!r}: no known format; give digits, a .npz, .parquet or .tar file, "

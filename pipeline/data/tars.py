@@ -96,7 +96,7 @@ def _is_image(config: DataConfig) -> bool:
     if extension == ".npy":
         return False
     if FORMATS.get(extension) != "folder":
-        images = ", ".join(known[1:] for known, format in FORMATS.items() if format == "folder")
+        images = ", ".join(suffix[1:] for suffix, format in FORMATS.items() if format == "folder")
         raise InputError(f"data.column={config.column!r}: not a field that is decoded; give npy or one of {images}")
     return True
 

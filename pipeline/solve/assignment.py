@@ -89,9 +89,9 @@ class RowAssigner:
             x = torch.from_numpy(exact[rows])
             partners = assignment.partners(x, u[torch.from_numpy(rows)])
             if order is not None and len(rows):
-                places = torch.from_numpy(np.searchsorted(among, order[np.isin(order, among)]))
+                positions = torch.from_numpy(np.searchsorted(among, order[np.isin(order, among)]))
                 even = torch.full((len(among),), 1 / len(among), dtype=torch.float64)
-                partners, moved = relabel(assignment, x, partners.cpu(), capacities(even, len(rows), places))
+                partners, moved = relabel(assignment, x, partners.cpu(), capacities(even, len(rows), positions))
                 changed += moved
             ids[rows] = among[partners.cpu().numpy()]
         return Assigned(ids, exact[:, : self.features.dim].astype(np.float32), changed)

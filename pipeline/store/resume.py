@@ -123,7 +123,7 @@ def _finished(directory: AnyPath) -> format.Index | None:
     if not path.is_file():
         return None
     index = format.read_index(directory)
-    lost = [shard.name for shard in index.shards if not _in_place(directory, shard)]
+    lost = [shard.name for shard in index.shards if not _is_whole(directory, shard)]
     copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])]
     copies += [format.source_copy(index)] if index.two_sided else []
     copies = copies if format.keeps_data(index.payload, index.method) else []
@@ -147,7 +147,7 @@ def _refuse_unwritable(directory: AnyPath) -> None:
         raise InputError(f"output.dir={str(directory)!r}: {there} cannot be written; give a directory that can")
 
 
-def _in_place(directory: AnyPath, shard: format.Shard) -> bool:
+def _is_whole(directory: AnyPath, shard: format.Shard) -> bool:
     """Whether the shard and its sidecar are there, the tar in its recorded size.
 
     Its bytes are not hashed: whole stores would be read at every start, and what is read for training is hashed then.

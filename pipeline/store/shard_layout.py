@@ -27,7 +27,7 @@ class ReadableFile(Protocol):
     """An open file, local or one of fsspec's."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a place."""
+        """Go to an offset."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Up to `size` bytes from there."""
@@ -39,18 +39,18 @@ class ShardLayout:
 
     Attributes:
         members: extensions that the reader needs.
-        places: offset and size of each; size -1 where a record does without.
+        extents: offset and size of each; size -1 where a record does without.
         edges: pairs before each record, and of all.
     """
 
     members: tuple[str, ...]
-    places: Int64[np.ndarray, "records members 2"]
+    extents: Int64[np.ndarray, "records members 2"]
     edges: Int64[np.ndarray, " edges"]
 
     def read(self, file: ReadableFile, record: int) -> dict[str, bytes]:
         """The members of a record, by extension."""
         out = {}
-        for name, (offset, size) in zip(self.members, self.places[record].tolist(), strict=True):
+        for name, (offset, size) in zip(self.members, self.extents[record].tolist(), strict=True):
             if size >= 0:
                 out[name] = read_member(file, (offset, size))
         return out
@@ -63,17 +63,17 @@ def read_layout(path: AnyPath, wanted: Collection[str]) -> ShardLayout:
         InputError: not a tar of plain files, a member that stands twice, a record that does not tell its length.
     """
     names = tuple(sorted(wanted))
-    places, edges = [], [0]
+    extents, edges = [], [0]
     with opened(path) as file:
         for key, found in walk(file):
-            places.append([found.get(name, (0, -1)) for name in names])
+            extents.append([found.get(name, (0, -1)) for name in names])
             arrays = [found[name] for name in names if name in found and name.endswith(".npy")]
             if not arrays:
                 missing = next(name for name in names if name.endswith(".npy") and name != "row.npy")
                 raise ValueError(f"record {key!r}: {missing} is missing")
             offset, size = arrays[0]
             edges.append(edges[-1] + npy.npy_length(read_member(file, (offset, min(size, HEADER_BYTES)))))
-    return ShardLayout(names, np.array(places, np.int64).reshape(-1, len(names), 2), np.array(edges))
+    return ShardLayout(names, np.array(extents, np.int64).reshape(-1, len(names), 2), np.array(edges))
 
 
 def walk(file: ReadableFile) -> Iterator[tuple[str, Extents]]:
@@ -94,10 +94,10 @@ def walk(file: ReadableFile) -> Iterator[tuple[str, Extents]]:
             yield key, found
 
 
-def read_member(file: ReadableFile, place: tuple[int, int]) -> bytes:
+def read_member(file: ReadableFile, extent: tuple[int, int]) -> bytes:
     """The bytes at an offset, as many as there are up to a size."""
-    file.seek(place[0])
-    return file.read(place[1])
+    file.seek(extent[0])
+    return file.read(extent[1])
 
 
 @contextmanager

@@ -49,9 +49,9 @@ def verify(directory: AnyPath) -> Verdict:
             return verdict
     if index.method == "semidiscrete":
         _check_potentials(directory, verdict)
-    known = {shard.name for shard in index.shards}
+    listed = {shard.name for shard in index.shards}
     for name in sorted(file.name for file in (directory / "shards").iterdir()):
-        if name not in known and str(PurePosixPath(name).with_suffix(".tar")) not in known:
+        if name not in listed and str(PurePosixPath(name).with_suffix(".tar")) not in listed:
             verdict.faults.append(f"{name}: not listed in the index; remove it")
     for shard in index.shards:
         _check_shard(directory, shard, index, seen, verdict)
