@@ -17,9 +17,10 @@ from loader import PER_SHARD, SHAPES, make_store
 from flowpairs.training import models
 from flowpairs.training.config import OptimisationConfig, UNetConfig
 from flowpairs.training.objectives.objective import Objective
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
+from flowpairs.training.pairs.order import arcs_for
 from flowpairs.training.run import loop
-from flowpairs.training.run.directory import arcs_for
 from flowpairs.training.run.state import TrainState
 
 
@@ -39,7 +40,7 @@ def main() -> None:
             model = models.build_model(UNetConfig(kind="unet"), index.shape, 0, seed=0).to(device)
             state, lines = TrainState.start(model, config), list[loop.LogLine]()
             part = BatchPart(config.batch, 0, 1, arcs_for(config.batch, 1))
-            with PairLoader(Path(temporary), index, part, seed=0, pin=device.type == "cuda") as loader:
+            with ShardLoader(Path(temporary), index, part, seed=0, pin=device.type == "cuda") as loader:
                 loop.train_loop(
                     state, model, loader, Objective(config.seed), config, part, lines.append, lambda metrics: None
                 )

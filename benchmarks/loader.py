@@ -3,7 +3,7 @@
     python benchmarks/loader.py [--megabytes 400]
 
 For vectors of 64, images of 28x28 and of 32x32x3, a store is written and then read three ways, in turn and several
-times, by one process: by the loader that training uses (exact epochs, shuffled, 8 lanes, batches of 256), by plain
+times, by one process: by the loader that training uses (exact epochs, shuffled, 8 arcs, batches of 256), by plain
 webdataset decoding the same fields in order, and as bytes that are thrown away. All files are in the page cache, so the
 disk's line is what memory gives. Ratios are medians over the rounds.
 """
@@ -22,8 +22,9 @@ import webdataset as wds
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Record
 from flowpairs.pipeline.store.writer import write_shard
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
-from flowpairs.training.run.directory import arcs_for
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
+from flowpairs.training.pairs.order import arcs_for
 
 SHAPES = {"vectors of 64": (64,), "images 28x28": (1, 28, 28), "images 32x32x3": (3, 32, 32)}
 PER_SHARD, BATCH, ROUNDS = 4096, 256, 5
@@ -49,7 +50,7 @@ def make_store(directory: Path, shape: tuple[int, ...], pairs: int) -> format.In
 
 def by_loader(directory: Path, index: format.Index) -> float:
     """Pairs per second of training's loader, over one epoch."""
-    with PairLoader(directory, index, BatchPart(BATCH, 0, 1, arcs_for(BATCH, 1)), seed=0) as loader:
+    with ShardLoader(directory, index, BatchPart(BATCH, 0, 1, arcs_for(BATCH, 1)), seed=0) as loader:
         for _ in range(index.pairs // BATCH):  # the first epoch also checks every hash
             next(loader)
         start = time.perf_counter()

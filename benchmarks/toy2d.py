@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from flowpairs.pipeline.ot import Problem, independent, solve_exact, solve_sinkhorn
 from flowpairs.training.objectives.objective import BridgeMatching, Objective
 from flowpairs.training.objectives.paths import Bridge, Straight, TargetOnly
-from flowpairs.training.pairs.loader import Batch, BatchPart
+from flowpairs.training.pairs.batch import Batch, BatchRows
 
 BATCH, EULER = 256, 100
 SIGMA, BRIDGE = 0.1, 1.0  # of the paths; of the bridges
@@ -119,10 +119,10 @@ def train(objective: Objective, pools: Tensor, steps: int, width: int = 64) -> N
     torch.manual_seed(0)
     networks = Networks(seeds, 2 if isinstance(objective, BridgeMatching) else 1, dim, width)
     optimiser = torch.optim.AdamW(networks.parameters(), lr=1e-3, fused=True)
-    part = BatchPart(seeds * BATCH, 0, 1, 1)
+    rows = BatchRows(0, seeds * BATCH, seeds * BATCH)
     for step in range(steps):
         x0, x1 = pools[:, step % batches].flatten(0, 1).unbind(1)
-        errors, weights = objective(networks, networks, Batch(x0, x1), step, part)
+        errors, weights = objective(networks, networks, Batch(x0, x1, rows), step)
         optimiser.zero_grad()
         (seeds * errors * weights).mean().backward()
         optimiser.step()

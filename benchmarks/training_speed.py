@@ -33,9 +33,10 @@ from flowpairs.pipeline.store.format import Index
 from flowpairs.training import models
 from flowpairs.training.config import MLPConfig, ModelConfig, OptimisationConfig, UNetConfig
 from flowpairs.training.objectives.objective import Objective
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
+from flowpairs.training.pairs.order import arcs_for
 from flowpairs.training.run import loop
-from flowpairs.training.run.directory import arcs_for
 from flowpairs.training.run.state import TrainState
 
 PAIRS = 16_000
@@ -60,7 +61,7 @@ def ours(store: Path, index: Index, config: OptimisationConfig, model: ModelConf
     """What the second half of the training loop on the store takes, by both clocks."""
     state, lines = started(config, index, model), list[np.ndarray]()
     part = BatchPart(config.batch, 0, 1, arcs_for(config.batch, 1))
-    with PairLoader(store, index, part, seed=0) as loader:
+    with ShardLoader(store, index, part, seed=0) as loader:
         log, save = (lambda line: lines.append(clocks())), (lambda metrics: None)
         loop.train_loop(state, state.model, loader, Objective(0), config, part, log, save)
     return lines[-1] - lines[-2]

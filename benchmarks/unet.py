@@ -94,7 +94,7 @@ def coupled(data: str, coupling: str, directory: Path) -> dict[str, Any]:
     )
     couple(config)
     [block] = block_reports.read_blocks(directory)
-    return {"entropy": block["entropy"], "coupling seconds": block["seconds"]}
+    return {"sharpness": block["sharpness"], "coupling seconds": block["seconds"]}
 
 
 def run(data: str, store: Path, directory: Path, steps: int, seed: int) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def table(rows: list[dict[str, Any]], data: str) -> None:
                 return f"{np.mean(values):.3g}" + (f" ± {np.std(values):.2g}" if len(values) > 1 else "")
 
             distances = [cell(f"{name} {solver} {count or ''}".strip()) for solver, count in SOLVERS]
-            head = f"| {data} | {coupling} | {cell('entropy')} | {cell('curvature')} | {name} | "
+            head = f"| {data} | {coupling} | {cell('sharpness')} | {cell('curvature')} | {name} | "
             print(head + " | ".join(distances) + f" ({np.mean([row['NFE'] for row in mine]):.0f}) |")
         print(f"| {data} | floor | | | {name} | {floors[name]:.3g} | | | |", flush=True)
 

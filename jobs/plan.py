@@ -21,9 +21,9 @@ def plan(
     from flowpairs.pipeline.config import CoupleConfig, load
 
     settings = load(CoupleConfig, config, overrides)
-    from flowpairs.pipeline.plan import plan as forecast
+    from flowpairs import PairStore
 
-    print_plan(forecast(settings), as_json=json)
+    print_plan(PairStore.of(settings).plan(), as_json=json)
 
 
 def print_plan(forecast: "Plan", as_json: bool) -> None:

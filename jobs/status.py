@@ -34,9 +34,9 @@ def status(
         found = read_run_status(where)
         rows = _run_rows(found)
     else:
-        from flowpairs.pipeline.store.status import read_status
+        from flowpairs import PairStore
 
-        found = read_status(where)
+        found = PairStore(where).status()
         rows = _store_rows(found)
     if json:
         from dataclasses import asdict

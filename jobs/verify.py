@@ -11,21 +11,18 @@ if TYPE_CHECKING:
 def verify(
     directory: Annotated[str, typer.Argument(help="a complete pair store")],
     deep: Annotated[int, typer.Option(help="compute this many blocks again and compare bit by bit", min=0)] = 0,
+    import_cost: Annotated[
+        bool, typer.Option("--import-cost", help="let --deep import and run a cost function that the store names")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
     """Check counts, hashes, record keys, shapes and data ids; exit 1 and name each fault where there is one.
 
     Example: `flowpairs verify out/digits --deep 1`
     """
-    from flowpairs.pipeline.base.paths import as_path
-    from flowpairs.pipeline.store.verify import verify as read_all
+    from flowpairs import PairStore
 
-    store = as_path(directory)
-    verdict = read_all(store)
-    if deep and not verdict.faults:
-        from flowpairs.pipeline.recompute import recompute
-
-        verdict.faults += recompute(store, deep)
+    verdict = PairStore(directory).verify(deep, import_cost=import_cost)
     print_verdict(verdict, as_json=json)
     if verdict.faults:
         raise typer.Exit(1)

@@ -18,7 +18,7 @@ data.read_data(config, data.check_data(config))
 @pytest.mark.parametrize(
     ("program", "light", "heavy"),
     [
-        (HELP, ["typer"], ["numpy", "pydantic", "omegaconf", "fsspec", "pyarrow", "ray", "torch"]),
+        (HELP, ["typer"], ["numpy", "pydantic", "yaml", "fsspec", "pyarrow", "ray", "torch"]),
         (DRIVER, ["ray", "numpy"], ["torch", "scipy", "sklearn", "pandas", "ray.data", "ray.train"]),
         ("import flowpairs.pipeline.solve.draw", ["torch"], ["scipy", "ot", "pykeops", "sklearn", "ray"]),
     ],

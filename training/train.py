@@ -30,23 +30,21 @@ from flowpairs.pipeline.cluster.telemetry import telemetry
 from flowpairs.pipeline.store.format import read_index, read_outline
 from flowpairs.training import objectives
 from flowpairs.training.config import TrainConfig
-from flowpairs.training.pairs.loader import BatchPart, Loader, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import Loader, ShardLoader
 from flowpairs.training.pairs.online import OnlineLoader, SemidiscreteStore
+from flowpairs.training.pairs.order import arcs_for
 from flowpairs.training.run import directory, loop, trackers
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
 from flowpairs.training.run.state import TrainState
-from flowpairs.training.run.workers import WorkerShape, worker_shape
+from flowpairs.training.run.workers import worker_shape
 
 MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again has three more
 
 
-def train(config: TrainConfig, shape: WorkerShape | None = None) -> dict[str, Any]:
+def train(config: TrainConfig) -> dict[str, Any]:
     """Train to the end, from where an earlier start came to; the summary of train.json.
-
-    Args:
-        config: the job.
-        shape: of the workers, where it is decided already.
 
     Raises:
         InputError: what `flowpairs.training.run.directory.check` refuses, a cluster too small, damaged shards, a
@@ -59,7 +57,7 @@ def train(config: TrainConfig, shape: WorkerShape | None = None) -> dict[str, An
         return done
     trackers.check_trackers(config.output.trackers)
     connect()
-    shape = shape or worker_shape(config.cluster)
+    shape = worker_shape(config.cluster)
     directory.check_workers(config, shape.workers)
     run, pairs = directory.prepare_run(config), str(as_path(config.pairs.dir).absolute())
     if (
@@ -133,8 +131,8 @@ def train_worker(settings: dict[str, Any]) -> None:
         with checkpoint.as_directory() as path:
             state.load(Path(path), device)
     rank, world = context.get_world_rank(), context.get_world_size()
-    lanes = directory.arcs_for(config.train.batch, world) if state.loader is None else state.loader["lanes"]
-    part = BatchPart(config.train.batch, rank, world, lanes)
+    arcs = arcs_for(config.train.batch, world) if state.loader is None else state.loader["arcs"]
+    part = BatchPart(config.train.batch, rank, world, arcs)
     log = Logbook(RunDirectory(Path(settings["run"])).metrics, state.step) if rank == 0 else None
 
     def save(metrics: dict[str, float]) -> None:
@@ -155,11 +153,11 @@ def train_worker(settings: dict[str, Any]) -> None:
     if config.pairs.source == "semidiscrete":
         source = OnlineLoader(pairs, index, part, labels, state.loader, str(device), pin)
     else:
-        source = PairLoader(pairs, index, part, seed, labels, state.loader, pin, outline, config.pairs.patience)
+        source = ShardLoader(pairs, index, part, seed, labels, state.loader, pin, outline, config.pairs.patience)
     with source as loader:
         writer = log.write if log else lambda line: None
         objective = objectives.build_objective(config, index.num_classes)
-        loop.train_loop(state, prepare_model(model), loader, objective, config.train, part, writer, save)
+        loop.train_loop(state, prepare_model(model), loader, objective, config.train, writer, save)
     if log:
         log.close()
 

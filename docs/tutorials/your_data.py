@@ -86,7 +86,7 @@ def main(output: Path) -> None:
 def config(output: Path, **sections: dict) -> CoupleConfig:
     """The job of these data; a YAML file of the same keys is what the command line takes."""
     plain = {
-        "coupling": {"method": "sinkhorn", "n": 1797, "entropy": 0.1},
+        "coupling": {"method": "sinkhorn", "n": 1797, "sharpness": 0.1},
         "output": {"dir": str(output / "pairs"), "pairs": 8192},
     }
     return validate(CoupleConfig, plain | sections)

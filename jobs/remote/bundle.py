@@ -104,7 +104,7 @@ def _of_an_extra(need: Requirement) -> bool:
 def _own_modules(tree: Any) -> Iterator[Path]:
     """The user's modules and packages that a config names as `module:function`: those not installed as packages.
 
-    Loading the config has imported them, so that they are known by where they lie.
+    `check_cost` has imported them, so that they are known by where they lie.
     """
     if isinstance(tree, dict):
         for value in tree.values():

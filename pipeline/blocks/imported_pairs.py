@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.blocks import noise
 
 
@@ -123,7 +123,7 @@ def imported_report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k
     spread = sum(float(np.einsum("ij,ij->", x, x, dtype=np.float64)) for x in (x0, x1)) / len(x0)
     coupled = float(np.einsum("ij,ij->", x0, x1, dtype=np.float64)) / len(x0)
     independent = float(x0.mean(0, dtype=np.float64) @ x1.mean(0, dtype=np.float64))
-    unknown = dict.fromkeys(("eps", "rel_eps", "entropy", "partners", "source_error", "target_error"))
+    unknown = dict.fromkeys(("eps", "rel_eps", "sharpness", "partners", "source_error", "target_error"))
     return {
         "method": "imported",
         "n": len(x0),
@@ -140,11 +140,11 @@ def imported_report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k
 def _columns(path: str, where: str) -> dict[str, np.ndarray]:
     """The known columns that a file has."""
     known = ("data_id", "source_row", "x0", "weight")
-    suffix = PurePosixPath(path).suffix.lower()
+    suffix, file_path = PurePosixPath(path).suffix.lower(), as_path(path, "coupling.table")
     if suffix not in (".npz", ".parquet"):
         raise InputError(f"{where}: not a .npz or .parquet file; write the table as one of the two")
     try:
-        with fsspec.open(path, "rb") as file:
+        with file_path.open("rb") as file:
             if suffix == ".npz":
                 with np.load(file, allow_pickle=False) as archive:
                     return {name: archive[name] for name in known if name in archive.files}

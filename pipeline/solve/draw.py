@@ -39,8 +39,8 @@ def solve_block(
         return ot.independent(problem)
     limits: dict[str, Any] = {"tol": options.tol, "max_passes": options.max_passes, "backend": options.backend}
     together: dict[str, Any] = {"team": team, "resume": resume, "save": save}
-    if options.entropy is not None:
-        return ot.solve_for_sharpness(problem, options.entropy, **limits, **together)
+    if options.sharpness is not None:
+        return ot.solve_for_sharpness(problem, options.sharpness, **limits, **together)
     if options.rel_eps is not None:
         problem = problem.at(options.rel_eps, team)
     else:

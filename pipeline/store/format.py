@@ -147,6 +147,11 @@ def write_outline(directory: AnyPath, outline: Outline) -> None:
     write_atomically(directory / OUTLINE, _to_json(dataclasses.asdict(outline)))
 
 
+def has_outline(directory: str | AnyPath) -> bool:
+    """Whether `read_outline` finds something to read."""
+    return any((as_path(directory) / name).is_file() for name in (OUTLINE, "index.json"))
+
+
 def write_sidecar(directory: AnyPath, sidecar: Sidecar) -> None:
     """Write a shard's sidecar beside it; call it when the tar has its final name."""
     write_atomically(sidecar_path(directory, sidecar.shard.name), _to_json(dataclasses.asdict(sidecar)))

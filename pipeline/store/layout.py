@@ -1,5 +1,6 @@
 """Where the records of a shard lie: a tar is walked once, and any pair of it found at once from then on."""
 
+import hashlib
 import tarfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from flowpairs.pipeline.base import npy
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.tar import members
+from flowpairs.pipeline.store.format import Shard
 
 HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode` writes
 
@@ -108,3 +110,24 @@ def opened(path: AnyPath) -> Iterator[ReadableFile]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read as a shard ({error}); run `flowpairs verify`") from error
+
+
+def damage(directory: AnyPath, shard: Shard, *, content: bool = True) -> str | None:
+    """What is wrong with a shard, to be put behind its name; None where nothing is.
+
+    Args:
+        directory: the pair store.
+        shard: as the index or the sidecar has it.
+        content: hash the file. Its size alone tells what a killed process leaves behind, in no time.
+    """
+    path = directory / "shards" / shard.name
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != shard.bytes:
+        return f"has {size} bytes, the index says {shard.bytes}"
+    if content:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                return "has another SHA-256 than the index says"
+    return None

@@ -30,6 +30,8 @@ from flowpairs.pipeline.blocks.features import gather
 from flowpairs.pipeline.store.format import Index, source_copy
 from flowpairs.pipeline.store.layout import opened, read_member, walk
 
+Part = slice | Int64[np.ndarray, " r"]  # some pairs of a record
+
 
 @dataclass(frozen=True)
 class Record:
@@ -111,7 +113,7 @@ class Decoder:
         return out
 
     def decode(
-        self, fields: Mapping[str, Any], names: Sequence[str], part: slice = slice(None)
+        self, fields: Mapping[str, Any], names: Sequence[str], part: Part = slice(None)
     ) -> dict[str, np.ndarray]:
         """The named arrays of one record, or of some of its pairs: a record of ids may stand for gigabytes.
 
@@ -155,7 +157,7 @@ class Decoder:
             "rows": rows,
         }
 
-    def _x0(self, fields: Mapping[str, Any], part: slice) -> Float32[np.ndarray, "k ..."]:
+    def _x0(self, fields: Mapping[str, Any], part: Part) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "full":
             return array(fields, "x0.npy", np.float32, self.index.shape)[part]
         if self.index.two_sided:
@@ -165,7 +167,7 @@ class Decoder:
             raise ValueError(f"meta.json: seed {seed!r} is no integer in [0, 2^63)")
         return noise.gaussian_rows(seed, rows, math.prod(self.index.shape)).reshape(-1, *self.index.shape)
 
-    def _rows(self, fields: Mapping[str, Any], part: slice) -> Int64[np.ndarray, " k"]:
+    def _rows(self, fields: Mapping[str, Any], part: Part) -> Int64[np.ndarray, " k"]:
         """Global source rows of the noise."""
         if "row.npy" in fields:
             rows = array(fields, "row.npy", np.uint64)
@@ -179,20 +181,20 @@ class Decoder:
             raise ValueError(f"noise row {rows.max()} is beyond the generator's {noise.ROWS}")
         return rows[part].astype(np.int64)
 
-    def _x1(self, fields: Mapping[str, Any], part: slice) -> Float32[np.ndarray, "k ..."]:
+    def _x1(self, fields: Mapping[str, Any], part: Part) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "ids":
             return gather(self.data, self._data_ids(fields, part))
         return array(fields, "x1.npy", np.float32, self.index.shape)[part]
 
-    def _label(self, fields: Mapping[str, Any], part: slice) -> Int64[np.ndarray, " k"]:
+    def _label(self, fields: Mapping[str, Any], part: Part) -> Int64[np.ndarray, " k"]:
         if self.index.payload == "ids":
             return self.labels[self._data_ids(fields, part) % len(self.data)]
         return array(fields, "label.npy", np.int64)[part]
 
-    def _weight(self, fields: Mapping[str, Any], part: slice) -> Float32[np.ndarray, " k"]:
+    def _weight(self, fields: Mapping[str, Any], part: Part) -> Float32[np.ndarray, " k"]:
         return array(fields, "weight.npy", np.float32)[part]
 
-    def _span(self, fields: Mapping[str, Any], part: slice) -> Float32[np.ndarray, "k 2"]:
+    def _span(self, fields: Mapping[str, Any], part: Part) -> Float32[np.ndarray, "k 2"]:
         span = read_meta(fields).get("span")
         if not (isinstance(span, list) and len(span) == 2 and all(type(t) in (int, float) for t in span)):
             raise ValueError(f"meta.json: span {span!r} is no pair of times")
@@ -200,10 +202,10 @@ class Decoder:
             raise ValueError(f"meta.json: span {span!r} does not lead on from 0 to 1")
         return np.broadcast_to(np.array(span, np.float32), (len(self._data_ids(fields, part)), 2))
 
-    def _data_ids(self, fields: Mapping[str, Any], part: slice) -> Int64[np.ndarray, " k"]:
+    def _data_ids(self, fields: Mapping[str, Any], part: Part) -> Int64[np.ndarray, " k"]:
         return self._ids(fields, "id.npy", "data_ids", "data")[part]
 
-    def _source_ids(self, fields: Mapping[str, Any], part: slice) -> Int64[np.ndarray, " k"]:
+    def _source_ids(self, fields: Mapping[str, Any], part: Part) -> Int64[np.ndarray, " k"]:
         return self._ids(fields, "source_id.npy", "source_ids", "source")[part]
 
     def _ids(self, fields: Mapping[str, Any], member: str, listed: str, side: str) -> Int64[np.ndarray, " k"]:

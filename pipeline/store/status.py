@@ -71,9 +71,9 @@ def read_status(directory: AnyPath) -> Status:
     errors = [error for error in sides if error is not None]  # pairs made elsewhere have none
     solve = None
     if config.coupling.method == "semidiscrete":
-        from flowpairs.pipeline.solve import potentials
+        from flowpairs.pipeline.store import potential_files
 
-        solve = potentials.solve_progress(directory, potentials.problem_numbers(config, directory))
+        solve = potential_files.solve_progress(directory, potential_files.problem_numbers(config, directory))
     return Status(
         complete=complete,
         blocks_total=-(-total // n),

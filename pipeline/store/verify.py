@@ -11,7 +11,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.data.spec import data_fingerprint
 from flowpairs.pipeline.store import format
-from flowpairs.pipeline.store.integrity import damage
+from flowpairs.pipeline.store.layout import damage
 from flowpairs.pipeline.store.records import Decoder, samples
 
 
@@ -159,9 +159,9 @@ def _check_data(directory: AnyPath, index: format.Index, verdict: Verdict) -> No
 
 def _check_potentials(directory: AnyPath, verdict: Verdict) -> None:
     """Hold the potentials that pairs were matched by against their hash."""
-    from flowpairs.pipeline.solve import potentials
+    from flowpairs.pipeline.store import potential_files
 
     try:
-        potentials.load_potentials(directory)
+        potential_files.load_potentials(directory)
     except InputError as error:
         verdict.faults.append(str(error))

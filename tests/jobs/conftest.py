@@ -103,8 +103,19 @@ class Head:
         Two raylets with the same files would unpack a job's code, and delete it, under each other's feet.
         """
         files = f"--temp-dir={self.root / '2'}"
+        before = self.nodes()
         with ray_start(self.root, self.environment, "second", "--address", self.gcs, files, *agent_port()):
+            while self.nodes() == before:
+                time.sleep(0.2)
             yield
+
+    def nodes(self) -> int:
+        """How many raylets live."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        asked = urllib.request.Request(f"{self.address}/nodes?view=summary", headers=headers)
+        with urllib.request.urlopen(asked) as answer:
+            listed = json.load(answer)["data"]["summary"]
+        return sum(node["raylet"].get("state") == "ALIVE" for node in listed)
 
 
 def free_ports(count: int) -> list[int]:

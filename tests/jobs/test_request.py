@@ -15,7 +15,7 @@ from flowpairs.jobs.remote import bundle
 from flowpairs.jobs.remote.dashboard import Dashboard, check_ray
 from flowpairs.jobs.remote.request import request
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.config import CoupleConfig, check_cost, load
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "digits"
 COUPLE, TRAIN, STREAM = (str(CONFIGS / f"{name}.yaml") for name in ("couple", "train", "stream"))
@@ -99,6 +99,7 @@ def test_code_and_config_are_shipped_and_nothing_else(tmp_path, monkeypatch):
     (own / "costs" / "mine.py").write_text("def dot(x, y): return -(x @ y.T)\n")
     monkeypatch.syspath_prepend(str(own))
     config = load(CoupleConfig, COUPLE, ["output.dir=/shared/out", "coupling.cost=costs.mine:dot"])
+    check_cost(config)
     packed = tmp_path / "packed"
     packed.mkdir()
     bundle.pack(packed, config)

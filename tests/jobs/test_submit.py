@@ -8,7 +8,7 @@ import urllib.error
 from pathlib import Path
 
 import pytest
-from support.alone import alone
+from support.couplings import couple_here
 from support.installed import unpack_wheel
 
 from flowpairs.pipeline.config import CoupleConfig, load
@@ -137,7 +137,7 @@ def test_stopped_in_the_middle_and_submitted_again_it_ends_in_the_same_bytes(hea
 
     monkeypatch.syspath_prepend(str(head.root))
     whole = tmp_path / "whole"
-    alone(load(CoupleConfig, COUPLE, [f"output.dir={whole}", *small]))
+    couple_here(load(CoupleConfig, COUPLE, [f"output.dir={whole}", *small]))
     shards = {path.name: path.read_bytes() for path in out.glob("shards/*.tar")}
     assert len(shards) == 32
     assert {path.name: path.read_bytes() for path in whole.glob("shards/*.tar")} == shards

@@ -3,9 +3,9 @@
 from flowpairs.training.pairs.order import Order
 
 
-def pairs_of(order: Order, epoch: int, lane: int, start: int, stop: int) -> list[tuple[int, int]]:
+def pairs_of(order: Order, epoch: int, arc: int, start: int, stop: int) -> list[tuple[int, int]]:
     return [
         (stretch.shard, row)
-        for stretch in order.stretches(epoch, lane, start, stop)
+        for stretch in order.stretches(epoch, arc, start, stop)
         for row in range(stretch.start, stretch.stop)
     ]

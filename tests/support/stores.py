@@ -19,6 +19,7 @@ def write_store(
     *,
     ids: np.ndarray | None = None,
     labels: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
     shard_counts: list[int] | None = None,
     record_pairs: int = 64,
     method: str = "independent",
@@ -27,6 +28,7 @@ def write_store(
     (directory / "shards").mkdir(parents=True)
     fields = {"x0": x0.astype(np.float32), "x1": x1.astype(np.float32)}
     fields |= {} if labels is None else {"label": labels.astype(np.int64)}
+    fields |= {} if weights is None else {"weight": weights.astype(np.float32)}
     ids = np.arange(len(x1)) if ids is None else ids
     shards, first = [], 0
     for number, count in enumerate(shard_counts or [len(x0)]):
@@ -52,6 +54,7 @@ def write_store(
         method=method,
         convention="",
         shards=tuple(shards),
+        weighted=weights is not None,
     )
     write_index(directory, index)
     return index

@@ -14,7 +14,8 @@ from flowpairs.pipeline.ot import Problem, solve_sinkhorn
 from flowpairs.training.config import MLPConfig, OptimisationConfig, RunConfig, TrainConfig
 from flowpairs.training.objectives.objective import build_network, build_objective
 from flowpairs.training.objectives.paths import Bridge
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.run import loop
 from flowpairs.training.run.state import TrainState
 from flowpairs.training.sampling.flow import Flow
@@ -115,11 +116,9 @@ def test_sf2m_learns_both_fields(tmp_path: Path) -> None:
     )
     state = TrainState.start(build_network(config, index.shape, 0), config.train)
     part = BatchPart(256, 0, 1, 8)
-    with PairLoader(tmp_path / "store", index, part, 0) as loader:
+    with ShardLoader(tmp_path / "store", index, part, 0) as loader:
         objective = build_objective(config, 0)
-        loop.train_loop(
-            state, state.model, loader, objective, config.train, part, lambda line: None, lambda metrics: None
-        )
+        loop.train_loop(state, state.model, loader, objective, config.train, lambda line: None, lambda metrics: None)
 
     net = state.ema.module.eval()
     t = torch.full((5,), 0.4)

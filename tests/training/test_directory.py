@@ -9,7 +9,7 @@ from support.stores import write_store
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import from_overrides, load, validate
 from flowpairs.training.config import EvaluateConfig, TrainConfig
-from flowpairs.training.run.directory import arcs_for, check_run, prepare_run
+from flowpairs.training.run.directory import check_run, prepare_run
 
 
 @pytest.fixture
@@ -91,14 +91,6 @@ def test_a_directory_with_other_things_is_refused(store: Path) -> None:
     (store.parent / "run" / "thesis.tex").touch()
     with pytest.raises(InputError, match="not empty and not a training run"):
         check_run(config(store))
-
-
-@pytest.mark.parametrize(
-    ("batch", "workers", "expected"), [(256, 2, 8), (100, 2, 4), (96, 12, 12), (1, 1, 1), (64, 64, 64)]
-)
-def test_lanes_divide_the_batch_and_suit_the_workers(batch: int, workers: int, expected: int) -> None:
-    assert arcs_for(batch, workers) == expected
-    assert batch % expected == 0
 
 
 def test_unknown_and_malformed_settings_of_evaluate_are_refused() -> None:

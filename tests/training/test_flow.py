@@ -16,7 +16,7 @@ from flowpairs.training import objectives
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 from flowpairs.training.evaluate import solvers as solvers_of
 from flowpairs.training.objectives import paths
-from flowpairs.training.pairs.loader import Batch, BatchPart
+from flowpairs.training.pairs.batch import Batch, BatchRows
 from flowpairs.training.pairs.reference import read_reference
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.state import TrainState
@@ -45,7 +45,7 @@ LABELS: dict[str, Any] = {"model": {"conditional": True}, "train": {"label_dropo
 @pytest.mark.parametrize("changes", [{}, SF2M])
 def test_guidance_extrapolates_from_no_label(changes: dict[str, Any]) -> None:
     settings = config(**LABELS, **changes)
-    net = objective.build_network(settings, (3,), 4).eval()
+    net = objectives.build_network(settings, (3,), 4).eval()
     generator = torch.Generator().manual_seed(0)
     x, t, label = torch.randn(6, 3, generator=generator), torch.rand(6, generator=generator), torch.arange(6) % 4
 
@@ -126,7 +126,7 @@ def test_evaluation_samples_alike_however_it_is_batched(
     x = generator.normal(size=(2, 64, 3)).astype(np.float32)
     index = write_store(tmp_path / "store", *x, labels=generator.integers(4, size=64))
     settings = config(**changes)
-    TrainState.start(objective.build_network(settings, (3,), 4), settings.train).save(tmp_path)
+    TrainState.start(objectives.build_network(settings, (3,), 4), settings.train).save(tmp_path)
     trained = Trained(RunDirectory(tmp_path), tmp_path, settings, str(tmp_path / "store"), index.method, (3,), 4)
     labels, found = read_reference(tmp_path / "store", index).label, []
     for batch in (96, 40):
@@ -144,15 +144,15 @@ def test_evaluation_samples_alike_however_it_is_batched(
 @pytest.mark.parametrize("changes", [{}, SF2M, {"objective": {"kind": "meanflow", "spans": 1.0}}])
 def test_gradients_pass_a_wrapper_for_data_parallelism(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = config(**changes)
-    objective, part = objectives.build_objective(settings, 0), BatchPart(16, 0, 1, 8)
-    pairs = Batch(*torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0)))
+    objective = objectives.build_objective(settings, 0)
+    pairs = Batch(*torch.randn(2, 16, 3, generator=torch.Generator().manual_seed(0)), BatchRows(0, 16, 16))
     gradients = []
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
         for wrapped in (False, True):
-            bare = objective.build_network(settings, (3,), 0)
+            bare = objectives.build_network(settings, (3,), 0)
             model = DistributedDataParallel(bare) if wrapped else bare
-            errors, weights = objective(model, bare, pairs, 0, part)
+            errors, weights = objective(model, bare, pairs, 0)
             (errors * weights).mean().backward()
             gradients.append([weight.grad for weight in bare.parameters()])
     finally:

@@ -1,9 +1,11 @@
 """The loader: exactly once an epoch over the workers, really shuffled, repeatable, resumable, and never short."""
 
 import tempfile
+import threading
 from collections import Counter
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scipy.stats
@@ -14,8 +16,9 @@ from support.stores import numbered_store
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.store.format import Index, read_index
-from flowpairs.training.pairs import shuffle as lanes_module
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs import shuffle
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader, check_state
 
 Ids = list[int]
 
@@ -25,7 +28,7 @@ def ids_of(
 ) -> list[Ids]:
     """The numbers of the pairs in the next batches; checks that x0, x1 and label belong together."""
     out = []
-    with PairLoader(store, read_index(store), part, seed, labels=True, state=state) as loader:
+    with ShardLoader(store, read_index(store), part, seed, labels=True, state=state) as loader:
         for batch in islice(loader, batches):
             numbers = batch.x0[:, 0]
             assert batch.label is not None
@@ -36,9 +39,9 @@ def ids_of(
     return out
 
 
-def global_batches(store: Path, batch: int, world: int, lanes: int, count: int, seed: int = 0) -> list[Ids]:
+def global_batches(store: Path, batch: int, world: int, arcs: int, count: int, seed: int = 0) -> list[Ids]:
     """All workers' parts laid together, rank after rank."""
-    ranks = [ids_of(store, BatchPart(batch, rank, world, lanes), count, seed=seed) for rank in range(world)]
+    ranks = [ids_of(store, BatchPart(batch, rank, world, arcs), count, seed=seed) for rank in range(world)]
     return [list(chain(*parts)) for parts in zip(*ranks, strict=True)]
 
 
@@ -50,56 +53,56 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows of a few pairs, so that lanes have several of them."""
-    monkeypatch.setattr(lanes_module, "WINDOW_BYTES", 200)
+    """Windows of a few pairs, so that arcs have several of them."""
+    monkeypatch.setattr(shuffle, "WINDOW_BYTES", 200)
 
 
 @settings(max_examples=25, deadline=None)
 @given(
     counts=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     world=st.integers(1, 4),
-    lanes_each=st.sampled_from([1, 2, 3]),
+    arcs_each=st.sampled_from([1, 2, 3]),
     rows=st.integers(1, 3),
     record_pairs=st.integers(1, 12),
     window_bytes=st.sampled_from([60, 300, 2**20]),
 )
 def test_every_pair_once_an_epoch_over_the_workers(
-    counts: list[int], world: int, lanes_each: int, rows: int, record_pairs: int, window_bytes: int
+    counts: list[int], world: int, arcs_each: int, rows: int, record_pairs: int, window_bytes: int
 ) -> None:
-    """Fewer shards than workers, records that straddle lanes, batches that straddle epochs: all included."""
-    lanes = world * lanes_each
-    if sum(counts) < lanes:
-        counts = [*counts, lanes]
-    batch, per_lane = lanes * rows, sum(counts) // lanes
+    """Fewer shards than workers, records that straddle arcs, batches that straddle epochs: all included."""
+    arcs = world * arcs_each
+    if sum(counts) < arcs:
+        counts = [*counts, arcs]
+    batch, per_arc = arcs * rows, sum(counts) // arcs
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes_module, "WINDOW_BYTES", window_bytes)
+        patch.setattr(shuffle, "WINDOW_BYTES", window_bytes)
         store = Path(temporary) / "store"
         numbered_store(store, counts, record_pairs)
-        batches = -(-2 * per_lane // rows)  # two epochs
-        ranks = [ids_of(store, BatchPart(batch, rank, world, lanes), batches) for rank in range(world)]
-        # A worker's batch holds `rows` pairs of each of its lanes, lane after lane.
+        batches = -(-2 * per_arc // rows)  # two epochs
+        ranks = [ids_of(store, BatchPart(batch, rank, world, arcs), batches) for rank in range(world)]
+        # A worker's batch holds `rows` pairs of each of its arcs, arc after arc.
         streams = [
-            [number for chunk in parts for number in chunk[lane * rows : (lane + 1) * rows]]
+            [number for chunk in parts for number in chunk[arc * rows : (arc + 1) * rows]]
             for parts in ranks
-            for lane in range(lanes_each)
+            for arc in range(arcs_each)
         ]
         for epoch in range(2):
-            met = Counter(n for stream in streams for n in stream[epoch * per_lane : (epoch + 1) * per_lane])
+            met = Counter(n for stream in streams for n in stream[epoch * per_arc : (epoch + 1) * per_arc])
             assert set(met.values()) == {1}
-            assert len(met) == per_lane * lanes > sum(counts) - lanes
+            assert len(met) == per_arc * arcs > sum(counts) - arcs
 
 
 @pytest.mark.usefixtures("small_windows")
 def test_batches_do_not_depend_on_the_number_of_workers(store: Path) -> None:
-    alone = global_batches(store, batch=24, world=1, lanes=4, count=9)
+    alone = global_batches(store, batch=24, world=1, arcs=4, count=9)
     for world in (2, 3, 4, 8, 24):
-        assert global_batches(store, batch=24, world=world, lanes=4, count=9) == alone
+        assert global_batches(store, batch=24, world=world, arcs=4, count=9) == alone
 
 
 def test_same_for_a_seed_different_by_seed_and_epoch(store: Path) -> None:
-    two_epochs = global_batches(store, batch=8, world=2, lanes=2, count=24)
-    assert global_batches(store, batch=8, world=2, lanes=2, count=24) == two_epochs
-    assert global_batches(store, batch=8, world=2, lanes=2, count=24, seed=1) != two_epochs
+    two_epochs = global_batches(store, batch=8, world=2, arcs=2, count=24)
+    assert global_batches(store, batch=8, world=2, arcs=2, count=24) == two_epochs
+    assert global_batches(store, batch=8, world=2, arcs=2, count=24, seed=1) != two_epochs
     assert sorted(chain(*two_epochs[:12])) == sorted(chain(*two_epochs[12:])) == list(range(96))
     assert two_epochs[:12] != two_epochs[12:]
 
@@ -115,8 +118,8 @@ def test_shuffling_leaves_no_trace_of_the_stored_order(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("taken", [0, 1, 5, 11, 12, 13, 30])
 def test_resumes_in_mid_epoch_also_with_other_workers(store: Path, taken: int) -> None:
-    undisturbed = global_batches(store, batch=8, world=1, lanes=4, count=taken + 9)
-    with PairLoader(store, read_index(store), BatchPart(8, 1, 2, 4), seed=0) as loader:
+    undisturbed = global_batches(store, batch=8, world=1, arcs=4, count=taken + 9)
+    with ShardLoader(store, read_index(store), BatchPart(8, 1, 2, 4), seed=0) as loader:
         for _ in islice(loader, taken):
             pass
         state = loader.state()
@@ -127,7 +130,7 @@ def test_resumes_in_mid_epoch_also_with_other_workers(store: Path, taken: int) -
 
 
 def test_labels_are_read_only_where_asked_for(store: Path) -> None:
-    with PairLoader(store, read_index(store), BatchPart(4, 0, 1, 1), seed=0) as loader:
+    with ShardLoader(store, read_index(store), BatchPart(4, 0, 1, 1), seed=0) as loader:
         assert next(loader).label is None
 
 
@@ -150,7 +153,7 @@ def damage(store: Path, how: str) -> None:
 def test_a_damaged_shard_is_refused_where_it_is_used(store: Path, how: str, message: str) -> None:
     damage(store, how)
     with (
-        PairLoader(store, read_index(store), BatchPart(8, 0, 1, 1), seed=0) as loader,
+        ShardLoader(store, read_index(store), BatchPart(8, 0, 1, 1), seed=0) as loader,
         pytest.raises(InputError, match=rf"pairs-000001.tar'.*{message}"),
     ):
         for _ in islice(loader, 12):
@@ -166,7 +169,7 @@ def test_a_shard_that_reads_short_is_refused(store: Path) -> None:
     )
     longer = Index(**(vars(index) | {"shards": shards, "pairs": index.pairs + 1}))
     with (
-        PairLoader(store, longer, BatchPart(1, 0, 1, 1), seed=0) as loader,
+        ShardLoader(store, longer, BatchPart(1, 0, 1, 1), seed=0) as loader,
         pytest.raises(InputError, match="holds 40 pairs, the index says 41"),
     ):
         for _ in islice(loader, 97):
@@ -176,13 +179,29 @@ def test_a_shard_that_reads_short_is_refused(store: Path) -> None:
 def test_a_failed_loader_keeps_failing(store: Path) -> None:
     """It does not hang a caller that asks again."""
     damage(store, "missing")
-    with PairLoader(store, read_index(store), BatchPart(96, 0, 1, 1), seed=0) as loader:
+    with ShardLoader(store, read_index(store), BatchPart(96, 0, 1, 1), seed=0) as loader:
         for _ in range(2):
             with pytest.raises(InputError):
                 next(loader)
 
 
 def test_leaving_early_stops_the_thread(store: Path) -> None:
-    with PairLoader(store, read_index(store), BatchPart(4, 0, 1, 1), seed=0) as loader:
+    with ShardLoader(store, read_index(store), BatchPart(4, 0, 1, 1), seed=0) as loader:
         next(loader)
-    assert not loader._thread.is_alive()
+    assert "pair-loader" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"lanes": 4, "epoch": 0, "position": 0},
+        {"arcs": 4, "epoch": 0},
+        {"arcs": 0, "epoch": 0, "position": 0},
+        {"arcs": 4, "epoch": -1, "position": 0},
+        {"arcs": 4, "epoch": 0, "position": 0.5},
+        [4, 0, 0],
+    ],
+)
+def test_a_state_that_cannot_be_read_is_refused(state: Any) -> None:
+    with pytest.raises(InputError, match=r"^loader state: .*; start from the beginning$"):
+        check_state(state)

@@ -13,7 +13,8 @@ from flowpairs.training import models
 from flowpairs.training.config import MLPConfig, OptimisationConfig
 from flowpairs.training.objectives import paths
 from flowpairs.training.objectives.objective import Objective
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.run import loop
 from flowpairs.training.run.loop import LogLine
 from flowpairs.training.run.state import FILE, TrainState
@@ -37,9 +38,9 @@ def train(
         state.load(resume, torch.device("cpu"))
     part, lines = BatchPart(config.batch, 0, 1, 4), []
     until = config.model_copy(update={"steps": stop or config.steps})
-    with PairLoader(store, index, part, config.seed, state=state.loader) as loader:
+    with ShardLoader(store, index, part, config.seed, state=state.loader) as loader:
         objective = Objective(config.seed, path or paths.Straight())
-        loop.train_loop(state, model, loader, objective, until, part, lines.append, lambda metrics: None)
+        loop.train_loop(state, model, loader, objective, until, lines.append, lambda metrics: None)
     return state, lines
 
 
@@ -103,7 +104,7 @@ def test_a_checkpoint_holds_tensors_and_numbers_only(
     state.save(tmp_path)
     tree = torch.load(tmp_path / FILE, weights_only=True)
     assert sorted(tree) == ["ema", "loader", "model", "optimiser", "seconds", "step"]
-    assert tree["loader"] == {"lanes": 4, "epoch": 0, "position": 4}
+    assert tree["loader"] == {"arcs": 4, "epoch": 0, "position": 4}
 
 
 def test_average_weights_are_the_recurrence(affine: tuple[Path, torch.Tensor, torch.Tensor]) -> None:

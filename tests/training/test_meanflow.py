@@ -13,7 +13,8 @@ from flowpairs.training.models import build_model
 from flowpairs.training.objectives.meanflow import average_velocity
 from flowpairs.training.objectives.objective import build_network
 from flowpairs.training.objectives.objective import build_objective as build_objective
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.run import loop
 from flowpairs.training.run.state import TrainState
 from flowpairs.training.sampling.flow import Flow
@@ -91,11 +92,9 @@ def test_trained_on_pairs_it_samples_in_one_step(tmp_path: Path) -> None:
         output=RunConfig(dir="unused"),
     )
     state, part = TrainState.start(build_network(settings, index.shape, 0), settings.train), BatchPart(192, 0, 1, 8)
-    with PairLoader(tmp_path / "store", index, part, 0) as loader:
+    with ShardLoader(tmp_path / "store", index, part, 0) as loader:
         objective = build_objective(settings, 0)
-        loop.train_loop(
-            state, state.model, loader, objective, settings.train, part, lambda line: None, lambda metrics: None
-        )
+        loop.train_loop(state, state.model, loader, objective, settings.train, lambda line: None, lambda metrics: None)
     flow = Flow(state.ema.module.eval(), settings, None, 0, 1.0)
     at = torch.linspace(-1.5, 1.5, 31)[:, None]
     euler = at + flow.velocity(torch.zeros(31), at)  # one step of the instantaneous velocity goes to 0

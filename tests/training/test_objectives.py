@@ -18,7 +18,7 @@ from flowpairs.training.objectives.objective import (
 )
 from flowpairs.training.objectives.paths import Bridge, Straight
 from flowpairs.training.objectives.randomness import Purpose, normals, step_uniforms
-from flowpairs.training.pairs.loader import Batch, BatchPart
+from flowpairs.training.pairs.batch import Batch, BatchPart, BatchRows
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -46,23 +46,24 @@ def config(**changes: Any) -> TrainConfig:
 def batch(n: int, d: int = 3, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     x0, x1 = torch.randn(2, n, d, generator=generator)
-    return Batch(x0, x1, torch.randint(4, (n,), generator=generator), torch.rand(n, generator=generator))
+    label, weight = torch.randint(4, (n,), generator=generator), torch.rand(n, generator=generator)
+    return Batch(x0, x1, BatchRows(0, n, n), label, weight)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_errors_and_weights_do_not_depend_on_the_number_of_workers(name: str) -> None:
     settings = config(**OBJECTIVES[name])
     objective, model, whole = build_objective(settings, 4), build_network(settings, (3,), 4), batch(24)
-    alone = objective(model, model, whole, 5, BatchPart(24, 0, 1, 4))
+    alone = objective(model, model, whole, 5)
     for world in (2, 3):
         parts = []
         for rank in range(world):
-            rows = slice(rank * 24 // world, (rank + 1) * 24 // world)
-            mine = Batch(**{key: value[rows] for key, value in vars(whole).items() if value is not None})
-            parts.append(objective(model, model, mine, 5, BatchPart(24, rank, world, 4)))
+            mine = whole.split(world)[rank]
+            assert mine.rows == BatchPart(24, rank, world, 4).rows
+            parts.append(objective(model, model, mine, 5))
         for ours, theirs in zip(zip(*parts, strict=True), alone, strict=True):
             torch.testing.assert_close(torch.cat(ours), theirs, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(objective(model, model, whole, 6, BatchPart(24, 0, 1, 4))[0], alone[0])
+    assert not torch.equal(objective(model, model, whole, 6)[0], alone[0])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -70,7 +71,7 @@ def test_every_weight_learns(name: str) -> None:
     """Also the labels' vectors, and that of the hidden ones."""
     settings = config(**OBJECTIVES[name], train={"label_dropout": 0.5})
     objective, model = build_objective(settings, 4), build_network(settings, (3,), 4)
-    errors, weights = objective(model, model, batch(64), 0, BatchPart(64, 0, 1, 8))
+    errors, weights = objective(model, model, batch(64), 0)
     (errors * weights).mean().backward()
     assert [key for key, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
 
@@ -83,11 +84,9 @@ class Zero(nn.Module):
 
 
 def test_weights_are_those_of_time_error_and_pairs_multiplied() -> None:
-    part, pairs = BatchPart(16, 0, 1, 8), batch(16)
-    errors, weights = Objective(1, Straight(), loss=LossConfig(time="bridge", adaptive=0.5))(
-        Zero(), Zero(), pairs, 2, part
-    )
-    t = step_uniforms(1, 2, part, Purpose.TIMES)
+    pairs = batch(16)
+    errors, weights = Objective(1, Straight(), loss=LossConfig(time="bridge", adaptive=0.5))(Zero(), Zero(), pairs, 2)
+    t = step_uniforms(1, 2, pairs.rows, Purpose.TIMES)
     truth = ((pairs.x1 - pairs.x0) ** 2).mean(1)
     torch.testing.assert_close(errors, truth)
     assert pairs.weight is not None
@@ -96,10 +95,10 @@ def test_weights_are_those_of_time_error_and_pairs_multiplied() -> None:
 
 def test_sf2m_weighs_its_score_by_the_papers_lambda() -> None:
     """lambda = 2 sqrt(t (1 - t)) / sigma on r = sigma^2/2 score: with r the true score of the pair the error is 0."""
-    sigma, part, pairs = 0.5, BatchPart(16, 0, 1, 8), batch(16)
+    sigma, pairs = 0.5, batch(16)
     objective = build_objective(config(**OBJECTIVES["sf2m"], train={"label_dropout": 0.0}), 4)
-    t = 1e-3 + (1 - 2e-3) * step_uniforms(7, 2, part, Purpose.TIMES)
-    column, z = t[:, None], normals(7, 2, part, (3,))
+    t = 1e-3 + (1 - 2e-3) * step_uniforms(7, 2, pairs.rows, Purpose.TIMES)
+    column, z = t[:, None], normals(7, 2, pairs.rows, (3,))
     mean = (1 - column) * pairs.x0 + column * pairs.x1
 
     class True_(nn.Module):
@@ -107,10 +106,10 @@ def test_sf2m_weighs_its_score_by_the_papers_lambda() -> None:
             return sigma**2 / 2 * (mean - x) / (sigma**2 * column * (1 - column))
 
     nets = VelocityAndScore(Zero(), True_())
-    errors, _ = objective(nets, nets, pairs, 2, part)
+    errors, _ = objective(nets, nets, pairs, 2)
     velocity = Bridge(sigma).velocity(t, pairs.x0, pairs.x1, z)
     torch.testing.assert_close(errors, (velocity**2).mean(1), rtol=1e-3, atol=1e-3)
-    errors, _ = objective(nets := VelocityAndScore(Zero(), Zero()), nets, pairs, 2, part)
+    errors, _ = objective(nets := VelocityAndScore(Zero(), Zero()), nets, pairs, 2)
     torch.testing.assert_close(errors, (velocity**2 + z**2).mean(1), rtol=1e-3, atol=1e-3)
 
 
@@ -122,15 +121,15 @@ def test_the_asked_share_of_labels_is_hidden() -> None:
             return label[:, None].expand_as(x).float()
 
     zeros = torch.zeros(8000, 1)
-    pairs = Batch(zeros, zeros, torch.arange(8000) % 4)
-    errors, _ = Objective(0, label_dropout=0.2, num_classes=4)(Label(), Label(), pairs, 0, BatchPart(8000, 0, 1, 8))
+    pairs = Batch(zeros, zeros, BatchRows(0, 8000, 8000), torch.arange(8000) % 4)
+    errors, _ = Objective(0, label_dropout=0.2, num_classes=4)(Label(), Label(), pairs, 0)
     seen = errors.sqrt().round().long()
     assert torch.equal(seen[seen != 4], pairs.label[seen != 4])
     assert (seen == 4).float().mean().item() == pytest.approx(0.2, abs=0.015)
 
 
 def test_intervals_are_ordered_and_their_share_has_a_length() -> None:
-    drawn = MeanFlow(0, spans=0.25).instants(lambda purpose: step_uniforms(0, 3, BatchPart(8000, 0, 1, 8), purpose))
+    drawn = MeanFlow(0, spans=0.25).instants(lambda purpose: step_uniforms(0, 3, BatchRows(0, 8000, 8000), purpose))
     assert drawn[1] is not None
     length = drawn[1] - drawn[0]
     assert (length >= 0).all()

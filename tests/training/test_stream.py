@@ -24,8 +24,9 @@ from flowpairs.pipeline.store.format import (
     write_outline,
     write_sidecar,
 )
-from flowpairs.training.pairs import shuffle as lanes_module
-from flowpairs.training.pairs.loader import Batch, BatchPart, PairLoader
+from flowpairs.training.pairs import shuffle
+from flowpairs.training.pairs.batch import Batch, BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.pairs.order import Order
 from flowpairs.training.pairs.shard_source import shard_groups
 
@@ -35,35 +36,35 @@ GROUPED = st.tuples(
 
 
 def grouped(drawn: tuple[list[list[int]], int]) -> Order:
-    counts, lanes = drawn
-    return Order([count for group in counts for count in group], lanes, 3, [len(group) for group in counts])
+    counts, arcs = drawn
+    return Order([count for group in counts for count in group], arcs, 3, [len(group) for group in counts])
 
 
 @given(GROUPED)
 def test_the_first_epoch_meets_every_pair_once_and_none_before_its_shard_is_there(drawn) -> None:
     order, met = grouped(drawn), set()
     position = 0
-    while position < order.per_lane:
+    while position < order.per_arc:
         segment = order.segment(0, position)
         assert segment.start == position < segment.stop
-        read = [pairs_of(order, 0, lane, segment.start, segment.stop) for lane in range(order.lanes)]
+        read = [pairs_of(order, 0, arc, segment.start, segment.stop) for arc in range(order.arcs)]
         assert {len(pairs) for pairs in read} == {segment.stop - segment.start}
         for pair in (pair for pairs in read for pair in pairs):
             assert pair[0] < segment.needs.stop
             assert pair not in met
             met.add(pair)
         position = segment.stop
-    assert sum(order.counts) - len(met) < order.lanes
+    assert sum(order.counts) - len(met) < order.arcs
     # What a group has to wait for are the shards that come after those of the groups before.
-    assert order.segment(0, order.per_lane - 1).needs.stop == len(order.counts) or sum(drawn[0][-1]) < order.lanes
+    assert order.segment(0, order.per_arc - 1).needs.stop == len(order.counts) or sum(drawn[0][-1]) < order.arcs
 
 
 @given(GROUPED, st.data())
-def test_a_lane_of_it_can_be_read_in_any_pieces(drawn, data: st.DataObject) -> None:
+def test_an_arc_of_it_can_be_read_in_any_pieces(drawn, data: st.DataObject) -> None:
     order = grouped(drawn)
-    lane, cut = data.draw(st.integers(0, order.lanes - 1)), data.draw(st.integers(0, order.per_lane))
-    whole = pairs_of(order, 0, lane, 0, order.per_lane)
-    assert pairs_of(order, 0, lane, 0, cut) + pairs_of(order, 0, lane, cut, order.per_lane) == whole
+    arc, cut = data.draw(st.integers(0, order.arcs - 1)), data.draw(st.integers(0, order.per_arc))
+    whole = pairs_of(order, 0, arc, 0, order.per_arc)
+    assert pairs_of(order, 0, arc, 0, cut) + pairs_of(order, 0, arc, cut, order.per_arc) == whole
 
 
 def test_later_epochs_are_those_of_any_store() -> None:
@@ -99,9 +100,9 @@ class Coming:
             if of == block:
                 write_sidecar(self.directory, Sidecar(shard, 0, (0, 9), {}))
 
-    def loader(self, part: BatchPart, **options) -> PairLoader:
+    def loader(self, part: BatchPart, **options) -> ShardLoader:
         outline = read_outline(self.directory)
-        return PairLoader(self.directory, outline.index, part, 0, labels=True, outline=outline, **options)
+        return ShardLoader(self.directory, outline.index, part, 0, labels=True, outline=outline, **options)
 
 
 def numbers(batches: Iterator[Batch], count: int) -> list[list[int]]:
@@ -110,7 +111,7 @@ def numbers(batches: Iterator[Batch], count: int) -> list[list[int]]:
 
 @pytest.fixture
 def coming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Coming:
-    monkeypatch.setattr(lanes_module, "WINDOW_BYTES", 200)
+    monkeypatch.setattr(shuffle, "WINDOW_BYTES", 200)
     return Coming(tmp_path / "store")
 
 

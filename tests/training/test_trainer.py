@@ -23,7 +23,8 @@ from flowpairs.pipeline.config import load, validate
 from flowpairs.training import objectives
 from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainClusterConfig, TrainConfig
 from flowpairs.training.evaluate import evaluate
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.run import loop
 from flowpairs.training.run.logbook import read_metrics
 from flowpairs.training.run.state import FILE, TrainState
@@ -314,9 +315,9 @@ def test_sf2m_with_guidance_trains_on_two_workers_as_on_one_and_is_sampled(tmp_p
 
     state = TrainState.start(objectives.build_network(settings, (2,), 3), settings.train)
     lines, part = list[loop.LogLine](), BatchPart(64, 0, 1, 8)
-    with PairLoader(tmp_path / "store", index, part, 0, labels=True) as loader:
+    with ShardLoader(tmp_path / "store", index, part, 0, labels=True) as loader:
         objective = objectives.build_objective(settings, 3)
-        loop.train_loop(state, state.model, loader, objective, settings.train, part, lines.append, lambda metrics: None)
+        loop.train_loop(state, state.model, loader, objective, settings.train, lines.append, lambda metrics: None)
     ours = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     np.testing.assert_allclose(ours, [line.loss for line in lines], rtol=1e-4)
     for key, value in weights(tmp_path / "run").items():

@@ -1,6 +1,6 @@
 """The models of `flowpairs train CONFIG` and of `flowpairs evaluate RUN`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -71,6 +71,8 @@ ModelConfig = MLPConfig | UNetConfig | DiTConfig
 class PathConfig(Strict):
     """What lies between the two ends of a pair: see training/objectives/paths.py and docs/training.md."""
 
+    belonging: ClassVar = {"kind": ("sigma",)}  # which means something else for each
+
     kind: Literal["cfm", "fm", "sb", "vp"] = "cfm"
     sigma: float = Field(default=0.0, ge=0)
 
@@ -107,6 +109,8 @@ ObjectiveConfig = VelocityConfig | BridgeMatchingConfig | MeanFlowConfig
 
 class TimesConfig(Strict):
     """How the times of the samples are distributed."""
+
+    belonging: ClassVar = {"kind": ("mean", "std")}
 
     kind: Literal["uniform", "logit-normal"] = "uniform"
     mean: float = 0.0  # of logit(t); above 0 is nearer to the data
@@ -157,6 +161,7 @@ class TrainClusterConfig(Strict):
     # auto: one per GPU, without GPUs one per node. [least, most]: as many as there is room for, as nodes come and go.
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = "auto"
     gpus: Literal[0, 1, "auto"] = "auto"  # per worker; auto: 1 where the cluster has GPUs
+    cpus: PositiveInt | Literal["auto"] = "auto"  # per worker; auto: all, shared out among those that a node can hold
 
 
 ASIDE = "log_every", "checkpoint_every", "accumulate", "compile"  # of `train`: they change weights by rounding only

@@ -8,7 +8,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flowpairs.pipeline.base.paths import as_path
-from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.training.export.network import in_diffusers_layout
 from flowpairs.training.models.unet import TIME_SCALE
@@ -95,9 +95,9 @@ def coupled_how(trained: Trained) -> str:
     if blocks:
         parts.append(f"blocks of {blocks[0]['n']:,} x {blocks[0]['m']:,}")
     elif trained.method == "semidiscrete" and store.is_dir():
-        found = potentials.load_potentials(store)
+        found = potential_files.load_potentials(store)
         parts.append(f"eps {found.eps:.4g}, relative {found.rel_eps:.4g}, chi-square of the masses {found.chi2:.2g}")
-    for name, field in {"eps": "eps", "relative eps": "rel_eps", "sharpness E": "entropy"}.items():
+    for name, field in {"eps": "eps", "relative eps": "rel_eps", "sharpness E": "sharpness"}.items():
         values = [value for block in blocks if (value := block[field]) is not None]
         if values:
             parts.append(f"{name} {statistics.median(values):.4g}")

@@ -17,7 +17,7 @@ from flowpairs.training.config import LossConfig, MeanFlowConfig, TimesConfig, T
 from flowpairs.training.objectives import paths
 from flowpairs.training.objectives.meanflow import average_velocity
 from flowpairs.training.objectives.randomness import Purpose, normals, step_uniforms, times
-from flowpairs.training.pairs.loader import Batch, BatchPart
+from flowpairs.training.pairs.batch import Batch
 
 ADAPTIVE_FLOOR = 1e-3  # added to a sample's error, so that its adaptive weight stays finite
 
@@ -66,49 +66,48 @@ class Objective:
     num_classes: int = 0
 
     def __call__(
-        self, model: nn.Module, bare: nn.Module, batch: Batch, step: int, part: BatchPart
+        self, model: nn.Module, bare: nn.Module, batch: Batch, step: int
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Squared error per coordinate of each sample, and its weight; the loss is the mean of their product.
 
         Args:
             model: takes the gradients; it may be wrapped for data parallelism.
             bare: the same without the wrapper.
-            batch: this worker's pairs.
+            batch: this worker's pairs; its randomness follows from the seed, the step and `batch.rows`.
             step: of the run.
-            part: of the global batch.
         """
         device, shape = batch.x1.device, batch.x1.shape[1:]
-        draw = partial(step_uniforms, self.seed, step, part)
+        draw = partial(step_uniforms, self.seed, step, batch.rows)
         t, until = (None if drawn is None else drawn.to(device) for drawn in self.instants(draw))
         assert t is not None
-        z = normals(self.seed, step, part, shape).to(device) if self.path.noisy else None
+        z = normals(self.seed, step, batch.rows, shape).to(device) if self.path.noisy else None
         label = batch.label
         if label is not None and self.label_dropout:
             dropped = (draw(Purpose.LABELS) < self.label_dropout).to(device)
             label = label.masked_fill(dropped, self.num_classes)
-        errors = self.errors(model, bare, self.placed(batch, t, until, z, label))
+        errors = self.errors(model, bare, self.on_path(batch, t, until, z, label))
         return errors, self.weights(t, errors.detach(), batch.weight)
 
-    def placed(self, batch: Batch, t: Tensor, until: Tensor | None, z: Tensor | None, label: Tensor | None) -> Sample:
+    def on_path(self, batch: Batch, t: Tensor, until: Tensor | None, z: Tensor | None, label: Tensor | None) -> Sample:
         """The batch on its paths at t in [0, 1]: of pairs with spans, t of the way through their span.
 
         A span of length L takes the path at 1/L of the speed, and a bridge at L times the variance, so that its
         diffusion in time is sigma whatever L is.
         """
         if batch.span is None:
-            ends = (batch.x0, batch.x1, z)
+            pair = (batch.x0, batch.x1, z)
             std = self.path.std(paths.per_sample(t, batch.x1))
-            return Sample(t, until, self.path.point(t, *ends), self.path.velocity(t, *ends), z, std, label)
+            return Sample(t, until, self.path.point(t, *pair), self.path.velocity(t, *pair), z, std, label)
         start, length = batch.span[:, 0], batch.span[:, 1] - batch.span[:, 0]
         pace = paths.per_sample(length, batch.x1)
         wide = pace.sqrt() if isinstance(self.path, paths.Bridge) else torch.ones_like(pace)
-        ends = (batch.x0, batch.x1, None if z is None else wide * z)
-        x, velocity = self.path.point(t, *ends), self.path.velocity(t, *ends) / pace
+        pair = (batch.x0, batch.x1, None if z is None else wide * z)
+        x, velocity = self.path.point(t, *pair), self.path.velocity(t, *pair) / pace
         return Sample(start + t * length, until, x, velocity, z, wide * self.path.std(paths.per_sample(t, x)), label)
 
     def instants(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
         """The samples' times and, where intervals are asked of the model, their ends."""
-        return times(self.times, draw(Purpose.TIMES), self.path.ends), None
+        return times(self.times, draw(Purpose.TIMES), self.path.margin), None
 
     def errors(self, model: nn.Module, bare: nn.Module, sample: Sample) -> Float[Tensor, " b"]:
         """Squared error per coordinate."""
@@ -154,7 +153,7 @@ class MeanFlow(Objective):
     def instants(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
         """Two times in order, or one twice."""
         one = super().instants(draw)[0]
-        two = times(self.times, draw(Purpose.UNTIL), self.path.ends)
+        two = times(self.times, draw(Purpose.UNTIL), self.path.margin)
         spanned = draw(Purpose.SPANS) < self.spans
         return torch.where(spanned, torch.minimum(one, two), one), torch.where(spanned, torch.maximum(one, two), one)
 

@@ -25,7 +25,7 @@ class Path(ABC):
         sigma: spread of the path; each one says what of.
     """
 
-    ends = 0.0  # times are kept so far from 0 and 1
+    margin = 0.0  # times are kept so far from 0 and 1
 
     def __init__(self, sigma: float = 0.0) -> None:
         self.sigma = sigma
@@ -153,7 +153,7 @@ class Bridge(Path):
     finite mean up to there, so times keep off.
     """
 
-    ends = 1e-3
+    margin = 1e-3
 
     def mean(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         """See `Path`."""

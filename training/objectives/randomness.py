@@ -8,12 +8,12 @@ from enum import IntEnum
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from flowpairs.pipeline.blocks import noise
 from flowpairs.training.config import TimesConfig
-from flowpairs.training.pairs.loader import BatchPart
+from flowpairs.training.pairs.batch import BatchRows
 
 
 class Purpose(IntEnum):
@@ -25,29 +25,28 @@ class Purpose(IntEnum):
     SPANS = 3  # which samples have one
 
 
-def step_uniforms(seed: int, step: int, part: BatchPart, purpose: Purpose) -> Float32[Tensor, " b"]:
-    """This worker's rows of the global batch's uniforms on [0, 1)."""
+def step_uniforms(seed: int, step: int, rows: BatchRows, purpose: Purpose) -> Float32[Tensor, " b"]:
+    """Some rows of the global batch's uniforms on [0, 1)."""
     state = np.random.SeedSequence([seed, step, purpose]).generate_state(1, np.uint64)[0]
-    drawn = torch.rand(part.batch, generator=torch.Generator().manual_seed(int(state)))
-    return drawn.chunk(part.world)[part.rank]
+    drawn = torch.rand(rows.total, generator=torch.Generator().manual_seed(int(state)))
+    return drawn[rows.start : rows.stop]
 
 
-def normals(seed: int, step: int, part: BatchPart, shape: tuple[int, ...]) -> Float32[Tensor, "b *shape"]:
-    """This worker's rows of the global batch's standard noise, made by counter: a worker makes no other's."""
-    rows = part.batch // part.world
-    first = step * part.batch + part.rank * rows
-    drawn = noise.gaussian(seed, first, rows, int(np.prod(shape)), noise.Stream.PATH)
-    return torch.from_numpy(drawn).view(rows, *shape)
+def normals(seed: int, step: int, rows: BatchRows, shape: tuple[int, ...]) -> Float32[Tensor, "b *shape"]:
+    """Some rows of the global batch's standard noise, made by counter: a worker makes no other's."""
+    first = step * rows.total + rows.start
+    drawn = noise.gaussian(seed, first, len(rows), int(np.prod(shape)), noise.Stream.PATH)
+    return torch.from_numpy(drawn).view(len(rows), *shape)
 
 
-def times(config: TimesConfig, u: Float32[Tensor, " b"], ends: float = 0.0) -> Float32[Tensor, " b"]:
+def times(config: TimesConfig, u: Float[Tensor, " b"], margin: float = 0.0) -> Float[Tensor, " b"]:
     """Times of the configured distribution out of uniforms, by its quantile function.
 
     Args:
         config: which distribution.
         u: uniforms.
-        ends: the times are squeezed into [ends, 1 - ends].
+        margin: the times are squeezed into [margin, 1 - margin].
     """
     if config.kind == "logit-normal":
         u = torch.sigmoid(config.mean + config.std * torch.special.ndtri(u))
-    return ends + (1 - 2 * ends) * u if ends else u
+    return margin + (1 - 2 * margin) * u if margin else u

@@ -1,4 +1,4 @@
-"""Batches of fresh noise, matched inside the training job by the potentials of a semi-discrete coupling: no shards.
+"""Batches of fresh noise, assigned inside the training job by the potentials of a semi-discrete coupling: no shards.
 
 A step's global batch are the next source rows of the coupling's seed: row r has the noise, the condition and the
 partner that the coupling job gives it, so batches are the pairs that its shards would hold, and never end.
@@ -17,11 +17,15 @@ from flowpairs.pipeline.blocks import features, noise
 from flowpairs.pipeline.blocks.conditions import read_conditions
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.data.spec import Target
-from flowpairs.pipeline.solve import potentials
 from flowpairs.pipeline.solve.assignment import RowAssigner
+from flowpairs.pipeline.store.features_file import load_features
 from flowpairs.pipeline.store.format import Index
+from flowpairs.pipeline.store.potential_files import Potentials, load_potentials
 from flowpairs.pipeline.store.records import Decoder
-from flowpairs.training.pairs.loader import Batch, BatchPart, Loader, State
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import Loader, State
+from flowpairs.training.pairs.read_ahead import ReadAhead
+from flowpairs.training.pairs.shard_batches import Tensors
 
 
 class OnlineLoader(Loader):
@@ -33,7 +37,7 @@ class OnlineLoader(Loader):
         part: of the global batch.
         labels: whether to give labels.
         state: of an earlier loader over the same store and batch.
-        device: where to match.
+        device: where to assign.
         pin: put batches in pinned memory, for CUDA.
 
     Raises:
@@ -50,32 +54,36 @@ class OnlineLoader(Loader):
         device: str = "cpu",
         pin: bool = False,
     ) -> None:
-        super().__init__(part, 0 if state is None else state["position"])
-        self._store, self._labels, self._pin = SemidiscreteStore(as_path(directory), index, device), labels, pin
-        self._thread.start()
+        store, consumed = (
+            SemidiscreteStore(as_path(directory), index, device),
+            0 if state is None else state["position"],
+        )
+        super().__init__(part, consumed, ReadAhead(online_batches(store, part, consumed, labels, pin)))
 
     def state(self) -> State:
         """See `Loader.state`; the position counts batches."""
-        return {"lanes": self._part.lanes, "epoch": 0, "position": self._consumed}
+        return {"arcs": self._part.arcs, "epoch": 0, "position": self._consumed}
 
-    def _groups(self) -> Iterator[list[Batch]]:
-        rows, step = self._part.batch // self._part.world, self._consumed
-        while True:
-            x0, ids = self._store.pairs(step * self._part.batch + self._part.rank * rows, rows)
-            arrays = {"x0": x0, "x1": self._store.data(ids)}
-            if self._labels:
-                arrays["label"] = self._store.labels(ids)
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            yield [Batch(**{name: t.pin_memory() if self._pin else t for name, t in tensors.items()})]
-            step += 1
+
+def online_batches(
+    store: "SemidiscreteStore", part: BatchPart, consumed: int, labels: bool = False, pin: bool = False
+) -> Iterator[list[Tensors]]:
+    """One worker's batches, without end, in lists of one; the arguments are those of `OnlineLoader`."""
+    rows, step = part.rows, consumed
+    while True:
+        x0, ids = store.pairs(step * part.batch + rows.start, len(rows))
+        arrays = {"x0": x0, "x1": store.data(ids)} | ({"label": store.labels(ids)} if labels else {})
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        yield [{name: tensor.pin_memory() if pin else tensor for name, tensor in tensors.items()}]
+        step += 1
 
 
 class SemidiscreteStore:
-    """What a semi-discrete pair store knows besides pairs: its data, and who is matched with them.
+    """What a semi-discrete pair store has besides pairs: its data, and the partner of any source row.
 
     Args:
         directory, index: of the store.
-        device: where to match.
+        device: where to assign.
 
     Raises:
         InputError: from its methods, where something is missing or damaged.
@@ -105,20 +113,23 @@ class SemidiscreteStore:
 
     def pairs(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Noise [count, ...] and data ids [count] of source rows `first` to `first + count`."""
-        x0 = noise.gaussian(self.matcher.seed, first, count, math.prod(self.index.shape))
-        return x0.reshape(count, *self.index.shape), self.matcher.match(first, x0, None).ids
+        x0 = noise.gaussian(self.assigner.seed, first, count, math.prod(self.index.shape))
+        return x0.reshape(count, *self.index.shape), self.assigner.assign(first, x0, None).ids
 
     @cached_property
-    def matcher(self) -> RowAssigner:
-        """Who matches source rows with the data."""
+    def potentials(self) -> Potentials:
+        """Of the coupling."""
+        return load_potentials(self.directory)
+
+    @cached_property
+    def assigner(self) -> RowAssigner:
+        """Finds the partners of source rows."""
         config, index, x = self.config, self.index, np.asarray(self._read("data"))
         labels = self._read("labels") if index.num_classes else None
         given = read_conditions(config.coupling, Target(x, labels, index.num_classes, index.data_fingerprint))
-        fitted = features.load_features(self.directory / "features.npz")
+        fitted = load_features(self.directory)
         of_data = fitted.of_data(x, flips=config.data.flips)
-        return RowAssigner(
-            config.source.seed, fitted, of_data, given, potentials.load_potentials(self.directory), self.device
-        )
+        return RowAssigner(config.source.seed, fitted, of_data, given, self.potentials, self.device)
 
     def _read(self, name: str) -> np.ndarray:
         try:

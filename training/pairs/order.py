@@ -1,23 +1,31 @@
 """Which pair is read when: arithmetic on the index, without any file.
 
 An epoch lays the shards end to end in an order drawn from (seed, epoch), closes them to a circle, and cuts the circle
-from a drawn point into `lanes` equal arcs. A lane reads its arc in order; a global batch takes equally many pairs from
-every lane. Every pair is thus met once an epoch, but for a remainder of fewer than `lanes` pairs, another one each
-epoch; no lane ever has more batches than another, however few shards there are. Lanes are not workers: the batches
-depend on the seed and the number of lanes alone, so that a run may go on with another number of workers.
+from a drawn point into equal arcs. An arc is read in order; a global batch takes equally many pairs from every arc. So
+each epoch meets every pair once, except for a remainder of fewer pairs than arcs, which changes from epoch to epoch;
+all arcs last for equally many batches, however few shards there are. Arcs are not workers: the batches depend on the
+seed and the number of arcs alone, so a run may resume with another number of workers.
 
-The first epoch of a stream, whose shards come one after the other, is laid out so that they can be read as they come:
-the shards in the order of their numbers, and for every group of them that comes together the lanes' arcs of its own.
-It too is known before any of them is there, so that batches do not depend on when shards come.
+The first epoch of a store that is still being written follows the order in which shards appear: the shards by their
+numbers, each group that appears together cut into arcs of its own. It too is fixed before any shard exists, so batches
+do not depend on when shards appear.
 """
 
 import bisect
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+ARCS = 8  # batches are the same on up to so many workers
+
+
+def arcs_for(batch: int, world: int) -> int:
+    """Arcs for a global batch: a divisor of it; more than ARCS only where there are more workers."""
+    return world if world > ARCS else math.gcd(batch, ARCS)
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Segment:
-    """Part of a lane's epoch: pairs `start` to `stop`, that can be read once the shards `needs` are there."""
+    """Pairs `start` to `stop` of an arc, which can be read once the shards `needs` exist."""
 
     start: int
     stop: int
@@ -44,56 +52,55 @@ class Order:
 
     Args:
         counts: pairs in each shard.
-        lanes: arcs that an epoch is cut into; at most as many as there are pairs.
+        arcs: how many an epoch is cut into; at most as many as there are pairs.
         seed: of all shuffling.
-        groups: of a stream, how many shards come together each time; their sum is that of the shards.
+        groups: of a store that is still being written, how many shards appear together each time; they add up to all.
     """
 
     counts: Sequence[int]
-    lanes: int
+    arcs: int
     seed: int
     groups: Sequence[int] = ()
 
     @property
-    def per_lane(self) -> int:
-        """Pairs that each lane reads in an epoch."""
-        return sum(self.counts) // self.lanes
+    def per_arc(self) -> int:
+        """Pairs of each arc."""
+        return sum(self.counts) // self.arcs
 
     def segment(self, epoch: int, position: int) -> Segment:
-        """The part of a lane's epoch that a position is in."""
-        assert 0 <= position < self.per_lane
+        """The part of an arc that a position is in."""
+        assert 0 <= position < self.per_arc
         if epoch or not self.groups:
-            return Segment(0, self.per_lane, range(0))
-        lasts, ends = self._groups
-        group = bisect.bisect_right(ends, position)
-        start, first = (ends[group - 1], lasts[group - 1]) if group else (0, 0)
-        return Segment(start, ends[group], range(first, lasts[group]))
+            return Segment(0, self.per_arc, range(0))
+        lasts, stops = self._groups
+        group = bisect.bisect_right(stops, position)
+        start, first = (stops[group - 1], lasts[group - 1]) if group else (0, 0)
+        return Segment(start, stops[group], range(first, lasts[group]))
 
-    def stretches(self, epoch: int, lane: int, start: int, stop: int) -> list[Stretch]:
-        """Where pairs `start` to `stop` of a lane's arc lie."""
-        assert 0 <= start <= stop <= self.per_lane
+    def stretches(self, epoch: int, arc: int, start: int, stop: int) -> list[Stretch]:
+        """Where pairs `start` to `stop` of an arc lie."""
+        assert 0 <= start <= stop <= self.per_arc
         if not epoch and self.groups:
-            return self._streamed(lane, start, stop)
+            return self._streamed(arc, start, stop)
         total = sum(self.counts)
         generator = np.random.default_rng([self.seed, epoch])
         shards = generator.permutation(len(self.counts))
-        first = int(generator.integers(total)) + lane * self.per_lane + start
+        first = int(generator.integers(total)) + arc * self.per_arc + start
         return self._on_line(shards.tolist(), first, first + stop - start)
 
-    def _streamed(self, lane: int, start: int, stop: int) -> list[Stretch]:
-        """The same in the first epoch of a stream: a group's pairs lie behind those of the groups before."""
+    def _streamed(self, arc: int, start: int, stop: int) -> list[Stretch]:
+        """The same in the first epoch of a growing store: a group's pairs follow those of the groups before."""
         out = []
         while start < stop:
             segment = self.segment(0, start)
             part = min(stop, segment.stop) - start
-            arc = segment.start * self.lanes + lane * (segment.stop - segment.start)
-            first = arc + start - segment.start
+            first = segment.start * self.arcs + arc * (segment.stop - segment.start) + start - segment.start
             out += self._on_line(range(len(self.counts)), first, first + part)
             start += part
         return out
 
     def _on_line(self, shards: Sequence[int], first: int, stop: int) -> list[Stretch]:
-        """What lies at `first` to `stop` of a line of shards; behind its end it begins once more."""
+        """Pairs `first` to `stop` of shards laid end to end, round and round."""
         edges = list(itertools.accumulate((self.counts[shard] for shard in shards), initial=0))
         out = []
         for lap in (0, edges[-1]):
@@ -105,15 +112,15 @@ class Order:
 
     @cached_property
     def _groups(self) -> tuple[list[int], list[int]]:
-        """For every group, the number of shards, and of pairs of a lane, up to its end.
+        """For every group, the number of shards, and of pairs of an arc, up to its end.
 
-        What does not fill all lanes goes with the next group.
+        A remainder that does not fill all arcs goes with the next group.
         """
         lasts = list(itertools.accumulate(self.groups))
         edges = list(itertools.accumulate(self.counts, initial=0))
         assert lasts[-1] == len(self.counts)
-        return lasts, [edges[last] // self.lanes for last in lasts]
+        return lasts, [edges[last] // self.arcs for last in lasts]
 
-    def shuffle(self, epoch: int, lane: int, start: int, length: int) -> np.ndarray:
-        """A permutation of the `length` pairs of a lane from `start` on."""
-        return np.random.default_rng([self.seed, epoch, lane, start]).permutation(length)
+    def shuffle(self, epoch: int, arc: int, start: int, length: int) -> np.ndarray:
+        """A permutation of the `length` pairs of an arc from `start` on."""
+        return np.random.default_rng([self.seed, epoch, arc, start]).permutation(length)

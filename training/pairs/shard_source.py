@@ -66,7 +66,7 @@ class GrowingStore:
         return True
 
     def take(self, number: int) -> Shard:
-        """See `Shelf.take`.
+        """See `ShardSource.take`.
 
         Raises:
             InputError: it does not come.

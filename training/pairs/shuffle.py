@@ -1,7 +1,7 @@
-"""A lane (see training/pairs/order.py) as an endless stream of shuffled pairs.
+"""An arc (see training/pairs/order.py) as an endless stream of shuffled pairs.
 
-It is read in windows: stretches of the lane whose pairs are put in random order. While one window is handed out the
-next one is read at the same pace, so that there is no pause between them; of a stream, as soon as its shards are there.
+It is read in windows: stretches of the arc whose pairs are put in random order. While one window is handed out the next
+is read at the same pace, so that there is no pause between them; in a growing store, as soon as its shards exist.
 """
 
 import math
@@ -12,16 +12,16 @@ import numpy as np
 from flowpairs.training.pairs.order import Order
 from flowpairs.training.pairs.shards import Fields, ShardReader
 
-WINDOW_BYTES = 2**25  # of pairs; a lane holds two windows. It shapes the order, so it must not depend on the workers
+WINDOW_BYTES = 2**25  # of pairs; an arc holds two windows. It shapes the order, so it must not depend on the workers
 
 
 class Window:
-    """A stretch of a lane in random order.
+    """A stretch of an arc in random order.
 
     Pairs lie in the memory in the order in which they are read, and are gathered when they are handed out.
 
     Args:
-        epoch, start: where in the lane it begins.
+        epoch, start: where in the arc it begins.
         gathered: which pair of the stretch is handed out first, second, ...
         pieces: of the stretch, one after the other.
         ready: whether they can be had without waiting.
@@ -52,28 +52,28 @@ class Window:
                 self.rows[name][self.filled : stop] = array
             self.filled = stop
 
-    def gather(self, places: np.ndarray, out: Fields) -> None:
-        """Copy the pairs at some places into `out`, whose arrays have the shape of `places` and then a pair's."""
+    def gather(self, pairs: np.ndarray, out: Fields) -> None:
+        """Copy the numbered pairs into `out`, whose arrays have the shape of `pairs` and then a pair's."""
         assert self.filled == len(self.gathered)
         for name, array in out.items():
-            np.take(self.rows[name], places, 0, out=array, mode="clip")  # the other modes fill a buffer first
+            np.take(self.rows[name], pairs, 0, out=array, mode="clip")  # the other modes fill a buffer first
 
 
 class ShuffledArc:
-    """One lane from some pair of some epoch on, for ever.
+    """One arc from some pair of some epoch on, for ever.
 
     Args:
         reader: of the store.
         order: of the reading.
-        lane: which one.
-        consumed: pairs of the lane that were handed out before, over all epochs.
+        arc: which one.
+        consumed: pairs of the arc that were handed out before, over all epochs.
     """
 
-    def __init__(self, reader: ShardReader, order: Order, lane: int, consumed: int) -> None:
+    def __init__(self, reader: ShardReader, order: Order, arc: int, consumed: int) -> None:
         pair_bytes = 2 * 4 * math.prod(reader.index.shape) + 8
-        self.size = max(1, min(order.per_lane, WINDOW_BYTES // pair_bytes))
-        self.reader, self.order, self.lane = reader, order, lane
-        epoch, position = divmod(consumed, order.per_lane)
+        self.size = max(1, min(order.per_arc, WINDOW_BYTES // pair_bytes))
+        self.reader, self.order, self.arc = reader, order, arc
+        epoch, position = divmod(consumed, order.per_arc)
         skip = (position - order.segment(epoch, position).start) % self.size
         self.window = self._window(epoch, position - skip, {})
         self.window.fill(len(self.window.gathered))
@@ -82,7 +82,7 @@ class ShuffledArc:
 
     @property
     def left(self) -> int:
-        """Pairs of the window not yet handed out; the same in all lanes that were handed out equally many."""
+        """Pairs of the window not yet handed out; the same in all arcs of which equally many were."""
         return len(self.window.gathered) - self.window.drained
 
     def take(self, batches: int, rows: int, part: slice, out: Fields) -> None:
@@ -99,14 +99,14 @@ class ShuffledArc:
         while done < batches * rows:
             self.renew()
             step = min(batches * rows - done, self.left)
-            places = self.window.gathered[self.window.drained : self.window.drained + step]
+            pairs = self.window.gathered[self.window.drained : self.window.drained + step]
             first, last = max(part.start, done), min(part.stop, done + step)
             if step == batches * rows:
-                self.window.gather(places.reshape(batches, rows)[:, part], out)
+                self.window.gather(pairs.reshape(batches, rows)[:, part], out)
             elif first < last:
-                there = slice(first - part.start, last - part.start)
-                piece = {name: array[:, there] for name, array in out.items()}
-                self.window.gather(places[None, first - done : last - done], piece)
+                into = slice(first - part.start, last - part.start)
+                piece = {name: array[:, into] for name, array in out.items()}
+                self.window.gather(pairs[None, first - done : last - done], piece)
             done += step
             self.window.drained += step
             if self.following.ready():
@@ -120,22 +120,22 @@ class ShuffledArc:
             self.window, self.following = self.following, self._after(self.following, self.window.rows)
 
     def _window(self, epoch: int, start: int, rows: Fields) -> Window:
-        segment, shelf = self.order.segment(epoch, start), self.reader.shelf
+        segment, source = self.order.segment(epoch, start), self.reader.source
         stop = min(start + self.size, segment.stop)
         gathered = np.empty(stop - start, np.int64)
-        gathered[self.order.shuffle(epoch, self.lane, start, stop - start)] = np.arange(stop - start)
+        gathered[self.order.shuffle(epoch, self.arc, start, stop - start)] = np.arange(stop - start)
 
         def pieces() -> Iterator[Fields]:
-            for number in segment.needs:  # all of them: no worker runs ahead, to wait for the others inside a step
-                shelf.take(number)
-            yield from self.reader.read(self.order.stretches(epoch, self.lane, start, stop))
+            for number in segment.needs:  # all of them: no worker runs ahead to wait for the others inside a step
+                source.take(number)
+            yield from self.reader.read(self.order.stretches(epoch, self.arc, start, stop))
 
         def ready() -> bool:
-            return all(shelf.there(number) for number in segment.needs)
+            return all(source.there(number) for number in segment.needs)
 
         return Window(epoch, start, gathered, pieces(), ready, rows)
 
     def _after(self, window: Window, rows: Fields) -> Window:
         start = window.start + len(window.gathered)
-        epoch, start = (window.epoch, start) if start < self.order.per_lane else (window.epoch + 1, 0)
+        epoch, start = (window.epoch, start) if start < self.order.per_arc else (window.epoch + 1, 0)
         return self._window(epoch, start, rows)

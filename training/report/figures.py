@@ -95,10 +95,10 @@ def curvature_along_t(runs: list[tuple[RunNumber, Run]]) -> str:
 def sharpness_by_block(blocks: list[BlockSummary], name: str) -> str:
     """E of every block."""
     with axes() as (figure, ax):
-        rows = [(block.block, block.entropy) for block in blocks if block.entropy is not None]
-        number, entropy = [block for block, _ in rows], [level for _, level in rows]
-        ax.plot(number, entropy, "o", color=INK, markersize=3, clip_on=False)
-        ax.set_ylim(0, max(0.1, 1.15 * max(entropy)))
+        rows = [(block.block, block.sharpness) for block in blocks if block.sharpness is not None]
+        number, sharpness = [block for block, _ in rows], [level for _, level in rows]
+        ax.plot(number, sharpness, "o", color=INK, markersize=3, clip_on=False)
+        ax.set_ylim(0, max(0.1, 1.15 * max(sharpness)))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("block")
         ax.set_ylabel("sharpness E")

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.config.plain_yaml import parse
 from flowpairs.training.report import figures, pictures, theme, verdict
 from flowpairs.training.report.collect import collect
 from flowpairs.training.report.runs import Run, TimePointRow, differing_settings
@@ -83,7 +83,7 @@ def _store(index: int, store: StoreSummary) -> dict[str, Any]:
             "blocks": blocks if len(blocks) <= BLOCKS_IN_FULL else None,
             "summary": _summary(store) if len(blocks) > BLOCKS_IN_FULL else None,
             "unconverged": [block.block for block in blocks if not block.converged],
-            "entropy": _over([block.entropy for block in blocks], statistics.median),
+            "sharpness": _over([block.sharpness for block in blocks], statistics.median),
             "partners": _over([block.partners for block in blocks], statistics.median),
             "worst_error": _over([e for block in blocks for e in (block.source_error, block.target_error)], max),
             "cost": (independent, coupled, round(100 * (1 - coupled / independent)) if independent else 0),
@@ -104,7 +104,7 @@ def _potentials(store: StoreSummary) -> dict[str, Any] | None:
     if store.potentials is None:
         return None
     reports = store.potentials.reports
-    coupling = yaml.safe_load(store.config)["coupling"] if store.config else {}
+    coupling = parse(store.config)["coupling"] if store.config else {}
     condition = coupling.get("condition", "blind")
     return {
         "data": len(store.potentials.g),
@@ -126,7 +126,7 @@ def _summary(store: StoreSummary) -> list[tuple[str, float | None, float | None,
     assert store.blocks
     rows = []
     for label, field in {
-        "Sharpness E": "entropy", "Partners a row": "partners", "Source marginal error (L1)": "source_error",
+        "Sharpness E": "sharpness", "Partners a row": "partners", "Source marginal error (L1)": "source_error",
         "Target marginal error (L1)": "target_error", "Cost, independent": "cost_independent",
         "Cost, coupled": "cost_coupled", "Passes": "passes", "Seconds": "seconds",
     }.items():  # fmt: skip
@@ -142,7 +142,7 @@ def _over(values: Sequence[int | float | None], figure: Callable[[list[float]], 
 
 
 def _tolerance(store: StoreSummary) -> float | None:
-    config = yaml.safe_load(store.config) if store.config else None
+    config = parse(store.config) if store.config else None
     return config["coupling"].get("tol") if config and store.index.method == "sinkhorn" else None
 
 

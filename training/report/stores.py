@@ -10,10 +10,10 @@ from jaxtyping import Float
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.solve import potentials
-from flowpairs.pipeline.solve.potentials import Potentials
+from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.format import Index, read_index
+from flowpairs.pipeline.store.potential_files import Potentials
 from flowpairs.pipeline.store.records import Decoder, samples
 
 PAIRS_SHOWN = 12
@@ -29,7 +29,7 @@ class BlockSummary:
     m: int
     eps: float | None
     rel_eps: float | None
-    entropy: float | None  # these four of imported pairs are not known
+    sharpness: float | None  # these four of imported pairs are not known
     partners: float | None
     source_error: float | None
     target_error: float | None
@@ -74,7 +74,7 @@ def read_store(path: AnyPath, name: str) -> StoreSummary:
         _read_blocks(path),
         _read_pairs(path, index),
         config.read_text() if config.is_file() else None,
-        potentials.load_potentials(path) if index.method == "semidiscrete" else None,
+        potential_files.load_potentials(path) if index.method == "semidiscrete" else None,
     )
 
 

@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.environment import in_submitted_job
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
-from flowpairs.pipeline.cluster.connect import in_submitted_job
 from flowpairs.pipeline.config import differing, digest, load, save
-from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
 from flowpairs.training.config import PairsConfig, TrainConfig
-
-ARCS = 8  # see training/pairs/order.py; runs with up to so many workers see the same batches
 
 
 @dataclass(frozen=True)
@@ -95,13 +93,7 @@ def check_run(config: TrainConfig) -> tuple[TrainConfig, Index]:
 
     models.check_model(config.model, index.shape, index.num_classes)
     check_path(config, index)
-    train = config.train
-    if config.pairs.source != "semidiscrete" and train.batch > index.pairs:
-        raise InputError(f"train.batch={train.batch}: more than the {index.pairs} pairs of the store; lower it")
-    if train.warmup > train.steps:
-        raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
-    if config.cluster.workers != "auto":
-        check_workers(config, config.cluster.workers)
+    check_numbers(config, index.pairs)
     check_directory(config)
     return config, index
 
@@ -112,7 +104,7 @@ def pairs_fingerprint(pairs: PairsConfig, index: Index) -> str:
         return digest({"shards": [shard.sha256 for shard in index.shards]})
     if pairs.source == "stream":
         return digest({"config": index.config_hash})
-    g = potentials.load_potentials(as_path(pairs.dir)).g
+    g = potential_files.load_potentials(as_path(pairs.dir)).g
     return digest({"config": index.config_hash, "g": hashlib.sha256(g.data).hexdigest()})
 
 
@@ -150,6 +142,17 @@ def check_path(config: TrainConfig, index: Index) -> None:
         )
 
 
+def check_numbers(config: TrainConfig, pairs: int) -> None:
+    """Refuse steps, batches and workers that make no sense with a store of so many pairs."""
+    train = config.train
+    if config.pairs.source != "semidiscrete" and train.batch > pairs:
+        raise InputError(f"train.batch={train.batch}: more than the {pairs} pairs of the store; lower it")
+    if train.warmup > train.steps:
+        raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
+    if config.cluster.workers != "auto":
+        check_workers(config, config.cluster.workers)
+
+
 def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
     """Refuse a global batch that cannot be shared out evenly, among any number of workers that there may be."""
     least, most = (workers, workers) if isinstance(workers, int) else workers
@@ -165,13 +168,21 @@ def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
             )
 
 
-def arcs_for(batch: int, workers: int) -> int:
-    """Lanes that the pairs are read in: a divisor of the batch; more than LANES only where there are more workers."""
-    return workers if workers > ARCS else math.gcd(batch, ARCS)
-
-
 def check_directory(config: TrainConfig) -> None:
     """Refuse a directory that holds something else."""
+    if not check_output(config):
+        return
+    earlier = load(TrainConfig, RunDirectory(Path(config.output.dir)).config)
+    differences = differing(config.determining(), earlier.determining())
+    if differences:
+        raise InputError(
+            f"output.dir={config.output.dir!r}: holds a run of another config; {', '.join(differences)}; "
+            "give another output.dir or the same values"
+        )
+
+
+def check_output(config: TrainConfig) -> bool:
+    """Refuse a directory that cannot be a run's; whether it holds a run, of whatever config."""
     run = RunDirectory(Path(config.output.dir))
     where = f"output.dir={config.output.dir!r}"
     if "://" in config.output.dir:  # which would become a local directory of that name
@@ -184,15 +195,10 @@ def check_directory(config: TrainConfig) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise InputError(f"{where}: a file is in the way; give another directory")
     if not run.path.is_dir() or not any(run.path.iterdir()):
-        return
+        return False
     if not run.config.is_file():
         raise InputError(f"{where}: not empty and not a training run; give an empty or a new directory")
-    differences = differing(config.determining(), load(TrainConfig, run.config).determining())
-    if differences:
-        raise InputError(
-            f"{where}: holds a run of another config; {', '.join(differences)}; "
-            "give another output.dir or the same values"
-        )
+    return True
 
 
 def prepare_run(config: TrainConfig) -> RunDirectory:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training.config import OptimisationConfig
 from flowpairs.training.objectives.objective import Objective
-from flowpairs.training.pairs.loader import BatchPart, Loader
+from flowpairs.training.pairs.loader import Loader
 from flowpairs.training.run.state import TrainState
 
 
@@ -41,7 +41,6 @@ def train_loop(
     loader: Loader,
     objective: Objective,
     config: OptimisationConfig,
-    part: BatchPart,
     log: Callable[[LogLine], None],
     save: Callable[[dict[str, float]], None],
 ) -> None:
@@ -53,7 +52,6 @@ def train_loop(
         loader: of this worker's part of the batches.
         objective: what is regressed on.
         config: of the optimisation.
-        part: this worker's part of every global batch.
         log: gets a line every `log_every` steps and at the end.
         save: gets the last line as numbers, every `checkpoint_every` steps and at the end, the same on every worker.
 
@@ -63,16 +61,16 @@ def train_loop(
     device = next(state.model.parameters()).device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device))
     totals = torch.zeros(2, device=device)  # loss and gradient norm; read only at a log line, so the device runs ahead
-    parts = part.split(config.accumulate)
     clock, logged, waited = time.perf_counter(), state.step, loader.waited
     metrics: dict[str, float] = {}
     while state.step < config.steps:
         batch = next(loader).to(device)
         state.optimiser.zero_grad()
         error = torch.zeros((), device=device)
-        for some, rows in zip(batch.split(len(parts)), parts, strict=True):
-            with autocast, alone(model) if rows is not parts[-1] else nullcontext():
-                errors, weights = objective(model, state.model, some, state.step, rows)
+        parts = batch.split(config.accumulate)
+        for part in parts:
+            with autocast, alone(model) if part is not parts[-1] else nullcontext():
+                errors, weights = objective(model, state.model, part, state.step)
                 ((errors * weights).mean() / len(parts)).backward()
             error += errors.detach().mean() / len(parts)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)

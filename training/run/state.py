@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training.config import OptimisationConfig
-from flowpairs.training.pairs.loader import State
+from flowpairs.training.pairs.loader import State, check_state
 
 FILE = "state.pt"
 _REMEDY = "train again into another output.dir, or give the right one"
@@ -56,7 +56,7 @@ class TrainState:
         """Go on from a checkpoint of the same model and configuration.
 
         Raises:
-            InputError: no such checkpoint, or one of another model.
+            InputError: no such checkpoint, or one of another model or another version.
         """
         tree = read_checkpoint(directory, device)
         try:
@@ -66,7 +66,8 @@ class TrainState:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"checkpoint {str(directory)!r}: of another model ({error}); {_REMEDY}") from error
         self.ema.n_averaged.fill_(tree["step"])
-        self.loader, self.step, self.seconds = tree["loader"], tree["step"], tree["seconds"]
+        self.loader = None if tree["loader"] is None else check_state(tree["loader"])
+        self.step, self.seconds = tree["step"], tree["seconds"]
 
 
 def read_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:

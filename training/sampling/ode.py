@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torchdiffeq import odeint
+
+from flowpairs.pipeline.base.errors import InputError
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Stepper = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
@@ -54,21 +56,77 @@ def heun_step(
 STEPPERS: dict[str, Stepper] = {"euler": euler_step, "midpoint": midpoint_step, "heun": heun_step}
 
 
+def sample(
+    model: Callable[..., Tensor],
+    x0: Float[Tensor, "b *shape"],
+    solver: str = "dopri5",
+    steps: int | None = None,
+    *,
+    label: Int64[Tensor, " b"] | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> Float[Tensor, "b *shape"]:
+    """Samples of a flow: where dx/dt = v(t, x) leads from x0 at t = 0 until t = 1; `integrate` counts evaluations too.
+
+    Args:
+        model: the velocity v, called as `model(t, x)`, or as `model(t, x, label)` where a label is given: t [b], x and
+            the answer [b, *shape]. No gradients are kept; put it into evaluation mode first where that matters.
+        x0: where to start from, as the x0 of the pairs.
+        solver: dopri5, which chooses its steps; or euler, midpoint or heun in equal ones.
+        steps: how many equal ones, of 1 (euler) or 2 evaluations each; None for dopri5.
+        label: of the samples, for a conditional model.
+        rtol, atol: tolerances of dopri5, relative and in units of x.
+
+    Raises:
+        InputError: a ValueError; no such solver, or steps that it does not take.
+    """
+    return integrate(model, x0, solver, steps, label=label, rtol=rtol, atol=atol).end
+
+
+def integrate(
+    model: Callable[..., Tensor],
+    x0: Float[Tensor, "b *shape"],
+    solver: str = "dopri5",
+    steps: int | None = None,
+    *,
+    label: Int64[Tensor, " b"] | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> Solution:
+    """As `sample`, with the number of function evaluations: `.end` are the samples, `.nfe` is the number."""
+    if solver != "dopri5" and solver not in STEPPERS:
+        raise InputError(f"solver={solver!r}: no such solver; give dopri5, {', '.join(STEPPERS)}")
+    if solver == "dopri5" and steps is not None:
+        raise InputError(f"steps={steps!r}: dopri5 chooses its own; leave them out, or give solver='euler'")
+    if solver != "dopri5" and (steps is None or steps < 1):
+        raise InputError(f"steps={steps!r}: solver={solver!r} takes equal steps; give how many, as in steps=16")
+
+    def velocity(t: Tensor, x: Tensor) -> Tensor:
+        return model(t, x) if label is None else model(t, x, label)
+
+    if steps is None:
+        return solve_dopri5(velocity, x0, rtol, atol)
+    return solve_fixed(velocity, x0, solver, steps, every=False)
+
+
 @torch.no_grad()
-def solve_fixed(v: Velocity, x0: Float[Tensor, "b *shape"], solver: str, steps: int) -> Solution:
-    """Integrate in equal steps and keep every state.
+def solve_fixed(v: Velocity, x0: Float[Tensor, "b *shape"], solver: str, steps: int, *, every: bool = True) -> Solution:
+    """Integrate in equal steps.
 
     Args:
         v: the velocity.
         x0: states at t = 0.
         solver: euler, midpoint or heun.
-        steps: of length 1 / steps; the states returned are at 0, 1 / steps, ..., 1.
+        steps: of length 1 / steps.
+        every: return the states at 0, 1 / steps, ..., 1 rather than the last one alone.
     """
-    count = _Counted(v)
+    count, states = _Counted(v), [x0]
     times = torch.linspace(0, 1, steps + 1, dtype=x0.dtype, device=x0.device)
-    states = [x0]
     for t, following in itertools.pairwise(times):
-        states.append(STEPPERS[solver](count, t, following - t, states[-1]))
+        state = STEPPERS[solver](count, t, following - t, states[-1])
+        if not every:
+            states.clear()
+        states.append(state)
     return Solution(torch.stack(states), count.nfe)
 
 

@@ -127,7 +127,7 @@ def check_reachable(sharpness: float, source: float, target: float) -> None:
     least = abs(source - target) / (source + target)
     if sharpness <= least:
         raise InputError(
-            f"entropy={sharpness:g}: no coupling of two sides of {math.exp(source):,.0f} and {math.exp(target):,.0f} "
+            f"sharpness={sharpness:g}: no coupling of two sides of {math.exp(source):,.0f} and {math.exp(target):,.0f} "
             f"rows of equal weight is below {least:.3f}; give more, sides nearer in size, or rel_eps"
         )
 
@@ -146,7 +146,7 @@ def solve_for_sharpness(
 ) -> EntropicCoupling:
     """Find the eps whose coupling has the sharpness E = 2 H(P) / (H(a) + H(b)) - 1, and that coupling.
 
-    `report.entropy` is what was reached, and `report.converged` speaks of the marginals alone.
+    `report.sharpness` is what was reached, and `report.converged` speaks of the marginals alone.
 
     Args:
         problem: the block; its eps is ignored, and the coupling's problem holds the one found.
@@ -158,13 +158,13 @@ def solve_for_sharpness(
             of which one is a point.
     """
     if not 0 < sharpness < 1:
-        raise InputError(f"entropy={sharpness!r}: lies between 0 (a permutation) and 1 (independent); give 0.1, say")
+        raise InputError(f"sharpness={sharpness!r}: lies between 0 (a permutation) and 1 (independent); give 0.1, say")
     check_limits(tol, max_passes)
     started = time.perf_counter()
     with Workers(problem.x0.device):
         block = ProblemArrays(problem, team, choose(backend, problem))
         if min(len(block.a), len(block.b)) == 1 or block.std == 0:
-            raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
+            raise InputError(f"sharpness={sharpness!r}: all couplings of this block have the same; give rel_eps")
         check_reachable(sharpness, entropy(block.a), entropy(block.b))
         if resume is None:
             aim, trail = _first(block, sharpness, tol)

@@ -24,7 +24,8 @@ from flowpairs.pipeline.store.records import Decoder, samples
 from flowpairs.pipeline.store.status import read_status
 from flowpairs.pipeline.store.summary import print_summary
 from flowpairs.pipeline.store.verify import verify
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.report.page import write_report
 
 PAIRS = 700
@@ -104,7 +105,7 @@ def test_reports_hold_the_costs_of_the_pairs_and_null_for_the_rest(by_rows: dict
         product = [((a - b) ** 2).sum() for a in x0 for b in x1]
         assert row["cost_coupled"] == pytest.approx(np.mean(loop), rel=1e-5)
         assert row["cost_independent"] == pytest.approx(np.mean(product), rel=1e-5)
-        assert (row["method"], row["n"], row["entropy"], row["target_error"]) == ("imported", len(x0), None, None)
+        assert (row["method"], row["n"], row["sharpness"], row["target_error"]) == ("imported", len(x0), None, None)
     assert read_status(by_rows["full"]).worst_marginal_error is None
     print_summary(by_rows["full"])
     assert "imported" in write_report([by_rows["full"]], tmp_path / "report.html").read_text()
@@ -211,7 +212,7 @@ def test_weights_reach_training_through_every_payload(payload: str, tmp_path: Pa
         index = format.read_index(tmp_path / name)
         assert index.weighted
         assert verify(tmp_path / name).faults == []
-        with PairLoader(tmp_path / name, index, BatchPart(100, 0, 1, 4), 0) as loader:
+        with ShardLoader(tmp_path / name, index, BatchPart(100, 0, 1, 4), 0) as loader:
             for batch in islice(loader, 7):
                 assert batch.weight is not None
                 found = [weight_of[x0.tobytes()] for x0 in batch.x0.numpy()]

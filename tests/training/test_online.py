@@ -17,7 +17,8 @@ from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import load, validate
 from flowpairs.pipeline.store.format import read_index, write_index
 from flowpairs.training.config import TrainConfig
-from flowpairs.training.pairs.loader import Batch, BatchPart, State
+from flowpairs.training.pairs.batch import Batch, BatchPart
+from flowpairs.training.pairs.loader import State
 from flowpairs.training.pairs.online import OnlineLoader
 from flowpairs.training.pairs.reference import read_reference
 from flowpairs.training.run.directory import check_pairs, check_run, prepare_run
@@ -57,7 +58,7 @@ def test_batches_are_the_pairs_in_the_shards(blind: Path, batch: int, world: int
 
 def test_batches_go_on_where_pairs_end(blind: Path) -> None:
     """Noise that no shard holds, matched as a plain loop does it."""
-    (found,) = batches(blind, BatchPart(60, 1, 2, 2), 1, {"lanes": 2, "epoch": 0, "position": 10**6})
+    (found,) = batches(blind, BatchPart(60, 1, 2, 2), 1, {"arcs": 2, "epoch": 0, "position": 10**6})
     first = 60 * 10**6 + 30
     ids, x = loop(blind, range(first, first + 30)), np.load(blind / "data.npy")
     np.testing.assert_array_equal(found.x1.numpy(), x[ids])
@@ -81,7 +82,7 @@ def test_a_state_goes_on_at_the_next_batch_with_other_workers(blind: Path) -> No
             pass
         state = loader.state()
     for world in (1, 2):
-        ranks = [batches(blind, BatchPart(40, rank, world, state["lanes"]), 5, state) for rank in range(world)]
+        ranks = [batches(blind, BatchPart(40, rank, world, state["arcs"]), 5, state) for rank in range(world)]
         for expected, *parts in zip(undisturbed[4:], *ranks, strict=True):
             for name in ("x0", "x1", "label"):
                 whole = torch.cat([getattr(part, name) for part in parts])

@@ -8,7 +8,7 @@ import numpy as np
 import ot
 import pytest
 import torch
-from support.alone import alone
+from support.couplings import couple_here
 from torch import nn
 
 from flowpairs.pipeline.base.errors import InputError
@@ -18,8 +18,9 @@ from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainConfig
 from flowpairs.training.evaluate import evaluate
 from flowpairs.training.objectives import paths
 from flowpairs.training.objectives.objective import BridgeMatching, Objective
+from flowpairs.training.pairs.batch import Batch, BatchPart, BatchRows
 from flowpairs.training.pairs.endpoints import read_endpoints
-from flowpairs.training.pairs.loader import Batch, BatchPart, PairLoader
+from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.report.page import write_report
 from flowpairs.training.run import directory
 from flowpairs.training.sample import sample
@@ -60,7 +61,7 @@ def couple_config(sets: Path, where: Path, **parts: dict[str, Any]) -> CoupleCon
 @pytest.fixture(scope="module")
 def pairs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("pairs") / "two-sided"
-    alone(couple_config(sets, where))
+    couple_here(couple_config(sets, where))
     return where
 
 
@@ -70,7 +71,7 @@ def chain(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("pairs") / "chain"
     config = couple_config(sets, where, output={"payload": "full", "pairs": 4000}).model_dump(mode="json")
     config |= {"source": {"kind": "previous"}, "data": {"path": str(sets / "c.npz"), "time": "day", "leave_out": [2]}}
-    alone(validate(CoupleConfig, config))
+    couple_here(validate(CoupleConfig, config))
     return where
 
 
@@ -93,17 +94,17 @@ def test_spans_are_walked_in_their_time(kind):
     generator = torch.Generator().manual_seed(0)
     x0, x1, z = torch.randn(3, 6, 2, generator=generator)
     span = torch.tensor([[0.0, 0.25], [0.25, 0.5], [0.25, 1.0]] * 2)
-    batch = Batch(x0, x1, span=span)
+    batch = Batch(x0, x1, BatchRows(0, 6, 6), span=span)
     length = span[:, 1] - span[:, 0]
     s = torch.linspace(0.1, 0.9, 6)
 
-    def place(time: torch.Tensor) -> torch.Tensor:
-        return objective.placed(batch, (time - span[:, 0]) / length, None, z, None).x
+    def point(time: torch.Tensor) -> torch.Tensor:
+        return objective.on_path(batch, (time - span[:, 0]) / length, None, z, None).x
 
     time = span[:, 0] + s * length
-    found = objective.placed(batch, s, None, z, None)
+    found = objective.on_path(batch, s, None, z, None)
     torch.testing.assert_close(found.t, time)
-    moved = torch.autograd.functional.jvp(place, time, torch.ones_like(time))[1]
+    moved = torch.autograd.functional.jvp(point, time, torch.ones_like(time))[1]
     torch.testing.assert_close(found.velocity, moved, rtol=1e-4, atol=1e-5)
     if kind == "sb":  # a bridge of diffusion sigma has variance sigma^2 (t - t0) (t1 - t) / (t1 - t0) at t
         variance = 0.25 * (time - span[:, 0]) * (span[:, 1] - time) / length
@@ -118,17 +119,17 @@ def test_a_whole_span_is_the_plain_path():
 
     generator = torch.Generator().manual_seed(0)
     x0, x1 = torch.randn(2, 8, 2, generator=generator)
-    part = BatchPart(8, 0, 1, 1)
+    rows = BatchRows(0, 8, 8)
     objective, net = BridgeMatching(seed=1, path=paths.Bridge(0.7)), Net()
-    plain = objective(net, net, Batch(x0, x1), 3, part)
-    spanned = objective(net, net, Batch(x0, x1, span=torch.tensor([[0.0, 1.0]] * 8)), 3, part)
+    plain = objective(net, net, Batch(x0, x1, rows), 3)
+    spanned = objective(net, net, Batch(x0, x1, rows, span=torch.tensor([[0.0, 1.0]] * 8)), 3)
     for one, other in zip(plain, spanned, strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_batches_carry_spans(chain):
     index = read_index(chain)
-    with PairLoader(chain, index, BatchPart(64, 0, 1, 4), seed=0) as loader:
+    with ShardLoader(chain, index, BatchPart(64, 0, 1, 4), seed=0) as loader:
         seen = torch.cat([next(loader).span for _ in range(20)])
     assert {tuple(row) for row in seen.tolist()} == {(0.0, 0.25), (0.25, 1.0)}
 

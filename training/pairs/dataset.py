@@ -1,0 +1,115 @@
+"""`PairDataset`: the pairs of a store as a map-style dataset for `torch.utils.data.DataLoader`."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.utils.data import Dataset
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.store.format import Index, read_index
+from flowpairs.pipeline.store.layout import opened
+from flowpairs.training.pairs.shard_batches import Tensors
+from flowpairs.training.pairs.shards import FIELDS, ShardReader, choose_fields, row_dtype, row_shape
+
+
+class PairDataset(Dataset[Tensors]):
+    """The pairs of a store by their number, shard after shard, whatever its payload.
+
+    `dataset[i]` is a dict of tensors; `dataset[2:8]` and `dataset[[3, 1]]` are dicts of stacked ones:
+
+        x0, x1     float32 [*shape]
+        label      int64 []; where the store has labels
+        data_id    int64 [], of x1; source_id int64 [], of x0; where x0 is data
+        weight     float32 []; where pairs have weights
+        span       float32 [2]; of a chain over time, when x0 and x1 are, in [0, 1]
+
+    It holds no open file, so it is safe under fork and picklable for spawn. Each process hashes a shard before it first
+    reads from it, and from then on keeps where its records lie. A read fetches whole records, of about 1 MiB;
+    `PairLoader`, which reads in long stretches, fetches each of them once per epoch.
+
+    Args:
+        store: directory or URL of a complete pair store.
+        fields: names of the tensors wanted; None: all that the store has.
+
+    Raises:
+        InputError: a ValueError; no complete store there, no pairs in it, an unknown field; and while reading, a shard
+            that is missing or damaged.
+    """
+
+    def __init__(self, store: str | AnyPath, *, fields: Sequence[str] | None = None) -> None:
+        index = read_index(store)
+        if not index.pairs:
+            raise InputError(f"pair store {str(store)!r}: potentials without pairs; use flowpairs.Assigner")
+        self._open(store, index, choose_fields(index, fields))
+
+    def _open(self, store: str | AnyPath, index: Index, names: tuple[str, ...]) -> None:
+        self._state = store, index, names
+        self._names, self._reader = names, ShardReader(store, index, [FIELDS[name] for name in names])
+        self._edges = np.cumsum([0] + [shard.pairs for shard in index.shards])
+
+    def __len__(self) -> int:
+        return int(self._edges[-1])
+
+    def __getitem__(self, which: Any) -> Tensors:
+        """One pair by its number, negative from the end, or the pairs of a slice or of a list of numbers, stacked.
+
+        Raises:
+            IndexError: beyond the store.
+            TypeError: neither of these.
+        """
+        if isinstance(which, slice):
+            return self._pairs(np.arange(len(self))[which])
+        if hasattr(which, "__index__") and not getattr(which, "ndim", 0):
+            found = self._pairs(np.array([operator.index(which)]))
+            return {name: tensor[0] for name, tensor in found.items()}
+        return self._pairs(_numbers(which))
+
+    def __getitems__(self, which: Sequence[int]) -> list[Tensors]:
+        """Many pairs at once, one dict each: what a `DataLoader` asks for a batch."""
+        found = self._pairs(_numbers(which))
+        return [{name: tensor[row] for name, tensor in found.items()} for row in range(len(which))]
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._state
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._open(*state)
+
+    def _pairs(self, numbers: Int64[np.ndarray, " n"]) -> Tensors:
+        """The numbered pairs, stacked; each record is read once."""
+        beyond = (numbers < -len(self)) | (numbers >= len(self))
+        if beyond.any():
+            raise IndexError(f"pair {numbers[beyond][0]}: the store has {len(self)} pairs")
+        numbers = numbers % len(self)
+        shape = self._reader.index.shape
+        out = {name: np.empty((len(numbers), *row_shape(name, shape)), row_dtype(name)) for name in self._names}
+        shards = np.searchsorted(self._edges, numbers, "right") - 1
+        for shard in np.unique(shards).tolist():
+            of_shard = np.flatnonzero(shards == shard)
+            layout, rows = self._reader.layout(shard), numbers[of_shard] - self._edges[shard]
+            records = np.searchsorted(layout.edges, rows, "right") - 1
+            listed = self._reader.index.shards[shard]
+            with opened(self._reader.shards / listed.name) as file:
+                for record in np.unique(records).tolist():
+                    chosen = records == record
+                    members, part = layout.read(file, record), rows[chosen] - layout.edges[record]
+                    fields = self._reader.decode(listed, f"number {record}", members, self._reader.fields, part)
+                    for name, array in out.items():
+                        array[of_shard[chosen]] = fields[FIELDS[name]]
+        return {name: torch.from_numpy(array) for name, array in out.items()}
+
+
+def _numbers(which: Any) -> Int64[np.ndarray, " n"]:
+    """A list, an array or a tensor of whole numbers."""
+    try:
+        numbers = np.asarray(which)
+    except ValueError:
+        numbers = np.empty(0, object)
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu") or numbers.dtype == object:
+        raise TypeError(f"a PairDataset takes a number, a slice or a list of numbers, not {type(which).__name__}")
+    return numbers.astype(np.int64)

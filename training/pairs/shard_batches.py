@@ -1,0 +1,94 @@
+"""Batches out of the shards of a pair store, made by arithmetic on an order and windows of shuffled pairs."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.order import Order
+from flowpairs.training.pairs.shards import ShardReader, row_dtype, row_shape
+from flowpairs.training.pairs.shuffle import ShuffledArc
+
+GROUP_BYTES = 2**20  # small batches are made several at once: a hand-over to another thread costs more than one
+
+Tensors = dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """How batches divide the epochs of an arc.
+
+    Args:
+        per_arc: pairs of an arc.
+        rows: of a batch.
+        least: a last batch of fewer rows is left out of its epoch; None: batches reach over into the next epoch.
+    """
+
+    per_arc: int
+    rows: int
+    least: int | None = None
+
+    def at(self, taken: int) -> tuple[int, int]:
+        """Rows of the batch that begins behind `taken` pairs of all epochs, and behind how many the next one begins."""
+        if self.least is None:
+            return self.rows, taken + self.rows
+        left = self.per_arc - taken % self.per_arc
+        rows = min(self.rows, left)
+        return rows, taken + (left if left - rows < self.least else rows)
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch that is not read into from the one before."""
+        full, rest = divmod(self.per_arc, self.rows)
+        return full + (rest >= max(1, self.least or 1))
+
+
+def shard_batches(
+    reader: ShardReader, order: Order, part: BatchPart, steps: Steps, taken: int, pin: bool = False
+) -> Iterator[list[Tensors]]:
+    """One worker's batches, without end, some at a time.
+
+    Args:
+        reader: of the store; its fields name the tensors.
+        order: of the pairs.
+        part: of the global batch.
+        steps: how batches divide epochs.
+        taken: pairs of every arc that were handed out before, over all epochs.
+        pin: put batches in pinned memory, for CUDA.
+    """
+    arcs = [ShuffledArc(reader, order, arc, taken) for arc in part.slices()]
+    shape = reader.index.shape
+    room = GROUP_BYTES // (8 * len(part.rows) * math.prod(shape))
+    while True:
+        rows, following = steps.at(taken)
+        mine, count = part, 1
+        for arc in arcs:
+            arc.renew()
+        if rows < part.per_arc:
+            mine = dataclasses.replace(part, batch=rows * part.arcs)
+        else:
+            count = max(1, min(room, arcs[0].left // rows))
+            following = steps.at(taken + (count - 1) * rows)[1]
+        # New memory for every group, since nobody knows how long a batch is held.
+        group = {
+            name: torch.empty(
+                (count, len(mine.rows), *row_shape(name, shape)),
+                dtype=torch.float32 if row_dtype(name) is np.float32 else torch.int64,
+                pin_memory=pin,
+            )
+            for name in reader.fields
+        }
+        arrays, filled, slices = {name: tensor.numpy() for name, tensor in group.items()}, 0, mine.slices()
+        for arc in arcs:
+            rows_of_arc = slices.get(arc.arc, slice(0, 0))
+            into = slice(filled, filled + rows_of_arc.stop - rows_of_arc.start)
+            arc.take(count, rows, rows_of_arc, {name: array[:, into] for name, array in arrays.items()})
+            filled = into.stop
+            if left_out := following - taken - count * rows:
+                arc.take(1, left_out, slice(0, 0), {})
+        yield [dict(zip(group, tensors, strict=True)) for tensors in zip(*group.values(), strict=True)]
+        taken = following
