@@ -49,11 +49,11 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     flow.check_sampler(config, trained.config, index.method, two_sided=index.two_sided)
     network = extractor(config.features, trained.shape)
     connect()
-    ends = read_endpoints(trained.pairs, index, config)
+    endpoints = read_endpoints(trained.pairs, index, config)
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     cpus = 1 if gpus else int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
     task = ray.remote(num_cpus=max(1, cpus), num_gpus=gpus)(measure)
-    result, arrays = ray.get(task.remote(trained, config, ends, network))
+    result, arrays = ray.get(task.remote(trained, config, endpoints, network))
     report = {
         "run": str(run_dir),
         "pairs_dir": trained.pairs,
@@ -69,14 +69,14 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
 
 
 def measure(
-    trained: Trained, config: EvaluateConfig, ends: Endpoints, network: Extractor | None
+    trained: Trained, config: EvaluateConfig, endpoints: Endpoints, network: Extractor | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The task: figures for evaluation.json and arrays for samples.npz."""
     start = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    real = ends.end
-    sampler = Sampler(trained, config, real.label, device, ends.starts(config.samples, config.seed))
+    real = endpoints.end
+    sampler = Sampler(trained, config, real.label, device, endpoints.starts(config.samples, config.seed))
     features = Principal.fit(real.x, config.pca) if network is None else network.on(device)
     data = Gaussian.fit(features(real.x))
 
@@ -90,8 +90,8 @@ def measure(
         arrays[f"{solver}{steps or ''}"] = samples[:SHOWN].numpy()
     if (paths := trajectories(sampler, real.x)) is not None:
         arrays["trajectories"] = paths
-    if ends.points:
-        rows, arrays["timepoints"] = time_points.measure_time_points(trained, config, ends, device)
+    if endpoints.points:
+        rows, arrays["timepoints"] = time_points.measure_time_points(trained, config, endpoints, device)
     figures = {
         "samples": config.samples,
         "seed": config.seed,
@@ -105,7 +105,7 @@ def measure(
             "value": curvature.tolist(),
         },
         "frechet": frechet,
-        **({"time_points": rows} if ends.points else {}),
+        **({"time_points": rows} if endpoints.points else {}),
         "seconds": time.perf_counter() - start,
     }
     return figures, arrays

@@ -121,8 +121,8 @@ def starting(config: SampleConfig, trained: Trained, start: str | None) -> Float
             raise InputError(f"{where}: the flow starts from noise; leave it out")
         return None
     if start is None:
-        ends = read_endpoints(trained.pairs, read_index(trained.pairs), EvaluateConfig())
-        return ends.starts(config.samples, config.seed)
+        endpoints = read_endpoints(trained.pairs, read_index(trained.pairs), EvaluateConfig())
+        return endpoints.starts(config.samples, config.seed)
     given = load(CoupleConfig, as_path(trained.pairs) / "config.yaml")
     side = given.source.as_data() if isinstance(given.source, DataSource) else given.data
     found = held_out(side.model_copy(update={"flips": False, "label": None}), start, trained.shape, where)

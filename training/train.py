@@ -205,9 +205,9 @@ def interruptible() -> Iterator[None]:
 def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
     """Show the newest line of the log while the job runs."""
     shown: int | None = None
-    with progress("training", steps) as show, telemetry(run.path) as series:
+    with progress("training", steps) as show, telemetry(run.path) as gauges:
 
-        def report_progress() -> None:
+        def show_newest() -> None:
             nonlocal shown
             line = newest_metrics(run.metrics)
             if line is None or line["step"] == shown:
@@ -218,7 +218,7 @@ def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
                 f"step {line['step']}/{steps}  loss {line['loss']:.4f}  grad {line['grad_norm']:.3f}  "
                 f"{line['samples_per_s']:,.0f} pairs/s  data wait {100 * line['data_wait']:.1f} %  left {left}",
             )
-            series.set(
+            gauges.set(
                 train_step=line["step"],
                 train_steps_left=steps - line["step"],
                 train_loss=line["loss"],
@@ -227,5 +227,5 @@ def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
             )
             shown = line["step"]
 
-        with repeated(report_progress):
+        with repeated(show_newest):
             yield

@@ -15,7 +15,7 @@ CONFIGS: dict[str, type[Strict]] = {
     "train": TrainConfig,
     "stream": StreamConfig,
 }
-PATH_KEYS = ("dir", "path", "table")  # the keys of a config that say where something lies
+LOCATIONS = ("dir", "path", "table")  # the keys of a config that say where something lies
 EMBEDDED = "digits"  # the data set that lies nowhere
 
 
@@ -63,7 +63,7 @@ def request(command: Command, subject: str, overrides: list[str] | None) -> Requ
             check_cost(part)  # whose module is shipped from where it was imported
     tree = config.model_dump(mode="json")
     for key, value in leaves(tree):
-        if key.rpartition(".")[2] in PATH_KEYS and isinstance(value, str) and value != EMBEDDED:
+        if key.rpartition(".")[2] in LOCATIONS and isinstance(value, str) and value != EMBEDDED:
             _refuse_relative(f"{key}=", value)
     if command == "plan":
         return Request(command, config, [], subject, ())

@@ -91,19 +91,19 @@ def coupled_how(trained: Trained) -> str:
     """How the pairs were coupled, as far as their store is at hand to tell."""
     store = as_path(trained.pairs)
     blocks = read_blocks(store) if (store / "blocks.parquet").is_file() else []
-    told = [f"method {trained.method}"]
+    parts = [f"method {trained.method}"]
     if blocks:
-        told.append(f"blocks of {blocks[0]['n']:,} x {blocks[0]['m']:,}")
+        parts.append(f"blocks of {blocks[0]['n']:,} x {blocks[0]['m']:,}")
     elif trained.method == "semidiscrete" and store.is_dir():
         found = potential_files.load_potentials(store)
-        told.append(f"eps {found.eps:.4g}, relative {found.rel_eps:.4g}, chi-square of the masses {found.chi2:.2g}")
+        parts.append(f"eps {found.eps:.4g}, relative {found.rel_eps:.4g}, chi-square of the masses {found.chi2:.2g}")
     for name, field in {"eps": "eps", "relative eps": "rel_eps", "sharpness E": "sharpness"}.items():
-        known = [value for block in blocks if (value := block[field]) is not None]
-        if known:
-            told.append(f"{name} {statistics.median(known):.4g}")
-    if len(told) == 1:
-        told.append("whose store was not at hand when this was written")
-    return ", ".join(told)
+        values = [value for block in blocks if (value := block[field]) is not None]
+        if values:
+            parts.append(f"{name} {statistics.median(values):.4g}")
+    if len(parts) == 1:
+        parts.append("whose store was not at hand when this was written")
+    return ", ".join(parts)
 
 
 def settings(trained: Trained) -> str:

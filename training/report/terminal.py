@@ -27,12 +27,12 @@ def print_comparison(directories: list[Path]) -> None:
     table.add_column("run", overflow="fold")
     for score in measures:
         table.add_column(score.label, justify="right")
-    for place, run in enumerate(runs):
+    for index, run in enumerate(runs):
         cells = []
         for score in measures:
-            mark, evaluations = "*" if place in score.best else "", score.nfe[place]
+            mark, evaluations = "*" if index in score.best else "", score.nfe[index]
             cells.append(
-                f"{mark}{number(score.values[place])}" + (f"\n{number(evaluations)} NFE" if evaluations else "")
+                f"{mark}{number(score.values[index])}" + (f"\n{number(evaluations)} NFE" if evaluations else "")
             )
         table.add_row(run.name, *cells)
     console = Console()

@@ -83,7 +83,7 @@ class Sampler:
         return ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol, at).states.transpose(0, 1).cpu()
 
     def between(self, start: float, end: float) -> Float32[Tensor, "n *shape"]:
-        """Where the samples that are at their place at one time are at a later one, by dopri5."""
+        """States at a later time of the samples that start at an earlier one, by dopri5."""
         times, parts = torch.tensor([start, end], device=self.device), []
         for _, flow, x in self._batches(len(self.starts)):
             parts.append(ode.solve_dopri5(flow.velocity, x, self.config.rtol, self.config.atol, times).end.cpu())
