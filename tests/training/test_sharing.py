@@ -111,7 +111,7 @@ def test_who_gets_what(nodes, train, couple, blocks, workers, actors) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(InputError, match=r"cluster.workers=2.*only 1 such workers fit beside couplings"):
+    with pytest.raises(InputError, match=r"train.cluster.workers=2.*only 1 such workers fit beside couplings"):
         share_nodes([(2, 0.0)], TrainClusterConfig(workers=2), ClusterConfig(), 8)
     with pytest.raises(InputError, match=r"couple.cluster.actors=3.*only 2 such actors fit beside 2 workers of 2 CPUs"):
         share_nodes([(4, 0.0)] * 2, TrainClusterConfig(workers=2), ClusterConfig(actors=3, cpus_per_actor=2), 8)
