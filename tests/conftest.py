@@ -31,6 +31,7 @@ settings.register_profile("all", max_examples=60, deadline=None)
 settings.load_profile("all" if ALL else "some")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Hand out work to pytest-xdist: files as a whole, and those that share the session's Ray to one process.
 
