@@ -157,14 +157,14 @@ class PairLoader:
         self._goes_on, self._turn = True, self._turn + 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration that of an epoch, from its beginning; from where it was if it was just loaded."""
-        if not (self._goes_on and epoch == self._epoch):
-            self._epoch, self._position, self._goes_on, self._turn = epoch, 0, False, self._turn + 1
+        """Make the next iteration that of an epoch, from its beginning."""
+        self._epoch, self._position = _integer("epoch", epoch, 0), 0
+        self._goes_on, self._turn = False, self._turn + 1
 
     @property
-    def sampler(self) -> "PairLoader":
-        """Itself: Lightning calls `loader.sampler.set_epoch` at the beginning of every epoch."""
-        return self
+    def sampler(self) -> "_Start":
+        """What Lightning tells of the epoch that begins."""
+        return _Start(self)
 
     def close(self) -> None:
         """Stop reading ahead; another iteration starts it again."""
@@ -208,6 +208,21 @@ class PairLoader:
         part, order = BatchPart(self.batch_size, rank, world, arcs), Order(self._counts, arcs, self.seed)
         least = part.per_arc if self.drop_last else -(-world // arcs)
         return part, order, Steps(order.per_arc, part.per_arc, least)
+
+
+class _Start:
+    """Sets the first epoch of a loader that was neither read nor restored: all others follow by themselves.
+
+    Lightning calls `loader.sampler.set_epoch` before every epoch. A run that goes on behind its last epoch is told so
+    in no other way; one that goes on in mid-epoch has the loader's state restored, which knows better.
+    """
+
+    def __init__(self, loader: PairLoader) -> None:
+        self._loader = loader
+
+    def set_epoch(self, epoch: int) -> None:
+        if self._loader._turn == 0:
+            self._loader.set_epoch(epoch)
 
 
 def _integer(name: str, value: Any, least: int) -> int:
