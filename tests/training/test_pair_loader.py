@@ -25,6 +25,8 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training.pairs import shuffle
 from flowpairs.training.pairs.pair_loader import PairLoader
 
+WINDOW_BYTES = shuffle.WINDOW_BYTES
+
 Ids = list[int]
 
 
@@ -275,7 +277,10 @@ dist.destroy_process_group()
 """
 
 
-def test_rank_and_world_are_torch_distributeds_also_where_that_starts_later(store: Path, tmp_path: Path) -> None:
+def test_rank_and_world_are_torch_distributeds_also_where_that_starts_later(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shuffle, "WINDOW_BYTES", WINDOW_BYTES)  # as in other processes
     (tmp_path / "rank.py").write_text(RANK)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, str(tmp_path / "rank.py"), str(store), str(tmp_path)]
