@@ -20,8 +20,8 @@ from fashion import DATA
 
 from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.couple import couple
-from flowpairs.pipeline.solve import potentials
 from flowpairs.pipeline.store import block_reports
+from flowpairs.pipeline.store.potential_files import load_potentials
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 from flowpairs.training.evaluate import evaluate
 from flowpairs.training.train import train
@@ -51,7 +51,7 @@ def coupled(name: str, directory: Path, cpus: int) -> dict[str, Any]:
     index = couple(config, rows.append)
     seconds = sum(row["seconds"] for row in block_reports.read_blocks(directory)) / cpus  # as many actors at a time
     if semidiscrete:
-        seconds = potentials.load_potentials(directory).reports[0]["seconds"]
+        seconds = load_potentials(directory).reports[0]["seconds"]
     return {"seconds": seconds, "bytes": sum(s.bytes for s in index.shards) / max(1, index.pairs)}
 
 

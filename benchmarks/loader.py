@@ -24,7 +24,7 @@ from flowpairs.pipeline.store.records import Record
 from flowpairs.pipeline.store.writer import write_shard
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
-from flowpairs.training.pairs.order import arcs_for
+from flowpairs.training.pairs.reading.order import arcs_for
 
 SHAPES = {"vectors of 64": (64,), "images 28x28": (1, 28, 28), "images 32x32x3": (3, 32, 32)}
 PER_SHARD, BATCH, ROUNDS = 4096, 256, 5

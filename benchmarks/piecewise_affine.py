@@ -34,9 +34,9 @@ from torch import Tensor
 from toy2d import BATCH, train
 
 from flowpairs.pipeline.ot import Problem, solve_sinkhorn
-from flowpairs.training.metrics.metrics import curvature_by_time, integrate_unit_interval
 from flowpairs.training.objectives.objective import Objective
-from flowpairs.training.objectives.paths import Straight
+from flowpairs.training.objectives.probability_paths import Straight
+from flowpairs.training.sampling.curvature import curvature_by_time, integrate_unit_interval
 from flowpairs.training.sampling.ode import solve_fixed
 
 POOL, TESTS, HEUN = 65_536, 1_024, 32
@@ -65,17 +65,17 @@ def pool(to: Map, d: int, n: int, rel_eps: float, seed: int) -> tuple[Tensor, di
     """Coupled pairs [batches, BATCH, 2, d] in random order, and what they are."""
     generator = torch.Generator().manual_seed(1000 + seed)
     x0, x1 = torch.randn(POOL, d, generator=generator), to(torch.randn(POOL, d, generator=generator))
-    parts, entropies = [], []
+    parts, levels = [], []
     for start, end in zip(x0.split(n), x1.split(n), strict=True):
         coupling = solve_sinkhorn(Problem(start, end, 0.0).at(rel_eps))
         assert coupling.report.converged
-        entropies.append(coupling.report.entropy)
+        levels.append(coupling.report.sharpness)
         u = torch.rand(n, generator=generator, dtype=torch.float64)
         parts.append(torch.stack([start, end[coupling.draw(u)]], 1))
     pairs = torch.cat(parts)
     far = (pairs[:, 1] - to(pairs[:, 0])).square().mean().item()
     pairs = pairs[torch.randperm(POOL, generator=generator)]
-    made = {"E": float(np.mean(entropies)), "pairs": far, "variance": x1.var(0).mean().item()}
+    made = {"E": float(np.mean(levels)), "pairs": far, "variance": x1.var(0).mean().item()}
     return pairs.view(-1, BATCH, 2, d), made
 
 

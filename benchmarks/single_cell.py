@@ -29,7 +29,7 @@ from toy2d import BATCH, Networks, train
 
 from flowpairs.pipeline.ot import Coupling, Problem, independent, solve_exact, solve_sinkhorn
 from flowpairs.training.objectives.objective import BridgeMatching, Objective
-from flowpairs.training.objectives.paths import Bridge, Straight
+from flowpairs.training.objectives.probability_paths import Bridge, Straight
 
 STEPS = 50  # of Euler, from 0 to 1/2
 METHODS: dict[str, tuple[str, Objective]] = {  # how cells are coupled, and what is regressed on

@@ -72,7 +72,7 @@ def search(name: str, x0: torch.Tensor, x1: torch.Tensor, levels: tuple[float, .
         once, least, shortest = counted(lambda e=found.eps: solve_sinkhorn(Problem(x0, x1, e)), n * n)
         assert found.converged
         print(
-            f"{name:13s} {n:5d} | {level:4g} {found.entropy:6.3f} {found.rel_eps:8.4f} | {passes:5.2f} "
+            f"{name:13s} {n:5d} | {level:4g} {found.sharpness:6.3f} {found.rel_eps:8.4f} | {passes:5.2f} "
             f"{once.passes:5d} {passes / least:6.2f} {seconds / shortest:6.2f}",
             flush=True,
         )
@@ -109,7 +109,7 @@ def main() -> None:
         eps = rel_eps * std
         cold = solve_sinkhorn(Problem(x0, x1, eps))
         warm = solve_sinkhorn(Problem(fresh, x1, eps), g0=cold.g)
-        row = f"{rel_eps:7g} | {cold.report.entropy:5.3f} |"
+        row = f"{rel_eps:7g} | {cold.report.sharpness:5.3f} |"
         for report in (cold.report, warm.report):
             row += f" {report.passes:12d} {report.seconds:8.2f}  {report.target_error:8.1e} |"
             assert report.converged

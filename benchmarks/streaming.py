@@ -1,9 +1,9 @@
-"""Couplings and training in one job against one after the other, on the digits: seconds to first steps, to the end.
+"""Couplings and training at once against one after the other, on the digits: seconds to first steps, to the end.
 
     python benchmarks/streaming.py [--rounds 2] [--pairs 262144] [--steps 1500]
 
-The commands as a user gives them, each with a Ray of its own. `couple` and then `train` have all cores each, `stream`
-half of them each until the couplings are done. First steps are counted by the log's first line, after 50 of them.
+The commands as a user gives them, each with a Ray of its own. `couple` and then `train` have all cores each; the two
+processes of `stream` have half of them each. First steps are counted by the log's first line, after 50 of them.
 """
 
 import argparse
@@ -15,11 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
+from flowpairs.jobs.stream_config import StreamConfig
+from flowpairs.pipeline.config import load, save
+
 STREAM = Path(__file__).resolve().parents[1] / "configs" / "digits" / "stream.yaml"
 
 
 def flowpairs(command: str, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "jobs.cli", command, *arguments], stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "flowpairs.jobs.cli", command, *arguments], stdout=subprocess.DEVNULL
+    )
 
 
 def seconds(run: Path, start: float, process: subprocess.Popen) -> tuple[float, float]:
@@ -43,16 +48,16 @@ def main() -> None:
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as temporary:
             root = Path(temporary)
-            outputs = [f"couple.output.dir={root / 'a'}", f"train.output.dir={root / 'b'}"]
-            sizes = [f"couple.output.pairs={arguments.pairs}", f"train.train.steps={arguments.steps}"]
+            changes = [f"couple.output.dir={root / 'a'}", f"train.output.dir={root / 'b'}"]
+            changes += [f"couple.output.pairs={arguments.pairs}", f"train.train.steps={arguments.steps}"]
             start = time.monotonic()
-            together.append(seconds(root / "b", start, flowpairs("stream", str(STREAM), *outputs, *sizes)))
-            for part in ("couple", "train"):  # the resolved configs of both, to run them alone
-                text = (root / ("a" if part == "couple" else "b") / "config.yaml").read_text()
-                (root / f"{part}.yaml").write_text(text)
+            together.append(seconds(root / "b", start, flowpairs("stream", str(STREAM), *changes)))
+            config = load(StreamConfig, STREAM, changes)
+            for part in ("couple", "train"):
+                save(getattr(config, part), root / f"{part}.yaml", part)
             start = time.monotonic()
             assert flowpairs("couple", str(root / "couple.yaml"), f"output.dir={root / 'c'}").wait() == 0
-            pairs = ["pairs.fingerprint=null", "pairs.source=shards", "pairs.patience=3600", f"pairs.dir={root / 'c'}"]
+            pairs = ["pairs.source=shards", "pairs.patience=3600", f"pairs.dir={root / 'c'}"]
             training = flowpairs("train", str(root / "train.yaml"), *pairs, f"output.dir={root / 'd'}")
             apart.append(seconds(root / "d", start, training))
     ours, theirs = np.median(together, 0), np.median(apart, 0)

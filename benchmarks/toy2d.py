@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from flowpairs.pipeline.ot import Problem, independent, solve_exact, solve_sinkhorn
 from flowpairs.training.objectives.objective import BridgeMatching, Objective
-from flowpairs.training.objectives.paths import Bridge, Straight, TargetOnly
+from flowpairs.training.objectives.probability_paths import Bridge, Straight, TargetOnly
 from flowpairs.training.pairs.batch import Batch, BatchRows
 
 BATCH, EULER = 256, 100

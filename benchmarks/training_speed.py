@@ -35,7 +35,7 @@ from flowpairs.training.config import MLPConfig, ModelConfig, OptimisationConfig
 from flowpairs.training.objectives.objective import Objective
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
-from flowpairs.training.pairs.order import arcs_for
+from flowpairs.training.pairs.reading.order import arcs_for
 from flowpairs.training.run import loop
 from flowpairs.training.run.state import TrainState
 

@@ -27,7 +27,7 @@ from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.couple import couple
 from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainConfig
 from flowpairs.training.evaluate import evaluate
-from flowpairs.training.metrics import metrics
+from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
 from flowpairs.training.report import pictures
 from flowpairs.training.sample import sample
 from flowpairs.training.train import train
@@ -86,10 +86,10 @@ def main() -> None:
     directory.mkdir(parents=True, exist_ok=True)
     classes(directory)
     boots, held, sandals = (tensor(directory / f"{name}.npz") for name in ("train-9", "test-9", "test-5"))
-    principal = metrics.Principal.fit(held, 64)
-    reference = metrics.Gaussian.fit(principal(held))
+    principal = Principal.fit(held, 64)
+    reference = Gaussian.fit(principal(held))
     for name, x in (("floor", boots), ("unmoved", sandals)):
-        print(f"{name}: FD {metrics.frechet_distance(reference, metrics.Gaussian.fit(principal(x))):.2f}", flush=True)
+        print(f"{name}: FD {frechet_distance(reference, Gaussian.fit(principal(x))):.2f}", flush=True)
     ray.init(address="local", num_cpus=options.cpus, include_dashboard=False, log_to_driver=False)
     rows = [sandals[:SHOWN].numpy()]
     for name, coupling in COUPLINGS.items():

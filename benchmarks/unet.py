@@ -18,10 +18,12 @@ that was stopped goes on where it was.
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import export_resnet20
 import numpy as np
 import ray
 import torch
@@ -32,9 +34,10 @@ from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.couple import couple
 from flowpairs.pipeline.store import block_reports
 from flowpairs.training.config import SamplerConfig, TrainConfig
-from flowpairs.training.metrics import metrics
 from flowpairs.training.metrics.feature_network import extractor
+from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
 from flowpairs.training.run.trained import read_finished
+from flowpairs.training.sampling.curvature import integrate_unit_interval
 from flowpairs.training.sampling.sampler import Sampler
 from flowpairs.training.train import train
 
@@ -59,20 +62,22 @@ def images(path: str) -> Tensor:
     return x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
 
 
-def measures(data: str) -> tuple[dict[str, Features], dict[str, metrics.Gaussian], dict[str, float]]:
+def measures(data: str) -> tuple[dict[str, Features], dict[str, Gaussian], dict[str, float]]:
     """Features by name, the reference's moments on each, and the FD of real images to it."""
     x = images(str(SETS[data]["path"]))
     reference = images("fashion_mnist/test2000.npz") if data == "fashion" else x
-    features: dict[str, Features] = {"PCA": metrics.Principal.fit(x, 64)}
+    features: dict[str, Features] = {"PCA": Principal.fit(x, 64)}
     if data == "cifar":
-        network = extractor(str(DATA / "feature_resnet_cifar10" / "resnet20_cifar10.npz"), (3, 32, 32))
+        with tempfile.TemporaryDirectory() as temporary:
+            script = Path(temporary) / "resnet20.pt"
+            export_resnet20.export(DATA / "feature_resnet_cifar10" / "resnet20_cifar10.npz", script)
+            network = extractor(str(script), (3, 32, 32))
         assert network is not None
         features["ResNet-20"] = network.on(torch.device("cpu"))
-    moments = {name: metrics.Gaussian.fit(of(reference)) for name, of in features.items()}
+    moments = {name: Gaussian.fit(of(reference)) for name, of in features.items()}
     others = reference if data == "fashion" else x[SAMPLES:]
     floors = {
-        name: metrics.frechet_distance(metrics.Gaussian.fit(of(others)), metrics.Gaussian.fit(of(x[:SAMPLES])))
-        for name, of in features.items()
+        name: frechet_distance(Gaussian.fit(of(others)), Gaussian.fit(of(x[:SAMPLES]))) for name, of in features.items()
     }
     return features, moments, floors
 
@@ -89,7 +94,7 @@ def coupled(data: str, coupling: str, directory: Path) -> dict[str, Any]:
     )
     couple(config)
     [block] = block_reports.read_blocks(directory)
-    return {"entropy": block["entropy"], "coupling seconds": block["seconds"]}
+    return {"sharpness": block["sharpness"], "coupling seconds": block["seconds"]}
 
 
 def run(data: str, store: Path, directory: Path, steps: int, seed: int) -> dict[str, Any]:
@@ -99,14 +104,14 @@ def run(data: str, store: Path, directory: Path, steps: int, seed: int) -> dict[
     summary = train(validate(TrainConfig, plain | {"cluster": {"workers": 1}}))
     trained, device = read_finished(directory), torch.device("cpu")
     straightness = Sampler(trained, SamplerConfig(samples=STRAIGHTNESS, batch=128, seed=seed), None, device)
-    row: dict[str, Any] = {"curvature": metrics.integrate_unit_interval(straightness.curvature())}
+    row: dict[str, Any] = {"curvature": integrate_unit_interval(straightness.curvature())}
     asked = SamplerConfig(samples=SAMPLES, batch=125, rtol=TOLERANCE, atol=TOLERANCE, seed=seed)
     sampler = Sampler(trained, asked, None, device)
     features, moments, _ = measures(data)
     for solver, count in SOLVERS:
         samples, nfe = sampler.samples(solver, count)
         for name, of in features.items():
-            found = metrics.frechet_distance(moments[name], metrics.Gaussian.fit(of(samples)))
+            found = frechet_distance(moments[name], Gaussian.fit(of(samples)))
             row[f"{name} {solver} {count or ''}".strip()] = found
         row["NFE"] = nfe  # of the last, dopri5
     return row | {"loss": summary["loss"], "training seconds": summary["seconds"]}
@@ -129,7 +134,7 @@ def table(rows: list[dict[str, Any]], data: str) -> None:
                 return f"{np.mean(values):.3g}" + (f" ± {np.std(values):.2g}" if len(values) > 1 else "")
 
             distances = [cell(f"{name} {solver} {count or ''}".strip()) for solver, count in SOLVERS]
-            head = f"| {data} | {coupling} | {cell('entropy')} | {cell('curvature')} | {name} | "
+            head = f"| {data} | {coupling} | {cell('sharpness')} | {cell('curvature')} | {name} | "
             print(head + " | ".join(distances) + f" ({np.mean([row['NFE'] for row in mine]):.0f}) |")
         print(f"| {data} | floor | | | {name} | {floors[name]:.3g} | | | |", flush=True)
 

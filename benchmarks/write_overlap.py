@@ -19,8 +19,8 @@ import ray
 from flowpairs.pipeline.blocks import features
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.cluster.actors import Posts
-from flowpairs.pipeline.cluster.connect import ActorShape
 from flowpairs.pipeline.cluster.scheduler import work
+from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.solve.block_solver import BlockSolver
 

@@ -1,55 +1,74 @@
-"""The `flowpairs` command: one subcommand per module of this package."""
+"""The `flowpairs` command: one subcommand per module of this package, each imported when the command line is read."""
 
-from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated
 
 import typer
 
-from flowpairs.jobs.convert import convert
-from flowpairs.jobs.couple import couple
-from flowpairs.jobs.demo import demo
-from flowpairs.jobs.evaluate import evaluate
-from flowpairs.jobs.export import export
-from flowpairs.jobs.jobs import jobs
-from flowpairs.jobs.plan import plan
-from flowpairs.jobs.report import report
-from flowpairs.jobs.run import SETTINGS, guarded
-from flowpairs.jobs.sample import sample
-from flowpairs.jobs.status import status
-from flowpairs.jobs.stop import stop
-from flowpairs.jobs.stream import stream
-from flowpairs.jobs.submit import submit
-from flowpairs.jobs.train import train
-from flowpairs.jobs.verify import verify
+from flowpairs.jobs.entry import SETTINGS, guarded
 
-COMMANDS: tuple[Callable[..., None], ...] = (
-    demo,
-    plan,
-    couple,
-    status,
-    verify,
-    convert,
-    train,
-    stream,
-    evaluate,
-    sample,
-    export,
-    report,
-    submit,
-    jobs,
-    stop,
+COMMANDS = (
+    "demo",
+    "plan",
+    "couple",
+    "status",
+    "verify",
+    "convert",
+    "train",
+    "stream",
+    "evaluate",
+    "sample",
+    "export",
+    "report",
+    "submit",
+    "jobs",
+    "stop",
 )
+
+
+def print_versions(asked: bool) -> bool:
+    """Print the versions of flowpairs and of what its results depend on, with the devices seen, and exit."""
+    if not asked:
+        return False
+    import platform
+    from importlib.metadata import version
+
+    from torch import cuda
+
+    from flowpairs import __version__
+
+    print(f"flowpairs {__version__}")
+    print(f"Python {platform.python_version()}")
+    for package in ("ray", "torch"):
+        print(f"{package} {version(package)}")
+    for number in range(cuda.device_count()):
+        print(f"cuda:{number} {cuda.get_device_name(number)}")
+    if not cuda.device_count():
+        print("no CUDA device")
+    raise typer.Exit
+
+
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_versions, is_eager=True, help="print versions and devices, and exit"),
+    ] = False,
+) -> None:
+    """Optimal-transport pairs for flow matching: couple as a batch job on Ray, then train on the pairs."""
+
+
+def application() -> typer.Typer:
+    """All commands as one application."""
+    app = typer.Typer(no_args_is_help=True, **SETTINGS)
+    app.callback()(root)
+    for name in COMMANDS:
+        app.command()(getattr(import_module(f"flowpairs.jobs.{name}"), name))
+    return app
 
 
 def main() -> None:
     """Entry point of `flowpairs`."""
-    app = typer.Typer(
-        help="Optimal-transport pairs for flow matching: couple as a batch job on Ray, then train on the pairs.",
-        no_args_is_help=True,
-        **SETTINGS,
-    )
-    for command in COMMANDS:
-        app.command()(command)
-    guarded(app)
+    guarded(application())
 
 
 if __name__ == "__main__":

@@ -23,6 +23,6 @@ def convert(
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(convert)
+    run_command(convert)

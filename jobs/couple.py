@@ -17,15 +17,15 @@ def couple(
     from flowpairs.pipeline.config import CoupleConfig, load
 
     settings = load(CoupleConfig, config, overrides)
-    from flowpairs.pipeline.base.paths import as_path
-    from flowpairs.pipeline.couple import couple as run_job
+    from flowpairs import PairStore
     from flowpairs.pipeline.store.summary import print_summary
 
-    run_job(settings)
-    print_summary(as_path(settings.output.dir))
+    store = PairStore.of(settings)
+    store.couple()
+    print_summary(store.directory)
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(couple)
+    run_command(couple)

@@ -1,14 +1,18 @@
 """`flowpairs demo`: from embedded data to a trained flow and a report, OT pairs against independent pairs."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+STEPS = "couple", "train", "evaluate"
+
 
 def demo(
     directory: Annotated[Path, typer.Argument(help="where everything is left")] = Path("out/demo"),
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="a step's key=value, as in couple.coupling.n=4096 train.train.steps=500")
+    ] = None,
 ) -> None:
     """Couple scikit-learn's digits with noise, train on the pairs, and compare with independent pairs trained alike.
 
@@ -16,24 +20,33 @@ def demo(
 
     Example: `flowpairs demo out/demo`
     """
-    from flowpairs.pipeline.config import CoupleConfig, load
+    from importlib.resources import files
+
+    from flowpairs.pipeline.config import CoupleConfig, from_overrides, load
     from flowpairs.training.config import EvaluateConfig, TrainConfig
 
+    given = _by_step(overrides or [])
     configs = Path(str(files("flowpairs.configs") / "digits"))
     stores = {method: directory / f"pairs-{method}" for method in ("sinkhorn", "independent")}
     runs = {method: directory / f"run-{method}" for method in stores}
+    independent = ["coupling.method=independent", "coupling.rel_eps=null"]
     couplings = [
-        load(CoupleConfig, configs / "couple.yaml", [f"output.dir={stores['sinkhorn']}"]),
         load(
             CoupleConfig,
             configs / "couple.yaml",
-            [f"output.dir={stores['independent']}", "coupling.method=independent", "coupling.rel_eps=null"],
-        ),
+            [*given["couple"], f"output.dir={store}", *(independent if method == "independent" else [])],
+        )
+        for method, store in stores.items()
     ]
     trainings = [
-        load(TrainConfig, configs / "train.yaml", [f"pairs.dir={stores[method]}", f"output.dir={runs[method]}"])
+        load(
+            TrainConfig,
+            configs / "train.yaml",
+            [*given["train"], f"pairs.dir={stores[method]}", f"output.dir={runs[method]}"],
+        )
         for method in stores
     ]
+    evaluation = from_overrides(EvaluateConfig, given["evaluate"])
 
     from flowpairs.pipeline.couple import couple
     from flowpairs.pipeline.store.summary import print_summary
@@ -47,7 +60,7 @@ def demo(
         print_summary(Path(coupling.output.dir))
     for training in trainings:
         train(training)
-        evaluate(training.output.dir, EvaluateConfig())
+        evaluate(training.output.dir, evaluation)
     page = write_report([*stores.values(), *runs.values()], directory / "report.html")
     print_comparison(list(runs.values()))
     print(f"pair store  {stores['sinkhorn']}")
@@ -55,7 +68,24 @@ def demo(
     print(f"report      {page}")
 
 
-if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+def _by_step(overrides: list[str]) -> dict[str, list[str]]:
+    """The overrides of each step's configuration.
 
-    run(demo)
+    Raises:
+        InputError: one of no step.
+    """
+    from flowpairs.pipeline.base.errors import InputError
+
+    given: dict[str, list[str]] = {step: [] for step in STEPS}
+    for override in overrides:
+        step, _, rest = override.partition(".")
+        if step not in given:
+            raise InputError(f"{override!r}: of no step of the demo; begin with couple., train. or evaluate.")
+        given[step].append(rest)
+    return given
+
+
+if __name__ == "__main__":
+    from flowpairs.jobs.entry import run_command
+
+    run_command(demo)

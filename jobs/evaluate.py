@@ -27,12 +27,12 @@ def evaluate(
 
         print(dumps(report, indent=1))
     else:
-        from flowpairs.training.report.evaluation_table import print_table
+        from flowpairs.training.report.terminal import print_evaluation
 
-        print_table(report)
+        print_evaluation(report)
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(evaluate)
+    run_command(evaluate)

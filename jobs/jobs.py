@@ -54,6 +54,6 @@ def _print(listed: list["SubmittedJob"]) -> None:
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(jobs)
+    run_command(jobs)

@@ -1,9 +1,12 @@
 """`flowpairs plan CONFIG`: what a coupling job will take on this cluster."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flowpairs.pipeline.plan import Plan
 
 
 def plan(
@@ -18,13 +21,48 @@ def plan(
     from flowpairs.pipeline.config import CoupleConfig, load
 
     settings = load(CoupleConfig, config, overrides)
-    from flowpairs.pipeline.plan import plan as forecast
-    from flowpairs.pipeline.plan import print_plan
+    from flowpairs import PairStore
 
-    print_plan(forecast(settings), as_json=json)
+    print_plan(PairStore.of(settings).plan(), as_json=json)
+
+
+def print_plan(forecast: "Plan", as_json: bool) -> None:
+    """Print a forecast as a short table, or as one JSON object."""
+    if as_json:
+        from dataclasses import asdict
+        from json import dumps
+
+        print(dumps(asdict(forecast)))
+        return
+    from flowpairs.jobs._tables import print_rows
+
+    rows = [
+        ("pairs", f"{forecast.pairs:,} from {forecast.blocks:,} blocks of {forecast.n:,} x {forecast.m:,}"),
+        ("left to do", _left(forecast)),
+        ("actors", f"{forecast.actors}, {forecast.actors_per_block} per block"),
+        ("seconds per block", f"{forecast.block_seconds:.2f}"),
+        ("seconds", f"{forecast.seconds:,.0f}, {forecast.start_seconds:.0f} of them to start"),
+        ("actor hours", f"{forecast.seconds * forecast.actors / 3600:.2f}"),
+        ("memory per actor", f"{forecast.actor_bytes / 2**30:.2f} GiB"),
+        ("shards", f"{forecast.shards:,}, {forecast.shard_bytes / 1e6:,.0f} MB"),
+        ("this forecast took", f"{forecast.trial_seconds:.0f} s"),
+    ]
+    if forecast.potential_points:
+        drawn = f"about {forecast.potential_points:,} points in {forecast.potential_seconds:,.0f} s"
+        rows.insert(0, ("potentials", drawn))
+    print_rows("what the job will take", rows)
+
+
+def _left(forecast: "Plan") -> str:
+    """What is left to do, in words."""
+    if forecast.blocks_left == forecast.blocks:
+        return "all" if forecast.blocks or forecast.potential_points else "nothing"
+    if not forecast.blocks_left:
+        return "nothing: every shard is there"
+    return f"{forecast.blocks_left:,} blocks, {forecast.pairs_left:,} pairs"
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(plan)
+    run_command(plan)

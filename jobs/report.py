@@ -25,6 +25,6 @@ def report(
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(report)
+    run_command(report)

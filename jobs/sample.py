@@ -43,6 +43,6 @@ def sample(
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(sample)
+    run_command(sample)

@@ -1,9 +1,14 @@
 """`flowpairs status DIR`: how far a coupling job or a training run is, from the files alone."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flowpairs.pipeline.store.status import Status
+    from flowpairs.training.run.status import RunStatus
 
 
 def status(
@@ -22,17 +27,65 @@ def status(
 
     where = as_path(directory)
     config = where / "config.yaml"
+    found: Status | RunStatus
     if isinstance(where, Path) and config.is_file() and "train" in read_yaml(config):  # runs are never at URLs
-        from flowpairs.training.run.status import print_run_status as print_run
+        from flowpairs.training.run.status import read_run_status
 
-        print_run(where, as_json=json)
+        found = read_run_status(where)
+        rows = _run_rows(found)
+    else:
+        from flowpairs import PairStore
+
+        found = PairStore(where).status()
+        rows = _store_rows(found)
+    if json:
+        from dataclasses import asdict
+        from json import dumps
+
+        print(dumps({"directory": str(where), **asdict(found)}))
         return
-    from flowpairs.pipeline.store.status import print_status
+    from flowpairs.jobs._tables import print_rows
 
-    print_status(where, as_json=json)
+    print_rows(f"{where}: {'complete' if found.complete else 'not complete'}", rows)
+
+
+def _store_rows(found: "Status") -> Iterator[tuple[str, str]]:
+    """What is shown of a pair store."""
+    if found.potentials is not None:
+        yield "potentials", f"{100 * found.potentials:.0f} %  {found.solve}"
+    yield "blocks", f"{found.blocks:,} of {found.blocks_total:,}"
+    yield "pairs", f"{found.pairs:,} of {found.pairs_total:,}"
+    yield "bytes", f"{found.bytes:,}"
+    yield "pairs/s", "unknown yet" if found.pairs_per_second is None else f"{found.pairs_per_second:,.0f}"
+    if found.seconds_left is not None:
+        yield "time left", _seconds(found.seconds_left)
+    if found.worst_marginal_error is not None:
+        yield "worst marginal error (L1)", f"{found.worst_marginal_error:.2e}"
+    if found.seconds_since_last_shard is not None and not found.complete:
+        yield "last shard", f"{found.seconds_since_last_shard:.0f} s ago"
+
+
+def _run_rows(found: "RunStatus") -> Iterator[tuple[str, str]]:
+    """What is shown of a training run."""
+    yield "steps", f"{found.step:,} of {found.steps:,}"
+    if found.loss is not None:
+        yield "loss", f"{found.loss:.4f}"
+        yield "pairs/s", f"{found.pairs_per_second:,.0f}"
+        yield "data wait", f"{100 * (found.data_wait or 0.0):.1f} %"
+    if found.seconds_left is not None:
+        yield "time left", _seconds(found.seconds_left)
+    yield "checkpoint", found.checkpoint or "none yet"
+    if found.seconds_since_last_line is not None and not found.complete:
+        yield "last line of the log", f"{found.seconds_since_last_line:.0f} s ago"
+
+
+def _seconds(left: float) -> str:
+    from flowpairs.pipeline.base.progress import remaining
+
+    return remaining(1.0, 1.0 + left, 1.0)
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(status)
+    run_command(status)

@@ -21,6 +21,6 @@ def stop(
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(stop)
+    run_command(stop)

@@ -19,16 +19,20 @@ def stream(
     from flowpairs.pipeline.config import load
 
     settings = load(StreamConfig, config, overrides)
-    from flowpairs.jobs.streaming import stream as run_both
+    from flowpairs.jobs._stream_job import stream as run_both
     from flowpairs.pipeline.base.paths import as_path
     from flowpairs.pipeline.store.summary import print_summary
+    from flowpairs.training.run.directory import RunDirectory
 
-    _, summary = run_both(settings)
+    run_both(settings)
+    run = RunDirectory(Path(settings.train.output.dir))
+    summary = run.summary()
+    assert summary is not None
     print_summary(as_path(settings.couple.output.dir))
-    print_run(Path(settings.train.output.dir), summary)
+    print_run(run.path, summary)
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(stream)
+    run_command(stream)

@@ -31,6 +31,6 @@ def print_run(run: Path, summary: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+    from flowpairs.jobs.entry import run_command
 
-    run(train)
+    run_command(train)

@@ -1,27 +1,51 @@
 """`flowpairs verify DIR`: read every byte of a pair store and hold it against its index."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flowpairs.pipeline.store.verify import Verdict
 
 
 def verify(
     directory: Annotated[str, typer.Argument(help="a complete pair store")],
     deep: Annotated[int, typer.Option(help="compute this many blocks again and compare bit by bit", min=0)] = 0,
+    import_cost: Annotated[
+        bool, typer.Option("--import-cost", help="let --deep import and run a cost function that the store names")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
     """Check counts, hashes, record keys, shapes and data ids; exit 1 and name each fault where there is one.
 
     Example: `flowpairs verify out/digits --deep 1`
     """
-    from flowpairs.pipeline.base.paths import as_path
-    from flowpairs.pipeline.store.verify import print_verdict
+    from flowpairs import PairStore
 
-    if not print_verdict(as_path(directory), deep=deep, as_json=json):
+    verdict = PairStore(directory).verify(deep, import_cost=import_cost)
+    print_verdict(verdict, as_json=json)
+    if verdict.faults:
         raise typer.Exit(1)
 
 
-if __name__ == "__main__":
-    from flowpairs.jobs.run import run
+def print_verdict(verdict: "Verdict", as_json: bool) -> None:
+    """Print every fault and what was read, or both as one JSON object."""
+    if as_json:
+        from json import dumps
 
-    run(verify)
+        print(dumps({**vars(verdict), "ok": not verdict.faults}))
+        return
+    for fault in verdict.faults:
+        print(fault)
+    counted = (
+        f"{verdict.shards:,} shards, {verdict.records:,} records, {verdict.pairs:,} pairs, {verdict.bytes:,} bytes"
+    )
+    print(f"{verdict.directory}: {counted}: {f'{len(verdict.faults)} faults' if verdict.faults else 'whole'}")
+    drawn = f"{verdict.draw_error:.3f} from being drawn equally often (independent draws: {verdict.chance_error:.3f})"
+    print(f"{verdict.data_used:,} data occur, in L1 {drawn}")
+
+
+if __name__ == "__main__":
+    from flowpairs.jobs.entry import run_command
+
+    run_command(verify)

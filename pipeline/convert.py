@@ -13,11 +13,10 @@ from flowpairs.pipeline.blocks import source as sources
 from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.data.spec import Target
-from flowpairs.pipeline.solve import potentials
-from flowpairs.pipeline.solve import start as starts
 from flowpairs.pipeline.store import format, resume
-from flowpairs.pipeline.store.integrity import damage
+from flowpairs.pipeline.store.potential_files import block_file, copy_potentials
 from flowpairs.pipeline.store.records import Decoder, Record, read_meta, samples
+from flowpairs.pipeline.store.shard_layout import damage
 from flowpairs.pipeline.store.writer import write_shard
 
 
@@ -42,12 +41,12 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
     resume.prepare_store(config, destination, *_sides(config, index, source))
     extras = [(source / name, destination / name) for name in ("features.npz", "blocks.parquet")]
     for block in sorted({shard.block for shard in index.shards}):
-        extras.append((starts.block_file(source, block), starts.block_file(destination, block)))
+        extras.append((block_file(source, block), block_file(destination, block)))
     for there, here in extras:
         if there.is_file():  # pairs made elsewhere come without
             write_atomically(here, there.read_bytes())
     if index.method == "semidiscrete":
-        potentials.copy_potentials(source, destination)
+        copy_potentials(source, destination)
     shards = []
     with progress("converting", index.pairs) as show:
         for number, shard in enumerate(index.shards):
@@ -90,7 +89,7 @@ def _sides(config: CoupleConfig, index: format.Index, directory: AnyPath) -> tup
     from flowpairs.pipeline.cluster.connect import connect
 
     spec = data.check_data(config.data)
-    source_spec = sources.check(config, spec)
+    source_spec = sources.check_source(config, spec)
     connect()
     target = data.read_data(config.data, spec)
     if target.fingerprint != index.data_fingerprint:
@@ -104,7 +103,7 @@ def _records(directory: AnyPath, index: format.Index, shard: format.Shard, paylo
     names += ["label"] if index.num_classes and payload != "ids" else []
     names += ["weight"] if index.weighted else []
     names += ["source_ids"] if index.two_sided else []
-    decoder, parts, places, seeds, span = Decoder(directory, index), [], [], [], None
+    decoder, parts, positions, seeds, span = Decoder(directory, index), [], [], [], None
     for key, fields in samples(directory / "shards" / shard.name):
         meta = read_meta(fields)
         seeds.append(meta.get("seed"))
@@ -118,13 +117,13 @@ def _records(directory: AnyPath, index: format.Index, shard: format.Shard, paylo
             parts.append(decoder.decode(fields, names if seeds[-1] is None else [*names, "rows"]))
         except (ValueError, KeyError, OSError) as error:
             raise InputError(f"{shard.name}: record {key!r}: {error}; run `flowpairs verify {directory}`") from error
-        places.append(int(key.rpartition("r")[2]))
+        positions.append(int(key.rpartition("r")[2]))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     step = format.pairs_per_record(index.shape, payload)
     for start in range(0, shard.pairs, step):
         part = {name: values[start : start + step] for name, values in arrays.items()}
         yield Record(
-            first_row=places[0] + start,
+            first_row=positions[0] + start,
             x0=part.get("x0"),
             x1=part.get("x1"),
             data_ids=part["data_ids"],

@@ -7,27 +7,26 @@ pace for the points that it will need. Of a store that is begun only what is lef
 """
 
 import dataclasses
-import json
 import math
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
-from flowpairs.pipeline.blocks import source
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.cluster import trial_runs
-from flowpairs.pipeline.cluster.connect import ActorShape, actor_shape, connect, room
+from flowpairs.pipeline.cluster.executor import memory_for, shape_for
+from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.cluster.trial_runs import TrialRun
-from flowpairs.pipeline.config import CoupleConfig
-from flowpairs.pipeline.couple import assemble, check_sizes, check_teams, read
-from flowpairs.pipeline.data.spec import Target
+from flowpairs.pipeline.config import CoupleConfig, check_cost
+from flowpairs.pipeline.couple import assemble, survey_job
+from flowpairs.pipeline.solve.inputs import read_inputs
+from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store import resume
+from flowpairs.pipeline.store.potential_files import unsolved
 
 # A solve draws N / chi2 points times the one, or sqrt(2 N) / chi2 times the other (measured).
 POINTS, TESTS = 1.25, 40.0
@@ -67,30 +66,24 @@ def plan(config: CoupleConfig) -> Plan:
             disk cannot hold.
     """
     began = time.monotonic()
+    check_cost(config)
     directory = as_path(config.output.dir)
     resume.check_directory(config, directory)
-    spec = data.check_data(config.data)
-    source_spec = source.check(config, spec)
     if config.coupling.method == "imported":
         raise InputError("coupling.method='imported': copies a table, and nothing of that is forecast; run couple")
-    known = None if config.two_sided else spec.rows
-    if known is not None:
-        check_sizes(config, known, None)
-    connect(config.cluster)
-    if known is not None:
-        check_teams(config, check_sizes(config, known, None))
+    surveyed = survey_job(config)
     started = time.monotonic()
-    target, other = read(config, spec, source_spec)
+    inputs = read_inputs(config, surveyed)
     reading = time.monotonic() - started
-    job = assemble(config, target, other)
+    job = assemble(config, inputs)
     config, blocks = job.config, job.blocks
     done = resume.blocks_done(directory, blocks)
     todo, left = blocks.count - len(done), blocks.pairs - sum(blocks.pairs_of(block) for block in done)
     semidiscrete = config.coupling.method == "semidiscrete"
-    points, entries = _potentials(config, directory, target, blocks) if semidiscrete else (0, 0.0)
+    points, entries = _potentials(job) if semidiscrete else (0, 0.0)
     if not todo and not points:
         return _nothing(blocks, config, time.monotonic() - began)
-    shape = actor_shape(config.cluster, todo)
+    shape = shape_for(config.cluster, todo)
     sizes = trial_runs.trial_sizes(config, blocks, shape)
     with trial_runs.scratch(directory) as scratch:
         tried = [trial_runs.run_trial(job, scratch / str(n), n, shape) for n in sizes]
@@ -135,19 +128,15 @@ def plan(config: CoupleConfig) -> Plan:
         potential_seconds=solving,
         potential_points=points,
     )
-    _refuse_memory(shape, forecast, last.start_bytes)
+    _refuse_memory(config, shape, forecast, last.start_bytes)
     _refuse_disk(config, directory, forecast)
     return forecast
 
 
-def _potentials(config: CoupleConfig, directory: AnyPath, target: Target, blocks: Blocks) -> tuple[int, float]:
+def _potentials(job: Job) -> tuple[int, float]:
     """Points that a semi-discrete solve will draw, about, and how many of their scores it computes; none if solved."""
-    from flowpairs.pipeline.blocks.conditions import read_conditions
-    from flowpairs.pipeline.solve import potentials
-
-    given = read_conditions(config.coupling, target)
-    sizes = [len(given.ids(problem, blocks.ids)) for problem in potentials.unsolved(directory, given)]
-    chi2 = config.coupling.chi2
+    conditions, chi2 = job.inputs.conditions, job.config.coupling.chi2
+    sizes = [len(conditions.ids(problem, job.blocks.ids)) for problem in unsolved(job.store, conditions)]
     points = [max(POINTS * size, TESTS * math.sqrt(2 * size)) / chi2 for size in sizes]
     return round(sum(points)), float(sum(size * count for size, count in zip(sizes, points, strict=True)))
 
@@ -213,10 +202,10 @@ def _line(points: list[tuple[int, float]], x: int) -> float:
     return y1 + (y1 - y0) / (x1 - x0) * (x - x1)
 
 
-def _refuse_memory(shape: ActorShape, forecast: Plan, start_bytes: float) -> None:
+def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, start_bytes: float) -> None:
     """Refuse a job of which some node cannot hold its actors; say which n or how many actors it can."""
     per_row = (forecast.actor_bytes - start_bytes) / forecast.n
-    for held, memory in room(shape):
+    for held, memory in memory_for(config.cluster, shape):
         if held * forecast.actor_bytes <= memory:
             continue
         rows = int(forecast.n - (forecast.actor_bytes - memory / held) / per_row) if per_row > 0 else 0
@@ -241,41 +230,3 @@ def _refuse_disk(config: CoupleConfig, directory: AnyPath, forecast: Plan) -> No
             f"output.pairs={forecast.pairs}: shards of about {forecast.shard_bytes / 1e9:,.1f} GB, and "
             f"{free / 1e9:,.1f} GB are free; give {leaner}output.pairs={fits}"
         )
-
-
-def _left(forecast: Plan) -> str:
-    """What is left to do, in words."""
-    if forecast.blocks_left == forecast.blocks:
-        return "all" if forecast.blocks or forecast.potential_points else "nothing"
-    if not forecast.blocks_left:
-        return "nothing: every shard is there"
-    return f"{forecast.blocks_left:,} blocks, {forecast.pairs_left:,} pairs"
-
-
-def print_plan(forecast: Plan, as_json: bool) -> None:
-    """Print a forecast as a short table, or as JSON."""
-    if as_json:
-        print(json.dumps(dataclasses.asdict(forecast)))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    hours = forecast.seconds * forecast.actors / 3600
-    table = Table(title="what the job will take", show_header=False)
-    if forecast.potential_points:
-        drawn = f"{forecast.potential_points:,} points in {forecast.potential_seconds:,.0f} s, about"
-        table.add_row("potentials", drawn)
-    rows: list[tuple[str, Any]] = [
-        ("pairs", f"{forecast.pairs:,} from {forecast.blocks:,} blocks of {forecast.n:,} x {forecast.m:,}"),
-        ("left to do", _left(forecast)),
-        ("actors", f"{forecast.actors}, {forecast.actors_per_block} a block"),
-        ("seconds a block", f"{forecast.block_seconds:.2f}"),
-        ("seconds", f"{forecast.seconds:,.0f}, {forecast.start_seconds:.0f} of them to start"),
-        ("actor hours", f"{hours:.2f}"),
-        ("memory of an actor", f"{forecast.actor_bytes / 2**30:.2f} GiB"),
-        ("shards", f"{forecast.shards:,}, {forecast.shard_bytes / 1e6:,.0f} MB"),
-        ("this forecast took", f"{forecast.trial_seconds:.0f} s"),
-    ]
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

@@ -47,26 +47,26 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def blind(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
-    """A semi-discrete store by one actor, which must be left as it is: eps = 0, blocks of 400, 400 and 200 pairs."""
+def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A semi-discrete store by one process, which must be left as it is: eps = 0, blocks of 400, 400 and 200 pairs."""
     from support.couplings import settings
     from support.matchings import BLIND
 
     from flowpairs.pipeline.couple import couple
 
     directory = tmp_path_factory.mktemp("semidiscrete") / "blind"
-    couple(settings(directory, cluster={"actors": 1}, **BLIND))
+    couple(settings(directory, **BLIND))
     return directory
 
 
 @pytest.fixture(scope="session")
-def by_class(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
-    """Another by two: ten problems, with mirror images, eps > 0, two blocks of balanced pairs, payload ids."""
+def by_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another: ten problems, with mirror images, eps > 0, two blocks of balanced pairs, payload ids."""
     from support.couplings import settings
     from support.matchings import BY_CLASS
 
     from flowpairs.pipeline.couple import couple
 
     directory = tmp_path_factory.mktemp("semidiscrete") / "by-class"
-    couple(settings(directory, cluster={"actors": 2}, **BY_CLASS))
+    couple(settings(directory, **BY_CLASS))
     return directory

@@ -1,4 +1,4 @@
-"""The README's claims that a machine can check."""
+"""The claims of the README and the documents that a machine can check."""
 
 import re
 import subprocess
@@ -12,12 +12,14 @@ from flowpairs.jobs.cli import COMMANDS
 from flowpairs.pipeline.couple import couple
 
 README = Path("README.md").read_text()
+DOCUMENTS = [Path("README.md"), Path("CHANGELOG.md"), *sorted(Path("docs").rglob("*.md"))]
 
 
 def test_the_reader_without_the_project(tmp_path: Path, local_ray: None) -> None:
     """The README's ten lines, as they stand there, in a process that cannot import this project."""
     couple(settings(tmp_path / "out" / "digits", output={"pairs": 400}))
-    [script] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    [script] = [block for block in blocks if "import webdataset" in block]
     assert len(script.strip().splitlines()) <= 10
     (tmp_path / "read.py").write_text(script)
     out = subprocess.run(
@@ -26,7 +28,7 @@ def test_the_reader_without_the_project(tmp_path: Path, local_ray: None) -> None
     assert out.stdout.startswith("b000000-r000000000 (150, 1, 8, 8) (150, 1, 8, 8) [")
 
 
-@pytest.mark.parametrize("command", [command.__name__ for command in COMMANDS])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_there_and_shows_an_example(command: str) -> None:
     out = subprocess.run(
         [sys.executable, "-m", f"jobs.{command}", "--help"], check=True, stdout=subprocess.PIPE, text=True, timeout=60
@@ -34,11 +36,22 @@ def test_every_command_is_there_and_shows_an_example(command: str) -> None:
     assert "Example:" in out.stdout
 
 
-def test_files_that_it_names_exist() -> None:
-    named = set(re.findall(r"`((?:pipeline|training|jobs|configs|docs|benchmarks)/[\w./-]+)`", README))
-    named |= set(re.findall(r"\]\(((?!http)[^)#]+)(?:#[^)]*)?\)", README))
-    assert named
-    assert [path for path in sorted(named) if not Path(path).exists()] == []
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_files_and_anchors_that_a_document_names_exist(document: Path) -> None:
+    text = document.read_text()
+    named = re.findall(r"`((?:pipeline|training|jobs|configs|docs|benchmarks|tests)/[\w./-]+)`", text)
+    missing = [path for path in named if not Path(path).exists()]
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", text):
+        path = document.parent / target if target else document
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            missing.append(f"{target}#{anchor}")
+    assert missing == []
 
 
 @pytest.mark.parametrize(

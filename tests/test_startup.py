@@ -5,20 +5,20 @@ import sys
 
 import pytest
 
-HELP = "import jobs.cli"
+HELP = "from flowpairs.jobs.cli import application; application()"
 DRIVER = """
 import flowpairs.pipeline.cluster.actors, flowpairs.pipeline.couple
 from flowpairs.pipeline import data
 from flowpairs.pipeline.config import DataConfig
 config = DataConfig(path="digits")
-data.read(config, data.check(config))
+data.read_data(config, data.check_data(config))
 """
 
 
 @pytest.mark.parametrize(
     ("program", "light", "heavy"),
     [
-        (HELP, ["typer"], ["numpy", "pydantic", "omegaconf", "fsspec", "pyarrow", "ray", "torch"]),
+        (HELP, ["typer"], ["numpy", "pydantic", "yaml", "fsspec", "pyarrow", "ray", "torch"]),
         (DRIVER, ["ray", "numpy"], ["torch", "scipy", "sklearn", "pandas", "ray.data", "ray.train"]),
         ("import flowpairs.pipeline.solve.draw", ["torch"], ["scipy", "ot", "pykeops", "sklearn", "ray"]),
     ],

@@ -13,13 +13,15 @@ from torch import Tensor
 from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.training.config import EvaluateConfig, TrainConfig
-from flowpairs.training.metrics import metrics, time_points
+from flowpairs.training.metrics import time_points
 from flowpairs.training.metrics.feature_network import Extractor, extractor
+from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
 from flowpairs.training.pairs.endpoints import Endpoints, read_endpoints
 from flowpairs.training.report import pictures
 from flowpairs.training.run.directory import check_pairs, write_json
 from flowpairs.training.run.trained import Trained, read_finished
 from flowpairs.training.sampling import flow
+from flowpairs.training.sampling.curvature import integrate_unit_interval
 from flowpairs.training.sampling.sampler import CURVATURE_STEPS, Sampler
 
 SHOWN = 64  # samples kept to look at
@@ -47,11 +49,11 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     flow.check_sampler(config, trained.config, index.method, two_sided=index.two_sided)
     network = extractor(config.features, trained.shape)
     connect()
-    ends = read_endpoints(trained.pairs, index, config)
+    endpoints = read_endpoints(trained.pairs, index, config)
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     cpus = 1 if gpus else int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
     task = ray.remote(num_cpus=max(1, cpus), num_gpus=gpus)(measure)
-    result, arrays = ray.get(task.remote(trained, config, ends, network))
+    result, arrays = ray.get(task.remote(trained, config, endpoints, network))
     report = {
         "run": str(run_dir),
         "pairs_dir": trained.pairs,
@@ -67,29 +69,29 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
 
 
 def measure(
-    trained: Trained, config: EvaluateConfig, ends: Endpoints, network: Extractor | None
+    trained: Trained, config: EvaluateConfig, endpoints: Endpoints, network: Extractor | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The task: figures for evaluation.json and arrays for samples.npz."""
     start = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    real = ends.end
-    sampler = Sampler(trained, config, real.label, device, ends.starts(config.samples, config.seed))
-    features = metrics.Principal.fit(real.x, config.pca) if network is None else network.on(device)
-    data = metrics.Gaussian.fit(features(real.x))
+    real = endpoints.end
+    sampler = Sampler(trained, config, real.label, device, endpoints.starts(config.samples, config.seed))
+    features = Principal.fit(real.x, config.pca) if network is None else network.on(device)
+    data = Gaussian.fit(features(real.x))
 
     curvature = sampler.curvature()
     arrays: dict[str, Any] = {"real": real.x[:SHOWN].numpy()}
     frechet = []
     for solver, steps in solvers(config, trained.config):
         samples, nfe = sampler.samples(solver, steps)
-        distance = metrics.frechet_distance(data, metrics.Gaussian.fit(features(samples)))
+        distance = frechet_distance(data, Gaussian.fit(features(samples)))
         frechet.append({"solver": solver, "nfe": nfe, "fd": distance})
         arrays[f"{solver}{steps or ''}"] = samples[:SHOWN].numpy()
     if (paths := trajectories(sampler, real.x)) is not None:
         arrays["trajectories"] = paths
-    if ends.points:
-        rows, arrays["timepoints"] = time_points.measure_time_points(trained, config, ends, device)
+    if endpoints.points:
+        rows, arrays["timepoints"] = time_points.measure_time_points(trained, config, endpoints, device)
     figures = {
         "samples": config.samples,
         "seed": config.seed,
@@ -97,13 +99,13 @@ def measure(
         "features": f"{len(data.mean)} principal components of {len(real.x)} flattened data"
         if network is None
         else f"{len(data.mean)} outputs of {network} for {len(real.x)} images",
-        "curvature": metrics.integrate_unit_interval(curvature),
+        "curvature": integrate_unit_interval(curvature),
         "curvature_by_t": {
             "t": torch.linspace(0, 1, len(curvature)).tolist(),
             "value": curvature.tolist(),
         },
         "frechet": frechet,
-        **({"time_points": rows} if ends.points else {}),
+        **({"time_points": rows} if endpoints.points else {}),
         "seconds": time.perf_counter() - start,
     }
     return figures, arrays
@@ -131,7 +133,7 @@ def trajectories(sampler: Sampler, real: Tensor) -> np.ndarray | None:
     paths = sampler.trajectories(SHOWN, CURVATURE_STEPS + 1)
     if pictures.kind(shape) == "plane":
         return paths.numpy()
-    principal = metrics.Principal.fit(real, 2)
+    principal = Principal.fit(real, 2)
     if principal.directions.shape[1] < 2:
         return None
     return principal(paths.flatten(0, 1)).unflatten(0, paths.shape[:2]).float().numpy()

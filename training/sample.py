@@ -50,7 +50,7 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
         InputError: no such run, samples that it cannot give, or an output that they do not fit into.
     """
     trained = read_trained(directory)
-    form = check_output(output, trained.shape)
+    form = output_form(output, trained.shape)
     check_samples(config, trained)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     starts = starting(config, trained, start)
@@ -62,7 +62,7 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
     return nfe
 
 
-def check_output(output: Path, shape: tuple[int, ...]) -> Form:
+def output_form(output: Path, shape: tuple[int, ...]) -> Form:
     """What to write, by the output's suffix.
 
     Raises:
@@ -121,8 +121,8 @@ def starting(config: SampleConfig, trained: Trained, start: str | None) -> Float
             raise InputError(f"{where}: the flow starts from noise; leave it out")
         return None
     if start is None:
-        ends = read_endpoints(trained.pairs, read_index(trained.pairs), EvaluateConfig())
-        return ends.starts(config.samples, config.seed)
+        endpoints = read_endpoints(trained.pairs, read_index(trained.pairs), EvaluateConfig())
+        return endpoints.starts(config.samples, config.seed)
     given = load(CoupleConfig, as_path(trained.pairs) / "config.yaml")
     side = given.source.as_data() if isinstance(given.source, DataSource) else given.data
     found = held_out(side.model_copy(update={"flips": False, "label": None}), start, trained.shape, where)

@@ -33,22 +33,18 @@ from flowpairs.training.config import TrainConfig
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import Loader, ShardLoader
 from flowpairs.training.pairs.online import OnlineLoader, SemidiscreteStore
-from flowpairs.training.pairs.order import arcs_for
+from flowpairs.training.pairs.reading.order import arcs_for
 from flowpairs.training.run import directory, loop, trackers
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
 from flowpairs.training.run.state import TrainState
-from flowpairs.training.run.workers import WorkerShape, worker_shape
+from flowpairs.training.run.workers import worker_shape
 
 MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again has three more
 
 
-def train(config: TrainConfig, shape: WorkerShape | None = None) -> dict[str, Any]:
+def train(config: TrainConfig) -> dict[str, Any]:
     """Train to the end, from where an earlier start came to; the summary of train.json.
-
-    Args:
-        config: the job.
-        shape: of the workers, where it is decided already.
 
     Raises:
         InputError: what `flowpairs.training.run.directory.check` refuses, a cluster too small, damaged shards, a
@@ -61,7 +57,7 @@ def train(config: TrainConfig, shape: WorkerShape | None = None) -> dict[str, An
         return done
     trackers.check_trackers(config.output.trackers)
     connect()
-    shape = shape or worker_shape(config.cluster)
+    shape = worker_shape(config.cluster)
     directory.check_workers(config, shape.workers)
     run, pairs = directory.prepare_run(config), str(as_path(config.pairs.dir).absolute())
     if (
@@ -209,9 +205,9 @@ def interruptible() -> Iterator[None]:
 def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
     """Show the newest line of the log while the job runs."""
     shown: int | None = None
-    with progress("training", steps) as show, telemetry(run.path) as told:
+    with progress("training", steps) as show, telemetry(run.path) as gauges:
 
-        def tell() -> None:
+        def show_newest() -> None:
             nonlocal shown
             line = newest_metrics(run.metrics)
             if line is None or line["step"] == shown:
@@ -222,7 +218,7 @@ def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
                 f"step {line['step']}/{steps}  loss {line['loss']:.4f}  grad {line['grad_norm']:.3f}  "
                 f"{line['samples_per_s']:,.0f} pairs/s  data wait {100 * line['data_wait']:.1f} %  left {left}",
             )
-            told.set(
+            gauges.set(
                 train_step=line["step"],
                 train_steps_left=steps - line["step"],
                 train_loss=line["loss"],
@@ -231,5 +227,5 @@ def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
             )
             shown = line["step"]
 
-        with repeated(tell):
+        with repeated(show_newest):
             yield

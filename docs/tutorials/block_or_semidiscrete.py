@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.ot import Assignment, Problem, Targets, solve_semidiscrete, solve_sinkhorn
-from flowpairs.training.metrics.metrics import curvature_by_time, integrate_unit_interval
+from flowpairs.training.sampling.curvature import curvature_by_time, integrate_unit_interval
 
 N, STEPS, BATCH = 8192, 400, 256
 STYLES = {"independent": ("#555555", ":"), "Sinkhorn": ("#0072b2", "-"), "semi-discrete": ("#d55e00", "--")}

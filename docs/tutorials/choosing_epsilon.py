@@ -43,23 +43,23 @@ def main(output: Path) -> None:
         row = f"{rel_eps:<7g}"
         for name, problem in (("plane", Problem(noise, plane, 0.0)), ("digits", digits)):
             report = solve_sinkhorn(problem.at(rel_eps)).report
-            curves[name].append(report.entropy)
-            row += f"{report.entropy:8.3f} {report.partners:10.1f} {report.cost_coupled:7.1f}    "
+            curves[name].append(report.sharpness)
+            row += f"{report.sharpness:8.3f} {report.partners:10.1f} {report.cost_coupled:7.1f}    "
         print(f"{row}{report.passes:5}")
 
     # 3. So name the sharpness instead; 0.1 is what arXiv 2506.05526 recommends. In a config:
-    #        coupling: {method: sinkhorn, n: 65536, entropy: 0.1}
+    #        coupling: {method: sinkhorn, n: 65536, sharpness: 0.1}
     #    In the plane, where a noise has many equally good partners, be content with 0.4: sharper takes a tiny epsilon.
     found = solve_for_sharpness(digits, 0.1).report
     again = solve_sinkhorn(digits.at(found.rel_eps)).report  # what a solve takes when its epsilon is known
-    print(f"\ndigits at E = 0.1: rel_eps {found.rel_eps:.4f}, E {found.entropy:.3f}, {found.passes} passes to find it")
+    print(f"\ndigits at E = 0.1: rel_eps {found.rel_eps:.4f}, E {found.sharpness:.3f}, found in {found.passes} passes")
     print(f"and {again.passes} passes to solve at that rel_eps")
 
     # 4. n matters as well: at one epsilon twice as many data are twice as many partners for every noise, and E grows.
-    #    So epsilon has to fall as n grows; `entropy` sees to it.
+    #    So epsilon has to fall as n grows; `sharpness` sees to it.
     sizes = (128, 256, 512, 1024, 2048)
     grown = [solve_sinkhorn(Problem(torch.randn(n, 2), eight_gaussians(n), 0.0).at(0.03)).report for n in sizes]
-    levels = [report.entropy for report in grown]
+    levels = [report.sharpness for report in grown]
     print("\nplane at rel_eps 0.03:   n " + " ".join(f"{n:7,}" for n in sizes))
     print("                         E " + " ".join(f"{level:7.3f}" for level in levels))
     print("                  partners " + " ".join(f"{report.partners:7.1f}" for report in grown))
@@ -72,7 +72,7 @@ def main(output: Path) -> None:
     above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     for ax, (name, coupling) in zip(above.subplots(1, 3, sharey=True), shown, strict=True):
         draw_pairs(ax, coupling)
-        ax.set_title(f"{name}\nE = {coupling.report.entropy:.2f}", fontsize=10)
+        ax.set_title(f"{name}\nE = {coupling.report.sharpness:.2f}", fontsize=10)
         ax.set_xlabel("x")
     above.axes[0].set_ylabel("y")
     above.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)

@@ -40,7 +40,7 @@ def past_the_light(x: Tensor, y: Tensor) -> Tensor:
 COUPLE = """\
 data:     {{path: {output}/target.npz}}
 source:   {{kind: data, path: {output}/source.npz}}
-coupling: {{method: sinkhorn, n: 898, entropy: 0.1, cost: your_cost:past_the_light}}
+coupling: {{method: sinkhorn, n: 898, sharpness: 0.1, cost: your_cost:past_the_light}}
 output:   {{dir: {output}/pairs, pairs: 898}}
 """
 
@@ -68,7 +68,7 @@ def main(output: Path) -> None:
         #    light.
         same = (labels[:898] == labels[898:][partners[name]]).double().mean().item()
         alike = np.corrcoef(light[:898].flatten(), light[898:][partners[name]].flatten())[0, 1]
-        print(f"{name:15}{coupling.report.entropy:6.3f}{coupling.report.passes:6}{same:22.0%}{alike:22.2f}")
+        print(f"{name:15}{coupling.report.sharpness:6.3f}{coupling.report.passes:6}{same:22.0%}{alike:22.2f}")
 
     # 5. The same as a job: the two sets as files, and a config that names the cost. Its module must be importable where
     #    the job runs; `flowpairs submit` takes it along to a cluster.

@@ -19,11 +19,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from flowpairs import PairDataset
+from flowpairs.jobs.plan import print_plan
 from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.couple import couple
-from flowpairs.pipeline.plan import plan, print_plan
+from flowpairs.pipeline.plan import plan
 
 
 def main(output: Path) -> None:
@@ -85,7 +86,7 @@ def main(output: Path) -> None:
 def config(output: Path, **sections: dict) -> CoupleConfig:
     """The job of these data; a YAML file of the same keys is what the command line takes."""
     plain = {
-        "coupling": {"method": "sinkhorn", "n": 1797, "entropy": 0.1},
+        "coupling": {"method": "sinkhorn", "n": 1797, "sharpness": 0.1},
         "output": {"dir": str(output / "pairs"), "pairs": 8192},
     }
     return validate(CoupleConfig, plain | sections)

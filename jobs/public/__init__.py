@@ -19,7 +19,7 @@ _MODULES = {
     "solve": "flowpairs.arrays",
     "Pairs": "flowpairs.arrays",
     "Coupling": "flowpairs.arrays",
-    "PairStore": "flowpairs.store",
+    "PairStore": "flowpairs.pair_store",
     "PairDataset": "flowpairs.training.pairs.dataset",
     "PairLoader": "flowpairs.training.pairs.pair_loader",
     "Assigner": "flowpairs.training.pairs.assigner",
@@ -42,7 +42,7 @@ __all__ = [  # written out for tools that read it without running anything; a te
 
 if TYPE_CHECKING:  # what type checkers and editors see of the table
     from flowpairs.arrays import Coupling, Pairs, couple, solve
-    from flowpairs.store import PairStore
+    from flowpairs.pair_store import PairStore
     from flowpairs.training.objectives.loss import flow_matching_loss
     from flowpairs.training.pairs.assigner import Assigner
     from flowpairs.training.pairs.dataset import PairDataset

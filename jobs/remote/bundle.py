@@ -41,15 +41,15 @@ def pack(directory: Path, config: Strict | None) -> None:
     shutil.copytree(_folder("flowpairs"), code, ignore=LEFTOVERS)
     for name in PACKAGES:  # a folder of its own in a clone, below the first in site-packages
         shutil.copytree(_folder(f"flowpairs.{name}"), code / name, ignore=LEFTOVERS, dirs_exist_ok=True)
-    (directory / ENVIRONMENT).write_text(json.dumps(environment(), indent=1))
+    (directory / ENVIRONMENT).write_text(json.dumps(versions(), indent=1))
     if config is not None:
         save(config, directory / CONFIG, "flowpairs submit")
         for module in _own_modules(config.model_dump(mode="json")):
             _copy(module, directory)
 
 
-def environment() -> dict[str, Any]:
-    """What the code needs, and what is installed here; `jobs.remote.arrival` holds the cluster against it."""
+def versions() -> dict[str, Any]:
+    """What the code needs, and what is installed here; `jobs.arrival` holds the cluster against it."""
     return {
         "python": {"needs": metadata.metadata("flowpairs")["Requires-Python"], "here": platform.python_version()},
         "packages": {
@@ -104,7 +104,7 @@ def _of_an_extra(need: Requirement) -> bool:
 def _own_modules(tree: Any) -> Iterator[Path]:
     """The user's modules and packages that a config names as `module:function`: those not installed as packages.
 
-    Loading the config has imported them, so that they are known by where they lie.
+    `check_cost` has imported them, so that they are known by where they lie.
     """
     if isinstance(tree, dict):
         for value in tree.values():

@@ -53,14 +53,14 @@ class SubmittedJob:
     @classmethod
     def of(cls, details: JobDetails) -> "SubmittedJob":
         """What is of interest in Ray's account."""
-        told = details.metadata or {}
+        metadata = details.metadata or {}
         start, end = ((ms / 1000 if ms else None) for ms in (details.start_time, details.end_time))
         return cls(
             id=details.submission_id or "",
             status=str(details.status),
             exit_code=details.driver_exit_code,
-            command=told.get("command"),
-            output=told.get("output"),
+            command=metadata.get("command"),
+            output=metadata.get("output"),
             entrypoint=details.entrypoint,
             started=start,
             ended=end,
@@ -132,14 +132,14 @@ class Dashboard:
         name = f"{request.command}-{stem}-{hashlib.sha256(request.subject.encode()).hexdigest()[:6]}"
         taken = [int(job.id.rpartition("-")[2]) for job in jobs if re.fullmatch(re.escape(name) + r"-\d+", job.id)]
         config = [] if request.config is None else ["job.yaml"]
-        command = ["python", "-m", "flowpairs.jobs.remote.arrival", request.command, *config, *request.arguments]
-        told = {"command": request.command} | ({"output": "\n".join(request.outputs)} if request.outputs else {})
+        command = ["python", "-m", "flowpairs.jobs.arrival", request.command, *config, *request.arguments]
+        metadata = {"command": request.command} | ({"output": "\n".join(request.outputs)} if request.outputs else {})
         with self._asking():
             return self.client.submit_job(
                 entrypoint=shlex.join(command),
                 submission_id=f"{name}-{max(taken, default=0) + 1}",
                 runtime_env={"working_dir": str(bundle)} | ({"pip": pip} if pip else {}),
-                metadata=told,
+                metadata=metadata,
             )
 
     def follow(self, name: str) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from flowpairs.jobs.options import Command
 from flowpairs.jobs.stream_config import StreamConfig
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.config import CoupleConfig, Strict, from_overrides, leaves, load
+from flowpairs.pipeline.config import CoupleConfig, Strict, check_cost, from_overrides, leaves, load
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 
 CONFIGS: dict[str, type[Strict]] = {
@@ -15,7 +15,7 @@ CONFIGS: dict[str, type[Strict]] = {
     "train": TrainConfig,
     "stream": StreamConfig,
 }
-PLACES = ("dir", "path", "table")  # the keys of a config that say where something lies
+LOCATIONS = ("dir", "path", "table")  # the keys of a config that say where something lies
 EMBEDDED = "digits"  # the data set that lies nowhere
 
 
@@ -58,9 +58,12 @@ def request(command: Command, subject: str, overrides: list[str] | None) -> Requ
         written = (directory,) if command == "evaluate" else ()
         return Request(command, None, [directory, *(overrides or [])], directory, written)
     config = load(CONFIGS[command], subject, overrides)
+    for part in (config, getattr(config, "couple", None)):
+        if isinstance(part, CoupleConfig):
+            check_cost(part)  # whose module is shipped from where it was imported
     tree = config.model_dump(mode="json")
     for key, value in leaves(tree):
-        if key.rpartition(".")[2] in PLACES and isinstance(value, str) and value != EMBEDDED:
+        if key.rpartition(".")[2] in LOCATIONS and isinstance(value, str) and value != EMBEDDED:
             _refuse_relative(f"{key}=", value)
     if command == "plan":
         return Request(command, config, [], subject, ())

@@ -4,11 +4,12 @@ Object stores have no directories and no renames. A directory there is a prefix,
 is whole or not there, since it gets its name when its upload ends (see pipeline/base/atomic.py).
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import fsspec
 
@@ -134,24 +135,35 @@ class Remote:
 AnyPath = Path | Remote
 
 
-def as_path(where: "str | AnyPath") -> AnyPath:
-    """The place that a user wrote; `file://` is a local path like any other.
+def as_path(where: "str | AnyPath", key: str | None = None) -> AnyPath:
+    """The path or URL that a user wrote.
+
+    A `file://` URL is a local path like any other, in which %41 is an A and ? and # are themselves, as for
+    `pathlib.Path.from_uri`.
+
+    Args:
+        where: a local path or a URL.
+        key: of the configuration that holds it, for messages.
 
     Raises:
-        InputError: a scheme that fsspec does not know, or one whose package is not installed.
+        InputError: a scheme that fsspec does not know, one whose package is not installed, or a relative `file://`.
     """
     if not isinstance(where, str):
         return where
-    scheme, separator, _ = where.partition("://")
+    scheme, separator, rest = where.partition("://")
     if not separator:
         return Path(where)
+    named = repr(where) if key is None else f"{key}={where!r}"
     if scheme in ("file", "local"):
-        return Path(unquote(urlsplit(where).path))
+        path = Path(os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost"))))
+        if not path.is_absolute():
+            raise InputError(f"{named}: a file URL holds an absolute path; give file:///PATH, or a path alone")
+        return path
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         remedy = f"pip install 'flowpairs[{EXTRAS[scheme]}]'" if scheme in EXTRAS else "install that package"
-        raise InputError(f"{where!r}: {error}; {remedy}") from error
+        raise InputError(f"{named}: {error}; {remedy}") from error
     except ValueError as error:
-        raise InputError(f"{where!r}: {error}; give a path, or a URL as in s3://bucket/pairs") from error
+        raise InputError(f"{named}: {error}; give a path, or a URL as in s3://bucket/pairs") from error
     return Remote(where.rstrip("/"))

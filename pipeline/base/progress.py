@@ -5,10 +5,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 LOG_EVERY = 5.0  # seconds between plain lines
-LOOK_EVERY = 0.5  # seconds between looks at files that tell how far others are
+LOOK_EVERY = 0.5  # seconds between looks at files that action how far others are
 
 
 @runtime_checkable
@@ -29,14 +29,14 @@ def remaining(done: float, total: float, seconds: float) -> str:
 
 
 @contextmanager
-def repeated(tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell` twice a second in a thread, and once more at the end."""
+def repeated(action: Callable[[], None]) -> Iterator[None]:
+    """Call `action` twice a second in a thread, and once more at the end."""
     stop = threading.Event()
 
     def run() -> None:
         while not stop.wait(LOOK_EVERY):
-            tell()
-        tell()
+            action()
+        action()
 
     thread = threading.Thread(target=run, name="progress", daemon=True)
     thread.start()
@@ -49,14 +49,18 @@ def repeated(tell: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Show]:
-    """Open a progress line for `total` units of work.
+    """Open a progress line for `total` units of work; one at a time.
 
     Args:
         title: what is being done, in a word or two.
         total: units of work, in whatever unit `done` is told.
     """
     if sys.stderr.isatty():
-        with _bars() as bars:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        name, beside = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
+        with Progress(name, BarColumn(24), TaskProgressColumn(), beside, console=Console(stderr=True)) as bars:
             task = bars.add_task(title, total=total, text="")
             yield lambda done, text: bars.update(task, completed=done, text=text)
         return
@@ -71,30 +75,3 @@ def progress(title: str, total: int) -> Iterator[Show]:
             print(f"{title}: {100 * done / total:3.0f} %  {text}", file=sys.stderr, flush=True)
 
     yield show
-
-
-# The bars on the terminal, once for each line in them: one display holds the lines of all threads.
-_open: list[Any] = []
-_opening = threading.Lock()
-
-
-@contextmanager
-def _bars() -> Iterator[Any]:
-    """The terminal's display of bars, which ends with the last of its lines."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    with _opening:
-        if not _open:
-            name, text = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
-            _open.append(Progress(name, BarColumn(24), TaskProgressColumn(), text, console=Console(stderr=True)))
-            _open[0].start()
-        else:
-            _open.append(_open[0])
-    try:
-        yield _open[0]
-    finally:
-        with _opening:
-            bars = _open.pop()
-            if not _open:
-                bars.stop()

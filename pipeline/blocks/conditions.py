@@ -13,11 +13,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import fsspec
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import CouplingConfig
 
@@ -95,9 +95,13 @@ def read_conditions(config: CouplingConfig, target: "Target") -> Conditions:
 
 
 def _read(config: CouplingConfig, count: int) -> Float32[np.ndarray, "N q"]:
-    where = f"coupling.condition_file={config.condition_file!r}"
+    assert config.condition_file is not None
+    where, path = (
+        f"coupling.condition_file={config.condition_file!r}",
+        as_path(config.condition_file, "coupling.condition_file"),
+    )
     try:
-        with fsspec.open(config.condition_file, "rb") as file:
+        with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)
     except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of them
         raise InputError(f"{where}: cannot be read as .npy ({error}); write it with numpy.save") from error

@@ -1,33 +1,30 @@
 """`coupling.cost: precomputed`: a matrix of costs from a file, source ids by data ids, mirror images included."""
 
-import fsspec
 import numpy as np
 from jaxtyping import Float32
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.blocks.division import Blocks
-from flowpairs.pipeline.blocks.source import SourceData
+from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.config import CouplingConfig
 
 
-def load_cost_matrix(
-    config: CouplingConfig, blocks: Blocks, source: SourceData | None
-) -> Float32[np.ndarray, "ids0 ids"] | None:
+def load_cost_matrix(config: CouplingConfig, sources: int, ids: int) -> Float32[np.ndarray, "ids0 ids"] | None:
     """Read the matrix; None where the cost is another one.
 
     Args:
         config: cost and matrix.
-        blocks: of the job; source: the source side.
+        sources: number of source ids.
+        ids: number of data ids.
 
     Raises:
         InputError: no such file, or no matrix of finite numbers of that size.
     """
     if config.matrix is None:
         return None
-    assert source is not None
-    where, shape = f"coupling.matrix={config.matrix!r}", (len(source.legs[0].source), blocks.ids)
+    where, shape = f"coupling.matrix={config.matrix!r}", (sources, ids)
+    path = as_path(config.matrix, "coupling.matrix")
     try:
-        with fsspec.open(config.matrix, "rb") as file:
+        with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)
     except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of them
         raise InputError(f"{where}: cannot be read as .npy ({error}); write it with numpy.save") from error

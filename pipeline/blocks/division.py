@@ -64,11 +64,6 @@ class Blocks:
         """Number of blocks."""
         return -(-self.pairs // self.n)
 
-    @property
-    def seeds(self) -> range:
-        """The blocks of the first epoch, which cover the data ids once, or nearly."""
-        return range(min(self.count, max(1, self.ids // self.n)))
-
     def leg(self, block: int) -> "Leg | None":
         """Whose ids meet in the block; None where the source is noise."""
         return self.legs[block % len(self.legs)] if self.legs else None

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from flowpairs.pipeline.base.atomic import atomic_open
-from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks import noise
 
 PCA_ROWS = 65_536  # principal directions come from at most this many evenly spaced data
@@ -67,7 +64,7 @@ def evenly_spaced(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"])
 
 
 def fit_features(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Features:
-    """Centre the data and find their `pca` leading principal directions, signs fixed by the largest coordinate.
+    """Centre the data and find their `pca` leading principal directions.
 
     Args:
         x: the data.
@@ -82,31 +79,17 @@ def fit_features(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: boo
     if pca is None:
         return Features(mean.astype(np.float32), None)
     flat -= mean
-    _, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
-    basis = vectors[:, ::-1][:, :pca]
+    return Features(mean.astype(np.float32), np.ascontiguousarray(principal_directions(flat, pca), np.float32))
+
+
+def principal_directions(centred: Float64[np.ndarray, "n D"], k: int) -> Float64[np.ndarray, "D directions"]:
+    """The k orthonormal directions of largest variance, or as many as there are coordinates.
+
+    Args:
+        centred: data with mean 0.
+        k: number of directions; each has the sign that makes its largest coordinate positive.
+    """
+    _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    basis = vectors[:, ::-1][:, :k]
     largest = np.abs(basis).argmax(0)
-    basis = basis * np.sign(basis[largest, np.arange(pca)])
-    return Features(mean.astype(np.float32), np.ascontiguousarray(basis, np.float32))
-
-
-def save_features(features: Features, path: AnyPath) -> None:
-    """Write features.npz, which pins the bits of the basis for every later run in the same store."""
-    arrays = {"mean": features.mean} | ({} if features.basis is None else {"basis": features.basis})
-    with atomic_open(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def load_features(path: AnyPath) -> Features:
-    """Read features.npz; `InputError` where it is damaged."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            mean, basis = arrays["mean"], arrays.get("basis")
-    except Exception as error:  # zip and header parsers raise a dozen kinds of them
-        raise InputError(f"{path}: not the features of a pair store ({error}); couple into a new directory") from error
-    if (
-        mean.dtype != np.float32
-        or mean.ndim != 1
-        or (basis is not None and (basis.dtype != np.float32 or basis.ndim != 2 or len(basis) != len(mean)))
-    ):
-        raise InputError(f"{path}: not the features of a pair store; couple into a new directory")
-    return Features(mean, basis)
+    return basis * np.sign(basis[largest, np.arange(basis.shape[1])])

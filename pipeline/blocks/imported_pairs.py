@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.blocks import noise
 
 
@@ -123,7 +123,7 @@ def imported_report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k
     spread = sum(float(np.einsum("ij,ij->", x, x, dtype=np.float64)) for x in (x0, x1)) / len(x0)
     coupled = float(np.einsum("ij,ij->", x0, x1, dtype=np.float64)) / len(x0)
     independent = float(x0.mean(0, dtype=np.float64) @ x1.mean(0, dtype=np.float64))
-    unknown = dict.fromkeys(("eps", "rel_eps", "entropy", "partners", "source_error", "target_error"))
+    unknown = dict.fromkeys(("eps", "rel_eps", "sharpness", "partners", "source_error", "target_error"))
     return {
         "method": "imported",
         "n": len(x0),
@@ -138,24 +138,24 @@ def imported_report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k
 
 
 def _columns(path: str, where: str) -> dict[str, np.ndarray]:
-    """The known columns that a file has."""
-    known = ("data_id", "source_row", "x0", "weight")
-    suffix = PurePosixPath(path).suffix.lower()
+    """The columns of a table that a file has, by name."""
+    columns = ("data_id", "source_row", "x0", "weight")
+    suffix, file_path = PurePosixPath(path).suffix.lower(), as_path(path, "coupling.table")
     if suffix not in (".npz", ".parquet"):
         raise InputError(f"{where}: not a .npz or .parquet file; write the table as one of the two")
     try:
-        with fsspec.open(path, "rb") as file:
+        with file_path.open("rb") as file:
             if suffix == ".npz":
                 with np.load(file, allow_pickle=False) as archive:
-                    return {name: archive[name] for name in known if name in archive.files}
-            return _parquet_columns(file, known, where)
+                    return {name: archive[name] for name in columns if name in archive.files}
+            return _parquet_columns(file, columns, where)
     except InputError:
         raise
     except Exception as error:  # filesystems, zip and parquet readers raise a dozen kinds of them
         raise InputError(f"{where}: cannot be read ({error}); check the path and the file") from error
 
 
-def _parquet_columns(file: Any, known: tuple[str, ...], where: str) -> dict[str, np.ndarray]:
+def _parquet_columns(file: Any, columns: tuple[str, ...], where: str) -> dict[str, np.ndarray]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -163,7 +163,7 @@ def _parquet_columns(file: Any, known: tuple[str, ...], where: str) -> dict[str,
 
     table = pq.read_table(file)
     out = {}
-    for name in known:
+    for name in columns:
         if name in table.column_names:
             scalar = name == "weight" or pa.types.is_integer(table.schema.field(name).type)
             if scalar and table.column(name).null_count:

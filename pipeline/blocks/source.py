@@ -56,11 +56,11 @@ class SourceData:
     times: tuple[float, ...] = ()
 
 
-def check(config: CoupleConfig, spec: DataSpec) -> DataSpec | None:
-    """Look at the source's data without Ray, as `data.check` does; None where they are not a set of their own.
+def check_source(config: CoupleConfig, spec: DataSpec) -> DataSpec | None:
+    """Look at the source's data without Ray, as `data.check_data` does; None where they are not a set of their own.
 
     Raises:
-        InputError: what `data.check` refuses, or data of another shape than the target's.
+        InputError: what `data.check_data` refuses, or data of another shape than the target's.
     """
     if not isinstance(config.source, DataSource):
         return None
@@ -76,16 +76,19 @@ def check(config: CoupleConfig, spec: DataSpec) -> DataSpec | None:
     return found
 
 
-def read_source(config: CoupleConfig, spec: DataSpec | None, target: Target) -> SourceData | None:
+def read_source(
+    config: CoupleConfig, spec: DataSpec | None, target: Target, *, by_ray: bool = True
+) -> SourceData | None:
     """The source side; None where it is noise.
 
     Args:
         config: the job.
-        spec: what `check` returned.
+        spec: what `check_source` returned.
         target: the data.
+        by_ray: as for `data.read_data`.
 
     Raises:
-        InputError: what `data.read` refuses, other data than a fingerprint says, or fewer than two time points.
+        InputError: what `data.read_data` refuses, or fewer than two time points.
     """
     if not config.two_sided:
         return None
@@ -95,25 +98,13 @@ def read_source(config: CoupleConfig, spec: DataSpec | None, target: Target) -> 
         return SourceData(target.x, flips, target.weights, target.fingerprint, target.columns_fingerprint, legs, times)
     assert spec is not None
     try:
-        found = data.read_data(config.source.as_data(), spec)
+        found = data.read_data(config.source.as_data(), spec, by_ray=by_ray)
     except InputError as error:
         raise _of_source(error) from error
-    for key in ("fingerprint", "columns_fingerprint"):
-        wanted, got = getattr(config.source, key), getattr(found, key)
-        if wanted not in (None, got):
-            raise InputError(f"source.{key}={wanted!r}: the data read have {got!r}; mend source.path or remove it")
     every = Leg(_ids(found.x, config.source.flips), _ids(target.x, flips))
     return SourceData(
         found.x, config.source.flips, found.weights, found.fingerprint, found.columns_fingerprint, (every,)
     )
-
-
-def pin_source(config: CoupleConfig, source: SourceData | None) -> CoupleConfig:
-    """The config with the fingerprints of the source's own data set."""
-    if source is None or not isinstance(config.source, DataSource):
-        return config
-    found = {"fingerprint": source.fingerprint, "columns_fingerprint": source.columns_fingerprint}
-    return config.model_copy(update={"source": config.source.model_copy(update=found)})
 
 
 def weights_of(

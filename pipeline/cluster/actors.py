@@ -1,14 +1,12 @@
-"""The actors around a `Coupler`: they fetch the shared arrays, solve in one thread and write in another.
+"""The actors around a solver: they fetch the job once, solve in one thread and write in another.
 
-A block too large for one GPU is solved by a team: a `CouplerActor` and the `Member`s that it hires, all in the
+A block too large for one GPU is solved by a team: a `SolverActor` and the `Member`s that it starts, all in the
 placement group that it was given. Each member solves the same block at the same time (see
 pipeline/ot/tiles/partition.py); the leader alone writes.
 """
 
 import os
-import resource
 import sys
-import time
 from queue import Queue
 from threading import Thread
 from typing import Any
@@ -19,136 +17,125 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from flowpairs.pipeline.base.errors import InputError, JobError
-from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.blocks.division import Blocks
-from flowpairs.pipeline.cluster.connect import ActorShape
-from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.solve.block_solver import BlockSolver
 from flowpairs.pipeline.solve.potentials import PotentialSolver
+from flowpairs.pipeline.solve.timed import TimedSolver
 
-Trade = type[BlockSolver] | type[PotentialSolver]
+SolverClass = type[BlockSolver] | type[PotentialSolver]
 
 
 class Member:
     """One of a team, other than its leader.
 
     Args:
-        trade: what is done with blocks, `Coupler`, or with the problems of a semi-discrete coupling, `Solver`.
-        config, directory, blocks: as for these.
-        shared: references to the trade's other arguments. They come inside a list, so that a restarted actor fetches
-            them again from their owner, the driver.
+        solver: `BlockSolver`, or for the problems of a semi-discrete coupling `PotentialSolver`.
+        job: a reference to the job. It comes inside a list, so that a restarted actor fetches it again from its owner,
+            the driver.
         threads: CPU cores that this actor was given.
     """
 
-    def __init__(
-        self,
-        trade: Trade,
-        config: CoupleConfig,
-        directory: AnyPath,
-        blocks: Blocks,
-        shared: list[ray.ObjectRef],
-        threads: int,
-    ) -> None:
-        self.coupler: BlockSolver | PotentialSolver = trade(config, directory, blocks, threads, *ray.get(shared))
+    def __init__(self, solver: SolverClass, job: list[ray.ObjectRef], threads: int) -> None:
+        self.arguments = solver, job, threads
 
     def join(self, host: str, port: int, rank: int, size: int) -> None:
         """Become a member of the team that meets there."""
         from flowpairs.pipeline.cluster.process_group import ProcessTeam
 
-        self.coupler.team = ProcessTeam.join(host, port, rank, size, self.coupler.device)
+        self._build()
+        self.solver.team = ProcessTeam.join(host, port, rank, size, self.device)
 
-    def help(self, block: int) -> None:
+    def help(self, number: int) -> None:
         """Do this member's part of a block."""
-        self.coupler.solve(block)
+        self.solver.solve(number)
+
+    def _build(self) -> None:
+        """Make the solver: not at the start of the actor, whose errors Ray hands on as text alone."""
+        solver, job, threads = self.arguments
+        self.device = _device()
+        self.solver = solver(ray.get(job[0]), threads, self.device)
 
 
-class CouplerActor(Member):
-    """Couples blocks on the devices that Ray assigned, alone or as the leader of a team.
+class SolverActor(Member):
+    """Solves blocks on the devices that Ray assigned, alone or as the leader of a team.
 
     It is made remote with `concurrency_groups={"write": 1}`, so that `write` runs in a thread of its own: one
     block is encoded, hashed and written while the next one is solved, and the one after that waits for both.
 
     Args:
-        trade, config, directory, blocks, shared, threads: as for `Member`.
-        places: the placement group of the team, a bundle a member and the leader's first; None for a team of one.
+        solver, job, threads: as for `Member`.
+        group: the placement group of the team, one bundle per member and the leader's first; None for a team of one.
     """
 
-    def __init__(
-        self,
-        trade: Trade,
-        config: CoupleConfig,
-        directory: AnyPath,
-        blocks: Blocks,
-        shared: list[ray.ObjectRef],
-        threads: int,
-        places: Any = None,
-    ) -> None:
-        super().__init__(trade, config, directory, blocks, shared, threads)
+    def __init__(self, solver: SolverClass, job: list[ray.ObjectRef], threads: int, group: Any = None) -> None:
+        super().__init__(solver, job, threads)
         self.unwritten: Queue[tuple[Any, float]] = Queue()
-        self.start_bytes = _peak()
-        self.members = []
-        for rank in range(1, places.bundle_count if places else 1):
-            bundle = places.bundle_specs[rank]
-            remote: Any = ray.remote(
-                num_cpus=bundle.get("CPU", 0),
-                num_gpus=bundle.get("GPU", 0),
-                scheduling_strategy=PlacementGroupSchedulingStrategy(places, rank),
-            )(Member)
-            self.members.append(remote.remote(trade, config, directory, blocks, shared, threads))
-        if self.members:
-            from flowpairs.pipeline.cluster.process_group import ProcessTeam, open_store
+        self.group, self.members = group, list[Any]()
 
-            size = 1 + len(self.members)
-            store, port = open_store(size)
-            host = ray.util.get_node_ip_address()
-            joined = [member.join.remote(host, port, rank, size) for rank, member in enumerate(self.members, 1)]
-            self.coupler.team = ProcessTeam(store, 0, size, self.coupler.device)
-            ray.get(joined)
+    def ready(self) -> None:
+        """Answer once this actor is placed, has its job, and its team is complete."""
+        self._build()
+        self.timed = TimedSolver(self.solver)
+        if self.group is not None:
+            self._form_team(self.group)
 
-    def solve(self, block: int) -> None:
-        """Couple a block and keep it for `write`, as soon as the block before has been written."""
-        watch = Thread(target=_fall_with, args=([member.help.remote(block) for member in self.members],))
+    def solve(self, number: int) -> None:
+        """Solve a block and keep it for `write`, as soon as the block before has been written."""
+        watch = Thread(target=_fall_with, args=([member.help.remote(number) for member in self.members],))
         watch.start()
-        started = time.monotonic()
         try:
-            solved = self.coupler.solve(block)
+            solved = self.timed.solve(number)
         except (InputError, JobError):
             raise  # every member found the same
         except Exception:
-            watch.join(10)  # where it was a member's death, this actor does not live on to say something else
+            watch.join(10)  # after a member's death this process ends here, and nothing else is reported
             raise
         watch.join()
-        seconds = time.monotonic() - started
         self.unwritten.join()
-        self.unwritten.put((solved, seconds))
+        self.unwritten.put(solved)
 
     @ray.method(concurrency_group="write")
     def write(self) -> dict[str, Any]:
         """Write the shards of the block that was solved; returns its report with what it took of this actor."""
-        solved, solving = self.unwritten.get()
-        started = time.monotonic()
+        solved = self.unwritten.get()
         try:
-            return {
-                **self.coupler.write(solved),
-                "gpus": [str(gpu) for gpu in ray.get_gpu_ids()],
-                "solve_seconds": solving,
-                "write_seconds": time.monotonic() - started,
-                "start_bytes": self.start_bytes,
-                "peak_bytes": _peak(),
-            }
+            return {**self.timed.write(solved), "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
         finally:
             self.unwritten.task_done()
 
+    def _form_team(self, group: Any) -> None:
+        """Start the members and wait until all have joined; this process ends when one of them dies meanwhile."""
+        from flowpairs.pipeline.cluster.process_group import ProcessTeam, open_store
 
-def _peak() -> int:
-    """The most memory that this process has had, in bytes; not a GPU's."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        size = group.bundle_count
+        store, port = open_store(size)
+        joined = []
+        for rank in range(1, size):
+            bundle = group.bundle_specs[rank]
+            remote: Any = ray.remote(
+                num_cpus=bundle.get("CPU", 0),
+                num_gpus=bundle.get("GPU", 0),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, rank),
+            )(Member)
+            self.members.append(remote.remote(*self.arguments))
+            joined.append(self.members[-1].join.remote(ray.util.get_node_ip_address(), port, rank, size))
+        watch = Thread(target=_fall_with, args=(joined,))
+        watch.start()
+        self.solver.team = ProcessTeam(store, 0, size, self.device)
+        watch.join()
+
+
+def _device() -> str:
+    """Where this actor computes: on the GPU that Ray gave it, else on the CPU, whatever GPUs the node has."""
+    import torch
+
+    return "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
 
 
 def _fall_with(parts: list[ray.ObjectRef]) -> None:
     """End this process when a member dies or fails: the team would wait for it, on GPUs for half an hour.
 
-    The driver then hires a new team, as for any dead actor.
+    The driver then starts a new team, as for any dead actor.
     """
     try:
         for part in parts:
@@ -159,35 +146,36 @@ def _fall_with(parts: list[ray.ObjectRef]) -> None:
             os._exit(1)
 
 
-class Posts:
-    """Hires actors, each the leader of a team where blocks take several, and dismisses them with their teams.
+class ActorPool:
+    """Starts and stops actors, each the leader of a team where blocks take several, with its team.
 
     Args:
         shape: how large one actor is.
-        per_block: actors of a team.
-        arguments: of `CouplerActor`.
+        team: actors that solve a block together.
+        solver, job: of `SolverActor`.
     """
 
-    def __init__(self, shape: ActorShape, per_block: int, *arguments: Any) -> None:
-        self.shape, self.per_block, self.arguments = shape, per_block, arguments
+    def __init__(self, shape: ActorShape, team: int, solver: SolverClass, job: ray.ObjectRef) -> None:
+        self.shape, self.team, self.size = shape, team, shape.actors // team
+        self.arguments = solver, [job], shape.cpus
         remote: Any = ray.remote  # its annotations do not know concurrency groups
-        size = {"num_cpus": shape.cpus, "num_gpus": shape.gpus}
-        self.remote = remote(**size, concurrency_groups={"write": 1})(CouplerActor)
-        self.places: dict[Any, Any] = {}
+        resources = {"num_cpus": shape.cpus, "num_gpus": shape.gpus}
+        self.remote = remote(**resources, concurrency_groups={"write": 1})(SolverActor)
+        self.groups: dict[Any, Any] = {}
 
-    def hire(self) -> Any:
-        """A new actor; its team is placed as a whole, so that no two half-formed ones wait for each other."""
-        if self.per_block == 1:
+    def start(self) -> Any:
+        """Start an actor; its team is placed as a whole, so that no two half-formed ones wait for each other."""
+        if self.team == 1:
             return self.remote.remote(*self.arguments)
         bundle = {"CPU": float(self.shape.cpus), "GPU": float(self.shape.gpus)}
-        places = placement_group([{k: v for k, v in bundle.items() if v}] * self.per_block, strategy="PACK")
-        at = PlacementGroupSchedulingStrategy(places, 0)
-        actor = self.remote.options(scheduling_strategy=at).remote(*self.arguments, places)
-        self.places[actor] = places
+        group = placement_group([{k: v for k, v in bundle.items() if v}] * self.team, strategy="PACK")
+        at = PlacementGroupSchedulingStrategy(group, 0)
+        actor = self.remote.options(scheduling_strategy=at).remote(*self.arguments, group)
+        self.groups[actor] = group
         return actor
 
-    def dismiss(self, actor: Any) -> None:
+    def stop(self, actor: Any) -> None:
         """End an actor and its team, dead or alive."""
         ray.kill(actor)
-        if actor in self.places:
-            remove_placement_group(self.places.pop(actor))
+        if actor in self.groups:
+            remove_placement_group(self.groups.pop(actor))

@@ -1,117 +1,151 @@
-"""A crew of actors that works through blocks, and goes on when one of them dies."""
+"""Gives blocks to actors, and goes on when one of them dies."""
 
+import sys
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
-from threading import Event
 from typing import Any, Protocol, runtime_checkable
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from flowpairs.pipeline.base.errors import InputError, JobError
-from flowpairs.pipeline.base.progress import LOOK_EVERY
 
-DEATHS = 3  # a block that takes this many actors with it is given up
+MAX_DEATHS = 3  # a block that takes this many actors with it is given up, and so is a start that fails so often
+REPORT_EVERY = 60.0  # seconds of silence after which a wait says what it waits for
 
 
 @runtime_checkable
-class Hiring(Protocol):
-    """Where actors come from and go to; one has a method `solve(block)` that keeps what it found, and a method
-    `write()` that writes what was kept first and returns its report.
+class Pool(Protocol):
+    """Where actors come from and go to.
+
+    An actor has the methods `ready()`, which it answers once it is placed, `solve(number)`, which keeps what it found,
+    and `write()`, which writes what was kept first and returns its report.
     """
 
-    def hire(self) -> Any:
-        """A new actor."""
+    size: int  # actors that work at a time
 
-    def dismiss(self, actor: Any) -> None:
+    def start(self) -> Any:
+        """Start an actor."""
+
+    def stop(self, actor: Any) -> None:
         """End an actor, dead or alive."""
 
 
-def work(
-    posts: Hiring, size: int, stages: Sequence[Sequence[int]], stop: Event | None = None
-) -> Generator[dict[str, Any], None, None]:
-    """Yield the report of every block, as they are finished; closing it dismisses the actors.
+def schedule(pool: Pool, numbers: Sequence[int]) -> Generator[dict[str, Any], None, None]:
+    """Yield the report of every block, as they are finished; closing the generator stops the actors.
 
-    An actor solves a block while it still writes the one before. A dead actor, or one on a dead node, is replaced and
-    what it had in hand is done again. This is done here rather than by Ray's restarts, so that a block which kills its
-    actors (out of memory) ends the job with a sentence.
+    Work is given only to actors that answered. An actor solves a block while it still writes the one before. A dead
+    actor, or one on a dead node, is replaced and what it was given is done again. This is done here rather than by
+    Ray's restarts, so that a block which kills its actors (out of memory) ends the job with a sentence.
 
     Args:
-        posts: where actors are hired.
-        size: how many of them work at a time.
-        stages: block numbers; a stage begins when the one before is on disk.
-        stop: set by another thread to end the work.
+        pool: starts and stops actors.
+        numbers: of the blocks.
 
     Raises:
-        InputError, JobError: as a block raised it.
-        JobError: a block killed `DEATHS` actors, or the work was stopped.
+        InputError, JobError: as a block, or the start of an actor, raised it.
+        JobError: a block killed `MAX_DEATHS` actors.
     """
-    waiting, coming, deaths = deque[int](), deque(stages), Counter[int]()
-    solving: dict[ray.ObjectRef, tuple[Any, int]] = {}
-    writing: dict[ray.ObjectRef, tuple[Any, int]] = {}
-    idle: list[Any] = []
+    return _Schedule(pool, numbers).reports()
 
-    def has(actor: Any, tasks: dict[ray.ObjectRef, tuple[Any, int]]) -> bool:
-        return any(actor is other for other, _ in tasks.values())
 
-    def employ(actor: Any) -> None:
-        if has(actor, solving):
+class _Schedule:
+    """The state of `schedule`: what waits, and which actor has which task, by the reference of its result."""
+
+    def __init__(self, pool: Pool, numbers: Sequence[int]) -> None:
+        self.pool, self.waiting = pool, deque(numbers)
+        self.starting: dict[ray.ObjectRef, Any] = {}
+        self.solving: dict[ray.ObjectRef, tuple[Any, int]] = {}
+        self.writing: dict[ray.ObjectRef, tuple[Any, int]] = {}
+        self.deaths, self.failed_starts = Counter[int](), 0
+
+    def reports(self) -> Generator[dict[str, Any], None, None]:
+        """See `schedule`."""
+        try:
+            for _ in range(min(self.pool.size, len(self.waiting))):
+                self._start()
+            while self.waiting or self.solving or self.writing:
+                refs = [*self.starting, *self.solving, *self.writing]
+                done, _ = ray.wait(refs, num_returns=1, timeout=REPORT_EVERY)
+                if not done:
+                    self._say_what_is_waited_for()
+                    continue
+                report = self._take(done[0])
+                if report is not None:
+                    yield report
+        finally:
+            busy = [actor for actor, _ in (*self.solving.values(), *self.writing.values())]
+            for actor in {*self.starting.values(), *busy}:
+                self.pool.stop(actor)
+
+    def _take(self, ref: ray.ObjectRef) -> dict[str, Any] | None:
+        """Deal with a result; the report, where it is that of a block that was written."""
+        try:
+            result = ray.get(ref)
+        except RayActorError as error:
+            self._replace(ref, error)
+            return None
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, InputError | JobError) else error) from None
+        if ref in self.starting:
+            self._assign(self.starting.pop(ref))
+        elif ref in self.solving:
+            actor, number = self.solving.pop(ref)
+            self.writing[actor.write.remote()] = actor, number
+            self._assign(actor)
+        else:
+            actor, _ = self.writing.pop(ref)
+            self._assign(actor)
+            return result
+        return None
+
+    def _start(self) -> None:
+        actor = self.pool.start()
+        self.starting[actor.ready.remote()] = actor
+
+    def _assign(self, actor: Any) -> None:
+        """Give an actor the next block where it solves none; stop it where it has nothing left to do."""
+        if any(actor is other for other, _ in self.solving.values()):
             return
-        if waiting:
-            block = waiting.popleft()
-            solving[actor.solve.remote(block)] = actor, block
-        elif coming:
-            idle.append(actor)
-        elif not has(actor, writing):
-            posts.dismiss(actor)
+        if self.waiting:
+            number = self.waiting.popleft()
+            self.solving[actor.solve.remote(number)] = actor, number
+        elif not any(actor is other for other, _ in self.writing.values()):
+            self.pool.stop(actor)
 
-    def lay_off(actor: Any) -> list[int]:
-        """Take back the blocks that an actor has in hand, the one that it worked on first."""
-        posts.dismiss(actor)
-        lost = []
-        for tasks in (solving, writing):
-            for ref in [ref for ref, (other, _) in tasks.items() if other is actor]:
-                lost.append(tasks.pop(ref)[1])
-        return lost
+    def _replace(self, ref: ray.ObjectRef, error: RayActorError) -> None:
+        """Take back what a dead actor was given, and start another one."""
+        if ref in self.starting:
+            self.pool.stop(self.starting.pop(ref))
+            if not error.preempted:
+                self.failed_starts += 1
+            if self.failed_starts == MAX_DEATHS:
+                reason = " ".join(str(error).split())
+                raise JobError(
+                    f"{MAX_DEATHS} actors died while they started ({reason}); finished blocks are kept: mend the "
+                    "cause, then run the same command again"
+                ) from error
+        else:
+            actor, blamed = self.solving[ref] if ref in self.solving else self.writing[ref]
+            self.pool.stop(actor)
+            lost = []
+            for tasks in (self.writing, self.solving):
+                for other in [other for other, (owner, _) in tasks.items() if owner is actor]:
+                    lost.append(tasks.pop(other)[1])
+            self.waiting.extendleft(reversed(lost))
+            if not error.preempted:
+                self.deaths[blamed] += 1
+            if self.deaths[blamed] == MAX_DEATHS:
+                raise JobError(
+                    f"block {blamed} killed {MAX_DEATHS} actors ({' '.join(str(error).split())}); finished blocks are "
+                    "kept: lower coupling.n or give the actors more memory, then run the same command again"
+                ) from error
+        self._start()
 
-    try:
-        while coming or solving or writing:
-            if not (solving or writing):
-                waiting.extend(coming.popleft())
-                idle += [posts.hire() for _ in range(min(size, len(waiting)) - len(idle))]
-                while idle:
-                    employ(idle.pop())
-                continue
-            some, _ = ray.wait([*solving, *writing], num_returns=1, timeout=LOOK_EVERY if stop else None)
-            if stop and stop.is_set():
-                raise JobError("stopped before all blocks were done; run the same command again to go on")
-            if not some:
-                continue
-            (ready,) = some
-            actor, block = solving[ready] if ready in solving else writing[ready]
-            try:
-                report = ray.get(ready)
-            except RayActorError as error:
-                lost = lay_off(actor)
-                deaths[lost[0]] += 1
-                if deaths[lost[0]] == DEATHS:
-                    raise JobError(
-                        f"block {lost[0]} killed {DEATHS} actors ({' '.join(str(error).split())}); finished blocks are "
-                        "kept: lower coupling.n or give the actors more memory, then run the same command again"
-                    ) from error
-                waiting.extendleft(lost)
-                employ(posts.hire())
-                continue
-            except RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, InputError | JobError) else error) from None
-            if ready in solving:
-                del solving[ready]
-                writing[actor.write.remote()] = actor, block
-                employ(actor)
-                continue
-            del writing[ready]
-            employ(actor)
-            yield report
-    finally:
-        for actor in {*idle, *(actor for actor, _ in [*solving.values(), *writing.values()])}:
-            posts.dismiss(actor)
+    def _say_what_is_waited_for(self) -> None:
+        if not (self.solving or self.writing):
+            print(
+                f"waiting for nodes: {len(self.starting)} actors asked for, none is placed yet",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,7 +1,7 @@
 """What a job tells of itself through Ray's metrics, which the agent of every node serves to Prometheus with Ray's own.
 
 The driver tells it, for all its actors and workers. Ray hands a gauge on once, within ten seconds, and its agent
-forgets it twenty seconds later; so what was told last is told again as long as the job runs, and a job that is over or
+forgets it twenty seconds later; so the last values are set again as long as the job runs, and a job that is over or
 dead leaves its counters alone. Where no agent runs, all of it comes to nothing.
 """
 
@@ -67,6 +67,6 @@ class Telemetry:
 @contextmanager
 def telemetry(output: AnyPath) -> Iterator[Telemetry]:
     """Tell the series of a job until the block ends; Ray is running."""
-    told = Telemetry(output)
-    with repeated(told.repeat):
-        yield told
+    series = Telemetry(output)
+    with repeated(series.repeat):
+        yield series

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.division import Blocks, divide
-from flowpairs.pipeline.cluster.connect import ActorShape
+from flowpairs.pipeline.cluster.executor import blocks_of, uses_ray
+from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.config import CoupleConfig
-from flowpairs.pipeline.couple import run_blocks
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store import resume
+from flowpairs.pipeline.store.potential_files import load_potentials
 
-TRIALS = {"exact": (1024, 2048)}  # rows of the two trials' blocks
+SIZES = {"exact": (1024, 2048)}  # rows of the two trials' blocks
 OTHERS = 1024, 8192  # for all other methods
 ROUNDS = 3  # of a trial's solve
 
@@ -44,7 +45,7 @@ def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list
     """Rows of the trials' blocks: as few as tell something, and enough that no member of a team is idle."""
     if config.data.weight is not None or getattr(config.source, "weight", None) is not None:
         return [blocks.n]  # weights are of all data together
-    low, high = TRIALS.get(config.coupling.method, OTHERS)
+    low, high = SIZES.get(config.coupling.method, OTHERS)
     team = config.cluster.actors_per_block
     if team > 1:
         import torch
@@ -60,22 +61,24 @@ def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list
 
 def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
     """Two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
-    config, legs = job.config, 0 if job.source is None else len(job.source.legs)
+    config, legs = job.config, 0 if job.inputs.source is None else len(job.inputs.source.legs)
     teams = shape.actors // config.cluster.actors_per_block
     small = config.model_copy(
         update={
             "coupling": config.coupling.model_copy(
-                update={"n": n, "on_unconverged": "record", "warm_start": False}
+                update={"n": n, "on_unconverged": "record"}
                 | ({"max_passes": ROUNDS} if config.coupling.method == "semidiscrete" else {})
             ),
             "output": config.output.model_copy(update={"dir": str(directory), "pairs": n * max(2 * teams, legs)}),
-            "cluster": config.cluster.model_copy(update={"actors": shape.actors, "cpus_per_actor": shape.cpus}),
+            "cluster": config.cluster.model_copy(
+                update={"actors": shape.actors if uses_ray(config.cluster) else 0, "cpus_per_actor": shape.cpus}
+            ),
         }
     )
-    blocks = divide(small, len(job.target.x), job.source)
-    resume.prepare_store(small, directory, job.target, job.source)
+    blocks = divide(small, len(job.inputs.target.x), job.inputs.source)
+    resume.prepare_store(small, directory, job.inputs.target, job.inputs.source)
     started, rows, first = time.monotonic(), [], 0.0
-    _, reports, _ = run_blocks(Job(small, directory, blocks, job.target, job.source), list(range(blocks.count)))
+    _, reports = blocks_of(Job(small, directory, blocks, job.inputs), list(range(blocks.count)))
     with closing(reports):
         for row in reports:
             first = first or time.monotonic() - started
@@ -85,9 +88,7 @@ def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
     counted, above = rows[teams:], [row["peak_bytes"] - row["start_bytes"] for row in rows]
     solving, pace = 0.0, math.inf
     if config.coupling.method == "semidiscrete":
-        from flowpairs.pipeline.solve import potentials
-
-        solved = potentials.load_potentials(directory).reports
+        solved = load_potentials(directory).reports
         solving = sum(report["seconds"] for report in solved) / (teams if len(solved) > 1 else 1)
         pace = sum(report["points"] * report["data"] for report in solved) / solving
     tars = list((directory / "shards").glob("*.tar"))

@@ -1,25 +1,27 @@
 """Configuration: YAML and `key=value` overrides in, one frozen and validated model per command out.
 
-schema.py    the model of `flowpairs couple`, of which `data:` and `source:` are in data.py, `coupling:` in coupling.py
-loading.py   reading, overriding, validating and writing any command's model
-identity.py  what makes two configurations the same
+couple.py      the model of `flowpairs couple`; `data:` and `source:` are in data.py, `coupling:` in coupling.py
+strict.py      the base of every part
+plain_yaml.py  YAML as data alone
+loading.py     reading, overriding, validating and writing any command's model
+identity.py    what makes two configurations the same
 """
 
-from flowpairs.pipeline.config.coupling import CouplingConfig
-from flowpairs.pipeline.config.data import DataConfig
-from flowpairs.pipeline.config.identity import differing, digest, leaves
-from flowpairs.pipeline.config.loading import MAX_DEPTH, from_overrides, load, read_yaml, save, validate
-from flowpairs.pipeline.config.schema import (
+from flowpairs.pipeline.config.couple import (
     ClusterConfig,
     CoupleConfig,
     FeaturesConfig,
     OutputConfig,
     SamplingConfig,
+    check_cost,
 )
+from flowpairs.pipeline.config.coupling import CouplingConfig
+from flowpairs.pipeline.config.data import DataConfig
+from flowpairs.pipeline.config.identity import differing, digest, leaves, pin
+from flowpairs.pipeline.config.loading import from_overrides, load, read_yaml, save, validate
 from flowpairs.pipeline.config.strict import Strict
 
 __all__ = [
-    "MAX_DEPTH",
     "ClusterConfig",
     "CoupleConfig",
     "CouplingConfig",
@@ -28,11 +30,13 @@ __all__ = [
     "OutputConfig",
     "SamplingConfig",
     "Strict",
+    "check_cost",
     "differing",
     "digest",
     "from_overrides",
     "leaves",
     "load",
+    "pin",
     "read_yaml",
     "save",
     "validate",

@@ -1,25 +1,28 @@
 """`coupling:` of a configuration: which coupling, how sharp, of which cost, and what does not go together."""
 
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config.strict import Strict
 
 Cost = Literal["dot", "sqeuclidean", "geodesic", "precomputed"] | Callable[..., Any]
 NAMED = "dot", "sqeuclidean", "geodesic", "precomputed"
+OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class CouplingConfig(Strict):
     """One coupling problem per block of `n` source rows."""
 
+    alternatives = (("rel_eps", "eps", "sharpness"),)
+
     method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported"] = "sinkhorn"
     n: int = Field(ge=1)
-    cost: str = (
-        "dot"  # or sqeuclidean, geodesic, precomputed, or module:function of tiles; see pipeline/ot/costs/cost.py
-    )
+    cost: str = "dot"  # or sqeuclidean, geodesic, precomputed, or module:function; see pipeline/ot/costs/cost.py
     neighbours: int = Field(default=15, ge=2)  # of a point, for cost geodesic: see pipeline/ot/costs/geodesic.py
     heat: PositiveFloat = 50.0  # time that heat spreads on that graph: more is smoother
     matrix: str | None = None  # .npy of cost precomputed, source ids by data ids
@@ -28,7 +31,7 @@ class CouplingConfig(Strict):
     table_fingerprint: str | None = None  # sha256 that its columns must have; the resolved config holds what was read
     rel_eps: float | None = Field(default=None, ge=0)  # eps / std(C); where none is given 0.1, semidiscrete 0
     eps: float | None = Field(default=None, ge=0)  # absolute, in the units of the cost; 0 for semidiscrete alone
-    entropy: float | None = Field(default=None, gt=0, lt=1)  # sharpness E to find eps for: 0 sharp, 1 blurred
+    sharpness: float | None = Field(default=None, gt=0, lt=1)  # E to find eps for: 0 sharp, 1 blurred
     tol: PositiveFloat = 1e-3  # L1 error of the marginals
     chi2: float = Field(default=0.05, gt=0, lt=1)  # semidiscrete: chi-square error of the data's masses
     condition: Literal["blind", "class", "extended"] = "blind"  # semidiscrete: see pipeline/blocks/conditions.py
@@ -36,7 +39,6 @@ class CouplingConfig(Strict):
     condition_file: str | None = None  # .npy of one row of numbers a datum, for condition extended; else the labels
     condition_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
     max_passes: PositiveInt = 20_000  # over the n x m entries before giving up
-    warm_start: bool = False  # blocks after the first epoch start from its potentials: see pipeline/solve/start.py
     start: str | None = None  # a pair store over the same data, from whose potentials to start
     start_fingerprint: str | None = None  # sha256 of those potentials; the resolved config holds what was read
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
@@ -48,13 +50,13 @@ class CouplingConfig(Strict):
     def _default_epsilon(cls, value: Any) -> Any:
         default = {"sinkhorn": 0.1, "semidiscrete": 0.0}
         if isinstance(value, dict) and value.get("method", "sinkhorn") in default:
-            given = any(value.get(key) is not None for key in ("eps", "rel_eps", "entropy"))
+            given = any(value.get(key) is not None for key in cls.alternatives[0])
             return value | ({} if given else {"rel_eps": default[value.get("method", "sinkhorn")]})
         return value
 
     @model_validator(mode="after")
     def _one_epsilon(self) -> "CouplingConfig":
-        given = [key for key in ("rel_eps", "eps", "entropy") if getattr(self, key) is not None]
+        given = [key for key in self.alternatives[0] if getattr(self, key) is not None]
         if self.method == "semidiscrete":
             self._semidiscrete()
         elif self.condition != "blind":
@@ -73,25 +75,22 @@ class CouplingConfig(Strict):
             raise ValueError("table belongs to method imported, and that method needs one; give both or neither")
         if self.method == "imported" and self.resample is not None:
             raise ValueError("resample does not belong to method imported, whose table says which data; remove it")
-        if self.method != "sinkhorn" and self.warm_start:
-            raise ValueError(f"warm_start belongs to method sinkhorn, not to {self.method}; remove it")
-        if self.entropy is not None and self.warm_start:
-            raise ValueError("warm_start needs one eps for all blocks; give rel_eps or eps instead of entropy")
         if self.method == "imported" and self.cost != "dot":
             raise ValueError("cost does not belong to method imported, which computes no coupling; remove it")
         if (self.cost == "precomputed") != (self.matrix is not None):
             raise ValueError("matrix is what cost precomputed looks up; give both or neither")
         if self.cost != "geodesic" and (self.neighbours, self.heat) != (15, 50.0):
             raise ValueError("neighbours and heat belong to cost geodesic; remove them")
-        self.cost_function()
+        if self.cost not in NAMED and not OWN.fullmatch(self.cost):
+            raise ValueError(f"cost={self.cost!r}: unknown; give {', '.join(NAMED)} or module:function")
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, entropy")
+            raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, sharpness")
         return self
 
     def _semidiscrete(self) -> None:
         """Refuse what does not go with method semidiscrete."""
-        if self.entropy is not None:
-            raise ValueError("entropy belongs to method sinkhorn; give rel_eps or eps, 0 being the sharpest")
+        if self.sharpness is not None:
+            raise ValueError("sharpness belongs to method sinkhorn; give rel_eps or eps, 0 being the sharpest")
         if self.cost != "dot":
             raise ValueError(f"cost={self.cost!r}: method semidiscrete searches inner products; give dot")
         if self.condition == "extended" and self.beta is None:
@@ -100,22 +99,21 @@ class CouplingConfig(Strict):
             raise ValueError("beta and condition_file belong to condition extended; remove them")
 
     def cost_function(self) -> Cost:
-        """What the coupling minimises: a name, or the function that the config names.
+        """What the coupling minimises: a name, or the function that the config names, whose module is imported.
 
         Raises:
-            ValueError: no such cost, module or function.
+            InputError: no such module or function.
         """
         if self.cost in NAMED:
             return cast("Cost", self.cost)
-        module, colon, name = self.cost.partition(":")
-        if not (module and colon and name):
-            raise ValueError(f"cost={self.cost!r}: unknown; give {', '.join(NAMED)} or module:function")
+        module, _, name = self.cost.partition(":")
         try:
             function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"cost={self.cost!r}: cannot be imported ({error}); put its module where the job runs or on PYTHONPATH"
+        except Exception as error:  # whatever a user's module raises
+            raise InputError(
+                f"coupling.cost={self.cost!r}: cannot be imported ({type(error).__name__}: {error}); "
+                "put its module where the job runs or on PYTHONPATH"
             ) from error
         if not callable(function):
-            raise ValueError(f"cost={self.cost!r}: is no function; give one that takes two tiles of features")
+            raise InputError(f"coupling.cost={self.cost!r}: is no function; give one that takes two tiles of features")
         return cast("Cost", function)

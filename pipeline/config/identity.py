@@ -2,8 +2,44 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config.couple import CoupleConfig
+
+# The key that a fingerprint is of.
+ORIGINS = {
+    "fingerprint": "path",
+    "columns_fingerprint": "path",
+    "table_fingerprint": "table",
+    "matrix_fingerprint": "matrix",
+    "condition_fingerprint": "condition_file",
+    "start_fingerprint": "start",
+}
+
+
+def pin(config: CoupleConfig, found: Mapping[str, str | None]) -> CoupleConfig:
+    """The config with the fingerprints of what was read.
+
+    Args:
+        config: of a coupling job.
+        found: fingerprints by their dotted keys, as "data.fingerprint".
+
+    Raises:
+        InputError: the config expects another.
+    """
+    parts: dict[str, dict[str, str | None]] = {}
+    for dotted, value in found.items():
+        part, _, key = dotted.partition(".")
+        expected = getattr(getattr(config, part), key)
+        if expected not in (None, value):
+            raise InputError(
+                f"{dotted}={expected!r}: what was read has {value!r}; mend {part}.{ORIGINS[key]} or remove {dotted}"
+            )
+        parts.setdefault(part, {})[key] = value
+    pinned = {part: getattr(config, part).model_copy(update=values) for part, values in parts.items()}
+    return config.model_copy(update=pinned)
 
 
 def digest(determining: dict[str, Any]) -> str:

@@ -4,53 +4,49 @@ Unknown keys, wrong types and values that contradict each other raise `InputErro
 remedy, before anything heavy is imported.
 """
 
-from io import BytesIO
-from typing import Any, TypeVar, cast, get_args
+import difflib
+from typing import Any, TypeVar, get_args
 
-import yaml
-from omegaconf import OmegaConf
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
+from flowpairs.pipeline.config import plain_yaml
 from flowpairs.pipeline.config.strict import Strict
 
-MAX_DEPTH = 20  # levels of a YAML file
+FEW = 8  # keys of a part, up to which all are named where one is misspelt
 
 Config = TypeVar("Config", bound=Strict)
 
 
 def load(model: type[Config], path: str | AnyPath, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file, apply `key.sub=value` overrides and validate.
+    """Read a YAML file, lay `key.sub=value` overrides over it and validate.
 
     Raises:
         InputError: file missing, no YAML mapping, malformed override, unknown key, wrong type or value.
     """
-    return validate(model, read_yaml(path, overrides))
+    below = read_yaml(path)
+    return validate(model, _lay(_tree(overrides, "key.sub=value, as in coupling.n=4096"), below, model))
 
 
-def read_yaml(path: str | AnyPath, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Read a YAML file, and apply overrides, without asking whose configuration it is.
+def read_yaml(path: str | AnyPath) -> dict[str, Any]:
+    """Read a YAML file without asking whose configuration it is.
 
     Raises:
-        InputError: file missing, no YAML mapping, malformed override.
+        InputError: file missing, no YAML mapping.
     """
     path = as_path(path)
     if not path.is_file():
         raise InputError(f"config {str(path)!r}: no such file; give the path of a YAML file")
     try:
-        text = path.read_bytes()
-        _refuse_depth(text)
-        tree: Any = OmegaConf.load(BytesIO(text))
-        if not OmegaConf.is_dict(tree):
-            raise InputError(f"config {str(path)!r}: not a YAML mapping; start from one of configs/")
-        return _apply(tree, overrides, "key.sub=value, as in coupling.n=4096")
-    except InputError:
-        raise
-    except Exception as error:  # OmegaConf lets through whatever its parsers stumble over
-        first = " ".join(str(error).split())
-        raise InputError(f"config {str(path)!r}: cannot be read as YAML ({first}); mend the file") from error
+        tree = plain_yaml.parse(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"config {str(path)!r}: cannot be read as YAML ({error}); mend the file") from error
+    if tree is not None and not isinstance(tree, dict):
+        raise InputError(f"config {str(path)!r}: not a YAML mapping; start from one of configs/")
+    return tree or {}
 
 
 def from_overrides(model: type[Config], overrides: list[str] | None) -> Config:
@@ -59,41 +55,68 @@ def from_overrides(model: type[Config], overrides: list[str] | None) -> Config:
     Raises:
         InputError: malformed override, unknown key, wrong type or value.
     """
-    return validate(model, _apply(OmegaConf.create(), overrides, "key=value"))
+    return validate(model, _tree(overrides, "key=value"))
 
 
-def _apply(tree: Any, overrides: list[str] | None, form: str) -> dict[str, Any]:
-    """Lay the overrides over a tree, in order, as plain nested mappings."""
+def _tree(overrides: list[str] | None, form: str) -> dict[str, Any]:
+    """The overrides as one nested mapping, later ones over earlier ones; `form` tells the user how one looks."""
+    tree: dict[str, Any] = {}
     for item in overrides or []:
-        tree = OmegaConf.merge(tree, _override(item, form))
-    return cast("dict[str, Any]", OmegaConf.to_container(tree, resolve=True, throw_on_missing=True))
+        key, equals, text = item.partition("=")
+        parts = key.split(".")
+        if not equals or not all(parts) or len(parts) > plain_yaml.MAX_DEPTH or key.startswith("-"):
+            raise InputError(f"override {item!r}: not of the form {form}")
+        try:
+            value = plain_yaml.parse(text)
+        except ValueError as error:
+            raise InputError(
+                f"override {item!r}: cannot be read ({error}); write key.sub=value, quoted as YAML"
+            ) from error
+        for part in reversed(parts):
+            value = {part: value}
+        tree = _lay(value, tree, Strict)
+    return tree
 
 
-def _refuse_depth(text: bytes) -> None:
-    """Refuse nesting that no config has: libyaml overflows the stack on it, and takes the process with it."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+def _lay(above: dict[str, Any], below: dict[str, Any], model: type[Strict]) -> dict[str, Any]:
+    """Overrides laid over what a file gives of the same part, less what they take the place of."""
+    fields, out = model.model_fields, dict(below)
+    gone = {key for keys in model.alternatives if any(above.get(key) is not None for key in keys) for key in keys}
+    for key, keys in model.belonging.items():
+        if key in above and above[key] != below.get(key, fields[key].default):
+            gone.update(keys)
+    for key in gone & below.keys():
+        del out[key]
+    for key, value in above.items():
+        given = out.get(key)
+        if isinstance(value, dict) and isinstance(given, dict):
+            part = _part(fields.get(key), value, given)
+            if part is not _part(fields.get(key), given):
+                given = {name: kept for name, kept in given.items() if name in part.model_fields}
+            value = _lay(value, given, part)
+        out[key] = value
+    return out
 
 
-def _override(item: str, form: str) -> Any:
-    """The tree of one override; `form` tells the user how one looks."""
-    key, equals, value = item.partition("=")
-    try:
-        if equals and key and not key.startswith("-"):
-            _refuse_depth(value.encode())
-            return OmegaConf.from_dotlist([item])
-    except Exception as error:
-        raise InputError(f"override {item!r}: cannot be read ({error}); write key.sub=value, quoted as YAML") from error
-    raise InputError(f"override {item!r}: not of the form {form}")
+def _part(field: FieldInfo | None, *values: dict[str, Any]) -> type[Strict]:
+    """The model of a part; of a union, the member that the first of the values with its key names."""
+    if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Strict):
+        return field.annotation
+    tag, members = _members(field)
+    return next((members.get(str(value[tag]), Strict) for value in values if tag in value), Strict)
+
+
+def _members(field: FieldInfo | None) -> tuple[str, dict[str, type[Strict]]]:
+    """The key by which the members of a union are told apart, and each by the key's values."""
+    if field is None or not isinstance(field.discriminator, str):
+        return "", {}
+    tag, models = field.discriminator, get_args(field.annotation)
+    return tag, {str(kind): m for m in models for kind in get_args(m.model_fields[tag].annotation)}
 
 
 def save(config: Strict, path: AnyPath, remark: str) -> None:
     """Write a resolved config as YAML that the same command accepts again, below a one-line remark."""
-    body = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_atomically(path, f"# {remark}\n{body}".encode())
+    write_atomically(path, f"# {remark}\n{plain_yaml.dump(config.model_dump(mode='json'))}".encode())
 
 
 def validate(model: type[Config], plain: dict[str, Any]) -> Config:
@@ -121,10 +144,7 @@ def _locate(location: tuple[int | str, ...], model: type[Strict]) -> tuple[str, 
             break
         if isinstance(field.annotation, type) and issubclass(field.annotation, Strict):
             owner = field.annotation
-        elif isinstance(field.discriminator, str):
-            models = get_args(field.annotation)
-            members = {str(get_args(m.model_fields[field.discriminator].annotation)[0]): m for m in models}
-        else:
+        elif not (members := _members(field)[1]):
             break
     return ".".join(key), owner
 
@@ -133,10 +153,18 @@ def _sentence(key: str, owner: type[Strict], errors: list[Any]) -> str:
     """One sentence out of pydantic's errors for one key."""
     kind, value = errors[0]["type"], errors[0]["input"]
     if kind == "extra_forbidden":
-        return f"{key}={value!r}: unknown key; known here: {', '.join(sorted(owner.model_fields))}"
+        return f"{key}={value!r}: unknown key; {_nearest(key.rpartition('.')[2], sorted(owner.model_fields))}"
     if kind == "missing":
         return f"{key}: missing; add it to the config or give {key}=VALUE"
     if kind == "value_error":
         return f"{key or 'config'}: {errors[0]['ctx']['error']}"
     message = " or ".join(e["msg"][0].lower() + e["msg"][1:] for e in errors)
     return f"{key}={value!r}: {message}; change it in the config or give {key}=VALUE"
+
+
+def _nearest(key: str, names: list[str]) -> str:
+    """What may have been meant by a misspelt key: all names where they are few, else those like it, if any are."""
+    near = difflib.get_close_matches(key, names, cutoff=0.5)
+    if near and len(names) > FEW:
+        return f"did you mean {' or '.join(near)}?"
+    return f"known here: {', '.join([*near, *(name for name in names if name not in near)])}"

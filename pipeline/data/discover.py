@@ -1,13 +1,14 @@
 """`data.path` -> a filesystem, the sorted files and one format, recognised by the files' extensions."""
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import as_path
 
 Format = Literal["digits", "npz", "parquet", "tars", "folder"]
 
@@ -53,8 +54,13 @@ def locate(path: str) -> Location:
     """
     if path == "digits":
         return Location(path, "digits", LocalFileSystem(), "", ())
+    where = as_path(path, "data.path")
     try:
-        filesystem, root = fsspec.url_to_fs(path)
+        if isinstance(where, Path):
+            filesystem: fsspec.AbstractFileSystem = LocalFileSystem()
+            root = str(where.expanduser().absolute())
+        else:
+            filesystem, root = fsspec.url_to_fs(path)
         if filesystem.isfile(root):
             files = [root]
         elif filesystem.isdir(root):
@@ -63,19 +69,17 @@ def locate(path: str) -> Location:
             raise InputError(
                 f"data.path={path!r}: no such file or directory; give digits, a file, a directory or a URL"
             )
-    except ImportError as error:
-        raise InputError(f"data.path={path!r}: {error}; install that package (extras: s3, gcs)") from error
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # every cloud's library has a tree of its own
         raise InputError(f"data.path={path!r}: cannot be opened ({error}); check the path and its scheme") from error
 
     single = files == [root]
     by_format: dict[Format, list[str]] = {}
     for file in files:
-        known = FORMATS.get(PurePosixPath(file).suffix.lower())
-        if known is not None and known != (DIRECTORY_ONLY if single else SINGLE_ONLY):
-            by_format.setdefault(known, []).append(file)
+        form = FORMATS.get(PurePosixPath(file).suffix.lower())
+        if form is not None and form != (DIRECTORY_ONLY if single else SINGLE_ONLY):
+            by_format.setdefault(form, []).append(file)
     if not by_format:
         raise InputError(
             f"data.path={path!r}: no known format; give digits, a .npz, .parquet or .tar file, "

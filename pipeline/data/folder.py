@@ -1,5 +1,6 @@
 """A folder of images, read recursively; the class is the name of the folder that an image lies in."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,23 +20,32 @@ if TYPE_CHECKING:
 BATCH_ROWS = 256
 
 
-def survey(place: Location, config: DataConfig) -> DataSpec:
+def survey(location: Location, config: DataConfig) -> DataSpec:
     """Read every image's header, of a remote folder the first one; see `flowpairs.pipeline.data.check`."""
     tally = Tally()
-    for path in place.files if place.local else place.files[:1]:
-        with place.filesystem.open(path, "rb") as file:
+    for path in location.files if location.local else location.files[:1]:
+        with location.filesystem.open(path, "rb") as file:
             tally.add(header_shape(file, _where(path)), "image", _where(path))
-    tally.num_classes = len(_classes(place, config))
-    return tally.spec(len(place.files), f"data.path={place.path!r}", rows=len(place.files))
+    tally.num_classes = len(_classes(location, config))
+    return tally.spec(len(location.files), f"data.path={location.path!r}", rows=len(location.files))
 
 
-def dataset(place: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
+def dataset(location: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
     """Ray Data's reader of whole files, brought to uniform rows."""
     import ray.data
 
-    files = ray.data.read_binary_files(**place.ray_paths(), include_paths=True)
-    uniform = partial(_uniform, classes=_classes(place, config), shape=spec.shape)
+    files = ray.data.read_binary_files(**location.ray_paths(), include_paths=True)
+    uniform = partial(_uniform, classes=_classes(location, config), shape=spec.shape)
     return files.map_batches(uniform, batch_size=BATCH_ROWS)
+
+
+def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[dict[str, np.ndarray]]:
+    """The same rows in the same order, read in this process."""
+    classes = _classes(location, config)
+    for start in range(0, len(location.files), BATCH_ROWS):
+        paths = location.files[start : start + BATCH_ROWS]
+        contents = [location.filesystem.cat_file(path) for path in paths]
+        yield _uniform({"path": list(paths), "bytes": contents}, classes, spec.shape)
 
 
 def _uniform(batch: dict[str, Any], classes: list[str], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -48,14 +58,14 @@ def _uniform(batch: dict[str, Any], classes: list[str], shape: tuple[int, ...]) 
     return {"x": x, "label": np.array([classes.index(PurePosixPath(path).parent.name) for path in paths], np.int64)}
 
 
-def _classes(place: Location, config: DataConfig) -> list[str]:
+def _classes(location: Location, config: DataConfig) -> list[str]:
     """The sorted names of the folders that images lie in, [] without labels."""
     if config.label is None:
         return []
-    parents = [PurePosixPath(path).parent for path in place.files]
-    if PurePosixPath(place.root) in parents:
+    parents = [PurePosixPath(path).parent for path in location.files]
+    if PurePosixPath(location.root) in parents:
         raise InputError(
-            f"data.label={config.label!r}: some images lie in {place.path!r} itself, so they have no class folder; "
+            f"data.label={config.label!r}: some images lie in {location.path!r} itself, so they have no class folder; "
             "move them into one folder per class, or leave data.label out"
         )
     return sorted({parent.name for parent in parents})

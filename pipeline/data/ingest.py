@@ -1,6 +1,6 @@
-"""`check`: everything that can be wrong with a data set, found before Ray starts. `read`: the data set.
+"""`check_data`: everything that can be wrong with a data set, found before Ray starts. `read_data`: the data set.
 
-What is one array is read by the driver, which opened it to check it; what is many files, by Ray Data.
+One array is read by the driver, which opened it to check it; many files are read by Ray Data, or here without Ray.
 """
 
 import logging
@@ -12,20 +12,27 @@ from jaxtyping import Float32
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import DataConfig
-from flowpairs.pipeline.data import arrays, folder, parquet, tars
+from flowpairs.pipeline.data import folder, npz, parquet, tars
 from flowpairs.pipeline.data.discover import Location, locate
 from flowpairs.pipeline.data.schema import class_ids, scale_into
 from flowpairs.pipeline.data.spec import DataSpec, Target, data_fingerprint
 
 SURVEYS = {
-    "digits": arrays.survey,
-    "npz": arrays.survey,
+    "digits": npz.survey,
+    "npz": npz.survey,
     "parquet": parquet.survey,
     "folder": folder.survey,
     "tars": tars.survey,
 }
 COLUMNS = "npz", "parquet"  # formats that have them
 DATASETS = {"parquet": parquet.dataset, "folder": folder.dataset, "tars": tars.dataset}
+BATCHES = {
+    "digits": npz.batches,
+    "npz": npz.batches,
+    "parquet": parquet.batches,
+    "folder": folder.batches,
+    "tars": tars.batches,
+}
 
 
 def check_data(config: DataConfig) -> DataSpec:
@@ -40,37 +47,37 @@ def check_data(config: DataConfig) -> DataSpec:
             different shape, NaN or Inf, dtypes that are no numbers, labels of the wrong length or type, no rows,
             flips of vectors.
     """
-    place = locate(config.path)
-    spec = SURVEYS[place.format](place, config)
-    if config.columns() and place.format not in COLUMNS:
+    location = locate(config.path)
+    spec = SURVEYS[location.format](location, config)
+    if config.columns() and location.format not in COLUMNS:
         key, name = next(iter(config.columns().items()))
         raise InputError(
-            f"data.{key}={name!r}: columns are of .npz and parquet, not of {place.format}; write one of these"
+            f"data.{key}={name!r}: columns are of .npz and parquet, not of {location.format}; write one of these"
         )
     if config.flips and spec.kind == "vector":
         raise InputError(f"data.flips=true: rows of shape {list(spec.shape)} are no images; leave data.flips out")
     return spec
 
 
-def read_data(config: DataConfig, spec: DataSpec) -> Target:
-    """Read a data set into one array, always in the same order; `ray.init` is the caller's.
+def read_data(config: DataConfig, spec: DataSpec, *, by_ray: bool = True) -> Target:
+    """Read a data set into one array, always in the same order.
 
     Rows are ordered by file path, then as they lie in the file. Flips are not applied: they are ids of their own.
 
     Args:
         config: `data:` of a configuration.
-        spec: what `check` said of it.
+        spec: what `check_data` said of it.
+        by_ray: read many files by Ray Data, which the caller has started; else all in this process.
 
     Raises:
         InputError: what `check` refuses but could not see (pixels, remote rows), or data that changed since, or that
             a node of the cluster cannot reach.
     """
-    place, where = locate(config.path), f"data.path={config.path!r}"
-    if place.format in DATASETS:
-        x, columns = _by_ray(place, config, spec, where)
+    location, where = locate(config.path), f"data.path={config.path!r}"
+    if by_ray and location.format in DATASETS:
+        x, columns = _by_ray(location, config, spec, where)
     else:
-        assert spec.rows is not None
-        x, columns = _gather(arrays.batches(place, config), spec, spec.rows, where)
+        x, columns = _here(location, config, spec, where)
     labels = class_ids(columns["label"], len(x), where) if "label" in columns else None
     num_classes = spec.num_classes if labels is None else max(spec.num_classes, int(labels.max()) + 1)
     weights, times = columns.get("weight"), columns.get("time")
@@ -79,8 +86,24 @@ def read_data(config: DataConfig, spec: DataSpec) -> Target:
     return Target(x, labels, num_classes, data_fingerprint(x, labels), weights, times)
 
 
+def _here(
+    location: Location, config: DataConfig, spec: DataSpec, where: str
+) -> tuple[Float32[np.ndarray, "n *shape"], dict[str, np.ndarray]]:
+    """What `_gather` makes of the batches that this process reads."""
+    try:
+        batches = BATCHES[location.format](location, config, spec)
+        if spec.rows is not None:
+            return _gather(batches, spec, spec.rows, where)
+        found = list(batches)
+        return _gather(found, spec, sum(len(batch["x"]) for batch in found), where)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{where}: changed while it was read ({error}); run again when nothing writes to it"
+        ) from error
+
+
 def _by_ray(
-    place: Location, config: DataConfig, spec: DataSpec, where: str
+    location: Location, config: DataConfig, spec: DataSpec, where: str
 ) -> tuple[Float32[np.ndarray, "n *shape"], dict[str, np.ndarray]]:
     """What `_gather` makes of the batches that Ray Data reads and decodes on all nodes."""
     from ray.data import DataContext
@@ -92,7 +115,7 @@ def _by_ray(
     context.enable_progress_bars = False
     with DataContext.current(context), _quiet():
         try:
-            dataset, rows = DATASETS[place.format](place, config, spec), spec.rows
+            dataset, rows = DATASETS[location.format](location, config, spec), spec.rows
             if rows is None:
                 dataset = dataset.materialize()
                 rows = dataset.count()

@@ -1,5 +1,6 @@
 """Parquet: the files' schema, and numeric columns or encoded images out of their batches."""
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -22,37 +23,46 @@ if TYPE_CHECKING:
 BATCH_ROWS = 256  # a batch of decoded images of 3 x 256 x 256 is then 50 MB
 
 
-def survey(place: Location, config: DataConfig) -> DataSpec:
+def survey(location: Location, config: DataConfig) -> DataSpec:
     """Check every file's schema, then stream the named columns; see `flowpairs.pipeline.data.check`.
 
     Of remote files the schemas and row counts are read, and the first batch of each.
     """
     tally, rows, schema = Tally(), 0, None
-    for path in place.files:
-        with place.filesystem.open(path, "rb") as raw:
+    for path in location.files:
+        with location.filesystem.open(path, "rb") as raw:
             try:
                 file = pq.ParquetFile(raw)
                 schema = _agreeing(file.schema_arrow, schema, path, config)
                 rows += file.metadata.num_rows
                 batches = file.iter_batches(BATCH_ROWS, columns=_wanted(config))
-                for batch in islice(batches, None if place.local else 1):
+                for batch in islice(batches, None if location.local else 1):
                     _survey_batch(pa.Table.from_batches([batch]), config, path, tally)
             except InputError:
                 raise
             except Exception as error:  # damaged files make pyarrow raise more than its own exceptions
                 raise InputError(
-                    f"data.path={place.path!r}: {path} cannot be read as parquet ({error}); replace it"
+                    f"data.path={location.path!r}: {path} cannot be read as parquet ({error}); replace it"
                 ) from error
-    return tally.spec(len(place.files), f"data.path={place.path!r}", rows)
+    return tally.spec(len(location.files), f"data.path={location.path!r}", rows)
 
 
-def dataset(place: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
+def dataset(location: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
     """Ray Data's parquet reader, brought to uniform rows."""
     import ray.data
 
-    tables = ray.data.read_parquet(**place.ray_paths(), partitioning=None).select_columns(_wanted(config))
+    # The files have been chosen; Ray's own choice by extension takes what follows a ? for a query.
+    tables = ray.data.read_parquet(**location.ray_paths(), partitioning=None, file_extensions=None)
     uniform = partial(_uniform, config=config, shape=spec.shape)
-    return tables.map_batches(uniform, batch_format="pyarrow", batch_size=BATCH_ROWS)
+    return tables.select_columns(_wanted(config)).map_batches(uniform, batch_format="pyarrow", batch_size=BATCH_ROWS)
+
+
+def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[dict[str, np.ndarray]]:
+    """The same rows in the same order, read in this process."""
+    for path in location.files:
+        with location.filesystem.open(path, "rb") as raw:
+            for batch in pq.ParquetFile(raw).iter_batches(BATCH_ROWS, columns=_wanted(config)):
+                yield _uniform(pa.Table.from_batches([batch]), config, spec.shape)
 
 
 def _survey_batch(table: pa.Table, config: DataConfig, path: str, tally: Tally) -> None:

@@ -8,7 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -32,12 +32,12 @@ BATCH_ROWS = 256
 END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
 
 
-def survey(place: Location, config: DataConfig) -> DataSpec:
+def survey(location: Location, config: DataConfig) -> DataSpec:
     """Read every sample's named fields, of a remote data set the first one's; see `flowpairs.pipeline.data.check`."""
     image = _is_image(config)
     tally = Tally()
-    for path in place.files if place.local else place.files[:1]:
-        with place.filesystem.open(path, "rb") as file:
+    for path in location.files if location.local else location.files[:1]:
+        with location.filesystem.open(path, "rb") as file:
             for key, fields in _samples(file, path, config):
                 where = f"data.column={config.column!r} of {key} in {path}"
                 if image:
@@ -47,23 +47,38 @@ def survey(place: Location, config: DataConfig) -> DataSpec:
                     tally.add(row.shape, "vector" if row.ndim == 1 else "image", where)
                 if config.label is not None:
                     tally.add_labels(_class_ids([fields[config.label]], f"data.label={config.label!r} of {key}"))
-                if not place.local:
+                if not location.local:
                     break
-    where = f"data.path={place.path!r}"
-    return tally.spec(len(place.files), where, rows=tally.rows if place.local else None)
+    where = f"data.path={location.path!r}"
+    return tally.spec(len(location.files), where, rows=tally.rows if location.local else None)
 
 
-def dataset(place: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
+def dataset(location: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
     """Ray Data's WebDataset reader without its decoder, brought to uniform rows."""
     import ray.data
 
     named = [config.column] if config.label is None else [config.column, config.label]
-    samples = ray.data.read_webdataset(**place.ray_paths(), decoder=None, suffixes=named)
+    samples = ray.data.read_webdataset(**location.ray_paths(), decoder=None, suffixes=named)
     uniform = partial(_uniform, config=config, shape=spec.shape)
     return samples.map_batches(uniform, batch_format="pandas", batch_size=BATCH_ROWS)
 
 
-def _uniform(batch: "pd.DataFrame", config: DataConfig, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[dict[str, np.ndarray]]:
+    """The same rows in the same order, read in this process."""
+    named = [config.column] if config.label is None else [config.column, config.label]
+    for path in location.files:
+        with location.filesystem.open(path, "rb") as file:
+            found = _samples(file, path, config)
+            while some := list(islice(found, BATCH_ROWS)):
+                batch: dict[str, Any] = {"__key__": [key for key, _ in some]}
+                yield _uniform(
+                    batch | {name: [fields[name] for _, fields in some] for name in named}, config, spec.shape
+                )
+
+
+def _uniform(
+    batch: "pd.DataFrame | dict[str, Any]", config: DataConfig, shape: tuple[int, ...]
+) -> dict[str, np.ndarray]:
     """Uniform rows of one batch of samples."""
     names = [f"data.column={config.column!r} of {key}" for key in batch["__key__"]]
     encoded = _bytes_of(batch, "column", config.column)
@@ -81,7 +96,7 @@ def _is_image(config: DataConfig) -> bool:
     if extension == ".npy":
         return False
     if FORMATS.get(extension) != "folder":
-        images = ", ".join(known[1:] for known, format in FORMATS.items() if format == "folder")
+        images = ", ".join(suffix[1:] for suffix, format in FORMATS.items() if format == "folder")
         raise InputError(f"data.column={config.column!r}: not a field that is decoded; give npy or one of {images}")
     return True
 
@@ -137,7 +152,7 @@ def _members(file: Any, named: set[str]) -> Iterator[tuple[str, str, bytes]]:
             yield member.name.removesuffix(f".{field}"), field, b"" if content is None else content.read()
 
 
-def _bytes_of(batch: "pd.DataFrame", option: str, field: str) -> list[bytes]:
+def _bytes_of(batch: "pd.DataFrame | dict[str, Any]", option: str, field: str) -> list[bytes]:
     """One field of each sample of a batch."""
     if field not in batch:
         raise InputError(f"data.{option}={field!r}: no sample has such a field; name one that every sample has")

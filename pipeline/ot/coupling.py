@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
-from flowpairs.pipeline.ot.partners import balance, inverse_cdf
+from flowpairs.pipeline.ot.partners import balance, barycentre, inverse_cdf
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.logits import Logits
@@ -22,9 +22,8 @@ class BlockReport:
 
     Errors are L1 distances between a marginal of P and its target, measured over all entries. Costs are E|x0 - x1|^2
     in feature space, or of the cost function that the user gave, per pair: under the product of the marginals and under
-    the coupling. Entropy is the sharpness
-    E = 2 H(P) / (H(a) + H(b)) - 1: 0 a permutation, 1 independent. `partners` is the geometric mean number of partners,
-    exp(H(P) - (H(a) + H(b)) / 2), which is n^E for n = m and uniform weights.
+    the coupling. `sharpness` is E = 2 H(P) / (H(a) + H(b)) - 1, H in nats: 0 a permutation, 1 independent. `partners`
+    is the geometric mean number of partners, exp(H(P) - (H(a) + H(b)) / 2), n^E for n = m and uniform weights.
     """
 
     method: str  # "sinkhorn", "exact" or "independent"
@@ -32,7 +31,7 @@ class BlockReport:
     m: int
     eps: float | None  # in units of the cost; None where the method has none
     rel_eps: float | None  # eps / std(C)
-    entropy: float
+    sharpness: float
     partners: float
     source_error: float
     target_error: float
@@ -70,6 +69,14 @@ class Coupling(ABC):
 
         Returns: target row numbers [n].
         """
+
+    @abstractmethod
+    def argmax(self) -> Int[Tensor, " n"]:
+        """The most likely partner of every source row, the first of several [n]."""
+
+    @abstractmethod
+    def barycentric(self, values: Float[Tensor, "m q"]) -> Float[Tensor, "n q"]:
+        """The mean of the target rows' `values` under P(. | i), for every source row."""
 
     @abstractmethod
     def chosen(self, rows: Int[Tensor, " k"]) -> "Coupling":
@@ -112,6 +119,14 @@ class EntropicCoupling(Coupling):
         with Workers(u.device):
             return balance.fill(self._logits(), room, u, self.team, self.backend)
 
+    def argmax(self) -> Int[Tensor, " n"]:
+        """See `Coupling.argmax`."""
+        return self.backend.argmax(self._logits(), self.team)
+
+    def barycentric(self, values: Float[Tensor, "m q"]) -> Float[Tensor, "n q"]:
+        """See `Coupling.barycentric`."""
+        return barycentre.of_logits(self._logits(), values)
+
     def chosen(self, rows: Int[Tensor, " k"]) -> "EntropicCoupling":
         """See `Coupling.chosen`."""
         return EntropicCoupling(self.problem.chosen(rows), self.f[rows], self.g, self.report, self.team, self.backend)
@@ -153,6 +168,25 @@ class SparseCoupling(Coupling):
         room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
         return balance.cheapest(self.problem, room)
 
+    def argmax(self) -> Int[Tensor, " n"]:
+        """See `Coupling.argmax`."""
+        rows = self._rows()
+        order = self.mass.argsort(descending=True, stable=True)
+        order = order[rows[order].argsort(stable=True)]  # by row, and in a row the largest mass first
+        return self.partners[order[self.starts[:-1]]]
+
+    def barycentric(self, values: Float[Tensor, "m q"]) -> Float[Tensor, "n q"]:
+        """See `Coupling.barycentric`."""
+        rows, mass = self._rows(), self.mass.double()
+        total = mass.new_zeros(self.problem.n).index_add_(0, rows, mass)
+        weighted = values.double()[self.partners] * (mass / total[rows])[:, None]
+        return weighted.new_zeros(self.problem.n, values.shape[1]).index_add_(0, rows, weighted).to(values.dtype)
+
+    def _rows(self) -> Int[Tensor, " k"]:
+        """The source row of every entry."""
+        lengths = self.starts[1:] - self.starts[:-1]
+        return torch.arange(self.problem.n, device=self.starts.device).repeat_interleave(lengths)
+
     def chosen(self, rows: Int[Tensor, " k"]) -> "SparseCoupling":
         """See `Coupling.chosen`."""
         lengths = (self.starts[1:] - self.starts[:-1])[rows]
@@ -164,8 +198,8 @@ class SparseCoupling(Coupling):
 
     def swapped(self) -> "SparseCoupling":
         """See `Coupling.swapped`."""
-        n, m = self.problem.n, self.problem.m
-        sources = torch.arange(n, device=self.starts.device).repeat_interleave(self.starts[1:] - self.starts[:-1])
+        m = self.problem.m
+        sources = self._rows()
         real = self.problem.weights()[0][sources] > 0  # rows of zero weight have an entry that is none of the plan
         partners, sources, mass = self.partners[real], sources[real], self.mass[real]
         order = partners.argsort(stable=True)
@@ -194,6 +228,15 @@ class IndependentCoupling(Coupling):
         partners = torch.empty_like(u, dtype=torch.int64)
         partners[u.argsort(stable=True)] = torch.arange(len(room), device=room.device).repeat_interleave(room)
         return partners
+
+    def argmax(self) -> Int[Tensor, " n"]:
+        """See `Coupling.argmax`."""
+        return self.problem.weights()[1].argmax().repeat(self.problem.n)
+
+    def barycentric(self, values: Float[Tensor, "m q"]) -> Float[Tensor, "n q"]:
+        """See `Coupling.barycentric`."""
+        mean = self.problem.weights()[1] @ values.double()
+        return mean.to(values.dtype).repeat(self.problem.n, 1)
 
     def chosen(self, rows: Int[Tensor, " k"]) -> "IndependentCoupling":
         """See `Coupling.chosen`."""

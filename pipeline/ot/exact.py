@@ -73,21 +73,21 @@ def solve_exact(problem: Problem) -> SparseCoupling:
     source, target = torch.from_numpy(plan.sum(1)).to(device), torch.from_numpy(plan.sum(0)).to(device)
     errors = (source - a).abs().sum().item(), (target - b).abs().sum().item()
 
-    entropy_bits = -(plan[plan > 0] * np.log(plan[plan > 0])).sum()
+    entropy_nats = -(plan[plan > 0] * np.log(plan[plan > 0])).sum()
     moment = float((plan * cost).sum())
     idle = (plan.sum(1) == 0).nonzero()[0]
     plan[idle, (v.cpu().numpy() - cost[idle]).argmax(1)] = 1.0  # see SparseCoupling: rows of zero weight
     i, j = plan.nonzero()
     starts = np.searchsorted(i, np.arange(n + 1))
     independent_cost, coupled_cost = transport_costs(kernel, target, moment)
-    level, partners = sharpness(float(entropy_bits), a, b)
+    level, partners = sharpness(float(entropy_nats), a, b)
     report = BlockReport(
         method="exact",
         n=n,
         m=m,
         eps=None,
         rel_eps=None,
-        entropy=level,
+        sharpness=level,
         partners=partners,
         source_error=errors[0],
         target_error=errors[1],

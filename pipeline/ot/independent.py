@@ -20,7 +20,7 @@ def independent(problem: Problem) -> IndependentCoupling:
         m=problem.m,
         eps=None,
         rel_eps=None,
-        entropy=level,
+        sharpness=level,
         partners=partners,
         source_error=0.0,
         target_error=0.0,

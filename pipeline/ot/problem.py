@@ -23,7 +23,7 @@ class Problem:
         a: source weights [n] summing to 1, zeros allowed; None is uniform.
         b: target weights [m], likewise.
         cost: "dot" (-x0 x1^T), "sqeuclidean" (|x0 - x1|^2), or a function of tiles [r, d], [c, d] -> [r, c].
-        known: the cost's moments, where they were found before.
+        cost_moments: the cost's moments, where they were found before.
 
     Raises:
         InputError: shapes, dtypes or devices that disagree, values that are not finite, weights that are negative
@@ -36,7 +36,7 @@ class Problem:
     a: Float[Tensor, " n"] | None = None
     b: Float[Tensor, " m"] | None = None
     cost: Cost = "dot"
-    known: Moments | None = None
+    cost_moments: Moments | None = None
 
     def __post_init__(self) -> None:
         _check_points(self.x0, self.x1)
@@ -59,7 +59,7 @@ class Problem:
 
     def chosen(self, rows: Int[Tensor, " k"]) -> "Problem":
         """Some of the source rows, in any order and any of them repeatedly, all of equal weight, with the same cost."""
-        return replace(self, x0=self.x0[rows], a=None, known=None)
+        return replace(self, x0=self.x0[rows], a=None, cost_moments=None)
 
     def swapped(self) -> "Problem":
         """The target as the source, and the source as the target."""
@@ -70,17 +70,17 @@ class Problem:
         return Problem(self.x1, x1, self.eps, None, b, _swapped(self.cost))
 
     def measured(self, team: Team = SINGLE) -> "Problem":
-        """The same problem with its cost's moments known."""
-        if self.known is not None:
+        """The same problem with the moments of its cost."""
+        if self.cost_moments is not None:
             return self
         with Workers(self.x0.device):
-            return replace(self, known=moments(self.cost, self.x0, self.x1, *self.weights(), team))
+            return replace(self, cost_moments=moments(self.cost, self.x0, self.x1, *self.weights(), team))
 
     def at(self, rel_eps: float, team: Team = SINGLE) -> "Problem":
         """The same problem with eps = rel_eps std(C)."""
         measured = self.measured(team)
-        assert measured.known is not None
-        return replace(measured, eps=rel_eps * measured.known.std)
+        assert measured.cost_moments is not None
+        return replace(measured, eps=rel_eps * measured.cost_moments.std)
 
 
 def _swapped(cost: Cost) -> Cost:
@@ -116,9 +116,9 @@ def cost_std(
     Raises:
         InputError: as `Problem`.
     """
-    known = Problem(x0, x1, 0.0, a, b, cost).measured().known
-    assert known is not None
-    return known.std
+    cost_moments = Problem(x0, x1, 0.0, a, b, cost).measured().cost_moments
+    assert cost_moments is not None
+    return cost_moments.std
 
 
 def _check_points(x0: Tensor, x1: Tensor) -> None:

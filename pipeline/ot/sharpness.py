@@ -30,9 +30,9 @@ def transport_costs(kernel: Kernel, target: Float[Tensor, " m"], moment: float) 
     """
     if isinstance(kernel, InnerKernel):
         return _squared_distances(kernel.problem, target, moment / kernel.factor)
-    known = kernel.problem.measured().known
-    assert known is not None
-    return known.mean, moment
+    moments = kernel.problem.measured().cost_moments
+    assert moments is not None
+    return moments.mean, moment
 
 
 def _squared_distances(problem: Problem, target: Float[Tensor, " m"], coupled_cost: float) -> tuple[float, float]:

@@ -1,6 +1,6 @@
-"""Who is matched with whom, once a semi-discrete coupling is solved: any source row with its datum, by its number.
+"""Assignment under a solved semi-discrete coupling: the datum of any source row, by the number of the row.
 
-The coupling job matches the rows of its blocks, a training job's loader those of its batches. The partner of a row is a
+The coupling job assigns the rows of its blocks, a training job's loader those of its batches. The partner of a row is a
 function of the row's number alone: its noise, its uniform and its condition are, and assignments are exact.
 """
 
@@ -13,7 +13,8 @@ from jaxtyping import Float32, Float64, Int64
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.conditions import Conditions
 from flowpairs.pipeline.blocks.features import Features
-from flowpairs.pipeline.solve.potentials import Potentials, extended
+from flowpairs.pipeline.solve.potentials import extended
+from flowpairs.pipeline.store.potential_files import Potentials
 
 SAMPLE = 512  # rows whose entropy stands for all
 PROJECTED = 4096  # rows whose features are made at a time
@@ -35,7 +36,7 @@ class Assigned:
 
 
 class RowAssigner:
-    """Matches source rows with data.
+    """Assigns source rows with data.
 
     Args:
         seed: of the source.
@@ -67,7 +68,7 @@ class RowAssigner:
             g = torch.from_numpy(potentials.g[ids])
             self.parts[problem] = ids, Assignment(torch.from_numpy(y[ids]), g, potentials.eps, device=device)
 
-    def match(self, first: int, x0: Float32[np.ndarray, "n D"], order: Int64[np.ndarray, " ids"] | None) -> Assigned:
+    def assign(self, first: int, x0: Float32[np.ndarray, "n D"], order: Int64[np.ndarray, " ids"] | None) -> Assigned:
         """Partners of source rows `first` to `first + n`.
 
         Args:
@@ -88,9 +89,9 @@ class RowAssigner:
             x = torch.from_numpy(exact[rows])
             partners = assignment.partners(x, u[torch.from_numpy(rows)])
             if order is not None and len(rows):
-                places = torch.from_numpy(np.searchsorted(among, order[np.isin(order, among)]))
+                positions = torch.from_numpy(np.searchsorted(among, order[np.isin(order, among)]))
                 even = torch.full((len(among),), 1 / len(among), dtype=torch.float64)
-                partners, moved = relabel(assignment, x, partners.cpu(), capacities(even, len(rows), places))
+                partners, moved = relabel(assignment, x, partners.cpu(), capacities(even, len(rows), positions))
                 changed += moved
             ids[rows] = among[partners.cpu().numpy()]
         return Assigned(ids, exact[:, : self.features.dim].astype(np.float32), changed)
@@ -121,28 +122,28 @@ class RowAssigner:
 
 
 def assignment_report(
-    matcher: RowAssigner, potentials: Potentials, first: int, matched: Assigned, coupled: dict[str, Any]
+    assigner: RowAssigner, potentials: Potentials, first: int, assigned: Assigned, coupled: dict[str, Any]
 ) -> dict:
     """A block's report, as `flowpairs.pipeline.ot.BlockReport` has it.
 
     Args:
-        matcher, potentials: the coupling.
+        assigner, potentials: the coupling.
         first: the block's first row.
-        matched: its rows and partners.
+        assigned: its rows and partners.
         coupled: the costs of the pairs as they stand, and who they are (see
-            `flowpairs.pipeline.blocks.imported_pairs.report`).
+            `flowpairs.pipeline.blocks.imported_pairs.imported_report`).
     """
-    partners = matcher.partners(first, len(matched.ids))
+    partners = assigner.partners(first, len(assigned.ids))
     return {
         **coupled,
         "method": "semidiscrete",
-        "m": matcher.count,
+        "m": assigner.count,
         "eps": potentials.eps,
         "rel_eps": potentials.rel_eps,
-        "entropy": float(np.log(partners) / np.log(max(matcher.count, 2))),
+        "sharpness": float(np.log(partners) / np.log(max(assigner.count, 2))),
         "partners": partners,
         "chi2": potentials.chi2,
-        "relabelled": matched.changed,
+        "relabelled": assigned.changed,
         "passes": 1,
     }
 

@@ -1,7 +1,7 @@
-"""One block from start to end: features of its rows, coupling, partners, shards. No Ray here: actor.py runs it.
+"""One block from start to end: features of its rows, coupling, partners, shards. No Ray: cluster/actors.py has that.
 
 Solving and writing are apart, so that one block is written while the next one is solved. A block's shards are a pure
-function of (config, data, block); the actor that happens to compute it adds nothing.
+function of (config, data, block); the process that happens to compute it adds nothing.
 """
 
 import dataclasses
@@ -15,17 +15,14 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from flowpairs.pipeline.base.atomic import write_array
-from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks import noise
-from flowpairs.pipeline.blocks.conditions import Conditions
-from flowpairs.pipeline.blocks.division import Blocks
-from flowpairs.pipeline.blocks.features import Features, gather
+from flowpairs.pipeline.blocks.features import gather
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, imported_report
-from flowpairs.pipeline.blocks.source import SourceData, weights_of
-from flowpairs.pipeline.config import CoupleConfig
-from flowpairs.pipeline.solve import checkpoint
-from flowpairs.pipeline.solve import start as starts
+from flowpairs.pipeline.blocks.source import weights_of
+from flowpairs.pipeline.solve.job import Job
+from flowpairs.pipeline.store.checkpoints import checkpoint_writer, load_checkpoint, remove_checkpoint
 from flowpairs.pipeline.store.format import pairs_per_record
+from flowpairs.pipeline.store.potential_files import Potentials, block_checkpoint, block_file, load_potentials
 from flowpairs.pipeline.store.records import Record
 from flowpairs.pipeline.store.writer import write_shard
 
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     from flowpairs.pipeline.ot import Coupling, Problem
     from flowpairs.pipeline.ot.tiles.partition import Team
     from flowpairs.pipeline.solve.assignment import RowAssigner
-    from flowpairs.pipeline.solve.potentials import Potentials
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class SolvedBlock:
     Attributes:
         block: its number.
         report: of its coupling, a row of blocks.parquet.
-        pairs: one a source row; of the last block, as many of them as the job needs are written.
+        pairs: one per source row; of the last block, as many of them as the job needs are written.
         g: the target potential, where the method has one.
     """
 
@@ -54,62 +50,34 @@ class SolvedBlock:
 
 
 class BlockSolver:
-    """Computes blocks; built once per actor, after Ray has decided which devices it sees.
+    """Computes blocks; built once per process.
 
     Args:
-        config: the job.
-        directory: the pair store.
-        blocks: the division of the job.
-        threads: CPU cores that this process was given.
-        features: the map into the space of the cost.
-        x: all data, without mirror images.
-        labels: one per datum, or None.
-        data_features: features of every data id.
-        table: pairs made elsewhere, where the config imports them.
-        conditions: of a semi-discrete coupling, whose potentials are in `directory`.
-        start: potentials that blocks start from, one a data id, where the config names a store that has them.
-        weights: of the data in their marginal, where they do not all count alike.
-        source: the source side, where it is data; source_features: of every source id.
-        matrix: the costs that the config gives, source ids by data ids.
+        job: with its features.
+        threads: CPU cores that this process may use.
+        device: "cpu" or "cuda", where to compute.
+        potentials: of a semi-discrete coupling; None: those in the job's directory.
     """
 
-    def __init__(
-        self,
-        config: CoupleConfig,
-        directory: AnyPath,
-        blocks: Blocks,
-        threads: int,
-        features: Features,
-        x: Float32[np.ndarray, "N ..."],
-        labels: Int64[np.ndarray, " N"] | None,
-        data_features: Float32[np.ndarray, "ids k"],
-        table: PairTable | None = None,
-        conditions: Conditions | None = None,
-        start: Float64[np.ndarray, " ids"] | None = None,
-        weights: Float64[np.ndarray, " N"] | None = None,
-        source: SourceData | None = None,
-        source_features: Float32[np.ndarray, "ids0 k"] | None = None,
-        matrix: Float32[np.ndarray, "ids0 ids"] | None = None,
-    ) -> None:
+    def __init__(self, job: Job, threads: int, device: str, potentials: Potentials | None = None) -> None:
         import torch
 
         from flowpairs.pipeline.ot.tiles.partition import SINGLE
 
         torch.set_num_threads(threads)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.team: "Team" = SINGLE  # changed by an actor that is not
-        self.config, self.directory, self.blocks, self.features = config, directory, blocks, features
-        self.x, self.labels, self.data_features, self.table = x, labels, data_features, table
-        self.conditions, self.start, self.weights = conditions, start, weights
-        self.source, self.source_features, self.matrix = source, source_features, matrix
+        self.job, self.device = job, device
+        self.team: "Team" = SINGLE  # changed by an actor that is one of several
+        self.config, self.blocks, self.inputs, self.space = job.config, job.blocks, job.inputs, job.space
+        self.x, self.seed = job.inputs.target.x, job.config.source.seed
+        self._potentials = potentials
         self._solved: dict[int | None, Coupling] = {}  # of problems that blocks share, by `Blocks.same`
 
     def solve(self, block: int) -> SolvedBlock:
-        """Couple a block and draw its pairs, match its rows, or take its pairs from the table."""
-        if self.table is not None:
-            report, pairs, g = self._take(self.table, block)
+        """Couple a block and draw its pairs, assign partners to its rows, or take its pairs from the table."""
+        if self.inputs.table is not None:
+            report, pairs, g = self._import(self.inputs.table, block)
         elif self.config.coupling.method == "semidiscrete":
-            report, pairs, g = self._match(block)
+            report, pairs, g = self._assign(block)
         else:
             report, pairs, g = self._couple(block)
         return SolvedBlock(block, {"block": block, **report}, pairs, g)
@@ -119,33 +87,32 @@ class BlockSolver:
 
         Nothing is written when the coupling did not converge and the config does not accept that.
         """
-        block, pairs = solved.block, solved.pairs
-        checkpoint.remove_checkpoint(checkpoint.checkpoint_file(self.directory, block))
+        block, pairs, directory = solved.block, solved.pairs, self.job.store
         if solved.report["converged"] or self.config.coupling.on_unconverged == "record":
             if solved.g is not None:
-                write_array(starts.block_file(self.directory, block), solved.g)
+                write_array(block_file(directory, block), solved.g)
             for number, rows in self.blocks.shards(block).items():
                 first = None if pairs.rows is None else int(pairs.rows[rows.start])
                 records = self._records(block, pairs, rows)
-                write_shard(self.directory, number, block, records, first, solved.report, self.config.output.payload)
+                write_shard(directory, number, block, records, first, solved.report, self.config.output.payload)
+        remove_checkpoint(block_checkpoint(directory, block))
         return solved.report
 
     def _couple(self, block: int) -> tuple[dict[str, Any], PairTable, Float64[np.ndarray, " m"] | None]:
         """The coupling's report, its pairs, and the target potential."""
         from flowpairs.pipeline.solve import draw
 
-        blocks, seed = self.blocks, self.config.source.seed
+        blocks, seed = self.blocks, self.seed
         n, first, backward = blocks.n, blocks.first_row(block), self.config.sampling.direction == "backward"
         started = time.perf_counter()
-        # Warm starts make the first of equal problems end elsewhere, within the tolerance, than the others.
-        same = None if self.config.coupling.warm_start else blocks.same(block)
+        same = blocks.same(block)
         coupling = self._solved.get(same) or self._coupling(block)
         if same is not None:
             self._solved[same] = coupling
         sides = coupling.problem.weights()
         drawn_for, drawn = sides[::-1] if backward else sides
         rows = None
-        if backward or self.source is not None:
+        if backward or self.inputs.source is not None:
             u = float(noise.uniforms(seed, noise.Stream.ROWS, block, 1)[0])
             order = noise.permutation(seed, noise.Stream.ROWS, n, high=block + 1)
             rows = draw.allot_rows(drawn_for.cpu().numpy(), n, u, order)
@@ -159,17 +126,18 @@ class BlockSolver:
         """The coupling of the block's two sides."""
         from flowpairs.pipeline.solve import draw
 
-        g0 = None if self.start is None else self.start[self.blocks.data_ids(block)]
-        if self.config.coupling.warm_start and block not in self.blocks.seeds:
-            g0 = starts.start(self.directory, self.blocks, block, self.data_features)
-        path = checkpoint.checkpoint_file(self.directory, block)
+        start, resume, save = self.inputs.start, None, None
+        if self.job.directory is not None:
+            path = block_checkpoint(self.job.directory, block)
+            resume = load_checkpoint(path)
+            save = None if self.team.rank else checkpoint_writer(path, self.config.cluster.checkpoint_seconds)
         return draw.solve_block(
             self.config.coupling,
             self._problem(block),
-            g0=self._sent(g0),
+            g0=None if start is None else self._to_device(start[self.blocks.data_ids(block)]),
             team=self.team,
-            resume=checkpoint.load_checkpoint(path),
-            save=checkpoint.checkpoint_writer(path, self.config.cluster.checkpoint_seconds, self.team),
+            resume=resume,
+            save=save,
         )
 
     def _problem(self, block: int) -> "Problem":
@@ -177,20 +145,20 @@ class BlockSolver:
         from flowpairs.pipeline.ot.tiles.partition import RowPartition
         from flowpairs.pipeline.solve import draw
 
-        ids = self.blocks.data_ids(block)
-        x1, b = self._sent(self.data_features[ids]), self._sent(weights_of(self.weights, ids))
-        if self.source is None:
-            x0 = self._sent(self._noise(self.blocks.first_row(block), self.blocks.n, len(ids)))
+        ids, source, costs = self.blocks.data_ids(block), self.inputs.source, self.inputs.costs
+        x1, b = self._to_device(self.space.target[ids]), self._to_device(weights_of(self.inputs.target.weights, ids))
+        if source is None:
+            x0 = self._to_device(self._noise(self.blocks.first_row(block), self.blocks.n, len(ids)))
             x0 = RowPartition(len(x0), len(x1), x0.device, self.team).gather(x0)
             return draw.build_problem(self.config.coupling, x0, x1, None, b)
-        assert self.source_features is not None
-        sources = self.blocks.source_ids(block)
-        x0, a = self._sent(self.source_features[sources]), self._sent(weights_of(self.source.weights, sources))
-        costs = None if self.matrix is None else self._sent(self.matrix[np.ix_(sources, ids)])
-        return draw.build_problem(self.config.coupling, x0, x1, a, b, costs)
+        assert self.space.source is not None
+        rows = self.blocks.source_ids(block)
+        x0, a = self._to_device(self.space.source[rows]), self._to_device(weights_of(source.weights, rows))
+        given = None if costs is None else self._to_device(costs[np.ix_(rows, ids)])
+        return draw.build_problem(self.config.coupling, x0, x1, a, b, given)
 
-    def _sent(self, array: np.ndarray | None) -> Any:
-        """An array as a tensor on this actor's device."""
+    def _to_device(self, array: np.ndarray | None) -> Any:
+        """An array as a tensor where this solver computes."""
         import torch
 
         return None if array is None else torch.from_numpy(array).to(self.device)
@@ -198,7 +166,7 @@ class BlockSolver:
     def _pairs(self, block: int, rows: Int64[np.ndarray, " n"], partners: Int64[np.ndarray, " n"]) -> PairTable:
         """Which source row or datum meets which datum."""
         ids = self.blocks.data_ids(block)[partners]
-        if self.source is None:
+        if self.inputs.source is None:
             return PairTable(ids, self.blocks.first_row(block) + rows, None)
         return PairTable(ids, None, None, source_ids=self.blocks.source_ids(block)[rows])
 
@@ -206,75 +174,74 @@ class BlockSolver:
         """The random order of a block's data by which a balanced draw rounds; None for a categorical one."""
         if self.config.sampling.draw != "balanced":
             return None
-        return noise.permutation(self.config.source.seed, noise.Stream.BALANCE, count, high=block)
+        return noise.permutation(self.seed, noise.Stream.BALANCE, count, high=block)
 
-    def _match(self, block: int) -> tuple[dict[str, Any], PairTable, None]:
+    def _assign(self, block: int) -> tuple[dict[str, Any], PairTable, None]:
         """The block's rows with their partners, and its report."""
-        from flowpairs.pipeline.solve.assignment import assignment_report as matching_report
+        from flowpairs.pipeline.solve.assignment import assignment_report
 
-        potentials, matcher = self._matcher
+        potentials, assigner = self._assigner
         started = time.perf_counter()
         first, count = self.blocks.first_row(block), self.blocks.pairs_of(block)
-        x0 = noise.gaussian(self.config.source.seed, first, count, int(np.prod(self.x.shape[1:])))
-        matched = matcher.match(first, x0, self._order(block, self.blocks.ids))
-        coupled = imported_report(matched.x, self.data_features[matched.ids], self.blocks.ids)
-        row = matching_report(matcher, potentials, first, matched, coupled)
-        row["seconds"] = time.perf_counter() - started
-        return row, PairTable(matched.ids, np.arange(first, first + count), None), None
+        x0 = noise.gaussian(self.seed, first, count, int(np.prod(self.x.shape[1:])))
+        found = assigner.assign(first, x0, self._order(block, self.blocks.ids))
+        costs = imported_report(found.x, self.space.target[found.ids], self.blocks.ids)
+        report = assignment_report(assigner, potentials, first, found, costs)
+        report["seconds"] = time.perf_counter() - started
+        return report, PairTable(found.ids, np.arange(first, first + count), None), None
 
     @cached_property
-    def _matcher(self) -> "tuple[Potentials, RowAssigner]":
-        from flowpairs.pipeline.solve import potentials
+    def _assigner(self) -> "tuple[Potentials, RowAssigner]":
         from flowpairs.pipeline.solve.assignment import RowAssigner
 
-        assert self.conditions is not None
-        found, seed = potentials.load_potentials(self.directory), self.config.source.seed
-        return found, RowAssigner(seed, self.features, self.data_features, self.conditions, found, self.device)
+        found = self._potentials or load_potentials(self.job.store)
+        conditions = self.inputs.conditions
+        return found, RowAssigner(self.seed, self.space.map, self.space.target, conditions, found, self.device)
 
     def _noise(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
-        """Features of a block's noise; with a team, of this member's share of it."""
+        """Features of a block's noise; with a team, of this member's rows."""
         import torch
 
         from flowpairs.pipeline.ot.tiles.partition import RowPartition
 
-        share = RowPartition(n, m, torch.device(self.device), self.team)
-        x0 = np.zeros((n, self.features.dim), np.float32)
-        for k in share.mine:  # section by section, whoever owns it: the same products in the same bits
-            rows = share.sections[k]
-            x0[rows] = self.features.of_noise(self.config.source.seed, first + rows.start, rows.stop - rows.start)
+        partition = RowPartition(n, m, torch.device(self.device), self.team)
+        x0 = np.zeros((n, self.space.map.dim), np.float32)
+        for k in partition.mine:  # section by section, whoever owns it: the same products in the same bits
+            rows = partition.sections[k]
+            x0[rows] = self.space.map.of_noise(self.seed, first + rows.start, rows.stop - rows.start)
         return x0
 
-    def _take(self, table: PairTable, block: int) -> tuple[dict[str, Any], PairTable, None]:
+    def _import(self, table: PairTable, block: int) -> tuple[dict[str, Any], PairTable, None]:
         """The block's part of the table, and its costs."""
         first = self.blocks.first_row(block)
         pairs = table[first : first + self.blocks.pairs_of(block)]
-        x0 = pairs.side(self.config.source.seed, self.x.shape[1:]).reshape(len(pairs.data_ids), -1)
-        return imported_report(x0, self.data_features[pairs.data_ids], len(np.unique(pairs.data_ids))), pairs, None
+        x0 = pairs.side(self.seed, self.x.shape[1:]).reshape(len(pairs.data_ids), -1)
+        return imported_report(x0, self.space.target[pairs.data_ids], len(np.unique(pairs.data_ids))), pairs, None
 
     def _records(self, block: int, pairs: PairTable, rows: range) -> Iterator[Record]:
         """The pairs of some of the block's rows, a record at a time: noise is made again rather than kept."""
-        shape, leg = self.x.shape[1:], self.blocks.leg(block)
-        payload, seed = self.config.output.payload, self.config.source.seed
+        shape, leg, labels = self.x.shape[1:], self.blocks.leg(block), self.inputs.target.labels
+        payload = self.config.output.payload
         step = pairs_per_record(shape, payload)
         for start in range(rows.start, rows.stop, step):
             part = pairs[start : min(start + step, rows.stop)]
             chosen = part.data_ids
             yield Record(
                 first_row=start,
-                x0=self._x0(part) if payload == "full" else None,
+                x0=self.x0_of(part) if payload == "full" else None,
                 x1=None if payload == "ids" else gather(self.x, chosen),
                 data_ids=chosen,
-                labels=None if self.labels is None else self.labels[chosen % len(self.x)],
-                seed=None if part.rows is None else seed,
+                labels=None if labels is None else labels[chosen % len(self.x)],
+                seed=None if part.rows is None else self.seed,
                 rows=part.rows,
                 weights=part.weights,
                 source_ids=part.source_ids,
                 span=None if leg is None else leg.span,
             )
 
-    def _x0(self, part: PairTable) -> Float32[np.ndarray, "k ..."]:
+    def x0_of(self, part: PairTable) -> Float32[np.ndarray, "k ..."]:
         """The source side of some pairs."""
         if part.source_ids is not None:
-            assert self.source is not None
-            return gather(self.source.x, part.source_ids)
-        return part.side(self.config.source.seed, self.x.shape[1:])
+            assert self.inputs.source is not None
+            return gather(self.inputs.source.x, part.source_ids)
+        return part.side(self.seed, self.x.shape[1:])

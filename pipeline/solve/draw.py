@@ -30,7 +30,7 @@ def solve_block(
     Args:
         options: method, epsilon and tolerance.
         problem: what `pose` made; its eps is still to be set.
-        g0: a target potential to start from; see `known.start`.
+        g0: a target potential to start from; see pipeline/solve/start.py.
         team, resume, save: as for `solve_sinkhorn`.
     """
     if options.method == "exact":
@@ -39,8 +39,8 @@ def solve_block(
         return ot.independent(problem)
     limits: dict[str, Any] = {"tol": options.tol, "max_passes": options.max_passes, "backend": options.backend}
     together: dict[str, Any] = {"team": team, "resume": resume, "save": save}
-    if options.entropy is not None:
-        return ot.solve_for_sharpness(problem, options.entropy, **limits, **together)
+    if options.sharpness is not None:
+        return ot.solve_for_sharpness(problem, options.sharpness, **limits, **together)
     if options.rel_eps is not None:
         problem = problem.at(options.rel_eps, team)
     else:
@@ -123,9 +123,9 @@ def allot_rows(
         u: in [0, 1).
         order: a permutation of the pairs.
     """
-    ends = np.cumsum(weights)[:-1] * pairs
-    ends = np.where(np.abs(ends - ends.round()) < 1e-9 * pairs, ends.round(), ends)  # equal weights, equal counts
-    edges = np.floor(np.concatenate([[0.0], ends, [pairs]]) + min(u, 1 - 1e-9)).astype(np.int64)  # 1 + u must not be 2
+    edges = np.cumsum(weights)[:-1] * pairs
+    edges = np.where(np.abs(edges - edges.round()) < 1e-9 * pairs, edges.round(), edges)  # equal weights, equal counts
+    edges = np.floor(np.concatenate([[0.0], edges, [pairs]]) + min(u, 1 - 1e-9)).astype(np.int64)  # 1 + u must not be 2
     return np.repeat(np.arange(len(weights)), np.diff(edges))[order]
 
 

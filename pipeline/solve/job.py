@@ -1,60 +1,59 @@
-"""A coupling job that is ready to run: its input was read and held against its config, its directory is there."""
+"""A coupling job that is ready to run: its inputs are read and held against its config."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from flowpairs.pipeline import config as configs
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.blocks import cost_matrix
-from flowpairs.pipeline.blocks.conditions import read_conditions
 from flowpairs.pipeline.blocks.division import Blocks
-from flowpairs.pipeline.blocks.imported_pairs import PairTable
-from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.config import CoupleConfig
-from flowpairs.pipeline.data.spec import Target
-from flowpairs.pipeline.solve import start as starts
-from flowpairs.pipeline.store import resume
+from flowpairs.pipeline.solve.inputs import FeatureSpace, Inputs, feature_space
+from flowpairs.pipeline.store.features_file import NAME, load_features, save_features
 from flowpairs.pipeline.store.format import CONVENTION, COSTS, IMPORTED, Index, Outline, Shard
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that couplings are computed from.
+    """All that couplings are computed from: a block's shards are a function of this and of its number.
 
     Attributes:
         config: with the fingerprints of all that was read.
-        directory: the pair store.
+        directory: the pair store; None where nothing is written, as for arrays in memory.
         blocks: the division of the job.
-        target: the data.
-        source: the source side, where it is data too.
-        table: pairs made elsewhere, where the config imports them.
+        inputs: what was read.
+        features: both sides as the cost sees them, once `with_features` has computed them.
     """
 
     config: CoupleConfig
-    directory: AnyPath
+    directory: AnyPath | None
     blocks: Blocks
-    target: Target
-    source: SourceData | None = None
-    table: PairTable | None = None
+    inputs: Inputs
+    features: FeatureSpace | None = None
 
-    def arrays(self) -> tuple[Any, ...]:
-        """What a `Coupler` takes behind its number of threads, in order."""
-        config, target, source = self.config, self.target, self.source
-        features = resume.store_features(config, self.directory, target.x, source)
-        of_data = features.of_data(target.x, flips=config.data.flips)
-        of_source = None
-        if source is not None:
-            of_source = of_data if source.x is target.x else features.of_data(source.x, flips=source.flips)
-        given = read_conditions(config.coupling, target)
-        start = starts.start_potentials(config, self.blocks, target, of_data)
-        costs = cost_matrix.load_cost_matrix(config.coupling, self.blocks, source)
-        both = (features, target.x, target.labels, of_data, self.table, given, start)
-        return (*both, target.weights, source, of_source, costs)
+    @property
+    def store(self) -> AnyPath:
+        """The directory of a job that writes."""
+        assert self.directory is not None, "a job in memory writes nothing"
+        return self.directory
+
+    @property
+    def space(self) -> FeatureSpace:
+        """The features of a job that has them."""
+        assert self.features is not None, "the job needs `with_features` first"
+        return self.features
+
+    def with_features(self) -> "Job":
+        """The job with the features of every id, by the map that its store has recorded, or by one recorded now."""
+        directory = self.directory
+        recorded = load_features(directory) if directory is not None and (directory / NAME).is_file() else None
+        space = feature_space(self.config, self.inputs, recorded)
+        if directory is not None and recorded is None:
+            save_features(space.map, directory)
+        return replace(self, features=space)
 
     def index(self, shards: Sequence[Shard]) -> Index:
         """What `index.json` says of the job, with these shards."""
-        target, config, table = self.target, self.config, self.table
+        config, target, source, table = self.config, self.inputs.target, self.inputs.source, self.inputs.table
         convention = CONVENTION.format(cost=COSTS.get(config.coupling.cost, config.coupling.cost))
         return Index(
             config_hash=configs.digest(config.determining()),
@@ -67,8 +66,8 @@ class Job:
             convention=convention if table is None else IMPORTED,
             shards=tuple(shards),
             weighted=table is not None and table.weights is not None,
-            source_fingerprint=None if self.source is None else self.source.fingerprint,
-            times=() if self.source is None else self.source.times,
+            source_fingerprint=None if source is None else source.fingerprint,
+            times=() if source is None else source.times,
         )
 
     def outline(self) -> Outline:

@@ -80,9 +80,9 @@ class Index:
     method: str
     convention: str  # which cost, which eps and which potentials, in words
     shards: tuple[Shard, ...]
-    weighted: bool = False  # every pair has a weight; written only where it is true
-    source_fingerprint: str | None = None  # of the data that x0 is; None: it is none. Written only where there is one
-    times: tuple[float, ...] = ()  # points of a chain over time, whose pairs have spans; written only where there are
+    weighted: bool = False  # every pair has a weight
+    source_fingerprint: str | None = None  # of the data that x0 is; None: it is noise
+    times: tuple[float, ...] = ()  # points of a chain over time, whose pairs have spans; none where there is no chain
     format_version: int = FORMAT_VERSION
 
     @property
@@ -138,17 +138,18 @@ def pairs_per_record(shape: tuple[int, ...], payload: str) -> int:
 
 def write_index(directory: AnyPath, index: Index) -> None:
     """Write `index.json`; call it when every shard is in place."""
-    tree = dataclasses.asdict(index)
-    for later in ("weighted", "source_fingerprint", "times"):  # the same bytes as before there were such stores
-        if not tree[later]:
-            del tree[later]
-    write_atomically(directory / "index.json", _to_json(tree))
+    write_atomically(directory / "index.json", _to_json(dataclasses.asdict(index)))
     (directory / OUTLINE).unlink(missing_ok=True)
 
 
 def write_outline(directory: AnyPath, outline: Outline) -> None:
     """Write `outline.json`, which `write_index` removes."""
     write_atomically(directory / OUTLINE, _to_json(dataclasses.asdict(outline)))
+
+
+def has_outline(directory: str | AnyPath) -> bool:
+    """Whether `read_outline` finds something to read."""
+    return any((as_path(directory) / name).is_file() for name in (OUTLINE, "index.json"))
 
 
 def write_sidecar(directory: AnyPath, sidecar: Sidecar) -> None:

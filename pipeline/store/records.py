@@ -28,7 +28,7 @@ from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.features import gather
 from flowpairs.pipeline.store.format import Index, source_copy
-from flowpairs.pipeline.store.layout import opened, read_member, walk
+from flowpairs.pipeline.store.shard_layout import opened, read_member, walk
 
 Part = slice | Int64[np.ndarray, " r"]  # some pairs of a record
 
@@ -38,7 +38,7 @@ class Record:
     """k pairs that are stored together.
 
     Attributes:
-        first_row: place of the first pair in its block.
+        first_row: position of the first pair in its block.
         x0: source rows; None where the payload leaves them out.
         x1: target rows; likewise.
         data_ids: of x1.
@@ -85,8 +85,8 @@ def encode_record(record: Record, payload: str, block: int) -> dict[str, bytes]:
         assert record.x0 is not None
         fields["x0.npy"] = npy.encode_npy(record.x0)
     else:
-        known = record.rows is not None or (payload == "ids" and record.source_ids is not None)
-        assert known, "x0 of another origin has no counter to come back from"
+        restorable = record.rows is not None or (payload == "ids" and record.source_ids is not None)
+        assert restorable, "x0 of another origin has no counter to come back from"
     if record.rows is not None and (np.diff(record.rows) != 1).any():
         fields["row.npy"] = npy.encode_npy(record.rows.astype("<u8"))
     if record.weights is not None:
@@ -215,9 +215,9 @@ class Decoder:
             if ids.dtype != np.int64 or ids.ndim != 1:
                 raise ValueError(f"meta.json: {listed} is no list of integers")
             return ids
-        ids, known = array(fields, member, np.uint32).astype(np.int64), len(getattr(self, side))
-        if ids.size and ids.max() >= 2 * known:
-            raise ValueError(f"{member}: id {ids.max()} is beyond the {known} data and their mirror images")
+        ids, count = array(fields, member, np.uint32).astype(np.int64), len(getattr(self, side))
+        if ids.size and ids.max() >= 2 * count:
+            raise ValueError(f"{member}: id {ids.max()} is beyond the {count} data and their mirror images")
         return ids
 
     @cached_property
@@ -258,8 +258,8 @@ def samples(path: AnyPath, extensions: Collection[str] | None = None) -> Iterato
         InputError: not a tar of plain files, or a member that stands twice.
     """
     with opened(path) as file:
-        for key, places in walk(file):
-            chosen = places if extensions is None else {name: places[name] for name in places if name in extensions}
+        for key, extents in walk(file):
+            chosen = extents if extensions is None else {name: extents[name] for name in extents if name in extensions}
             yield key, {name: read_member(file, as_path) for name, as_path in chosen.items()}
 
 

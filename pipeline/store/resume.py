@@ -5,21 +5,17 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float32
-
 from flowpairs.pipeline import config as configs
 from flowpairs.pipeline.base.atomic import write_array
+from flowpairs.pipeline.base.environment import in_submitted_job
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.blocks import features as feature_maps
 from flowpairs.pipeline.blocks.division import Blocks
-from flowpairs.pipeline.blocks.features import Features
 from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.data.spec import Target
 from flowpairs.pipeline.store import format
-from flowpairs.pipeline.store.integrity import damage
+from flowpairs.pipeline.store.shard_layout import damage
 
 
 def find_complete(config: CoupleConfig, directory: AnyPath) -> format.Index | None:
@@ -44,12 +40,10 @@ def check_directory(config: CoupleConfig, directory: AnyPath) -> CoupleConfig | 
         InputError: a relative path inside a submitted job, a directory with other things in it, or a store made with
             another config.
     """
-    from flowpairs.pipeline.cluster.connect import in_submitted_job
-
-    if config.output.dir.startswith("memory://"):
+    if config.output.dir.startswith("memory://") and config.cluster.actors != 0:
         raise InputError(
             f"output.dir={config.output.dir!r}: every process has a memory of its own, and actors are others; "
-            "give a directory or a URL that all nodes reach, as in s3://bucket/pairs"
+            "give a directory or a URL that all nodes reach, as in s3://bucket/pairs, or cluster.actors=0"
         )
     if in_submitted_job() and isinstance(directory, Path) and not directory.is_absolute():
         raise InputError(
@@ -70,34 +64,15 @@ def check_directory(config: CoupleConfig, directory: AnyPath) -> CoupleConfig | 
     return earlier
 
 
-def pin(config: CoupleConfig, key: str, found: str | None, source: str) -> CoupleConfig:
-    """The config with the fingerprint `coupling.KEY` of what was read from `coupling.SOURCE`.
+def check_same(config: CoupleConfig, directory: AnyPath) -> None:
+    """Hold a config with the fingerprints of its inputs against that of the store in the output directory, if any.
 
     Raises:
-        InputError: the config expects another.
+        InputError: the store is of other inputs.
     """
-    wanted = getattr(config.coupling, key)
-    if wanted not in (None, found):
-        raise InputError(f"coupling.{key}={wanted!r}: what was read has {found!r}; mend coupling.{source} or remove it")
-    return config.model_copy(update={"coupling": config.coupling.model_copy(update={key: found})})
-
-
-def pin_data(config: CoupleConfig, directory: AnyPath, target: Target) -> CoupleConfig:
-    """The config with the fingerprints of the data that were read.
-
-    Raises:
-        InputError: the config or the store expects other data.
-    """
-    found = {"fingerprint": target.fingerprint, "columns_fingerprint": target.columns_fingerprint}
-    for key, value in found.items():
-        wanted = getattr(config.data, key)
-        if wanted not in (None, value):
-            raise InputError(f"data.{key}={wanted!r}: the data read have {value!r}; mend data.path or remove it")
-    pinned = config.model_copy(update={"data": config.data.model_copy(update=found)})
     earlier = _earlier(directory)
     if earlier is not None:
-        _refuse_difference(pinned, earlier, directory)
-    return pinned
+        _refuse_difference(config, earlier, directory)
 
 
 def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, source: SourceData | None = None) -> None:
@@ -117,27 +92,6 @@ def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, sour
     if _earlier(directory) is None:
         remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
         configs.save(config, directory / "config.yaml", remark)
-
-
-def store_features(
-    config: CoupleConfig, directory: AnyPath, x: Float32[np.ndarray, "N ..."], source: SourceData | None = None
-) -> Features:
-    """The feature map: the one that the store recorded, or a new one that is recorded now.
-
-    Of two sides it is one map, of the data of both that take part, so that distances are those between the data.
-    """
-    path = directory / "features.npz"
-    if path.is_file():
-        return feature_maps.load_features(path)
-    if source is None:
-        fitted = feature_maps.fit_features(x, config.features.pca, flips=config.data.flips)
-    else:
-        ids = [np.unique(np.concatenate([leg.source for leg in source.legs]))]
-        ids += [np.unique(np.concatenate([leg.target for leg in source.legs]))]
-        rows = [feature_maps.evenly_spaced(side, part) for side, part in zip((source.x, x), ids, strict=True)]
-        fitted = feature_maps.fit_features(np.concatenate(rows), config.features.pca, flips=False)
-    feature_maps.save_features(fitted, path)
-    return fitted
 
 
 def blocks_done(directory: AnyPath, blocks: Blocks) -> set[int]:
@@ -169,7 +123,7 @@ def _finished(directory: AnyPath) -> format.Index | None:
     if not path.is_file():
         return None
     index = format.read_index(directory)
-    lost = [shard.name for shard in index.shards if not _in_place(directory, shard)]
+    lost = [shard.name for shard in index.shards if not _is_whole(directory, shard)]
     copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])]
     copies += [format.source_copy(index)] if index.two_sided else []
     copies = copies if format.keeps_data(index.payload, index.method) else []
@@ -193,7 +147,7 @@ def _refuse_unwritable(directory: AnyPath) -> None:
         raise InputError(f"output.dir={str(directory)!r}: {there} cannot be written; give a directory that can")
 
 
-def _in_place(directory: AnyPath, shard: format.Shard) -> bool:
+def _is_whole(directory: AnyPath, shard: format.Shard) -> bool:
     """Whether the shard and its sidecar are there, the tar in its recorded size.
 
     Its bytes are not hashed: whole stores would be read at every start, and what is read for training is hashed then.

@@ -1,13 +1,11 @@
 """How far a coupling job is, from its config and its sidecars alone: it may be running, dead or finished."""
 
-import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.base.progress import remaining
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.store import format
 
@@ -73,9 +71,9 @@ def read_status(directory: AnyPath) -> Status:
     errors = [error for error in sides if error is not None]  # pairs made elsewhere have none
     solve = None
     if config.coupling.method == "semidiscrete":
-        from flowpairs.pipeline.solve import potentials
+        from flowpairs.pipeline.store import potential_files
 
-        solve = potentials.solve_progress(directory, potentials.problem_numbers(config, directory))
+        solve = potential_files.solve_progress(directory, potential_files.problem_numbers(config, directory))
     return Status(
         complete=complete,
         blocks_total=-(-total // n),
@@ -90,28 +88,3 @@ def read_status(directory: AnyPath) -> Status:
         potentials=solve.share if solve else None,
         solve=solve.text if solve else None,
     )
-
-
-def print_status(directory: AnyPath, *, as_json: bool) -> None:
-    """Print the status, for a person or as one JSON object."""
-    status = read_status(directory)
-    if as_json:
-        print(json.dumps({"directory": str(directory), **asdict(status)}))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{directory}: {'complete' if status.complete else 'not complete'}", show_header=False)
-    if status.potentials is not None:
-        table.add_row("potentials", f"{100 * status.potentials:.0f} %  {status.solve}")
-    table.add_row("blocks", f"{status.blocks:,} of {status.blocks_total:,}")
-    table.add_row("pairs", f"{status.pairs:,} of {status.pairs_total:,}")
-    table.add_row("bytes", f"{status.bytes:,}")
-    table.add_row("pairs/s", "unknown yet" if status.pairs_per_second is None else f"{status.pairs_per_second:,.0f}")
-    if status.seconds_left is not None:
-        table.add_row("time left", remaining(1.0, 1.0 + status.seconds_left, 1.0))
-    if status.worst_marginal_error is not None:
-        table.add_row("worst marginal error (L1)", f"{status.worst_marginal_error:.2e}")
-    if status.seconds_since_last_shard is not None and not status.complete:
-        table.add_row("last shard", f"{status.seconds_since_last_shard:.0f} s ago")
-    Console().print(table)

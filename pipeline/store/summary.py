@@ -30,7 +30,7 @@ def print_summary(directory: AnyPath) -> None:
         table.add_row("eps", f"{mean('eps'):.4g} absolute, {mean('rel_eps'):.4g} relative to std(C)")
         table.add_row("passes a block", f"{mean('passes'):.0f}")
     if index.method != "imported":  # whose couplings are not known, only their pairs
-        table.add_row("sharpness E", f"{mean('entropy'):.3f} (n^E = {mean('partners'):.1f} partners a row)")
+        table.add_row("sharpness E", f"{mean('sharpness'):.3f} (n^E = {mean('partners'):.1f} partners a row)")
     if index.method not in ("imported", "semidiscrete"):
         worst = max(max(row["source_error"], row["target_error"]) for row in blocks)
         table.add_row("worst marginal error (L1)", f"{worst:.2e}")
@@ -42,9 +42,9 @@ def print_summary(directory: AnyPath) -> None:
 
 def _add_potentials(table: Any, directory: AnyPath) -> None:
     """What the potentials of a semi-discrete coupling are."""
-    from flowpairs.pipeline.solve import potentials
+    from flowpairs.pipeline.store import potential_files
 
-    found = potentials.load_potentials(directory)
+    found = potential_files.load_potentials(directory)
     points, seconds = (sum(report[key] for report in found.reports) for key in ("points", "seconds"))
     problems = f"{len(found.reports)} problems, one a class" if len(found.reports) > 1 else "one problem"
     table.add_row("potentials", f"of {len(found.g):,} data, {problems}, {points:,} points in {seconds:.1f} s")

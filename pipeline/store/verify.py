@@ -1,6 +1,5 @@
 """Reading every byte of a pair store and holding it against its index. A store with a fault is never trained on."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,8 +11,8 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.data.spec import data_fingerprint
 from flowpairs.pipeline.store import format
-from flowpairs.pipeline.store.integrity import damage
 from flowpairs.pipeline.store.records import Decoder, samples
+from flowpairs.pipeline.store.shard_layout import damage
 
 
 @dataclass
@@ -50,9 +49,9 @@ def verify(directory: AnyPath) -> Verdict:
             return verdict
     if index.method == "semidiscrete":
         _check_potentials(directory, verdict)
-    known = {shard.name for shard in index.shards}
+    listed = {shard.name for shard in index.shards}
     for name in sorted(file.name for file in (directory / "shards").iterdir()):
-        if name not in known and str(PurePosixPath(name).with_suffix(".tar")) not in known:
+        if name not in listed and str(PurePosixPath(name).with_suffix(".tar")) not in listed:
             verdict.faults.append(f"{name}: not listed in the index; remove it")
     for shard in index.shards:
         _check_shard(directory, shard, index, seen, verdict)
@@ -160,36 +159,9 @@ def _check_data(directory: AnyPath, index: format.Index, verdict: Verdict) -> No
 
 def _check_potentials(directory: AnyPath, verdict: Verdict) -> None:
     """Hold the potentials that pairs were matched by against their hash."""
-    from flowpairs.pipeline.solve import potentials
+    from flowpairs.pipeline.store import potential_files
 
     try:
-        potentials.load_potentials(directory)
+        potential_files.load_potentials(directory)
     except InputError as error:
         verdict.faults.append(str(error))
-
-
-def print_verdict(directory: AnyPath, *, deep: int, as_json: bool) -> bool:
-    """Print the verdict, for a person or as one JSON object; True where no fault was found.
-
-    Args:
-        directory: the pair store.
-        deep: how many blocks to compute again and compare bit by bit.
-        as_json: print one JSON object.
-    """
-    verdict = verify(directory)
-    if deep and not verdict.faults:
-        from flowpairs.pipeline.recompute import recompute
-
-        verdict.faults += recompute(directory, deep)
-    if as_json:
-        print(json.dumps({**vars(verdict), "ok": not verdict.faults}))
-        return not verdict.faults
-    for fault in verdict.faults:
-        print(fault)
-    counted = (
-        f"{verdict.shards:,} shards, {verdict.records:,} records, {verdict.pairs:,} pairs, {verdict.bytes:,} bytes"
-    )
-    print(f"{directory}: {counted}: {f'{len(verdict.faults)} faults' if verdict.faults else 'whole'}")
-    drawn = f"{verdict.draw_error:.3f} from being drawn equally often (independent draws: {verdict.chance_error:.3f})"
-    print(f"{verdict.data_used:,} data occur, in L1 {drawn}")
-    return not verdict.faults

@@ -171,6 +171,9 @@ def write(directory: Path, name: str) -> None:
         "payload": payload,
         "method": "imported",
         "convention": "pairs of a conformance test, made by hand",
+        "weighted": False,
+        "source_fingerprint": None,
+        "times": [],
         "shards": shards,
     }
     if store == "two-sided":

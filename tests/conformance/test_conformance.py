@@ -14,8 +14,8 @@ from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Decoder, Record, samples
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.pipeline.store.writer import write_shard
-from flowpairs.training.pairs.order import Stretch
-from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.pairs.reading.order import Stretch
+from flowpairs.training.pairs.reading.shards import ShardReader
 
 HERE = Path(__file__).parent
 RECORDS = [(block, *parts) for block, records in generate.SHARDS for parts in records]

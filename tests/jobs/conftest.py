@@ -21,6 +21,7 @@ import pytest
 import ray.util
 from prometheus_client.parser import text_string_to_metric_families
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE as DISCOVERY
+from support.installed import write_own_modules
 
 BIN = Path(sys.executable).parent
 Series = dict[tuple[str, str, str], float]  # (name, tag `output`, tag `JobId`) -> value
@@ -46,10 +47,10 @@ class Head:
         return subprocess.CompletedProcess(process.args, process.returncode, out)
 
     def start(self, *arguments: str, code: Path | None = None, **environment: str) -> subprocess.Popen:
-        """Start a command far from the clone; `code` is a directory of packages to run instead of the installed."""
+        """Start a command beside a user's own modules; `code` is a folder of packages to run instead."""
         path = {} if code is None else {"PYTHONPATH": str(code)}
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *arguments],
+            [sys.executable, "-m", "flowpairs.jobs.cli", *arguments],
             env=self.environment | {"RAY_ADDRESS": self.address} | path | environment,
             cwd=self.root,
             stdout=subprocess.PIPE,
@@ -102,8 +103,19 @@ class Head:
         Two raylets with the same files would unpack a job's code, and delete it, under each other's feet.
         """
         files = f"--temp-dir={self.root / '2'}"
+        before = self.nodes()
         with ray_start(self.root, self.environment, "second", "--address", self.gcs, files, *agent_port()):
+            while self.nodes() == before:
+                time.sleep(0.2)
             yield
+
+    def nodes(self) -> int:
+        """How many raylets live."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        asked = urllib.request.Request(f"{self.address}/nodes?view=summary", headers=headers)
+        with urllib.request.urlopen(asked) as answer:
+            listed = json.load(answer)["data"]["summary"]
+        return sum(node["raylet"].get("state") == "ALIVE" for node in listed)
 
 
 def free_ports(count: int) -> list[int]:
@@ -135,6 +147,7 @@ def ray_start(root: Path, environment: dict[str, str], name: str, *options: str)
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
     root = Path(tempfile.mkdtemp(prefix="ray-"))  # not tmp_path: Ray's socket names must stay under 108 characters
+    write_own_modules(root)  # where commands are run; Ray puts a driver's directory on its workers' path
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"HOME": str(root), "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token"}
     environment["RAY_metrics_report_interval_ms"] = "5000"  # gauges are served for twice that after their job

@@ -16,6 +16,8 @@ import jsonschema
 import pytest
 import yaml
 
+import flowpairs
+
 PROJECT = Path(__file__).resolve().parents[2]
 KUBERAY = PROJECT / "configs" / "kuberay"
 MANIFESTS = {"RayCluster": "raycluster.yaml", "RayJob": "rayjob.yaml"}
@@ -64,7 +66,7 @@ def test_they_fit_kuberays_schema(kind: str) -> None:
 @pytest.mark.parametrize("kind", MANIFESTS)
 def test_image_and_ray_are_those_of_the_container_file(kind: str) -> None:
     pinned = re.search(r"^ray==(\S+)$", (PROJECT / "constraints.txt").read_text(), re.MULTILINE)[1]
-    ours = re.search(r'^version = "(.+)"$', (PROJECT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    ours = flowpairs.__version__
     assert f"FROM rayproject/ray:{pinned}-py311-gpu" in CONTAINERFILE
     assert f"flowpairs:{ours}-ray{pinned} ." in CONTAINERFILE
     assert cluster_of(kind)["rayVersion"] == pinned

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from flowpairs.jobs.arrival import compare
 from flowpairs.jobs.remote import bundle
-from flowpairs.jobs.remote.arrival import compare
 from flowpairs.jobs.remote.dashboard import Dashboard, check_ray
 from flowpairs.jobs.remote.request import request
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.config import CoupleConfig, check_cost, load
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "digits"
 COUPLE, TRAIN, STREAM = (str(CONFIGS / f"{name}.yaml") for name in ("couple", "train", "stream"))
@@ -99,19 +99,23 @@ def test_code_and_config_are_shipped_and_nothing_else(tmp_path, monkeypatch):
     (own / "costs" / "mine.py").write_text("def dot(x, y): return -(x @ y.T)\n")
     monkeypatch.syspath_prepend(str(own))
     config = load(CoupleConfig, COUPLE, ["output.dir=/shared/out", "coupling.cost=costs.mine:dot"])
+    check_cost(config)
     packed = tmp_path / "packed"
     packed.mkdir()
     bundle.pack(packed, config)
     top = {path.name for path in packed.iterdir()}
-    assert top == {"jobs", "pipeline", "training", "costs", "job.yaml", "environment.json"}
+    assert top == {"flowpairs", "costs", "job.yaml", "environment.json"}
+    assert {"__init__.py", "configs", "jobs", "pipeline", "training"} <= {
+        path.name for path in (packed / "flowpairs").iterdir()
+    }
     assert {path.name for path in (packed / "costs").iterdir()} == {"__init__.py", "mine.py"}
     assert not [path for path in packed.rglob("*") if path.name == "__pycache__" or path.name.startswith(".")]
-    assert list(packed.glob("training/**/*.css"))
+    assert list(packed.glob("flowpairs/training/**/*.css"))
     assert load(CoupleConfig, packed / "job.yaml") == config
 
 
 def test_versions_are_held_against_what_was_shipped(tmp_path):
-    shipped = bundle.environment()
+    shipped = bundle.versions()
     assert compare(shipped) == ([], [])
     shipped["packages"]["torch"]["here"] = "2.8.0"
     [other] = compare(shipped)[1]
@@ -124,7 +128,7 @@ def test_versions_are_held_against_what_was_shipped(tmp_path):
     shipped["python"]["needs"] = ">=9"
     (tmp_path / "environment.json").write_text(json.dumps(shipped))
     out = subprocess.run(
-        [sys.executable, "-m", "jobs.remote.arrival", "status", "/absent"],
+        [sys.executable, "-m", "flowpairs.jobs.arrival", "status", "/absent"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,

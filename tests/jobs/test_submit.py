@@ -8,7 +8,8 @@ import urllib.error
 from pathlib import Path
 
 import pytest
-from support.alone import alone
+from support.couplings import couple_here
+from support.installed import unpack_wheel
 
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.couple import couple
@@ -51,13 +52,13 @@ def told(head, series, output: Path) -> dict[str, float]:
 
 
 def test_training_runs_there_from_an_installed_package_and_is_watched(head, pairs, tmp_path):
-    """The code lies as in site-packages, with neither clone nor configs beside it."""
-    for package in ("jobs", "pipeline", "training"):
-        shutil.copytree(PROJECT / package, tmp_path / "site" / package)
+    """The code is a wheel's, and the user's directory holds modules named as this project's folders."""
+    site = unpack_wheel(tmp_path)
+    assert {"jobs.py", "pipeline.py", "training"} <= {path.name for path in head.root.iterdir()}
     command = ["submit", "train", TRAIN, f"pairs.dir={pairs}", f"output.dir={tmp_path / 'run'}"]
     small = ["train.steps=20", "train.batch=64", "train.warmup=5", "cluster.workers=1"]
     with head.scraped() as series:
-        job = head.flowpairs(*command, *small, code=tmp_path / "site")
+        job = head.flowpairs(*command, *small, code=site)
     assert job.returncode == 0, job.stdout
     assert json.loads((tmp_path / "run" / "train.json").read_bytes())["steps"] == 20
     [line] = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -136,7 +137,7 @@ def test_stopped_in_the_middle_and_submitted_again_it_ends_in_the_same_bytes(hea
 
     monkeypatch.syspath_prepend(str(head.root))
     whole = tmp_path / "whole"
-    alone(load(CoupleConfig, COUPLE, [f"output.dir={whole}", *small]))
+    couple_here(load(CoupleConfig, COUPLE, [f"output.dir={whole}", *small]))
     shards = {path.name: path.read_bytes() for path in out.glob("shards/*.tar")}
     assert len(shards) == 32
     assert {path.name: path.read_bytes() for path in whole.glob("shards/*.tar")} == shards

@@ -20,7 +20,7 @@ from support.couplings import settings, shard_bytes
 from support.processes import actors
 
 from flowpairs.pipeline.base.errors import InputError, JobError
-from flowpairs.pipeline.cluster.scheduler import work
+from flowpairs.pipeline.cluster.scheduler import schedule
 from flowpairs.pipeline.couple import couple
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.block_reports import read_blocks
@@ -29,8 +29,8 @@ from flowpairs.pipeline.store.verify import verify
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
-    """An undisturbed run with one actor."""
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run in this process."""
     directory = tmp_path_factory.mktemp("couple") / "reference"
     couple(settings(directory))
     return directory
@@ -50,8 +50,8 @@ def test_the_store_is_what_was_asked_for(reference: Path) -> None:
     assert (status.complete, status.blocks, status.pairs, status.seconds_left) == (True, 4, 1500, 0.0)
 
 
-def test_two_actors_write_the_bytes_of_one(reference: Path, tmp_path: Path) -> None:
-    """Also where Ray Data reads the same data from a file."""
+def test_two_actors_write_the_bytes_of_this_process(reference: Path, tmp_path: Path, local_ray: None) -> None:
+    """Also where the same data are read from a file."""
     images, labels = load_digits(return_X_y=True)
     path = tmp_path / "digits.npz"
     np.savez(path, image=(images / 8 - 1).astype(np.float32).reshape(-1, 1, 8, 8), label=labels)
@@ -77,13 +77,13 @@ def test_only_lost_blocks_are_computed_again(reference: Path, tmp_path: Path) ->
     assert not list((directory / "shards").glob(".*"))
 
 
-def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path) -> None:
+def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path, local_ray: None) -> None:
     """When the first block is in, an actor process gets a SIGKILL; its block is done again by a new one."""
     killed: list[int] = []
 
     def kill_once(_: dict[str, Any]) -> None:
         if not killed:
-            killed.append(actors("CouplerActor")[0])
+            killed.append(actors("SolverActor")[0])
             os.kill(killed[0], signal.SIGKILL)
 
     directory = tmp_path / "actor-killed"
@@ -94,6 +94,9 @@ def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path) -> None:
 
 def test_a_block_that_kills_every_actor_ends_the_job(local_ray: None) -> None:
     class Mortal:
+        def ready(self) -> None:
+            pass
+
         def solve(self, block: int) -> None:
             if block == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -102,7 +105,7 @@ def test_a_block_that_kills_every_actor_ends_the_job(local_ray: None) -> None:
             return {}
 
     with pytest.raises(JobError, match="block 1 killed 3 actors"):
-        list(work(SimpleNamespace(hire=ray.remote(Mortal).remote, dismiss=ray.kill), 1, [[0, 1, 2]]))
+        list(schedule(SimpleNamespace(size=1, start=ray.remote(Mortal).remote, stop=ray.kill), [0, 1, 2]))
 
 
 def test_a_block_is_written_while_the_next_one_is_solved(local_ray: None) -> None:
@@ -111,6 +114,9 @@ def test_a_block_is_written_while_the_next_one_is_solved(local_ray: None) -> Non
     class Patient:
         def __init__(self) -> None:
             self.begun, self.written = [threading.Event() for _ in range(3)], 0
+
+        def ready(self) -> None:
+            pass
 
         def solve(self, block: int) -> None:
             self.begun[block].set()
@@ -122,8 +128,46 @@ def test_a_block_is_written_while_the_next_one_is_solved(local_ray: None) -> Non
             return {"block": block}
 
     actor = ray.remote(concurrency_groups={"write": 1})(Patient)
-    posts = SimpleNamespace(hire=actor.remote, dismiss=ray.kill)
-    assert [row["block"] for row in work(posts, 1, [[0, 1, 2]])] == [0, 1, 2]
+    pool = SimpleNamespace(size=1, start=actor.remote, stop=ray.kill)
+    assert [row["block"] for row in schedule(pool, [0, 1, 2])] == [0, 1, 2]
+
+
+def test_work_goes_to_actors_that_answer(local_ray: None) -> None:
+    """One of two can never be placed; the other does everything, and the job does not wait for the first."""
+
+    class Willing:
+        def ready(self) -> None:
+            pass
+
+        def solve(self, block: int) -> None:
+            self.block = block
+
+        def write(self) -> dict[str, Any]:
+            return {"block": self.block}
+
+    sizes = iter([64, 0])
+    pool = SimpleNamespace(size=2, start=lambda: ray.remote(num_cpus=next(sizes))(Willing).remote(), stop=ray.kill)
+    assert sorted(row["block"] for row in schedule(pool, range(5))) == [0, 1, 2, 3, 4]
+
+
+def test_an_actor_that_dies_at_its_start_ends_the_job(local_ray: None) -> None:
+    class Stillborn:
+        def ready(self) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pool = SimpleNamespace(size=1, start=lambda: ray.remote(num_cpus=0)(Stillborn).remote(), stop=ray.kill)
+    with pytest.raises(JobError, match="3 actors died while they started"):
+        list(schedule(pool, [0]))
+
+
+def test_a_refusal_at_an_actors_start_is_raised_as_itself(local_ray: None) -> None:
+    class Refusing:
+        def ready(self) -> None:
+            raise InputError("no GPU here")
+
+    pool = SimpleNamespace(size=1, start=lambda: ray.remote(num_cpus=0)(Refusing).remote(), stop=ray.kill)
+    with pytest.raises(InputError, match="no GPU here"):
+        list(schedule(pool, [0]))
 
 
 def test_another_config_in_the_same_directory_is_refused(reference: Path) -> None:
@@ -158,26 +202,26 @@ def test_a_block_that_does_not_converge_fails_the_job(tmp_path: Path, local_ray:
 
 
 @pytest.mark.parametrize("method", ["independent", "exact"])
-def test_other_methods_write_stores_too(tmp_path: Path, local_ray: None, method: str) -> None:
+def test_other_methods_write_stores_too(tmp_path: Path, method: str) -> None:
     coupling = {"method": method, "rel_eps": None}
     couple(settings(tmp_path / "s", coupling=coupling, output={"pairs": 400}))
     assert verify(tmp_path / "s").faults == []
     row = read_blocks(tmp_path / "s")[0]
-    assert (row["entropy"] == pytest.approx(1.0)) == (method == "independent")
+    assert (row["sharpness"] == pytest.approx(1.0)) == (method == "independent")
     assert (row["cost_coupled"] < 0.9 * row["cost_independent"]) == (method == "exact")
 
 
-def test_a_sharpness_instead_of_an_epsilon(tmp_path: Path, local_ray: None) -> None:
-    couple(settings(tmp_path / "s", coupling={"rel_eps": None, "entropy": 0.2}, output={"pairs": 400}))
+def test_a_sharpness_instead_of_an_epsilon(tmp_path: Path) -> None:
+    couple(settings(tmp_path / "s", coupling={"rel_eps": None, "sharpness": 0.2}, output={"pairs": 400}))
     row = read_blocks(tmp_path / "s")[0]
     assert row["converged"]
-    assert row["entropy"] == pytest.approx(0.2, abs=0.01)
-    unequal = {"n": 8192, "resample": "repeat", "rel_eps": None, "entropy": 0.05}
-    with pytest.raises(InputError, match=r"entropy=0.05: no coupling .* below 0\.092"):
+    assert row["sharpness"] == pytest.approx(0.2, abs=0.01)
+    unequal = {"n": 8192, "resample": "repeat", "rel_eps": None, "sharpness": 0.05}
+    with pytest.raises(InputError, match=r"sharpness=0.05: no coupling .* below 0\.092"):
         couple(settings(tmp_path / "t", coupling=unequal))
 
 
-def test_balanced_draws_use_every_datum_equally_often(tmp_path: Path, local_ray: None) -> None:
+def test_balanced_draws_use_every_datum_equally_often(tmp_path: Path) -> None:
     couple(settings(tmp_path / "s", sampling={"draw": "balanced"}, coupling={"n": 300}, output={"pairs": 300}))
     ids = np.concatenate([record["meta"]["data_ids"] for record in plain_records(tmp_path / "s")])
     assert len(np.unique(ids)) == 300

@@ -15,8 +15,8 @@ from flowpairs.pipeline.recompute import recompute
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Decoder, samples
 from flowpairs.pipeline.store.verify import verify
-from flowpairs.training.pairs.order import Stretch
-from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.pairs.reading.order import Stretch
+from flowpairs.training.pairs.reading.shards import ShardReader
 
 PAYLOADS = ("full", "seeded", "ids")
 NAMES = ("x0", "x1", "label", "data_ids")

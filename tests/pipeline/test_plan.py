@@ -10,7 +10,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.couple import couple
 from flowpairs.pipeline.plan import plan
-from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.store.potential_files import load_potentials
 
 
 def files(directory: Path) -> set[str]:
@@ -66,7 +66,7 @@ def test_a_semidiscrete_solve_is_forecast_without_being_done(tmp_path: Path, loc
     assert list(tmp_path.iterdir()) == []
     assert forecast.start_seconds > forecast.potential_seconds > 0
     couple(config)
-    drawn = potentials.load_potentials(tmp_path / "s").reports[0]["points"]
+    drawn = load_potentials(tmp_path / "s").reports[0]["points"]
     assert forecast.potential_points == pytest.approx(drawn, rel=1.0)
     assert plan(config).potential_points == 0, "it is solved"
     alone = settings(tmp_path / "p", features={"pca": 16}, coupling=coupling, output={"pairs": 0})

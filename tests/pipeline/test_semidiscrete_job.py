@@ -19,21 +19,19 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from flowpairs.jobs.report import report
-from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError, JobError
-from flowpairs.pipeline.blocks.conditions import read_conditions
-from flowpairs.pipeline.blocks.division import divide
+from flowpairs.pipeline.cluster.executor import blocks_of
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.convert import convert
-from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.couple import assemble, couple
 from flowpairs.pipeline.recompute import recompute
-from flowpairs.pipeline.solve import potentials
 from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.solve.inputs import read_inputs, survey_inputs
+from flowpairs.pipeline.solve.potentials import PotentialSolver
 from flowpairs.pipeline.store import resume
+from flowpairs.pipeline.store.potential_files import copy_potentials, load_potentials, problem_file
 from flowpairs.pipeline.store.status import read_status
 from flowpairs.pipeline.store.verify import verify
-
-pytestmark = [pytest.mark.xdist_group("semidiscrete"), pytest.mark.usefixtures("local_ray")]
 
 FAST = {"method": "semidiscrete", "n": 400, "rel_eps": None, "chi2": 0.5}
 KINDS = [{"condition": "blind"}, {"condition": "extended", "beta": 0.001}, {"condition": "extended", "beta": 100.0}]
@@ -52,26 +50,17 @@ def same(directory: Path, other: Path) -> bool:
     return solved(directory) == solved(other) and shard_bytes(directory) == shard_bytes(other) and len({*indices}) == 1
 
 
-def here(config: CoupleConfig) -> Path:
-    """Solve and match the first block in this process; leaves what a plain loop reads, and the block's report."""
-    directory, target = Path(config.output.dir), data.read_data(config.data, data.check_data(config.data))
-    divided = divide(config, len(target.x))
-    resume.prepare_store(config, directory, target)
-    fitted = resume.store_features(config, directory, target.x)
-    of_data = fitted.of_data(target.x, flips=config.data.flips)
-    given = read_conditions(config.coupling, target)
-    if not (directory / "potentials" / "g.npy").exists():
-        solver = potentials.PotentialSolver(config, directory, divided, 1, given, of_data, None)
-        for problem in given.problems():
-            solver.write(solver.solve(problem))
-        potentials.assemble_potentials(directory, given, divided.ids)
-    coupler = BlockSolver(
-        config, directory, divided, 1, fitted, target.x, target.labels, of_data, None, conditions=given, start=None
-    )
-    found = coupler.solve(0)
-    np.save(directory / "ids.npy", found.pairs.data_ids)
-    (directory / "report.json").write_text(json.dumps(found.report))
-    return directory
+def first_block(config: CoupleConfig) -> Path:
+    """Solve the potentials and assign the first block; leaves what a plain loop reads, and the block's report."""
+    inputs = read_inputs(config, survey_inputs(config))
+    job = assemble(config, inputs)
+    resume.prepare_store(job.config, job.directory, inputs.target)
+    _, reports = blocks_of(job, [])
+    assert list(reports) == []
+    found = BlockSolver(job.with_features(), 1, "cpu").solve(0)
+    np.save(job.directory / "ids.npy", found.pairs.data_ids)
+    (job.directory / "report.json").write_text(json.dumps(found.report))
+    return Path(config.output.dir)
 
 
 def test_pairs_are_those_of_a_plain_loop(blind: Path) -> None:
@@ -95,7 +84,7 @@ def test_masses_are_even_on_fresh_noise(blind: Path) -> None:
 
 def test_blocks_say_what_they_are(blind: Path, by_class: Path) -> None:
     for store, n, sizes in ((blind, 400, [400, 400, 200]), (by_class, 800, [800, 800])):
-        known, rows = potentials.load_potentials(store), blocks(store)
+        known, rows = load_potentials(store), blocks(store)
         assert [row["n"] for row in rows] == sizes
         for row in rows:
             assert (row["method"], row["m"], row["converged"]) == ("semidiscrete", len(known.g), True)
@@ -125,7 +114,7 @@ def test_a_class_meets_its_own_data_equally_often(by_class: Path) -> None:
         assert row["relabelled"] == (before[rows] != found[rows]).sum() == surplus
     assert verify(by_class).faults == []
     assert recompute(by_class, 2) == []
-    assert len(potentials.load_potentials(by_class).reports) == 10
+    assert len(load_potentials(by_class).reports) == 10
 
 
 def test_balanced_draws_use_every_datum_equally_often(blind: Path, tmp_path: Path) -> None:
@@ -137,21 +126,23 @@ def test_balanced_draws_use_every_datum_equally_often(blind: Path, tmp_path: Pat
         output={"pairs": 2 * 1797},
     )
     (tmp_path / "potentials").mkdir()
-    potentials.copy_potentials(blind, tmp_path)
-    ids, before = np.load(here(config) / "ids.npy"), loop(blind, range(2 * 1797))
+    copy_potentials(blind, tmp_path)
+    ids, before = np.load(first_block(config) / "ids.npy"), loop(blind, range(2 * 1797))
     assert (np.bincount(ids) == 2).all()
     surplus = (np.bincount(before, minlength=1797) - 2).clip(0).sum()
     relabelled = json.loads((tmp_path / "report.json").read_bytes())["relabelled"]
     assert relabelled == (ids != before).sum() == surplus < 2 * 1797 / 2
 
 
-def test_a_team_that_shares_the_data_writes_the_bytes_of_one_actor(blind: Path, tmp_path: Path) -> None:
+def test_a_team_that_shares_the_data_writes_the_bytes_of_one_actor(
+    blind: Path, tmp_path: Path, local_ray: None
+) -> None:
     """And again what was lost of them, without another solve."""
     directory = tmp_path / "two"
     job = settings(directory, cluster={"actors": 2}, **BLIND)
     couple(job)
     assert same(directory, blind)
-    solved_at = potentials.problem_file(directory, 0).stat().st_mtime_ns
+    solved_at = problem_file(directory, 0).stat().st_mtime_ns
     for name in ("potentials/g.npy", "shards/pairs-000004.tar"):
         (directory / name).unlink()
     couple(job)
@@ -159,7 +150,7 @@ def test_a_team_that_shares_the_data_writes_the_bytes_of_one_actor(blind: Path, 
     (directory / "potentials" / "g.npy").unlink()
     couple(job)
     assert same(directory, blind)
-    assert potentials.problem_file(directory, 0).stat().st_mtime_ns == solved_at
+    assert problem_file(directory, 0).stat().st_mtime_ns == solved_at
 
 
 @pytest.mark.slow
@@ -169,7 +160,7 @@ def test_a_team_on_two_raylets_loses_a_member(blind: Path, tmp_path: Path) -> No
     job = settings(directory, cluster={"actors": 2, "checkpoint_seconds": 0}, **BLIND)
     couple_with_a_death(job, tmp_path / "couple.yaml")
     assert same(directory, blind)
-    assert not list(directory.glob("potentials/*.trail.npz"))
+    assert not list(directory.glob("potentials/*.checkpoint.npz"))
 
 
 @pytest.mark.slow
@@ -179,17 +170,17 @@ def test_a_driver_killed_in_mid_solve_goes_on_there(blind: Path, tmp_path: Path)
     config.write_text(json.dumps(job.model_dump(mode="json")))  # JSON is YAML
     command = [sys.executable, "-m", "jobs.couple", str(config)]
     with subprocess.Popen(command, env=outside(), start_new_session=True, stderr=subprocess.DEVNULL) as driver:
-        while not list(directory.glob("potentials/p*.trail.npz")):
+        while not list(directory.glob("potentials/p*.checkpoint.npz")):
             assert driver.poll() is None, "the job ended before it was killed"
             time.sleep(0.002)
         os.killpg(driver.pid, signal.SIGKILL)
-    trail = directory / "potentials" / "p000000.trail.npz"
-    with np.load(trail) as arrays:  # g, and how far the solve has come: rounds among them
+    record = directory / "potentials" / "p000000.checkpoint.npz"
+    with np.load(record) as arrays:  # g, and how far the solve has come: rounds among them
         assert len(arrays["g"]) == 1797
-    assert not potentials.problem_file(directory, 0).exists()
+    assert not problem_file(directory, 0).exists()
     couple(job)
     assert same(directory, blind)
-    assert not trail.exists()
+    assert not record.exists()
 
 
 def test_other_payloads_are_whole_stores_too(blind: Path, tmp_path: Path) -> None:
@@ -222,7 +213,7 @@ def test_conditions_extend_the_cost(tmp_path: Path, coupling: dict[str, Any]) ->
     """A small weight is nearly blind: labels agree as often as chance has it. A large one comes near one class each."""
     options = {"method": "semidiscrete", "n": 1000, "rel_eps": None, "chi2": 0.3} | coupling
     config = settings(tmp_path, features={"pca": 24}, coupling=options, output={"pairs": 1000})
-    ids = np.load(here(config) / "ids.npy")
+    ids = np.load(first_block(config) / "ids.npy")
     np.testing.assert_array_equal(ids, loop(tmp_path, range(1000)))
     labels = np.load(tmp_path / "labels.npy")
     share = (labels[ids] == labels[lenders(tmp_path, range(1000))]).mean()
@@ -231,13 +222,13 @@ def test_conditions_extend_the_cost(tmp_path: Path, coupling: dict[str, Any]) ->
 
 def test_continuous_conditions_come_from_a_file(tmp_path: Path) -> None:
     """The brightness of an image and where it is brightest, with mirror images and eps > 0."""
-    images = np.load(here(settings(tmp_path / "blind", coupling=FAST)) / "data.npy")[:, 0]
+    images = np.load(first_block(settings(tmp_path / "blind", coupling=FAST)) / "data.npy")[:, 0]
     z = np.stack([images.mean((1, 2)), images.argmax(1).mean(1)], 1)
     z = ((z - z.mean(0)) / z.std(0)).astype(np.float32)
     np.save(tmp_path / "z.npy", z)
     extended = {"condition": "extended", "beta": 10.0, "condition_file": str(tmp_path / "z.npy"), "rel_eps": 0.02}
     config = settings(tmp_path / "z", data={"flips": True}, coupling=FAST | extended)
-    ids = np.load(here(config) / "ids.npy")
+    ids = np.load(first_block(config) / "ids.npy")
     np.testing.assert_array_equal(ids, loop(tmp_path / "z", range(len(ids))))
     far = [
         np.square(z[np.load(tmp_path / name / "ids.npy") % 1797] - z[lenders(tmp_path / "z", range(400))]).mean()
@@ -315,7 +306,7 @@ def page(directory: Path, tmp_path: Path) -> str:
 
 def test_the_report_says_how_good_the_potentials_are(blind: Path, by_class: Path, tmp_path: Path) -> None:
     for store, conditions_ in ((blind, "1 problem; conditions: blind"), (by_class, "10 problems; conditions: class")):
-        text, known = page(store, tmp_path), potentials.load_potentials(store)
+        text, known = page(store, tmp_path), load_potentials(store)
         assert conditions_ in text
         assert f"<dd>{sum(report['points'] for report in known.reports):,}<small>" in text
         assert "Worst marginal error" not in text
@@ -326,18 +317,15 @@ def test_a_solve_that_does_not_converge_fails_the_job(tmp_path: Path) -> None:
     hopeless = BLIND["coupling"] | {"max_passes": 1}
     with pytest.raises(JobError, match=r"the potential of problem 0 reached chi2=.* instead of 0\.05 after 1 rounds"):
         couple(settings(tmp_path / "failed", coupling=hopeless, output={"pairs": 0}))
-    assert not potentials.problem_file(tmp_path / "failed", 0).exists()
+    assert not problem_file(tmp_path / "failed", 0).exists()
 
 
 def test_a_solve_is_watched_from_its_files(tmp_path: Path) -> None:
     """In the middle, as another process sees it, and at the end, when nothing but the potential is left."""
     config = settings(tmp_path, features=BLIND["features"], coupling=BLIND["coupling"], output={"pairs": 0})
-    target = data.read_data(config.data, data.check_data(config.data))
-    resume.prepare_store(config, tmp_path, target)
-    of_data = resume.store_features(config, tmp_path, target.x).of_data(target.x, flips=False)
-    solver = potentials.PotentialSolver(
-        config, tmp_path, divide(config, 1797), 1, read_conditions(config.coupling, target), of_data, None
-    )
+    job = assemble(config, read_inputs(config, survey_inputs(config)))
+    resume.prepare_store(job.config, tmp_path, job.inputs.target)
+    solver = PotentialSolver(job.with_features(), 1, "cpu")
     assert read_status(tmp_path).potentials == 0.0
     solved = solver.solve(0)
     status = read_status(tmp_path)

@@ -16,12 +16,11 @@ FAST = {"method": "semidiscrete", "n": 400, "rel_eps": None, "chi2": 0.5}
 @pytest.mark.parametrize(
     ("coupling", "message"),
     [
-        ({"entropy": 0.1}, "entropy belongs to method sinkhorn"),
+        ({"sharpness": 0.1}, "sharpness belongs to method sinkhorn"),
         ({"cost": "sqeuclidean"}, "cost='sqeuclidean': method semidiscrete searches inner products"),
         ({"condition": "extended"}, "condition='extended' needs beta"),
         ({"condition": "class", "beta": 1.0}, "beta and condition_file belong to condition extended"),
         ({"condition_file": "z.npy"}, "beta and condition_file belong to condition extended"),
-        ({"warm_start": True}, "warm_start belongs to method sinkhorn"),
         ({"backend": "keops"}, "backend belongs to method sinkhorn"),
         ({"chi2": 1.5}, "coupling.chi2=1.5"),
         ({"method": "sinkhorn", "rel_eps": 0}, "rel_eps=0: an unregularised plan is method exact or semidiscrete"),

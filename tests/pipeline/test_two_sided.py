@@ -7,7 +7,6 @@ import numpy as np
 import ot
 import pytest
 from jaxtyping import Float
-from support.alone import alone
 
 from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError
@@ -44,7 +43,7 @@ def settings(sets: Path, directory: Path, **parts: dict[str, Any]) -> CoupleConf
         "source": {"kind": "data", "path": str(sets / "a.npz")},
         "coupling": {"n": 90, "rel_eps": 0.1},
         "output": {"dir": str(directory), "pairs": 180, "pairs_per_shard": 50},
-        "cluster": {"actors": 1},
+        "cluster": {"actors": 0},
     }
     for part, values in parts.items():
         tree[part] = tree.get(part, {}) | values
@@ -81,7 +80,7 @@ def stored(sets: Path, name: str, column: str = "image") -> Float[np.ndarray, ".
 
 
 def test_pairs_are_data_of_both_sets_and_both_payloads_hold_the_same(local_ray, sets, tmp_path):
-    alone(settings(sets, tmp_path / "full"))
+    couple(settings(sets, tmp_path / "full"))
     found = pairs(tmp_path / "full")
     np.testing.assert_array_equal(found["x0"], stored(sets, "a")[found["source_ids"]])
     np.testing.assert_array_equal(found["x1"], stored(sets, "b")[found["data_ids"]])
@@ -90,7 +89,7 @@ def test_pairs_are_data_of_both_sets_and_both_payloads_hold_the_same(local_ray, 
     assert index.two_sided
     assert not index.times
 
-    alone(settings(sets, tmp_path / "ids", output={"payload": "ids"}))
+    couple(settings(sets, tmp_path / "ids", output={"payload": "ids"}))
     assert sorted(p.name for p in (tmp_path / "ids").glob("*.npy")) == ["data.npy", "source.npy"]
     assert verify(tmp_path / "ids").faults == []
     for name, array in pairs(tmp_path / "ids").items():
@@ -106,7 +105,7 @@ def test_pairs_are_data_of_both_sets_and_both_payloads_hold_the_same(local_ray, 
 def test_weights_are_the_marginals_of_the_pairs(sets, tmp_path, method, direction):
     """Both marginals, and the plan: its moments are those of POT's, by as many draws as settle them."""
     count, eps = 40_000, 0.5
-    alone(
+    couple(
         settings(
             sets,
             tmp_path / "pairs",
@@ -140,7 +139,7 @@ def test_weights_are_the_marginals_of_the_pairs(sets, tmp_path, method, directio
 
 def test_balanced_draws_use_the_other_side_equally_often(sets, tmp_path):
     for direction, side, size in (("forward", "data_ids", 90), ("backward", "source_ids", 60)):
-        alone(
+        couple(
             settings(
                 sets,
                 tmp_path / direction,
@@ -154,7 +153,7 @@ def test_balanced_draws_use_the_other_side_equally_often(sets, tmp_path):
 
 
 def test_epochs_of_both_sides_are_exact(sets, tmp_path):
-    alone(settings(sets, tmp_path / "pairs", coupling={"n": 30, "method": "independent", "rel_eps": None}))
+    couple(settings(sets, tmp_path / "pairs", coupling={"n": 30, "method": "independent", "rel_eps": None}))
     found = pairs(tmp_path / "pairs")
     for epoch in range(3):  # of the source: two blocks of 30
         chosen = found["source_ids"][found["block"] // 2 == epoch]
@@ -168,9 +167,9 @@ def test_noise_for_data(tmp_path):
         "coupling": {"n": 1797, "rel_eps": 0.05},
         "sampling": {"direction": "backward"},
         "output": {"dir": str(tmp_path / "pairs"), "pairs": 2 * 1797, "payload": "seeded"},
-        "cluster": {"actors": 1},
+        "cluster": {"actors": 0},
     }
-    index = alone(validate(CoupleConfig, tree))
+    index = couple(validate(CoupleConfig, tree))
     assert verify(tmp_path / "pairs").faults == []
     decoder, rows, ids = Decoder(tmp_path / "pairs", index), [], []
     for shard in index.shards:
@@ -185,7 +184,7 @@ def test_noise_for_data(tmp_path):
 
 
 def test_chain_leads_from_each_time_point_to_the_next(local_ray, sets, tmp_path):
-    alone(chain(sets, tmp_path / "all", output={"pairs": 540, "payload": "ids"}))
+    couple(chain(sets, tmp_path / "all", output={"pairs": 540, "payload": "ids"}))
     found, day = pairs(tmp_path / "all"), stored(sets, "b", "day")
     met = {tuple(pair) for pair in np.stack([day[found["source_ids"]], day[found["data_ids"]]], 1)}
     assert met == {(1.0, 2.0), (2.0, 4.0)}
@@ -196,11 +195,11 @@ def test_chain_leads_from_each_time_point_to_the_next(local_ray, sets, tmp_path)
     assert not (tmp_path / "all" / "source.npy").exists()
     assert verify(tmp_path / "all").faults == recompute(tmp_path / "all", 3) == []
     convert(tmp_path / "all", tmp_path / "full", "full")
-    alone(chain(sets, tmp_path / "direct", output={"pairs": 540}))
+    couple(chain(sets, tmp_path / "direct", output={"pairs": 540}))
     for shard in (tmp_path / "direct" / "shards").glob("*.tar"):
         assert (tmp_path / "full" / "shards" / shard.name).read_bytes() == shard.read_bytes()
 
-    alone(chain(sets, tmp_path / "without", data={"leave_out": [2]}))
+    couple(chain(sets, tmp_path / "without", data={"leave_out": [2]}))
     found = pairs(tmp_path / "without")
     assert (day[found["source_ids"]] == 1).all()
     assert (day[found["data_ids"]] == 4).all()
@@ -213,7 +212,7 @@ def test_precomputed_costs_are_those_that_count(sets, tmp_path):
     costs[np.arange(90) % 60, np.arange(90)] = 0
     np.save(tmp_path / "costs.npy", costs)
     given = {"cost": "precomputed", "matrix": str(tmp_path / "costs.npy")}
-    alone(settings(sets, tmp_path / "pairs", coupling={"rel_eps": None, "eps": 0.01, **given}))
+    couple(settings(sets, tmp_path / "pairs", coupling={"rel_eps": None, "eps": 0.01, **given}))
     found = pairs(tmp_path / "pairs")
     # A third of the sources has two data and the rest one, so that a sixth of the mass has to go elsewhere.
     assert (found["source_ids"] == found["data_ids"] % 60).mean() > 0.7
@@ -221,20 +220,7 @@ def test_precomputed_costs_are_those_that_count(sets, tmp_path):
     with pytest.raises(
         InputError, match=r"coupling.matrix=.*\[60, 30\].*a row for each of 60 source data and a column"
     ):
-        alone(settings(sets, tmp_path / "other", coupling=given))
-
-
-def test_warm_starts_do_not_make_pairs_depend_on_who_drew_what(local_ray, sets, tmp_path):
-    """Block 1 by an actor that had block 0 before, and by one that had not."""
-    config = settings(sets, tmp_path / "pairs", coupling={"warm_start": True, "tol": 1e-2})
-    alone(config)
-    assert recompute(tmp_path / "pairs", 2) == []
-    before = {path.name: path.read_bytes() for path in (tmp_path / "pairs" / "shards").glob("*.tar")}
-    late = [shard for shard in format.read_index(tmp_path / "pairs").shards if shard.block == 1]
-    for shard in late:
-        (tmp_path / "pairs" / "shards" / shard.name).unlink()
-    couple(config)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "pairs" / "shards").glob("*.tar")} == before
+        couple(settings(sets, tmp_path / "other", coupling=given))
 
 
 def test_shared_problems_are_solved_once_and_results_do_not_depend_on_the_actors(local_ray, sets, tmp_path):
@@ -261,7 +247,7 @@ REFUSED: list[tuple[dict[str, dict[str, Any]], str]] = [
     ({"data": {"leave_out": [1]}}, "leave_out names time points of a column"),
     ({"coupling": {"cost": "precomputed"}}, "matrix is what cost precomputed looks up"),
     ({"coupling": {"heat": 3.0}}, "neighbours and heat belong to cost geodesic"),
-    ({"source": {"fingerprint": "0"}}, "source.fingerprint='0': the data read have"),
+    ({"source": {"fingerprint": "0"}}, "source.fingerprint='0': what was read has"),
     ({"coupling": {"cost": "geodesic", "neighbours": 150}}, "coupling.neighbours=150: a block has 150 points"),
 ]
 
@@ -269,16 +255,16 @@ REFUSED: list[tuple[dict[str, dict[str, Any]], str]] = [
 @pytest.mark.parametrize(("parts", "says"), REFUSED, ids=range(len(REFUSED)))
 def test_refusals(sets, tmp_path, parts, says):
     with pytest.raises(InputError, match=says):
-        alone(settings(sets, tmp_path / "pairs", **parts))
+        couple(settings(sets, tmp_path / "pairs", **parts))
 
 
 def test_chain_refusals(sets, tmp_path):
     with pytest.raises(InputError, match="leave_out=3: no such time point; the data have 1, 2, 4"):
-        alone(chain(sets, tmp_path / "pairs", data={"leave_out": [3]}))
+        couple(chain(sets, tmp_path / "pairs", data={"leave_out": [3]}))
     with pytest.raises(InputError, match=r"output.pairs=90: a chain of 2 legs takes a block of coupling.n=90 pairs"):
-        alone(chain(sets, tmp_path / "pairs", output={"pairs": 90}))
+        couple(chain(sets, tmp_path / "pairs", output={"pairs": 90}))
     with pytest.raises(InputError, match="a chain needs two time points, and 4 is left"):
-        alone(chain(sets, tmp_path / "pairs", data={"leave_out": [1, 2]}))
+        couple(chain(sets, tmp_path / "pairs", data={"leave_out": [1, 2]}))
 
 
 def test_columns_come_the_same_from_parquet(local_ray, sets, tmp_path):
@@ -306,12 +292,12 @@ def data_config(path: Path) -> DataConfig:
 
 def test_a_store_of_other_weights_is_refused(sets, tmp_path):
     weighted = {"data": {"weight": "w"}, "coupling": {"n": 90}}
-    alone(settings(sets, tmp_path / "pairs", **weighted))
+    couple(settings(sets, tmp_path / "pairs", **weighted))
     changed = tmp_path / "b.npz"
     with np.load(sets / "b.npz") as arrays:
         np.savez(changed, **{**arrays, "w": np.ones(90)})
     with pytest.raises(InputError, match="columns_fingerprint"):
-        alone(settings(sets, tmp_path / "pairs", **weighted | {"data": {"weight": "w", "path": str(changed)}}))
+        couple(settings(sets, tmp_path / "pairs", **weighted | {"data": {"weight": "w", "path": str(changed)}}))
 
 
 def test_plan_forecasts_a_two_sided_job(local_ray, sets, tmp_path):

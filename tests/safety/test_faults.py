@@ -15,8 +15,8 @@ from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.couple import couple
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.verify import verify
-from flowpairs.training.pairs.order import Stretch
-from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.pairs.reading.order import Stretch
+from flowpairs.training.pairs.reading.shards import ShardReader
 
 
 def settings(directory: Path, payload: str = "full") -> CoupleConfig:

@@ -20,14 +20,15 @@ from support.damage import damaged, outcome, tar_of
 from torch import nn
 
 from flowpairs.pipeline.base.npy import encode_npy
-from flowpairs.pipeline.blocks import features
+from flowpairs.pipeline.blocks.features import Features
 from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
 from flowpairs.pipeline.data import check_data
 from flowpairs.pipeline.store import block_reports, format
+from flowpairs.pipeline.store.features_file import load_features, save_features
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.training.config import OptimisationConfig
-from flowpairs.training.pairs.order import Stretch
-from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.pairs.reading.order import Stretch
+from flowpairs.training.pairs.reading.shards import ShardReader
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.state import TrainState
 
@@ -68,8 +69,8 @@ def config(directory: Path) -> tuple[Path, Reader]:
 
 def feature_map(directory: Path) -> tuple[Path, Reader]:
     path = directory / "features.npz"
-    features.save_features(features.Features(np.zeros(4, np.float32), np.zeros((4, 2), np.float32)), path)
-    return path, lambda: features.load_features(path)
+    save_features(Features(np.zeros(4, np.float32), np.zeros((4, 2), np.float32)), directory)
+    return path, lambda: load_features(path.parent)
 
 
 def blocks(directory: Path) -> tuple[Path, Reader]:
@@ -79,7 +80,8 @@ def blocks(directory: Path) -> tuple[Path, Reader]:
 
 def summary(directory: Path) -> tuple[Path, Reader]:
     path = directory / "train.json"
-    path.write_text(json.dumps({"pairs_dir": "pairs", "checkpoint": "checkpoints/step-1"}))
+    of_pairs = {"pairs_dir": "pairs", "method": "exact", "shape": [2], "num_classes": 0, "two_sided": False}
+    path.write_text(json.dumps(of_pairs | {"checkpoint": "checkpoints/step-1"}))
     return path, RunDirectory(directory).summary
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,17 @@ from support.damage import Bomb, outcome, pickled_bomb, tar_of
 
 from flowpairs.pipeline.base import npy
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
+from flowpairs.pipeline.config import CoupleConfig, DataConfig, check_cost, load
+from flowpairs.pipeline.convert import convert
 from flowpairs.pipeline.data import check_data
+from flowpairs.pipeline.recompute import recompute
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import samples
+from flowpairs.pipeline.store.status import read_status
 from flowpairs.pipeline.store.verify import verify
-from flowpairs.training.pairs.order import Stretch
-from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.pairs.reading.order import Stretch
+from flowpairs.training.pairs.reading.shards import ShardReader
+from flowpairs.training.report.page import write_report
 from flowpairs.training.run.state import read_checkpoint
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "digits" / "couple.yaml"
@@ -100,6 +105,48 @@ def test_a_yaml_nested_too_deeply_is_refused_before_it_fills_the_stack(text: str
     assert "nested more than 20 levels" in str(
         outcome(lambda: load(CoupleConfig, CONFIG, ["data.path=" + "[" * 50_000]))
     )
+
+
+STRANGER = """
+data: {path: "${oc.env:HOME}"}
+coupling: {n: 10, cost: "evil:f"}
+output: {dir: elsewhere, pairs: 10}
+"""
+
+
+def test_a_store_that_names_code_and_secrets_is_only_read(
+    fuse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module is at hand, and goes off where a coupling would import it."""
+    (tmp_path / "evil.py").write_text(f"import pathlib; pathlib.Path({str(fuse)!r}).touch()\ndef f(x, y): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    store = Path(shutil.copytree(CONFORMANCE / "full", tmp_path / "store"))
+    (store / "config.yaml").write_text(STRANGER)
+    assert load(CoupleConfig, store / "config.yaml").data.path == "${oc.env:HOME}"
+    assert read_status(store).pairs == 10
+    assert verify(store).faults == []
+    write_report([store], tmp_path / "report.html")
+    assert convert(store, tmp_path / "seeded", "seeded").pairs == 10
+    assert "give --import-cost if you trust it" in str(outcome(lambda: recompute(store, 1)))
+    assert not fuse.exists()
+    check_cost(load(CoupleConfig, store / "config.yaml"))
+    assert fuse.exists()
+
+
+def test_a_cost_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_cost.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for cost, says in {
+        "broken_cost:f": "cannot be imported (ZeroDivisionError",
+        "absent_cost:f": "cannot be imported (ModuleNotFoundError",
+        "math:absent": "cannot be imported (AttributeError",
+        "math:pi": "is no function",
+    }.items():
+        config = load(CoupleConfig, CONFIG, [f"coupling.cost={cost}"])
+        assert f"coupling.cost={cost!r}: {says}" in str(outcome(partial(check_cost, config)))
+    for cost in ("..x:f", "x:", ":f", "x y:f", "x:f.g", "euclid"):
+        refusal = outcome(partial(load, CoupleConfig, CONFIG, [f"coupling.cost='{cost}'"]))
+        assert "unknown; give dot, sqeuclidean" in str(refusal)
 
 
 def forge(directory: Path, shard: bytes) -> Path:
@@ -230,15 +277,44 @@ def test_an_array_that_claims_more_than_the_memory_is_refused_at_once(tmp_path: 
         archive.writestr("image.npy", forged)
     program = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
-        "from flowpairs.pipeline.config import DataConfig; from flowpairs.pipeline.data import check\n"
+        "from flowpairs.pipeline.config import DataConfig; from flowpairs.pipeline.data import check_data\n"
         "from flowpairs.pipeline.base.errors import InputError\n"
-        "try:\n    check(DataConfig(path=sys.argv[1]))\nexcept InputError as error:\n    print('refused', error)"
+        "try:\n    check_data(DataConfig(path=sys.argv[1]))\nexcept InputError as error:\n    print('refused', error)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "data.npz")]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.stdout.startswith("refused data.column='image'") or done.stdout.startswith("refused data.path=")
+
+
+FIELDS = "'fortran_order': False, 'shape': (4,)"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "-" * 9000 + "1",
+        "[" * 9000,
+        "1+" * 4000 + "1",
+        "{'a':" * 90,
+        f"{{'descr': {'-' * 9000}1, {FIELDS}, }}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4L,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -2), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999999999,), }",
+        f"{{'descr': '>f4', {FIELDS}, }}",
+        f"{{'descr': [('a', '<f4')], {FIELDS}, }}",
+        f"{{'descr': '|O8', {FIELDS}, }}",
+        f"{{'descr': __import__('os').getpid(), {FIELDS}, }}",
+        " " * 65_000,
+    ],
+    ids=range(13),
+)
+def test_a_forged_header_is_refused_without_being_parsed(header: str) -> None:
+    """Several of these end Python's own parser in a MemoryError or a RecursionError."""
+    text = header.encode() + b"\n"
+    with pytest.raises(ValueError, match=r"not a plain .npy array|not an array of numbers|bytes, where"):
+        npy.decode_npy(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(16))
 
 
 DTYPES = st.sampled_from(["<f4", "<f8", "<i8", "<u8", "<u4", "|u1", "|i1", "<i2"])

@@ -84,7 +84,7 @@ class Battery:
         assert (plan.sum(1) - 1 / 150).abs().sum().item() == pytest.approx(report.source_error, abs=self.tol)
         assert (plan.sum(0) - 1 / 100).abs().sum().item() == pytest.approx(report.target_error, abs=self.tol)
         assert report.target_error < 1e-2
-        assert report.entropy == pytest.approx((entropy / mean_entropy - 1).item(), abs=self.tol)
+        assert report.sharpness == pytest.approx((entropy / mean_entropy - 1).item(), abs=self.tol)
         assert report.partners == pytest.approx(math.exp(entropy - mean_entropy), rel=10 * self.tol)
         assert report.cost_coupled == pytest.approx((plan * squared).sum().item(), rel=10 * self.tol)
         assert report.cost_independent == pytest.approx(squared.mean().item(), rel=1e-6)
@@ -110,11 +110,11 @@ class Battery:
         std = cost_std(x0, x1)
         wide = self.solve(Problem(x0, x1, 1000 * std))
         assert (self.plan(wide) - 1 / n**2).abs().sum() < 1e-2
-        assert wide.report.entropy == pytest.approx(1, abs=1e-3)
+        assert wide.report.sharpness == pytest.approx(1, abs=1e-3)
         sharp = self.solve(Problem(x0, x1, 1e-3 * std), tol=1e-3)
         assert sharp.report.converged
         assert (shuffle[self.plan(sharp).argmax(1)] == torch.arange(n)).double().mean() > 0.9
-        assert sharp.report.entropy < 0.1
+        assert sharp.report.sharpness < 0.1
 
     def test_offsets_move_potentials_only(self) -> None:
         """Data 1e4 away from the origin couple as the same data, rounded as they are, do at the origin in float64."""
@@ -129,7 +129,7 @@ class Battery:
         coupling = self.solve(replace(blobs(n, m, 1, rel_eps=1.0), eps=1.0))
         plan = self.plan(coupling)
         assert torch.allclose(plan, torch.full_like(plan, 1 / (n * m)), atol=1e-6)
-        assert coupling.report.entropy == pytest.approx(0 if n == m else 1, abs=1e-6)
+        assert coupling.report.sharpness == pytest.approx(0 if n == m else 1, abs=1e-6)
         assert coupling.draw(uniforms(n).to(self.device)).max() < m
 
     def test_duplicates_share_alike(self) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from flowpairs.pipeline.blocks import features, noise
+from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import CoupleConfig, load, save, validate
 from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.features_file import load_features
 from flowpairs.pipeline.store.records import Decoder, samples
 
 BLIND: dict[str, Any] = {
@@ -50,7 +51,7 @@ def partners(directory: Path, x0: np.ndarray, u: np.ndarray, given: np.ndarray |
     """
     coupling, flips = (config := load(CoupleConfig, directory / "config.yaml")).coupling, config.data.flips
     x, g = np.load(directory / "data.npy"), np.load(directory / "potentials" / "g.npy")
-    fitted = features.load_features(directory / "features.npz")
+    fitted = load_features(directory)
     y = fitted.of_data(x, flips=flips).astype(np.float64)
     basis = np.eye(x[0].size) if fitted.basis is None else fitted.basis.astype(np.float64)
     z, labels = None, None
@@ -131,12 +132,12 @@ def blocks(directory: Path) -> list[dict[str, Any]]:
     return pq.read_table(directory / "blocks.parquet").to_pylist()
 
 
-def pairs(directory: Path) -> dict[str, np.ndarray]:
+def pairs(directory: Path, *, labels: bool = True) -> dict[str, np.ndarray]:
     """All pairs of a store, in order."""
     index = format.read_index(directory)
     decoder = Decoder(directory, index)
     parts = [
-        decoder.decode(fields, ("x0", "x1", "label", "data_ids"))
+        decoder.decode(fields, ("x0", "x1", "data_ids", *(["label"] if labels else [])))
         for shard in index.shards
         for _, fields in samples(directory / "shards" / shard.name)
     ]

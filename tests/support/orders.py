@@ -1,6 +1,6 @@
 """Which pairs an order reads."""
 
-from flowpairs.training.pairs.order import Order
+from flowpairs.training.pairs.reading.order import Order
 
 
 def pairs_of(order: Order, epoch: int, arc: int, start: int, stop: int) -> list[tuple[int, int]]:

@@ -44,7 +44,7 @@ cluster.wait_for_nodes()
 config, killed = load(CoupleConfig, sys.argv[1]), []
 
 def kill_once():
-    while not list(Path(config.output.dir).glob("potentials/*.trail.npz")):
+    while not list(Path(config.output.dir).glob("potentials/*.checkpoint.npz")):
         time.sleep(0.002)
     for member in actors("Member"):
         killed.append(os.kill(member, signal.SIGKILL))

@@ -13,7 +13,7 @@ from torch.func import grad
 from flowpairs.pipeline.ot import Problem, solve_sinkhorn
 from flowpairs.training.config import MLPConfig, OptimisationConfig, RunConfig, TrainConfig
 from flowpairs.training.objectives.objective import build_network, build_objective
-from flowpairs.training.objectives.paths import Bridge
+from flowpairs.training.objectives.probability_paths import Bridge
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.run import loop

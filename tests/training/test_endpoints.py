@@ -8,7 +8,7 @@ import numpy as np
 import ot
 import pytest
 import torch
-from support.alone import alone
+from support.couplings import couple_here
 from torch import nn
 
 from flowpairs.pipeline.base.errors import InputError
@@ -16,7 +16,7 @@ from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.store.format import read_index
 from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainConfig
 from flowpairs.training.evaluate import evaluate
-from flowpairs.training.objectives import paths
+from flowpairs.training.objectives import probability_paths
 from flowpairs.training.objectives.objective import BridgeMatching, Objective
 from flowpairs.training.pairs.batch import Batch, BatchPart, BatchRows
 from flowpairs.training.pairs.endpoints import read_endpoints
@@ -61,7 +61,7 @@ def couple_config(sets: Path, where: Path, **parts: dict[str, Any]) -> CoupleCon
 @pytest.fixture(scope="module")
 def pairs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("pairs") / "two-sided"
-    alone(couple_config(sets, where))
+    couple_here(couple_config(sets, where))
     return where
 
 
@@ -71,7 +71,7 @@ def chain(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("pairs") / "chain"
     config = couple_config(sets, where, output={"payload": "full", "pairs": 4000}).model_dump(mode="json")
     config |= {"source": {"kind": "previous"}, "data": {"path": str(sets / "c.npz"), "time": "day", "leave_out": [2]}}
-    alone(validate(CoupleConfig, config))
+    couple_here(validate(CoupleConfig, config))
     return where
 
 
@@ -89,7 +89,7 @@ def train_config(pairs: Path, **parts: dict[str, Any]) -> TrainConfig:
 @pytest.mark.parametrize("kind", ["cfm", "vp", "sb"])
 def test_spans_are_walked_in_their_time(kind):
     """d x / d t along a pair, by automatic differentiation in the chain's own time."""
-    path = paths.KINDS[kind](0.5 if kind == "sb" else 0.0)
+    path = probability_paths.KINDS[kind](0.5 if kind == "sb" else 0.0)
     objective = Objective(seed=0, path=path)
     generator = torch.Generator().manual_seed(0)
     x0, x1, z = torch.randn(3, 6, 2, generator=generator)
@@ -120,7 +120,7 @@ def test_a_whole_span_is_the_plain_path():
     generator = torch.Generator().manual_seed(0)
     x0, x1 = torch.randn(2, 8, 2, generator=generator)
     rows = BatchRows(0, 8, 8)
-    objective, net = BridgeMatching(seed=1, path=paths.Bridge(0.7)), Net()
+    objective, net = BridgeMatching(seed=1, path=probability_paths.Bridge(0.7)), Net()
     plain = objective(net, net, Batch(x0, x1, rows), 3)
     spanned = objective(net, net, Batch(x0, x1, rows, span=torch.tensor([[0.0, 1.0]] * 8)), 3)
     for one, other in zip(plain, spanned, strict=True):

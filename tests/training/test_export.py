@@ -167,10 +167,10 @@ def test_the_card_tells_how_the_pairs_were_coupled(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     rows = [
-        {"block": block, "method": "sinkhorn", "n": 4096, "m": 4096, "eps": 0.5, "rel_eps": 0.1, "entropy": entropy,
+        {"block": block, "method": "sinkhorn", "n": 4096, "m": 4096, "eps": 0.5, "rel_eps": 0.1, "sharpness": level,
          "partners": 2.0, "source_error": 0.0, "target_error": 0.0, "cost_independent": 2.0, "cost_coupled": 1.0,
          "passes": 3, "converged": True, "seconds": 1.0}
-        for block, entropy in enumerate([0.2, 0.3, 0.9])
+        for block, level in enumerate([0.2, 0.3, 0.9])
     ]  # fmt: skip
     (tmp_path / "store").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "store" / "blocks.parquet")

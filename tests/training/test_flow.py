@@ -15,7 +15,7 @@ from flowpairs.pipeline.config import validate
 from flowpairs.training import objectives
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 from flowpairs.training.evaluate import solvers as solvers_of
-from flowpairs.training.objectives import paths
+from flowpairs.training.objectives import probability_paths
 from flowpairs.training.pairs.batch import Batch, BatchRows
 from flowpairs.training.pairs.reference import read_reference
 from flowpairs.training.run.directory import RunDirectory
@@ -64,7 +64,7 @@ def test_guidance_extrapolates_from_no_label(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("kind", "sigma"), [("cfm", 0.0), ("cfm", 0.3), ("fm", 0.1), ("vp", 0.0)])
 def test_the_sde_of_a_velocity_ends_in_the_same_gaussian(kind: str, sigma: float) -> None:
     """N(0, 1) to N(1.5, 0.6^2), independent: the SDE carries the marginals that the velocity was made from."""
-    path, m, c, n = paths.KINDS[kind](sigma), 1.5, 0.6, 40_000
+    path, m, c, n = probability_paths.KINDS[kind](sigma), 1.5, 0.6, 40_000
 
     def moments(t: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of x_t, which is linear in x0, (x1 - m) / c and z."""

@@ -16,9 +16,9 @@ from support.stores import numbered_store
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.store.format import Index, read_index
-from flowpairs.training.pairs import shuffle
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader, check_state
+from flowpairs.training.pairs.reading import shuffle
 
 Ids = list[int]
 

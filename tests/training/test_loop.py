@@ -11,7 +11,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.store.format import Index, read_index
 from flowpairs.training import models
 from flowpairs.training.config import MLPConfig, OptimisationConfig
-from flowpairs.training.objectives import paths
+from flowpairs.training.objectives import probability_paths
 from flowpairs.training.objectives.objective import Objective
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
@@ -29,7 +29,7 @@ def train(
     width: int = 32,
     stop: int | None = None,
     resume: Path | None = None,
-    path: paths.Path | None = None,
+    path: probability_paths.Path | None = None,
 ) -> tuple[TrainState, list[LogLine]]:
     """Train alone, to `stop` steps where given, from a checkpoint where given."""
     model = models.build_model(MLPConfig(kind="mlp", width=width, depth=2), index.shape, 0, config.seed)
@@ -39,7 +39,7 @@ def train(
     part, lines = BatchPart(config.batch, 0, 1, 4), []
     until = config.model_copy(update={"steps": stop or config.steps})
     with ShardLoader(store, index, part, config.seed, state=state.loader) as loader:
-        objective = Objective(config.seed, path or paths.Straight())
+        objective = Objective(config.seed, path or probability_paths.Straight())
         loop.train_loop(state, model, loader, objective, until, lines.append, lambda metrics: None)
     return state, lines
 
@@ -68,8 +68,12 @@ def test_flow_trained_on_gaussian_optimal_pairs_is_the_affine_map(
     assert lines[-1].loss < 0.01 * lines[0].loss
 
 
-@pytest.mark.parametrize("path", [paths.Straight(), paths.Bridge(0.5)], ids=["straight", "bridge"])
-def test_gradients_of_parts_add_up(affine: tuple[Path, torch.Tensor, torch.Tensor], path: paths.Path) -> None:
+@pytest.mark.parametrize(
+    "path", [probability_paths.Straight(), probability_paths.Bridge(0.5)], ids=["straight", "bridge"]
+)
+def test_gradients_of_parts_add_up(
+    affine: tuple[Path, torch.Tensor, torch.Tensor], path: probability_paths.Path
+) -> None:
     """A step in four parts is the step in one, noise of the path included."""
     config = OptimisationConfig(steps=20, batch=256, lr=1e-3, warmup=5, ema=0.9, log_every=5)
     (whole, lines), (parts, others) = (

@@ -7,13 +7,8 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from flowpairs.training.metrics.metrics import (
-    Gaussian,
-    Principal,
-    curvature_by_time,
-    frechet_distance,
-    integrate_unit_interval,
-)
+from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
+from flowpairs.training.sampling.curvature import curvature_by_time, integrate_unit_interval
 
 
 def random_gaussian(seed: int, k: int, rank: int) -> Gaussian:

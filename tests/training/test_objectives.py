@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.config import validate
+from flowpairs.pipeline.config import digest, validate
 from flowpairs.training.config import LossConfig, TrainConfig
 from flowpairs.training.objectives.objective import (
     MeanFlow,
@@ -16,7 +16,7 @@ from flowpairs.training.objectives.objective import (
     build_network,
     build_objective,
 )
-from flowpairs.training.objectives.paths import Bridge, Straight
+from flowpairs.training.objectives.probability_paths import Bridge, Straight
 from flowpairs.training.objectives.randomness import Purpose, normals, step_uniforms
 from flowpairs.training.pairs.batch import Batch, BatchPart, BatchRows
 
@@ -159,9 +159,10 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any]
     assert sentence in str(error.value)
 
 
-def test_older_configurations_keep_their_hash() -> None:
-    """What determined the weights before the family came is all that does where it is not used."""
-    plain = config(train={"label_dropout": 0.0}).determining()
-    assert sorted(plain) == ["model", "pairs", "train"]
-    assert "label_dropout" not in plain["train"]
-    assert sorted(config(**OBJECTIVES["sf2m"]).determining()) == ["model", "objective", "pairs", "path", "train"]
+def test_the_hash_covers_what_determines_the_weights_and_nothing_else() -> None:
+    base = config().determining()
+    assert sorted(base) == ["loss", "model", "objective", "pairs", "path", "times", "train"]
+    for same in ({"log_every": 7}, {"checkpoint_every": 7}, {"accumulate": 2}, {"compile": True}):
+        assert digest(config(train=same).determining()) == digest(base)
+    for other in ({"train": {"lr": 0.5}}, {"train": {"seed": 5}}, {"loss": {"adaptive": 0.5}}, OBJECTIVES["sf2m"]):
+        assert digest(config(**other).determining()) != digest(base)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.orders import pairs_of
 
-from flowpairs.training.pairs.order import Order, arcs_for
+from flowpairs.training.pairs.reading.order import Order, arcs_for
 
 ORDERS = st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=7), st.integers(1, 9), st.integers(0, 5)).filter(
     lambda drawn: sum(drawn[0]) >= drawn[1]

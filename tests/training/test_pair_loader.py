@@ -22,8 +22,8 @@ from support.stores import numbered_store
 from torch.utils.data import DataLoader, IterableDataset
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.training.pairs import shuffle
 from flowpairs.training.pairs.pair_loader import PairLoader
+from flowpairs.training.pairs.reading import shuffle
 
 WINDOW_BYTES = shuffle.WINDOW_BYTES
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from flowpairs.training.objectives.paths import KINDS, Bridge, Path, Straight, TargetOnly, Trigonometric
+from flowpairs.training.objectives.probability_paths import KINDS, Bridge, Path, Straight, TargetOnly, Trigonometric
 
 PATHS: dict[str, Path] = {
     "I-CFM": Straight(0.3),

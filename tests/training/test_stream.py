@@ -24,11 +24,11 @@ from flowpairs.pipeline.store.format import (
     write_outline,
     write_sidecar,
 )
-from flowpairs.training.pairs import shuffle
 from flowpairs.training.pairs.batch import Batch, BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
-from flowpairs.training.pairs.order import Order
-from flowpairs.training.pairs.shard_source import shard_groups
+from flowpairs.training.pairs.reading import shuffle
+from flowpairs.training.pairs.reading.order import Order
+from flowpairs.training.pairs.reading.shard_source import shard_groups
 
 GROUPED = st.tuples(
     st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=3), min_size=1, max_size=5), st.integers(1, 9)

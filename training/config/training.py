@@ -1,6 +1,6 @@
 """The models of `flowpairs train CONFIG` and of `flowpairs evaluate RUN`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -69,7 +69,9 @@ ModelConfig = MLPConfig | UNetConfig | DiTConfig
 
 
 class PathConfig(Strict):
-    """What lies between the two ends of a pair: see training/objectives/paths.py and docs/training.md."""
+    """What lies between the two ends of a pair: see training/objectives/probability_paths.py and docs/training.md."""
+
+    belonging: ClassVar = {"kind": ("sigma",)}  # which means something else for each
 
     kind: Literal["cfm", "fm", "sb", "vp"] = "cfm"
     sigma: float = Field(default=0.0, ge=0)
@@ -107,6 +109,8 @@ ObjectiveConfig = VelocityConfig | BridgeMatchingConfig | MeanFlowConfig
 
 class TimesConfig(Strict):
     """How the times of the samples are distributed."""
+
+    belonging: ClassVar = {"kind": ("mean", "std")}
 
     kind: Literal["uniform", "logit-normal"] = "uniform"
     mean: float = 0.0  # of logit(t); above 0 is nearer to the data
@@ -157,6 +161,7 @@ class TrainClusterConfig(Strict):
     # auto: one per GPU, without GPUs one per node. [least, most]: as many as there is room for, as nodes come and go.
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = "auto"
     gpus: Literal[0, 1, "auto"] = "auto"  # per worker; auto: 1 where the cluster has GPUs
+    cpus: PositiveInt | Literal["auto"] = "auto"  # per worker; auto: all, shared out among those that a node can hold
 
 
 ASIDE = "log_every", "checkpoint_every", "accumulate", "compile"  # of `train`: they change weights by rounding only
@@ -186,16 +191,6 @@ class TrainConfig(Strict):
         return self
 
     def determining(self) -> dict[str, Any]:
-        """The part that determines the weights; the pairs enter by their fingerprint, wherever they lie.
-
-        What came to the configuration later counts where it is not at its default, so that older runs keep their hash.
-        """
+        """The part that determines the weights; the pairs enter by their fingerprint, wherever they lie."""
         aside: Any = {"pairs": {"dir", "patience"}, "output": True, "cluster": True, "train": set(ASIDE)}
-        for key in ("path", "objective", "times", "loss"):
-            if getattr(self, key) == type(self).model_fields[key].default:
-                aside[key] = True
-        if not self.train.label_dropout:
-            aside["train"].add("label_dropout")
-        if self.pairs.source == "shards":
-            aside["pairs"].add("source")
         return self.model_dump(mode="json", exclude=aside)

@@ -8,7 +8,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flowpairs.pipeline.base.paths import as_path
-from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.training.export.network import in_diffusers_layout
 from flowpairs.training.models.unet import TIME_SCALE
@@ -80,30 +80,30 @@ def facts(trained: Trained) -> list[tuple[str, str]]:
     noise = f" + {path.sigma:g} z, z standard noise" if path.sigma else ""
     return [
         ("data", data),
-        ("pairs", coupling(trained)),
+        ("pairs", coupled_how(trained)),
         ("path", PATHS[path.kind].format(noise, sigma=f"{path.sigma:g}")),
         ("objective", config.objective.kind),
         ("weights", f"moving average of decay {config.train.ema:g} at {trained.checkpoint.name}, float32"),
     ]
 
 
-def coupling(trained: Trained) -> str:
+def coupled_how(trained: Trained) -> str:
     """How the pairs were coupled, as far as their store is at hand to tell."""
     store = as_path(trained.pairs)
     blocks = read_blocks(store) if (store / "blocks.parquet").is_file() else []
-    told = [f"method {trained.method}"]
+    parts = [f"method {trained.method}"]
     if blocks:
-        told.append(f"blocks of {blocks[0]['n']:,} x {blocks[0]['m']:,}")
+        parts.append(f"blocks of {blocks[0]['n']:,} x {blocks[0]['m']:,}")
     elif trained.method == "semidiscrete" and store.is_dir():
-        found = potentials.load_potentials(store)
-        told.append(f"eps {found.eps:.4g}, relative {found.rel_eps:.4g}, chi-square of the masses {found.chi2:.2g}")
-    for name, field in {"eps": "eps", "relative eps": "rel_eps", "sharpness E": "entropy"}.items():
-        known = [value for block in blocks if (value := block[field]) is not None]
-        if known:
-            told.append(f"{name} {statistics.median(known):.4g}")
-    if len(told) == 1:
-        told.append("whose store was not at hand when this was written")
-    return ", ".join(told)
+        found = potential_files.load_potentials(store)
+        parts.append(f"eps {found.eps:.4g}, relative {found.rel_eps:.4g}, chi-square of the masses {found.chi2:.2g}")
+    for name, field in {"eps": "eps", "relative eps": "rel_eps", "sharpness E": "sharpness"}.items():
+        values = [value for block in blocks if (value := block[field]) is not None]
+        if values:
+            parts.append(f"{name} {statistics.median(values):.4g}")
+    if len(parts) == 1:
+        parts.append("whose store was not at hand when this was written")
+    return ", ".join(parts)
 
 
 def settings(trained: Trained) -> str:

@@ -58,7 +58,7 @@ def files(trained: Trained) -> dict[str, bytes]:
             given = models.arguments(trained.config.model, trained.shape, trained.num_classes, **form(trained.config))
             config = json.dumps({"_class_name": type(network).__name__, **given}, indent=2) + "\n"
             weights, name = network.state_dict(), "model.safetensors"
-            out["model.py"] = source(type(network)).encode()
+            out["model.py"] = module_source(type(network)).encode()
         out[f"{folder}config.json"] = config.encode()
         tensors = {key: value.contiguous() for key, value in weights.items()}
         out[f"{folder}{name}"] = save(tensors, metadata={"format": "pt"})
@@ -83,7 +83,7 @@ def described(trained: Trained, out: dict[str, bytes]) -> dict[str, Any]:
     }
 
 
-def source(network: type[nn.Module]) -> str:
+def module_source(network: type[nn.Module]) -> str:
     """One Python file with a network's class, what that is made of, and a function that loads it."""
     modules = [conditioning, sys.modules[network.__module__]]
     imports = ["import json", "from pathlib import Path", "from safetensors.torch import load_file"]

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
-from flowpairs.training.metrics.resnet import ResNet20
 
 BATCH = 250  # images at a time
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity keeps them
@@ -52,7 +50,7 @@ class Extractor:
             InputError: from this, where the file holds no such network; from what it returns, where the network fails
                 on the images, or its outputs are not one finite vector each.
         """
-        where, load = f"features={self.given!r}", LOADERS[_kind(self.given)]
+        where, load = f"features={self.given!r}", _of_inception if self.given == "inception" else _torchscript
         try:
             network = load(self.content, device)
         except (RuntimeError, ValueError, KeyError, OSError, TypeError, AttributeError, *DAMAGED) as error:
@@ -79,7 +77,7 @@ def extractor(features: str, shape: tuple[int, ...]) -> Extractor | None:
     """The network that an evaluation of data of that shape names, tried; None for principal components.
 
     Args:
-        features: pca, inception, or a TorchScript file (.pt, .ts) or one of a ResNet-20's arrays (.npz), path or URL.
+        features: pca, inception, or the path or URL of a TorchScript file (.pt, .ts).
         shape: of one datum.
 
     Raises:
@@ -88,8 +86,10 @@ def extractor(features: str, shape: tuple[int, ...]) -> Extractor | None:
     if features == "pca":
         return None
     where = f"features={features!r}"
-    if len(shape) != 3 or (_kind(features) != "torchscript" and shape[0] != 3):
-        need = "images" if _kind(features) == "torchscript" else "images of 3 channels"
+    if features != "inception" and not features.lower().endswith((".pt", ".ts")):
+        raise InputError(f"{where}: unknown; {FORMS}")
+    if len(shape) != 3 or (features == "inception" and shape[0] != 3):
+        need = "images of 3 channels" if features == "inception" else "images"
         raise InputError(f"{where}: needs {need}, but a datum here has shape {list(shape)}; give features=pca")
     file = _inception() if features == "inception" else as_path(features)
     try:
@@ -99,13 +99,6 @@ def extractor(features: str, shape: tuple[int, ...]) -> Extractor | None:
     found = Extractor(features, content)
     found.on(torch.device("cpu"))(torch.zeros(2, *shape))
     return found
-
-
-def _kind(features: str) -> str:
-    kind = "inception" if features == "inception" else KINDS.get(features.rpartition(".")[2].lower(), "")
-    if not kind:
-        raise InputError(f"features={features!r}: unknown; {FORMS}")
-    return kind
 
 
 def _inception() -> Path:
@@ -120,13 +113,6 @@ def _inception() -> Path:
 
 def _torchscript(content: bytes, device: torch.device) -> Network:
     return torch.jit.load(BytesIO(content), device).eval()
-
-
-def _resnet20(content: bytes, device: torch.device) -> Network:
-    network = ResNet20()
-    with np.load(BytesIO(content), allow_pickle=False) as arrays:
-        network.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays})
-    return network.to(device).eval()
 
 
 def _of_inception(content: bytes, device: torch.device) -> Network:
@@ -149,7 +135,5 @@ def _first(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
-FORMS = "give pca, inception, a TorchScript file (.pt, .ts) or a ResNet-20's arrays (.npz)"
-KINDS = {"pt": "torchscript", "ts": "torchscript", "npz": "resnet20"}
-LOADERS = {"torchscript": _torchscript, "resnet20": _resnet20, "inception": _of_inception}
+FORMS = "give pca, inception or a TorchScript file (.pt, .ts)"
 DAMAGED = (EOFError, zipfile.BadZipFile, pickle.UnpicklingError)

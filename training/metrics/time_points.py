@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from flowpairs.training.config import EvaluateConfig
-from flowpairs.training.metrics import metrics
+from flowpairs.training.metrics.frechet import Principal
 from flowpairs.training.pairs.endpoints import Endpoints
 from flowpairs.training.run.trained import Trained
 from flowpairs.training.sampling.sampler import Sampler
@@ -21,7 +21,7 @@ MOST, DRAWN = 2_000, 256  # data of a point that are led on and compared, and th
 
 
 def measure_time_points(
-    trained: Trained, config: EvaluateConfig, ends: Endpoints, device: torch.device
+    trained: Trained, config: EvaluateConfig, endpoints: Endpoints, device: torch.device
 ) -> tuple[list[dict[str, Any]], Float32[np.ndarray, "points 2 k 2"]]:
     """W1 of every point after the first, for evaluation.json, and what there is to draw.
 
@@ -29,19 +29,19 @@ def measure_time_points(
     `w1_still`; and of each the data and the flow's points on the two principal directions of all data, NaN where there
     are fewer than DRAWN.
     """
-    principal = metrics.Principal.fit(torch.cat([point.x for point in ends.points]), 2)
-    first = next(number for number, point in enumerate(ends.points) if not point.left_out)
-    before, led_to = ends.points[first], ends.points[first + 1 :]
+    principal = Principal.fit(torch.cat([point.x for point in endpoints.points]), 2)
+    first = next(number for number, point in enumerate(endpoints.points) if not point.left_out)
+    before, led_to = endpoints.points[first], endpoints.points[first + 1 :]
     rows, drawn = [], np.full((len(led_to), 2, DRAWN, 2), np.nan, np.float32)
-    for place, point in enumerate(led_to):
+    for row, point in enumerate(led_to):
         start, real = before.x[:MOST], point.x[:MOST]
         some = config.model_copy(update={"samples": len(start)})
-        led = Sampler(trained, some, ends.end.label, device, start).between(before.t, point.t)
+        led = Sampler(trained, some, endpoints.end.label, device, start).between(before.t, point.t)
         moved = {"w1": wasserstein(led, real), "w1_still": wasserstein(start, real)}
         rows.append({"time": point.time, "t": point.t, "left_out": point.left_out, **moved})
         for side, shown in enumerate((real, led)):
             flat = principal(shown[:DRAWN]).float().numpy()
-            drawn[place, side, : len(flat), : flat.shape[1]] = flat
+            drawn[row, side, : len(flat), : flat.shape[1]] = flat
         before = before if point.left_out else point
     return rows, drawn
 

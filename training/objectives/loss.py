@@ -11,7 +11,7 @@ from torch import Tensor
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training.config import PathConfig, TimesConfig
 from flowpairs.training.objectives.objective import Objective, squared
-from flowpairs.training.objectives.paths import KINDS, Path, build_path
+from flowpairs.training.objectives.probability_paths import KINDS, Path, build_path
 from flowpairs.training.objectives.randomness import times
 from flowpairs.training.pairs.batch import Batch, BatchRows
 

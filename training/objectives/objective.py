@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from flowpairs.training import models
 from flowpairs.training.config import LossConfig, MeanFlowConfig, TimesConfig, TrainConfig
-from flowpairs.training.objectives import paths
+from flowpairs.training.objectives import probability_paths
 from flowpairs.training.objectives.meanflow import average_velocity
 from flowpairs.training.objectives.randomness import Purpose, normals, step_uniforms, times
 from flowpairs.training.pairs.batch import Batch
@@ -59,7 +59,7 @@ class Objective:
     """
 
     seed: int
-    path: paths.Path = field(default_factory=paths.Straight)
+    path: probability_paths.Path = field(default_factory=probability_paths.Straight)
     times: TimesConfig = field(default_factory=TimesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     label_dropout: float = 0.0
@@ -96,14 +96,16 @@ class Objective:
         """
         if batch.span is None:
             pair = (batch.x0, batch.x1, z)
-            std = self.path.std(paths.per_sample(t, batch.x1))
+            std = self.path.std(probability_paths.per_sample(t, batch.x1))
             return Sample(t, until, self.path.point(t, *pair), self.path.velocity(t, *pair), z, std, label)
         start, length = batch.span[:, 0], batch.span[:, 1] - batch.span[:, 0]
-        pace = paths.per_sample(length, batch.x1)
-        wide = pace.sqrt() if isinstance(self.path, paths.Bridge) else torch.ones_like(pace)
+        pace = probability_paths.per_sample(length, batch.x1)
+        wide = pace.sqrt() if isinstance(self.path, probability_paths.Bridge) else torch.ones_like(pace)
         pair = (batch.x0, batch.x1, None if z is None else wide * z)
         x, velocity = self.path.point(t, *pair), self.path.velocity(t, *pair) / pace
-        return Sample(start + t * length, until, x, velocity, z, wide * self.path.std(paths.per_sample(t, x)), label)
+        return Sample(
+            start + t * length, until, x, velocity, z, wide * self.path.std(probability_paths.per_sample(t, x)), label
+        )
 
     def instants(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
         """The samples' times and, where intervals are asked of the model, their ends."""
@@ -182,7 +184,14 @@ class VelocityAndScore(nn.Module):
 def build_objective(config: TrainConfig, num_classes: int) -> Objective:
     """The objective that the config names, on pairs of so many classes."""
     train = config.train
-    common = (train.seed, paths.build_path(config.path), config.times, config.loss, train.label_dropout, num_classes)
+    common = (
+        train.seed,
+        probability_paths.build_path(config.path),
+        config.times,
+        config.loss,
+        train.label_dropout,
+        num_classes,
+    )
     if isinstance(config.objective, MeanFlowConfig):
         return MeanFlow(*common, spans=config.objective.spans)
     return (BridgeMatching if config.objective.kind == "sf2m" else Objective)(*common)

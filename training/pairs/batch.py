@@ -26,7 +26,7 @@ class BatchRows:
 
 @dataclass(frozen=True)
 class BatchPart:
-    """One worker's rows of every global batch, and the arcs (see training/pairs/order.py) that they come from.
+    """One worker's rows of every global batch, and the arcs (see training/pairs/reading/order.py) that they come from.
 
     Args:
         batch: global; a multiple of `arcs`, which it is laid out from arc after arc, batch / arcs rows of each.

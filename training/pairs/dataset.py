@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.store.format import Index, read_index
-from flowpairs.pipeline.store.layout import opened
-from flowpairs.training.pairs.shard_batches import Tensors
-from flowpairs.training.pairs.shards import FIELDS, ShardReader, choose_fields, row_dtype, row_shape
+from flowpairs.pipeline.store.shard_layout import opened
+from flowpairs.training.pairs.reading.shard_batches import Tensors
+from flowpairs.training.pairs.reading.shards import FIELDS, ShardReader, choose_fields, row_dtype, row_shape
 
 
 class PairDataset(Dataset[Tensors]):

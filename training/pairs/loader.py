@@ -1,7 +1,7 @@
 """The endless loaders of a training run: batches for one worker, read ahead, resumable to the batch.
 
-The state is three numbers: how many arcs there are (see training/pairs/order.py), the epoch, and how far every arc is
-read in it. For loops of one's own there is `PairLoader` (training/pairs/pair_loader.py), made of the same parts.
+The state is three numbers: how many arcs there are (see training/pairs/reading/order.py), the epoch, and how far every
+arc is read in it. For loops of one's own there is `PairLoader` (training/pairs/pair_loader.py), made of the same parts.
 """
 
 import math
@@ -14,11 +14,11 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import Index, Outline
 from flowpairs.training.pairs.batch import Batch, BatchPart
-from flowpairs.training.pairs.order import Order
-from flowpairs.training.pairs.read_ahead import ReadAhead
-from flowpairs.training.pairs.shard_batches import Steps, shard_batches
-from flowpairs.training.pairs.shard_source import GrowingStore, shard_groups
-from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.pairs.reading.order import Order
+from flowpairs.training.pairs.reading.read_ahead import ReadAhead
+from flowpairs.training.pairs.reading.shard_batches import Steps, shard_batches
+from flowpairs.training.pairs.reading.shard_source import GrowingStore, shard_groups
+from flowpairs.training.pairs.reading.shards import ShardReader
 
 State = dict[str, int]
 STATE = ("arcs", "epoch", "position")

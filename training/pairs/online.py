@@ -18,13 +18,14 @@ from flowpairs.pipeline.blocks.conditions import read_conditions
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.data.spec import Target
 from flowpairs.pipeline.solve.assignment import RowAssigner
-from flowpairs.pipeline.solve.potentials import Potentials, load_potentials
+from flowpairs.pipeline.store.features_file import load_features
 from flowpairs.pipeline.store.format import Index
+from flowpairs.pipeline.store.potential_files import Potentials, load_potentials
 from flowpairs.pipeline.store.records import Decoder
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import Loader, State
-from flowpairs.training.pairs.read_ahead import ReadAhead
-from flowpairs.training.pairs.shard_batches import Tensors
+from flowpairs.training.pairs.reading.read_ahead import ReadAhead
+from flowpairs.training.pairs.reading.shard_batches import Tensors
 
 
 class OnlineLoader(Loader):
@@ -113,7 +114,7 @@ class SemidiscreteStore:
     def pairs(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Noise [count, ...] and data ids [count] of source rows `first` to `first + count`."""
         x0 = noise.gaussian(self.assigner.seed, first, count, math.prod(self.index.shape))
-        return x0.reshape(count, *self.index.shape), self.assigner.match(first, x0, None).ids
+        return x0.reshape(count, *self.index.shape), self.assigner.assign(first, x0, None).ids
 
     @cached_property
     def potentials(self) -> Potentials:
@@ -126,7 +127,7 @@ class SemidiscreteStore:
         config, index, x = self.config, self.index, np.asarray(self._read("data"))
         labels = self._read("labels") if index.num_classes else None
         given = read_conditions(config.coupling, Target(x, labels, index.num_classes, index.data_fingerprint))
-        fitted = features.load_features(self.directory / "features.npz")
+        fitted = load_features(self.directory)
         of_data = fitted.of_data(x, flips=config.data.flips)
         return RowAssigner(config.source.seed, fitted, of_data, given, self.potentials, self.device)
 

@@ -14,10 +14,10 @@ from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import read_index
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import STATE, State, check_state
-from flowpairs.training.pairs.order import Order, arcs_for
-from flowpairs.training.pairs.read_ahead import ReadAhead
-from flowpairs.training.pairs.shard_batches import Steps, Tensors, shard_batches
-from flowpairs.training.pairs.shards import FIELDS, ShardReader, choose_fields
+from flowpairs.training.pairs.reading.order import Order, arcs_for
+from flowpairs.training.pairs.reading.read_ahead import ReadAhead
+from flowpairs.training.pairs.reading.shard_batches import Steps, Tensors, shard_batches
+from flowpairs.training.pairs.reading.shards import FIELDS, ShardReader, choose_fields
 
 
 class PairLoader:

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import Index
 from flowpairs.training.pairs.online import SemidiscreteStore
-from flowpairs.training.pairs.shards import ShardReader
+from flowpairs.training.pairs.reading.shards import ShardReader
 
 LIMIT = 50_000  # data; more change a Frechet distance by less than the samples' own noise
 

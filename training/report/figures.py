@@ -18,11 +18,11 @@ def loss_curves(runs: list[tuple[RunNumber, Run]]) -> str:
     """Training loss against steps, raw and smoothed, on axes that fit the smoothed curves."""
     with axes() as (figure, ax):
         extremes = []
-        for place, run in runs:
+        for index, run in runs:
             assert run.metrics is not None
             smooth = smoothed(run.metrics)
-            ax.plot(run.metrics.step, run.metrics.loss, color=run_color(place), alpha=0.35, linewidth=0.8)
-            ax.plot(smooth.step, smooth.loss, linewidth=1.8, **run_style(place))
+            ax.plot(run.metrics.step, run.metrics.loss, color=run_color(index), alpha=0.35, linewidth=0.8)
+            ax.plot(smooth.step, smooth.loss, linewidth=1.8, **run_style(index))
             finite = smooth.loss[np.isfinite(smooth.loss)]
             extremes += [finite.min(), finite.max()] if finite.size else []
         if extremes and max(extremes) > min(extremes):
@@ -45,17 +45,17 @@ def frechet_against_nfe(runs: list[tuple[RunNumber, Run]]) -> str:
     """Frechet distance against function evaluations: Euler joined by a line, adaptive solvers as open marks."""
     with axes() as (figure, ax):
         ticks = set()
-        for place, run in runs:
+        for index, run in runs:
             assert run.evaluation is not None
             euler = sorted((f.nfe, f.fd) for f in run.evaluation.frechet if f.solver == "euler")
             other = sorted((f.nfe, f.fd) for f in run.evaluation.frechet if f.solver != "euler")
-            marker = MARKERS[place % len(MARKERS)]
+            marker = MARKERS[index % len(MARKERS)]
             if euler:
-                ax.plot(*zip(*euler, strict=True), marker=marker, markersize=5, linewidth=1.8, **run_style(place))
+                ax.plot(*zip(*euler, strict=True), marker=marker, markersize=5, linewidth=1.8, **run_style(index))
             if other:
                 ax.plot(
                     *zip(*other, strict=True), marker, markersize=7, markerfacecolor=PAGE, markeredgewidth=1.6,
-                    color=run_color(place),
+                    color=run_color(index),
                 )  # fmt: skip
             ticks |= {nfe for nfe, _ in euler + other}
         ax.set_xscale("log", base=2)
@@ -80,11 +80,11 @@ def _apart(ticks: list[float]) -> list[float]:
 def curvature_along_t(runs: list[tuple[RunNumber, Run]]) -> str:
     """Where along the path the velocity departs from the straight line."""
     with axes() as (figure, ax):
-        for place, run in runs:
+        for index, run in runs:
             assert run.evaluation is not None
             assert run.evaluation.curvature_by_t is not None
             curve = run.evaluation.curvature_by_t
-            ax.plot(curve.t, curve.value, linewidth=1.8, **run_style(place))
+            ax.plot(curve.t, curve.value, linewidth=1.8, **run_style(index))
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.06 * ax.get_ylim()[1])
         ax.set_xlabel("t (0: source, 1: data)")
@@ -95,10 +95,10 @@ def curvature_along_t(runs: list[tuple[RunNumber, Run]]) -> str:
 def sharpness_by_block(blocks: list[BlockSummary], name: str) -> str:
     """E of every block."""
     with axes() as (figure, ax):
-        known = [(block.block, block.entropy) for block in blocks if block.entropy is not None]
-        number, entropy = [place for place, _ in known], [level for _, level in known]
-        ax.plot(number, entropy, "o", color=INK, markersize=3, clip_on=False)
-        ax.set_ylim(0, max(0.1, 1.15 * max(entropy)))
+        rows = [(block.block, block.sharpness) for block in blocks if block.sharpness is not None]
+        number, sharpness = [block for block, _ in rows], [level for _, level in rows]
+        ax.plot(number, sharpness, "o", color=INK, markersize=3, clip_on=False)
+        ax.set_ylim(0, max(0.1, 1.15 * max(sharpness)))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("block")
         ax.set_ylabel("sharpness E")
@@ -107,12 +107,12 @@ def sharpness_by_block(blocks: list[BlockSummary], name: str) -> str:
 
 def errors_by_block(blocks: list[BlockSummary], tolerance: float | None, name: str) -> str:
     """Both marginal errors of every block, the tolerance as a line where there is one."""
-    known = [
+    rows = [
         (block.block, block.source_error, block.target_error)
         for block in blocks
         if block.source_error is not None and block.target_error is not None
     ]
-    number, source, target = ([row[column] for row in known] for column in range(3))
+    number, source, target = ([row[column] for row in rows] for column in range(3))
     with axes() as (figure, ax):
         ax.plot(
             number,
@@ -148,14 +148,14 @@ def plane_pairs(x0: Float[np.ndarray, "k 2"], x1: Float[np.ndarray, "k 2"], name
 def plane_samples(
     samples: Float[np.ndarray, "k 2"],
     real: Float[np.ndarray, "r 2"],
-    place: RunNumber,
+    index: RunNumber,
     name: str,
     axis: str = "coordinate",
 ) -> str:
     """Samples in the plane over the real data."""
     with axes(width=2.9, height=2.8) as (figure, ax):
         ax.plot(*real.T, "o", color=MUTED, alpha=0.4, markersize=4, markeredgewidth=0)
-        ax.plot(*samples.T, MARKERS[place % len(MARKERS)], color=run_color(place), markersize=3)
+        ax.plot(*samples.T, MARKERS[index % len(MARKERS)], color=run_color(index), markersize=3)
         _square(ax, real, axis)
     return to_svg(figure, name, f"{len(samples)} samples over {len(real)} real points")
 
@@ -171,11 +171,11 @@ def scatter(samples: Float[np.ndarray, "k 2"], labels: Int[np.ndarray, " k"] | N
     return buffer.getvalue()
 
 
-def draw_trajectories(paths: Float[np.ndarray, "k times 2"], place: RunNumber, name: str, axis: str) -> str:
+def draw_trajectories(paths: Float[np.ndarray, "k times 2"], index: RunNumber, name: str, axis: str) -> str:
     """The flow's paths in the plane of two of the `axis`, from open circles at t = 0 to filled ones at t = 1."""
     with axes(width=4.6, height=4.4) as (figure, ax):
         for path in paths:
-            ax.plot(*path.T, color=run_color(place), linewidth=0.7, alpha=0.55)
+            ax.plot(*path.T, color=run_color(index), linewidth=0.7, alpha=0.55)
         ax.plot(*paths[:, 0].T, "o", color=MUTED, markersize=3, markerfacecolor=PAGE)
         ax.plot(*paths[:, -1].T, "o", color=INK, markersize=3)
         _square(ax, paths.reshape(-1, 2), axis)

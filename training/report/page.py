@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.training.report import configs, figures, pictures, theme, verdict
+from flowpairs.pipeline.config.plain_yaml import parse
+from flowpairs.training.report import figures, pictures, theme, verdict
 from flowpairs.training.report.collect import collect
-from flowpairs.training.report.runs import Run, TimePointRow
-from flowpairs.training.report.stores import Pairs, StoreSummary
+from flowpairs.training.report.runs import Run, TimePointRow, differing_settings
+from flowpairs.training.report.stores import PairSamples, StoreSummary
 
 BLOCKS_IN_FULL = 12  # more are summarised
 BLOCKS_DRAWN = 4  # fewer are read off the table
@@ -59,7 +59,7 @@ def render(stores: list[StoreSummary], runs: list[Run]) -> str:
     return environment.get_template("report.html.j2").render(
         light=theme.variables(dark=False),
         dark=theme.variables(dark=True),
-        swatches=[Markup(theme.swatch(place)) for place in range(len(runs))],
+        swatches=[Markup(theme.swatch(index)) for index in range(len(runs))],
         headline=verdict.headline(runs, table),
         sentences=verdict.sentences(runs, table),
         caveats=verdict.caveats(runs),
@@ -68,11 +68,11 @@ def render(stores: list[StoreSummary], runs: list[Run]) -> str:
         stores=list(starmap(_store, enumerate(stores))),
         curves=_curves(runs),
         samples=list(starmap(_samples, enumerate(runs))),
-        differences=configs.differing({run.name: run.config for run in runs}),
+        differences=differing_settings(runs),
     )
 
 
-def _store(place: int, store: StoreSummary) -> dict[str, Any]:
+def _store(index: int, store: StoreSummary) -> dict[str, Any]:
     """One pair store: its totals, its blocks and its first pairs."""
     blocks = store.blocks
     view: dict[str, Any] = {"store": store, "blocks": None, "figures": None, "potentials": _potentials(store)}
@@ -83,7 +83,7 @@ def _store(place: int, store: StoreSummary) -> dict[str, Any]:
             "blocks": blocks if len(blocks) <= BLOCKS_IN_FULL else None,
             "summary": _summary(store) if len(blocks) > BLOCKS_IN_FULL else None,
             "unconverged": [block.block for block in blocks if not block.converged],
-            "entropy": _over([block.entropy for block in blocks], statistics.median),
+            "sharpness": _over([block.sharpness for block in blocks], statistics.median),
             "partners": _over([block.partners for block in blocks], statistics.median),
             "worst_error": _over([e for block in blocks for e in (block.source_error, block.target_error)], max),
             "cost": (independent, coupled, round(100 * (1 - coupled / independent)) if independent else 0),
@@ -93,10 +93,10 @@ def _store(place: int, store: StoreSummary) -> dict[str, Any]:
         if len(blocks) >= BLOCKS_DRAWN and store.index.method not in UNDRAWN:
             view["tolerance"] = _tolerance(store)
             view["figures"] = (
-                Markup(figures.sharpness_by_block(blocks, f"sharpness-{place}")),
-                Markup(figures.errors_by_block(blocks, view["tolerance"], f"errors-{place}")),
+                Markup(figures.sharpness_by_block(blocks, f"sharpness-{index}")),
+                Markup(figures.errors_by_block(blocks, view["tolerance"], f"errors-{index}")),
             )
-    return view | {"kind": pictures.kind(store.index.shape), "pairs": _pairs(place, store.pairs)}
+    return view | {"kind": pictures.kind(store.index.shape), "pairs": _pairs(index, store.pairs)}
 
 
 def _potentials(store: StoreSummary) -> dict[str, Any] | None:
@@ -104,7 +104,7 @@ def _potentials(store: StoreSummary) -> dict[str, Any] | None:
     if store.potentials is None:
         return None
     reports = store.potentials.reports
-    coupling = yaml.safe_load(store.config)["coupling"] if store.config else {}
+    coupling = parse(store.config)["coupling"] if store.config else {}
     condition = coupling.get("condition", "blind")
     return {
         "data": len(store.potentials.g),
@@ -126,7 +126,7 @@ def _summary(store: StoreSummary) -> list[tuple[str, float | None, float | None,
     assert store.blocks
     rows = []
     for label, field in {
-        "Sharpness E": "entropy", "Partners a row": "partners", "Source marginal error (L1)": "source_error",
+        "Sharpness E": "sharpness", "Partners a row": "partners", "Source marginal error (L1)": "source_error",
         "Target marginal error (L1)": "target_error", "Cost, independent": "cost_independent",
         "Cost, coupled": "cost_coupled", "Passes": "passes", "Seconds": "seconds",
     }.items():  # fmt: skip
@@ -136,21 +136,21 @@ def _summary(store: StoreSummary) -> list[tuple[str, float | None, float | None,
 
 
 def _over(values: Sequence[int | float | None], figure: Callable[[list[float]], float]) -> float | None:
-    """A figure over those values that are known, None where none is."""
-    known = [float(value) for value in values if value is not None]
-    return figure(known) if known else None
+    """A figure over those values that are not None; None where all are."""
+    numbers = [float(value) for value in values if value is not None]
+    return figure(numbers) if numbers else None
 
 
 def _tolerance(store: StoreSummary) -> float | None:
-    config = yaml.safe_load(store.config) if store.config else None
+    config = parse(store.config) if store.config else None
     return config["coupling"].get("tol") if config and store.index.method == "sinkhorn" else None
 
 
-def _pairs(place: int, pairs: Pairs) -> Any:
+def _pairs(index: int, pairs: PairSamples) -> Any:
     """What the template shows of a store's first pairs: an SVG, image tiles with captions, or strips."""
     match pictures.kind(pairs.x1.shape[1:]):
         case "plane":
-            return Markup(figures.plane_pairs(pairs.x0, pairs.x1, f"pairs-{place}"))
+            return Markup(figures.plane_pairs(pairs.x0, pairs.x1, f"pairs-{index}"))
         case "image":
             reach0, reach1 = pictures.grey_reach(pairs.x0), pictures.grey_reach(pairs.x1)
             labels = pairs.labels or [None] * len(pairs.data_ids)
@@ -167,10 +167,10 @@ def _pairs(place: int, pairs: Pairs) -> Any:
 
 def _curves(runs: list[Run]) -> dict[str, Markup | None]:
     """The overlaid figures of all runs; None where no run has what a figure needs."""
-    placed = list(enumerate(runs))
-    logged = [(place, run) for place, run in placed if run.metrics]
-    evaluated = [(place, run) for place, run in placed if run.evaluation]
-    along_t = [(place, run) for place, run in evaluated if run.evaluation and run.evaluation.curvature_by_t]
+    numbered = list(enumerate(runs))
+    logged = [(index, run) for index, run in numbered if run.metrics]
+    evaluated = [(index, run) for index, run in numbered if run.evaluation]
+    along_t = [(index, run) for index, run in evaluated if run.evaluation and run.evaluation.curvature_by_t]
     return {
         "loss": Markup(figures.loss_curves(logged)) if logged else None,
         "frechet": Markup(figures.frechet_against_nfe(evaluated)) if evaluated else None,
@@ -178,7 +178,7 @@ def _curves(runs: list[Run]) -> dict[str, Markup | None]:
     }
 
 
-def _samples(place: int, run: Run) -> dict[str, Any] | None:
+def _samples(index: int, run: Run) -> dict[str, Any] | None:
     """One run's samples at every solver beside real data, all in the same form, and its trajectories."""
     if run.samples is None:
         return None
@@ -189,7 +189,7 @@ def _samples(place: int, run: Run) -> dict[str, Any] | None:
         if kind == "plane":
             if shown is real:
                 continue  # it lies under the samples of every solver
-            drawn: Any = Markup(figures.plane_samples(shown, real, place, f"samples-{place}-{solver}"))
+            drawn: Any = Markup(figures.plane_samples(shown, real, index, f"samples-{index}-{solver}"))
         elif kind == "image":
             drawn = pictures.upscale(shown, 8, reach=1.0)
         else:
@@ -198,31 +198,31 @@ def _samples(place: int, run: Run) -> dict[str, Any] | None:
         grids.append((solver.replace(name, f"{verdict.STEPPED[name]} ") if name in verdict.STEPPED else solver, drawn))
     return {
         "run": run,
-        "place": place,
+        "index": index,
         "kind": kind,
         "grids": grids,
-        "trajectories": None if paths is None else _trajectories(place, kind, paths),
+        "trajectories": None if paths is None else _trajectories(index, kind, paths),
         "times": None if paths is None else paths.shape[1],
-        "points": _points(place, run),
+        "points": _points(index, run),
     }
 
 
-def _points(place: int, run: Run) -> list[tuple[TimePointRow, Markup]]:
+def _points(index: int, run: Run) -> list[tuple[TimePointRow, Markup]]:
     """Of a chain over time, each point with the flow's points over its data."""
     if run.samples is None or run.samples.timepoints is None or run.evaluation is None:
         return []
     out = []
     for number, (point, sides) in enumerate(zip(run.evaluation.time_points, run.samples.timepoints, strict=True)):
         real, led = (side[np.isfinite(side).all(1)] for side in sides)
-        name = f"time-{place}-{number}"
-        drawn = figures.plane_samples(led, real, place, name, "principal direction")
+        name = f"time-{index}-{number}"
+        drawn = figures.plane_samples(led, real, index, name, "principal direction")
         out.append((point, Markup(drawn)))
     return out
 
 
-def _trajectories(place: int, kind: pictures.ImageKind, paths: np.ndarray) -> Any:
+def _trajectories(index: int, kind: pictures.ImageKind, paths: np.ndarray) -> Any:
     """Tiles, a row a sample and a column a time, or an SVG of paths in a plane."""
     if kind == "image":
         return pictures.upscale(paths.reshape(-1, *paths.shape[2:]), paths.shape[1], reach=1.0)
     axis = "coordinate" if kind == "plane" else "principal direction"
-    return Markup(figures.draw_trajectories(paths, place, f"paths-{place}", axis))
+    return Markup(figures.draw_trajectories(paths, index, f"paths-{index}", axis))

@@ -47,8 +47,8 @@ def grid(images: Float[np.ndarray, "k c h w"], columns: int, reach: float) -> UI
     k, _, h, w = images.shape
     rows = -(-k // columns)
     canvas = np.zeros((rows * (h + 1) - 1, columns * (w + 1) - 1, 4), np.uint8)
-    for place, image in enumerate(bytes_of(images, reach)):
-        top, left = place // columns * (h + 1), place % columns * (w + 1)
+    for index, image in enumerate(bytes_of(images, reach)):
+        top, left = index // columns * (h + 1), index % columns * (w + 1)
         canvas[top : top + h, left : left + w, :3] = image
         canvas[top : top + h, left : left + w, 3] = 255
     return _enlarged(canvas, max(1, TILE // max(h, w)))

@@ -1,6 +1,5 @@
 """A training run as the report sees it: train.json, and whatever else of it is there already."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +10,8 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.config import leaves, read_yaml
+from flowpairs.training.run.logbook import read_metrics
 
 
 class _Json(BaseModel):
@@ -113,11 +114,29 @@ def read_run(path: Path, name: str) -> Run:
         name,
         path,
         train,
-        _read_metrics(path / "metrics.jsonl"),
+        _read_losses(path / "metrics.jsonl"),
         read_evaluation(path),
         _read_samples(path / "samples.npz"),
         config.read_text() if config.is_file() else None,
     )
+
+
+def differing_settings(runs: list[Run]) -> list[tuple[str, list[str]]]:
+    """The dotted keys of config.yaml whose values are not the same in all runs that have one.
+
+    Returns:
+        (key, its value in every run, in their order; a dash where it has none).
+
+    Raises:
+        InputError: a config.yaml that cannot be read.
+    """
+    flat = [{} if run.config is None else dict(leaves(read_yaml(run.path / "config.yaml"))) for run in runs]
+    compared = [settings for settings, run in zip(flat, runs, strict=True) if run.config is not None]
+    return [
+        (key, [str(settings.get(key, "–")) for settings in flat])
+        for key in sorted({key for settings in compared for key in settings})
+        if len({str(settings.get(key)) for settings in compared}) > 1
+    ]
 
 
 def read_evaluation(path: Path) -> Evaluation | None:
@@ -138,15 +157,11 @@ def _read_json(model: type[Model], path: Path) -> Model:
         raise InputError(f"{path}: {key}: {first['msg']}; remove the file and run the job again") from error
 
 
-def _read_metrics(path: Path) -> Metrics | None:
-    if not path.is_file():
-        return None
-    lines = path.read_text().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()  # still being written
+def _read_losses(path: Path) -> Metrics | None:
+    """The logged losses; None before the first line of the log."""
     try:
         # A resumed run logs the steps since its checkpoint again: the later line counts.
-        losses = {int(record["step"]): float(record["loss"]) for record in map(json.loads, lines)}
+        losses = {int(line["step"]): float(line["loss"]) for line in read_metrics(path)}
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not lines of JSON with step and loss ({error!r}); train again") from error
     if not losses:

@@ -10,9 +10,10 @@ from jaxtyping import Float
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.solve import potentials
-from flowpairs.pipeline.solve.potentials import Potentials
+from flowpairs.pipeline.store import potential_files
+from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.format import Index, read_index
+from flowpairs.pipeline.store.potential_files import Potentials
 from flowpairs.pipeline.store.records import Decoder, samples
 
 PAIRS_SHOWN = 12
@@ -28,7 +29,7 @@ class BlockSummary:
     m: int
     eps: float | None
     rel_eps: float | None
-    entropy: float | None  # these four of imported pairs are not known
+    sharpness: float | None  # these four of imported pairs are not known
     partners: float | None
     source_error: float | None
     target_error: float | None
@@ -41,7 +42,7 @@ class BlockSummary:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairSamples:
     """The first pairs of a store."""
 
     x0: Float[np.ndarray, "k ..."]
@@ -58,7 +59,7 @@ class StoreSummary:
     path: AnyPath
     index: Index
     blocks: list[BlockSummary] | None
-    pairs: Pairs
+    pairs: PairSamples
     config: str | None
     potentials: Potentials | None  # of a semi-discrete coupling
 
@@ -70,36 +71,34 @@ def read_store(path: AnyPath, name: str) -> StoreSummary:
         name,
         path,
         index,
-        _read_blocks(path / "blocks.parquet"),
+        _read_blocks(path),
         _read_pairs(path, index),
         config.read_text() if config.is_file() else None,
-        potentials.load_potentials(path) if index.method == "semidiscrete" else None,
+        potential_files.load_potentials(path) if index.method == "semidiscrete" else None,
     )
 
 
-def _read_blocks(path: AnyPath) -> list[BlockSummary] | None:
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
-
-    if not path.is_file():
+def _read_blocks(directory: AnyPath) -> list[BlockSummary] | None:
+    """The blocks' reports; None where none are there."""
+    if not (directory / "blocks.parquet").is_file():
         return None
+    names = {field.name for field in dataclasses.fields(BlockSummary)}
+    rows = [{name: value for name, value in row.items() if name in names} for row in read_blocks(directory)]
     try:
-        with path.open("rb") as file:
-            table = pq.read_table(file)
-        known = [field.name for field in dataclasses.fields(BlockSummary) if field.name in table.column_names]
-        return [BlockSummary(**row) for row in table.select(known).to_pylist()]
-    except (ArrowException, TypeError) as error:
+        return [BlockSummary(**row) for row in rows]
+    except TypeError as error:
+        path = directory / "blocks.parquet"
         raise InputError(f"{path}: not the blocks' reports of a pair store ({error}); couple again") from error
 
 
-def _read_pairs(directory: AnyPath, index: Index) -> Pairs:
+def _read_pairs(directory: AnyPath, index: Index) -> PairSamples:
     """The first pairs of the first shard; where there are potentials alone, the first that these make."""
     if not index.shards:
         from flowpairs.training.pairs import online
 
         store = online.SemidiscreteStore(directory, index)
         x0, ids = store.pairs(0, PAIRS_SHOWN)
-        return Pairs(x0, store.data(ids), ids.tolist(), store.labels(ids).tolist() if index.num_classes else None)
+        return PairSamples(x0, store.data(ids), ids.tolist(), store.labels(ids).tolist() if index.num_classes else None)
     path = directory / "shards" / index.shards[0].name
     names = ("x0", "x1", "data_ids", *(["label"] if index.num_classes else []))
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -114,4 +113,4 @@ def _read_pairs(directory: AnyPath, index: Index) -> Pairs:
         raise InputError(f"{path}: cannot be read as a shard of pairs ({error!r}); run `flowpairs verify`") from error
     first = {name: np.concatenate(part)[:PAIRS_SHOWN] for name, part in parts.items()}
     labels = first["label"].tolist() if "label" in first else None
-    return Pairs(first["x0"], first["x1"], first["data_ids"].tolist(), labels)
+    return PairSamples(first["x0"], first["x1"], first["data_ids"].tolist(), labels)

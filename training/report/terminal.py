@@ -1,6 +1,7 @@
-"""The comparison of runs as a table in the terminal, with the page's own words."""
+"""Tables in the terminal: one evaluation, and the comparison of runs with the page's own words."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -26,15 +27,38 @@ def print_comparison(directories: list[Path]) -> None:
     table.add_column("run", overflow="fold")
     for score in measures:
         table.add_column(score.label, justify="right")
-    for place, run in enumerate(runs):
+    for index, run in enumerate(runs):
         cells = []
         for score in measures:
-            mark, evaluations = "*" if place in score.best else "", score.nfe[place]
+            mark, evaluations = "*" if index in score.best else "", score.nfe[index]
             cells.append(
-                f"{mark}{number(score.values[place])}" + (f"\n{number(evaluations)} NFE" if evaluations else "")
+                f"{mark}{number(score.values[index])}" + (f"\n{number(evaluations)} NFE" if evaluations else "")
             )
         table.add_row(run.name, *cells)
     console = Console()
     console.print(table)
     for sentence in sentences(runs, measures) + caveats(runs):
         console.print(sentence, highlight=False)
+
+
+def print_evaluation(report: dict[str, Any]) -> None:
+    """Print what evaluation.json holds."""
+    table = Table(
+        title=f"{report['run']}: {report['method']} pairs, {report['samples']:,} samples", title_justify="left"
+    )
+    table.add_column("solver")
+    table.add_column("NFE", justify="right")
+    table.add_column("Frechet distance", justify="right")
+    for row in report["frechet"]:
+        table.add_row(row["solver"], f"{row['nfe']:g}", f"{row['fd']:.3f}")
+    console = Console()
+    console.print(table)
+    if "time_points" in report:
+        points = Table(title="time points: 1-Wasserstein distance to the data there", title_justify="left")
+        for heading in ("time", "of the flow", "unmoved"):
+            points.add_column(heading, justify="right")
+        for row in report["time_points"]:
+            left_out = " (left out)" if row["left_out"] else ""
+            points.add_row(f"{row['time']:g}{left_out}", f"{row['w1']:.3f}", f"{row['w1_still']:.3f}")
+        console.print(points)
+    console.print(f"curvature {report['curvature']:.3f}; Frechet distance on {report['features']}")

@@ -46,7 +46,7 @@ _RC: Any = {
 
 
 def run_color(number: int) -> str:
-    """The light colour of the run given in that place."""
+    """The light colour of the run of that index."""
     return RUNS[number % len(RUNS)][0]
 
 

@@ -20,14 +20,14 @@ class Score:
 
     @property
     def best(self) -> list[int]:
-        """The places of the runs with the lowest figure; nobody wins a race run alone, nor with NaN."""
+        """The indices of the runs with the lowest figure; nobody wins a race run alone, nor with NaN."""
         finite = [
-            (value, place) for place, value in enumerate(self.values) if value is not None and math.isfinite(value)
+            (value, index) for index, value in enumerate(self.values) if value is not None and math.isfinite(value)
         ]
         if len([value for value in self.values if value is not None]) < 2 or not finite:
             return []
         lowest = min(finite)[0]
-        return [place for value, place in finite if value == lowest]
+        return [index for value, index in finite if value == lowest]
 
 
 def scores(runs: list[Run]) -> list[Score]:
@@ -63,7 +63,7 @@ def headline(runs: list[Run], table: list[Score]) -> str:
         return "Pairs, ready to train on"
     if not decided:
         return "One run evaluated, nothing to compare it with yet" if table else "Trained, not evaluated yet"
-    ot = {place for place, run in enumerate(runs) if run.train.method in OPTIMAL_TRANSPORT}
+    ot = {index for index, run in enumerate(runs) if run.train.method in OPTIMAL_TRANSPORT}
     if not ot or not any(run.train.method == "independent" for run in runs):
         return "Training runs compared"
     won = sum(set(score.best) <= ot for score in decided)
@@ -78,15 +78,15 @@ def sentences(runs: list[Run], table: list[Score]) -> list[str]:
     """A plain sentence for each run, on where it won or that it did not, and one for each tie."""
     decided = [score for score in table if score.best]
     out = []
-    for place, run in enumerate(runs):
-        won = [score for score in decided if score.best == [place]]
+    for index, run in enumerate(runs):
+        won = [score for score in decided if score.best == [index]]
         if won:
             out.append(f"{run.name} ({run.train.method} pairs) won on {_listing(_phrases(won, _margin))}.")
-        elif run.evaluation and decided and not any(place in score.best for score in decided):
+        elif run.evaluation and decided and not any(index in score.best for score in decided):
             out.append(f"{run.name} ({run.train.method} pairs) did not win on any measure.")
     for score in decided:
         if len(score.best) > 1:
-            names = _listing([runs[place].name for place in score.best])
+            names = _listing([runs[index].name for index in score.best])
             [phrase] = _phrases([score], lambda tied: f"({number(tied.values[tied.best[0]])})")
             out.append(f"{names} are level on {phrase}.")
     return out
@@ -96,7 +96,7 @@ def caveats(runs: list[Run]) -> list[str]:
     """What must be known before the runs are compared: whatever was not the same for all of them."""
     measured = [(run, run.evaluation) for run in runs if run.evaluation]
     out = [
-        f"{run.name} has not been evaluated yet: flowpairs evaluate fills its places."
+        f"{run.name} has not been evaluated yet: flowpairs evaluate fills its cells."
         for run in runs
         if not run.evaluation
     ]
@@ -143,7 +143,7 @@ def _phrases(won: list[Score], remark: Callable[[Score], str]) -> list[str]:
 
 def _margin(score: Score) -> str:
     best = score.values[score.best[0]]
-    others = [value for place, value in enumerate(score.values) if value is not None and place not in score.best]
+    others = [value for index, value in enumerate(score.values) if value is not None and index not in score.best]
     return f"({number(best)} against {number(min(others, key=_nan_last))})"
 
 

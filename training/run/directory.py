@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.environment import in_submitted_job
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
-from flowpairs.pipeline.cluster.connect import in_submitted_job
 from flowpairs.pipeline.config import differing, digest, load, save
-from flowpairs.pipeline.solve import potentials
+from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
 from flowpairs.training.config import PairsConfig, TrainConfig
 
@@ -60,10 +60,9 @@ class RunDirectory:
             return None
         try:
             tree = json.loads(path.read_bytes())
-            tree |= {"pairs_dir": str(tree["pairs_dir"]), "checkpoint": str(tree["checkpoint"])}
-            if "shape" in tree:  # older runs leave this to their pairs' index
-                tree |= {"shape": list(map(int, tree["shape"])), "num_classes": int(tree["num_classes"])}
-            return tree
+            texts = {key: str(tree[key]) for key in ("pairs_dir", "method", "checkpoint")}
+            shape = {"shape": list(map(int, tree["shape"])), "num_classes": int(tree["num_classes"])}
+            return tree | texts | shape | {"two_sided": bool(tree["two_sided"])}
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"{path}: not the summary of a run ({error}); remove it and train again") from error
 
@@ -93,14 +92,8 @@ def check_run(config: TrainConfig) -> tuple[TrainConfig, Index]:
     from flowpairs.training import models
 
     models.check_model(config.model, index.shape, index.num_classes)
-    check_source(config, index)
-    train = config.train
-    if config.pairs.source != "semidiscrete" and train.batch > index.pairs:
-        raise InputError(f"train.batch={train.batch}: more than the {index.pairs} pairs of the store; lower it")
-    if train.warmup > train.steps:
-        raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
-    if config.cluster.workers != "auto":
-        check_workers(config, config.cluster.workers)
+    check_path(config, index)
+    check_numbers(config, index.pairs)
     check_directory(config)
     return config, index
 
@@ -111,7 +104,7 @@ def pairs_fingerprint(pairs: PairsConfig, index: Index) -> str:
         return digest({"shards": [shard.sha256 for shard in index.shards]})
     if pairs.source == "stream":
         return digest({"config": index.config_hash})
-    g = potentials.load_potentials(as_path(pairs.dir)).g
+    g = potential_files.load_potentials(as_path(pairs.dir)).g
     return digest({"config": index.config_hash, "g": hashlib.sha256(g.data).hexdigest()})
 
 
@@ -139,7 +132,7 @@ def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
     return index
 
 
-def check_source(config: TrainConfig, index: Index) -> None:
+def check_path(config: TrainConfig, index: Index) -> None:
     """Refuse paths that begin in noise where x0 is data, and average velocities over a chain of them."""
     if index.two_sided and config.path.kind == "fm":
         raise InputError("path.kind=fm: starts from noise, and x0 of these pairs is data; give path.kind=cfm")
@@ -147,6 +140,17 @@ def check_source(config: TrainConfig, index: Index) -> None:
         raise InputError(
             "objective.kind=meanflow: jumps from 0 to 1, and these pairs are a chain over time; give velocity"
         )
+
+
+def check_numbers(config: TrainConfig, pairs: int) -> None:
+    """Refuse steps, batches and workers that make no sense with a store of so many pairs."""
+    train = config.train
+    if config.pairs.source != "semidiscrete" and train.batch > pairs:
+        raise InputError(f"train.batch={train.batch}: more than the {pairs} pairs of the store; lower it")
+    if train.warmup > train.steps:
+        raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
+    if config.cluster.workers != "auto":
+        check_workers(config, config.cluster.workers)
 
 
 def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
@@ -166,6 +170,19 @@ def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
 
 def check_directory(config: TrainConfig) -> None:
     """Refuse a directory that holds something else."""
+    if not check_output(config):
+        return
+    earlier = load(TrainConfig, RunDirectory(Path(config.output.dir)).config)
+    differences = differing(config.determining(), earlier.determining())
+    if differences:
+        raise InputError(
+            f"output.dir={config.output.dir!r}: holds a run of another config; {', '.join(differences)}; "
+            "give another output.dir or the same values"
+        )
+
+
+def check_output(config: TrainConfig) -> bool:
+    """Refuse a directory that cannot be a run's; whether it holds a run, of whatever config."""
     run = RunDirectory(Path(config.output.dir))
     where = f"output.dir={config.output.dir!r}"
     if "://" in config.output.dir:  # which would become a local directory of that name
@@ -178,15 +195,10 @@ def check_directory(config: TrainConfig) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise InputError(f"{where}: a file is in the way; give another directory")
     if not run.path.is_dir() or not any(run.path.iterdir()):
-        return
+        return False
     if not run.config.is_file():
         raise InputError(f"{where}: not empty and not a training run; give an empty or a new directory")
-    differences = differing(config.determining(), load(TrainConfig, run.config).determining())
-    if differences:
-        raise InputError(
-            f"{where}: holds a run of another config; {', '.join(differences)}; "
-            "give another output.dir or the same values"
-        )
+    return True
 
 
 def prepare_run(config: TrainConfig) -> RunDirectory:

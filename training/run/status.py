@@ -1,11 +1,9 @@
 """How far a training run is, from its directory alone: it may be running, dead or finished."""
 
-import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from flowpairs.pipeline.base.progress import remaining
 from flowpairs.pipeline.config import load
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.run.directory import RunDirectory
@@ -59,26 +57,3 @@ def read_run_status(directory: Path) -> RunStatus:
         seconds_since_last_line=time.time() - run.metrics.stat().st_mtime if line else None,
         checkpoint=run.newest_checkpoint(),
     )
-
-
-def print_run_status(directory: Path, *, as_json: bool) -> None:
-    """Print the status, for a person or as one JSON object."""
-    status = read_run_status(directory)
-    if as_json:
-        print(json.dumps({"directory": str(directory), **asdict(status)}))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{directory}: {'complete' if status.complete else 'not complete'}", show_header=False)
-    table.add_row("steps", f"{status.step:,} of {status.steps:,}")
-    if status.loss is not None:
-        table.add_row("loss", f"{status.loss:.4f}")
-        table.add_row("pairs/s", f"{status.pairs_per_second:,.0f}")
-        table.add_row("data wait", f"{100 * (status.data_wait or 0.0):.1f} %")
-    if status.seconds_left is not None:
-        table.add_row("time left", remaining(1.0, 1.0 + status.seconds_left, 1.0))
-    table.add_row("checkpoint", status.checkpoint or "none yet")
-    if status.seconds_since_last_line is not None and not status.complete:
-        table.add_row("last line of the log", f"{status.seconds_since_last_line:.0f} s ago")
-    Console().print(table)

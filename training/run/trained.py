@@ -85,17 +85,16 @@ def read_trained(directory: str | Path) -> Trained:
         raise InputError(
             f"checkpoint {str(directory)!r}: no {run.config} describes it; give one in its run's directory"
         )
-    return _read(run, path, run.summary() or {})
+    return _read(run, path, run.summary())
 
 
-def _read(run: RunDirectory, checkpoint: Path, summary: dict[str, Any]) -> Trained:
-    """What the summary does not say, since it is old or not there yet, the pairs' index does."""
+def _read(run: RunDirectory, checkpoint: Path, summary: dict[str, Any] | None) -> Trained:
+    """A checkpoint of a run; of one that is not finished, the pairs' index says what the summary will."""
     config = load(TrainConfig, run.config)
-    pairs = summary.get("pairs_dir", config.pairs.dir)
-    if "shape" in summary:
-        known = summary["method"], tuple(summary["shape"]), summary["num_classes"], summary.get("two_sided", False)
-    else:
-        index = read_outline(pairs).index
-        known = index.method, index.shape, index.num_classes, index.two_sided
-    final = "checkpoint" in summary and checkpoint == run.path / summary["checkpoint"]
-    return Trained(run, checkpoint, config, pairs, *known, final=final)
+    if summary is None:
+        index = read_outline(config.pairs.dir).index
+        of_pairs = index.method, index.shape, index.num_classes, index.two_sided
+        return Trained(run, checkpoint, config, config.pairs.dir, *of_pairs, final=False)
+    of_pairs = summary["method"], tuple(summary["shape"]), summary["num_classes"], summary["two_sided"]
+    final = checkpoint == run.path / summary["checkpoint"]
+    return Trained(run, checkpoint, config, summary["pairs_dir"], *of_pairs, final=final)

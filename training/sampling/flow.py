@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training.config import EvaluateConfig, TrainConfig
-from flowpairs.training.objectives import paths
+from flowpairs.training.objectives import probability_paths
 from flowpairs.training.sampling import sde
 from flowpairs.training.sampling.ode import Solution, Velocity
 
@@ -44,7 +44,7 @@ class Flow:
 
     def sde(self) -> tuple[Velocity, sde.Diffusion]:
         """Drift and diffusion: the bridge's own of an [SF]2M model, else `sde.from_velocity`."""
-        path = paths.build_path(self.trained.path)
+        path = probability_paths.build_path(self.trained.path)
         if self.trained.objective.kind == "sf2m":
             return lambda t, x: torch.add(*self._outputs(t, x)), lambda t: path.sigma
         return sde.from_velocity(path, self.velocity)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from flowpairs.pipeline.blocks import noise
 from flowpairs.training.config import SamplerConfig
-from flowpairs.training.metrics import metrics
 from flowpairs.training.run.trained import Trained
 from flowpairs.training.sampling import ode, sde
+from flowpairs.training.sampling.curvature import curvature_by_time
 from flowpairs.training.sampling.flow import Flow
 
 CURVATURE_SAMPLES = 1024
@@ -73,7 +73,7 @@ class Sampler:
         """Mean over the first CURVATURE_SAMPLES samples, by time."""
         count = min(CURVATURE_SAMPLES, self.config.samples)
         batches = self._batches(count)
-        sums = [metrics.curvature_by_time(flow.velocity, x0, CURVATURE_STEPS) for _, flow, x0 in batches]
+        sums = [curvature_by_time(flow.velocity, x0, CURVATURE_STEPS) for _, flow, x0 in batches]
         return torch.stack(sums).sum(0).cpu() / count
 
     def trajectories(self, count: int, times: int) -> Float32[Tensor, "count times *shape"]:
@@ -83,7 +83,7 @@ class Sampler:
         return ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol, at).states.transpose(0, 1).cpu()
 
     def between(self, start: float, end: float) -> Float32[Tensor, "n *shape"]:
-        """Where the samples that are at their place at one time are at a later one, by dopri5."""
+        """States at a later time of the samples that start at an earlier one, by dopri5."""
         times, parts = torch.tensor([start, end], device=self.device), []
         for _, flow, x in self._batches(len(self.starts)):
             parts.append(ode.solve_dopri5(flow.velocity, x, self.config.rtol, self.config.atol, times).end.cpu())

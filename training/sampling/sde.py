@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowpairs.training.objectives.paths import Path
+from flowpairs.training.objectives.probability_paths import Path
 from flowpairs.training.sampling.ode import Solution, Velocity
 
 Diffusion = Callable[[float], float]

@@ -73,8 +73,8 @@ def fill(
         slots = torch.arange(len(room), device=room.device).repeat_interleave(room)
         rest = kernel.restrict(rows, slots)
         logits = rest.tile(slice(0, len(rows)), rest.empty(len(rows), len(slots)))
-        matched = linear_sum_assignment(logits.double().cpu().numpy(), maximize=True)[1]
-        partners[rows] = slots[torch.from_numpy(matched).to(slots.device)]
+        columns = linear_sum_assignment(logits.double().cpu().numpy(), maximize=True)[1]
+        partners[rows] = slots[torch.from_numpy(columns).to(slots.device)]
     return partners
 
 

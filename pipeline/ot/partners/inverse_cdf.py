@@ -56,17 +56,17 @@ def chunk_of(
     masses: Float[Tensor, "r chunks"], u: Float[Tensor, " r"]
 ) -> tuple[Int[Tensor, "r 1"], Float[Tensor, "r 1"]]:
     """The chunk in which u of the row's mass falls, and how much mass lies before that point in the chunk."""
-    ends = masses.cumsum(1)
-    aim = u[:, None] * ends[:, -1:]
-    chunk = first_beyond(ends, aim)
-    before = torch.where(chunk > 0, ends.gather(1, (chunk - 1).clamp(min=0)), 0.0)
+    cumulative = masses.cumsum(1)
+    aim = u[:, None] * cumulative[:, -1:]
+    chunk = first_beyond(cumulative, aim)
+    before = torch.where(chunk > 0, cumulative.gather(1, (chunk - 1).clamp(min=0)), 0.0)
     return chunk, aim - before
 
 
-def first_beyond(ends: Float[Tensor, "r c"], aim: Float[Tensor, "r 1"]) -> Int[Tensor, "r 1"]:
+def first_beyond(cumulative: Float[Tensor, "r c"], aim: Float[Tensor, "r 1"]) -> Int[Tensor, "r 1"]:
     """The first column whose cumulative mass exceeds `aim`, which rounding may have put on the total or below 0."""
-    below_total = torch.nextafter(ends[:, -1:], torch.zeros_like(aim))
-    return torch.searchsorted(ends, torch.minimum(aim.clamp(min=0), below_total), right=True)
+    below_total = torch.nextafter(cumulative[:, -1:], torch.zeros_like(aim))
+    return torch.searchsorted(cumulative, torch.minimum(aim.clamp(min=0), below_total), right=True)
 
 
 def from_rows(
@@ -79,8 +79,8 @@ def from_rows(
             somewhere in every row.
         u: uniforms in [0, 1), float64 [n].
     """
-    ends = mass.double().cumsum(0)
-    bounds = torch.cat([ends.new_zeros(1), ends])[starts]
+    cumulative = mass.double().cumsum(0)
+    bounds = torch.cat([cumulative.new_zeros(1), cumulative])[starts]
     low, high = bounds[:-1], bounds[1:]
     aim = torch.minimum(low + u * (high - low), torch.nextafter(high, low)).maximum(low)
-    return columns[torch.searchsorted(ends, aim, right=True)]
+    return columns[torch.searchsorted(cumulative, aim, right=True)]

@@ -122,8 +122,8 @@ class Assignment:
     def _largest(self, x: Float64[Tensor, "r d"], _: Float64[Tensor, " r"], workers: Workers) -> tuple[Tensor, Tensor]:
         """The datum of the largest score of every point, and whether float32 can tell.
 
-        The maximum of a whole row is quick and its place is not: so maxima are taken over groups of data, and only the
-        group with the largest is kept and searched.
+        The maximum of a whole row is quick and its position is not: so maxima are taken over groups of data, and only
+        the group with the largest is kept and searched.
         """
         left = _with_one(x)
         best = runner = left.new_full((len(x),), -math.inf)
@@ -138,9 +138,9 @@ class Assignment:
             group[new] = scores[new, where[new]]
             found[new] = number * TILE + where[new] * GROUP
             best = best.maximum(top)
-        best, place = group.max(1)  # once more with its place, then without it
-        runner = runner.maximum(group.scatter_(1, place[:, None], -math.inf).amax(1))
-        return found + place, best - runner > 2 * self._error(x)
+        best, position = group.max(1)  # once more with its position, then without it
+        runner = runner.maximum(group.scatter_(1, position[:, None], -math.inf).amax(1))
+        return found + position, best - runner > 2 * self._error(x)
 
     def _draw(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"], workers: Workers) -> tuple[Tensor, Tensor]:
         """The datum that u falls on for every point, and whether float32 can tell: sums of tiles, then one tile."""
@@ -151,18 +151,18 @@ class Assignment:
             torch.amax(scores, 1, out=tops[number])
             sums[number] = scores.sub_(tops[number][:, None]).exp2_().sum(1)
         top = tops.amax(0)
-        ends = (sums.double() * (tops - top).double().exp2()).cumsum(0)
-        total, aim = ends[-1], u * ends[-1]
-        tile_of = (ends <= aim).sum(0).clamp(max=len(ends) - 1)
+        cumulative = (sums.double() * (tops - top).double().exp2()).cumsum(0)
+        total, aim = cumulative[-1], u * cumulative[-1]
+        tile_of = (cumulative <= aim).sum(0).clamp(max=len(cumulative) - 1)
         found, gap = torch.zeros_like(tile_of), torch.zeros_like(aim)
         for number in tile_of.unique().tolist():
             rows = (tile_of == number).nonzero()[:, 0]
             weights = self._score(left[rows], self.tiles[number], workers).sub_(top[rows, None]).exp2_().double()
-            before = ends[number - 1, rows] if number else torch.zeros_like(aim[rows])
+            before = cumulative[number - 1, rows] if number else torch.zeros_like(aim[rows])
             inside = torch.cat([before[:, None], before[:, None] + weights.cumsum(1)], 1)
-            place = (torch.searchsorted(inside, aim[rows, None], right=True) - 1).clamp(0, weights.shape[1] - 1)
-            low, high = inside.gather(1, place)[:, 0], inside.gather(1, place + 1)[:, 0]
-            found[rows] = number * TILE + place[:, 0]
+            position = (torch.searchsorted(inside, aim[rows, None], right=True) - 1).clamp(0, weights.shape[1] - 1)
+            low, high = inside.gather(1, position)[:, 0], inside.gather(1, position + 1)[:, 0]
+            found[rows] = number * TILE + position[:, 0]
             gap[rows] = (aim[rows] - low).minimum(high - aim[rows])
         return found, gap > 2 * total * (math.log(2) * 2 * self._error(x) + SUMS)
 
@@ -174,8 +174,10 @@ class Assignment:
             numbers = torch.arange(len(self.y), device=x.device)
             near = scores >= top - 2 * self._error(x, DOUBLE)[:, None]
             return torch.where(near, numbers, len(self.y)).amin(1)
-        ends = scores.sub_(top).exp2_().cumsum(1)
-        return torch.searchsorted(ends, u[:, None] * ends[:, -1:], right=True)[:, 0].clamp(max=len(self.y) - 1)
+        cumulative = scores.sub_(top).exp2_().cumsum(1)
+        return torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp(
+            max=len(self.y) - 1
+        )
 
 
 def _with_one(x: Float64[Tensor, "r d"]) -> Float[Tensor, "r k"]:

@@ -1,6 +1,6 @@
 """One pass of source points over all targets: what every target gets, and who competes for whom.
 
-Points come in crowds. A member of the team computes the scores of a crowd with its own targets, a tile at a time; of
+Points come in batches. A member of the team computes the scores of a batch with its own targets, a tile at a time; of
 every section a maximum and a log-sum a point travel to the others, so that all know every point's normaliser; then each
 member adds up what its own targets get. Scores are base-2 logits, for the reason given in kernel.py.
 """
@@ -19,7 +19,7 @@ from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
 from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
 
-CROWD, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points of a tile
+BATCH_POINTS, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points of a tile
 TILE = 1024  # targets of a tile, which stays in a core's cache
 
 
@@ -63,18 +63,18 @@ def point_pass(
         workers: the threads.
     """
     own, device = len(targets.own), targets.own.device
-    size = min(points, CROWD if device.type == "cpu" else max(CHUNK, GPU_ENTRIES // own))
+    size = min(points, BATCH_POINTS if device.type == "cpu" else max(CHUNK, GPU_ENTRIES // own))
     tiles = _tiles(targets, g, eps, small)
     room = torch.empty(size * own, device=device)
-    crowds = [source.points(first, size)]
+    batches = [source.points(first, size)]
     for start in range(0, points, size):
         after = range(start, points)[size : 2 * size]
 
         def prepare(after: range = after) -> None:
             if after:
-                crowds.append(source.points(first + after.start, len(after)))
+                batches.append(source.points(first + after.start, len(after)))
 
-        _crowd(targets, tiles, crowds.pop().to(device), start, room, prepare, workers)
+        _pass_batch(targets, tiles, batches.pop().to(device), start, room, prepare, workers)
     p = torch.zeros_like(targets.b)
     squares, hits = torch.zeros_like(p), torch.zeros_like(p, dtype=torch.int64)
     for tile in tiles:
@@ -108,7 +108,7 @@ class Tile:
     def get(
         self, weights: Float[Tensor, "r w"], scale: Float[Tensor, " r"], won: Int[Tensor, " k"], start: int
     ) -> None:
-        """Take what the crowd's points, the first of which is number `start`, give to these targets.
+        """Take what the batch's points, the first of which is number `start`, give to these targets.
 
         Args:
             weights: as `score` left them.
@@ -151,7 +151,7 @@ def _tiles(targets: Targets, g: Float[Tensor, " N"], eps: float, small: float) -
     return out
 
 
-def _crowd(
+def _pass_batch(
     targets: Targets,
     tiles: list[Tile],
     points: Float[Tensor, "r d"],
@@ -160,7 +160,7 @@ def _crowd(
     prepare: Callable[[], None],
     workers: Workers,
 ) -> None:
-    """Let a crowd meet this process's tiles, while `prepare` makes the next one."""
+    """Let a batch meet this process's tiles, while `prepare` makes the next one."""
     left = torch.cat([points, points.new_ones(len(points), 1)], 1)
     rows, before = len(left), targets.share.rows.start
     rooms = [

@@ -147,12 +147,12 @@ def solve_semidiscrete(
             if save is not None and state.rounds:
                 save(state.arrays())
             count, small = _points(targets, state, chi2), 2.0**-state.depth
-            crowd = point_pass(targets, source, state.points, count, state.g, state.level, small, workers)
-            state.points += crowd.points
+            seen = point_pass(targets, source, state.points, count, state.g, state.level, small, workers)
+            state.points += seen.points
             state.rounds += 1
-            soft = chi_square(targets, crowd, hard=False)
-            found = chi_square(targets, crowd, hard=True) if eps == 0 else soft
-            error = _chance(targets.count, found, crowd.points)
+            soft = chi_square(targets, seen, hard=False)
+            found = chi_square(targets, seen, hard=True) if eps == 0 else soft
+            error = _chance(targets.count, found, seen.points)
             if progress is not None:
                 progress(state.rounds, state.points, found)
             state.stalled = 0 if found < state.lowest else state.stalled + 1
@@ -160,7 +160,7 @@ def solve_semidiscrete(
             converged = state.level == state.smoothing and found + SIGMAS * error <= chi2
             if converged or state.stalled > STALLED or state.rounds == max_rounds:
                 break
-            _advance(targets, state, crowd, found, soft, chi2, workers)
+            _advance(targets, state, seen, found, soft, chi2, workers)
     report = SemidiscreteReport(
         data=targets.count,
         eps=eps,
@@ -181,16 +181,16 @@ def semidiscrete_cost_std(targets: Targets, source: PointSource) -> float:
     return targets.cost_std(source.points(0, MOMENTS))
 
 
-def chi_square(targets: Targets, crowd: PointPass, *, hard: bool) -> float:
+def chi_square(targets: Targets, seen: PointPass, *, hard: bool) -> float:
     """The unbiased estimate of sum_j (p_j - b_j)^2 / b_j from the points of a pass (arXiv 2509.25519, section 3.2).
 
     Args:
-        targets, crowd: the data and the pass.
+        targets, seen: the data and the pass.
         hard: of the cells, as at eps = 0, rather than of the probabilities.
     """
-    k = crowd.points
-    total = crowd.hits.double() if hard else crowd.masses * k
-    squares = crowd.hits.double() if hard else crowd.squares
+    k = seen.points
+    total = seen.hits.double() if hard else seen.masses * k
+    squares = seen.hits.double() if hard else seen.squares
     return targets.share.total((total.square() - squares) / targets.b) / (k * (k - 1)) - 1
 
 
@@ -222,7 +222,7 @@ def _points(targets: Targets, state: Ascent, chi2: float) -> int:
 def _advance(
     targets: Targets,
     state: Ascent,
-    crowd: PointPass,
+    seen: PointPass,
     found: float,
     soft: float,
     chi2: float,
@@ -234,33 +234,33 @@ def _advance(
         less = max(bearable / cost, 1 / SHARPEN)
         state.smoothing, state.weight = state.smoothing * math.sqrt(less), state.weight * less
     following = max(state.smoothing, state.level / SHARPEN)
-    own = _solve(targets, state, crowd, following, workers)
+    own = _solve(targets, state, seen, following, workers)
     if found > ROUGH or state.level > 2 * following:
         state.weight = 0.0
     # An average over k points has a chi-square of at most about N / k. One that has more holds what is not chance, and
     # weighs as many points as it shows.
     state.weight = min(state.weight, SHOWN * targets.count / max(soft, LEAST))
-    state.g = (state.weight * state.g + crowd.points * own) / (state.weight + crowd.points)
-    state.weight += crowd.points
+    state.g = (state.weight * state.g + seen.points * own) / (state.weight + seen.points)
+    state.weight += seen.points
     state.g = targets.share.gather(state.g)
     state.level = following
-    kept = targets.share.team.sum(torch.tensor(len(crowd.entries.i), device=own.device)).item() / crowd.points
+    kept = targets.share.team.sum(torch.tensor(len(seen.entries.i), device=own.device)).item() / seen.points
     if not FEW <= kept <= MANY:
         state.depth = min(max(state.depth * (1.5 if kept < FEW else 0.8), SHALLOW), DEEP)
 
 
-def _solve(targets: Targets, state: Ascent, crowd: PointPass, eps: float, workers: Workers) -> Float[Tensor, " N"]:
+def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers: Workers) -> Float[Tensor, " N"]:
     """The potential at `eps` that gives every datum its weight from the points of this pass alone.
 
     The stand-in's rows are the data and its columns the points, so that its iterations exchange a sum a point.
     """
     log_b, sharpen = targets.b.log2(), state.level / eps
-    masses = crowd.masses.clamp(min=LEAST)
-    even = torch.full((crowd.points,), 1 / crowd.points, dtype=torch.float64, device=log_b.device)
-    plan = Sweep(even.log2(), masses, even, entries=crowd.entries)
+    masses = seen.masses.clamp(min=LEAST)
+    even = torch.full((seen.points,), 1 / seen.points, dtype=torch.float64, device=log_b.device)
+    plan = Sweep(even.log2(), masses, even, entries=seen.entries)
     standin = Surrogate(plan, targets.b, even, even.log2(), targets.share, workers, measured=masses)
     # The entries' logits are those of the pass, log b + g / (eps ln 2), less the log of their datum's mass.
-    chance = math.sqrt(2 * targets.count / (math.pi * crowd.points))
+    chance = math.sqrt(2 * targets.count / (math.pi * seen.points))
     before = log_b + state.g * (LOG2E / state.level) - masses.log2()
     after = before * sharpen + standin.solve(sharpen, min(INNER / 2, INNER * chance)).rows
     g = torch.zeros_like(log_b)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.ot.sinkhorn.gaussian import gaussian_potential
+from flowpairs.pipeline.ot.sinkhorn.gaussian_potential import gaussian_potential
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 
 BATCH = 2**16  # points that sections are cut for: a constant, for they must not depend on how many come at once

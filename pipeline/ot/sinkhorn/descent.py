@@ -42,7 +42,7 @@ ROUGH = 0.05  # L1 error that such a start is worth
 
 
 @dataclass
-class Trail:
+class SolveState:
     """Where a solve stands before a pass: all that the rest of it depends on, in a few vectors of m."""
 
     gamma: Float[Tensor, " m"]
@@ -69,18 +69,18 @@ class Trail:
         return out
 
     @classmethod
-    def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Trail":
-        """The trail that `arrays` came from."""
+    def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "SolveState":
+        """The state that `arrays` came from."""
         level, eps, may_end, passes, keep, bar, lowest, stalled = arrays["numbers"].tolist()
-        trail = cls(arrays["gamma"].to(device), level, eps, bool(may_end), passes=int(passes), keep=int(keep))
-        trail.bar, trail.lowest, trail.stalled = bar, lowest, int(stalled)
+        state = cls(arrays["gamma"].to(device), level, eps, bool(may_end), passes=int(passes), keep=int(keep))
+        state.bar, state.lowest, state.stalled = bar, lowest, int(stalled)
         if "best" in arrays:
             gamma, columns = arrays["best"].to(device)
-            trail.best = gamma, columns
+            state.best = gamma, columns
         for name in ("images", "residuals"):
             if name in arrays:
-                setattr(trail.anderson, name, list(arrays[name].to(device)))
-        return trail
+                setattr(state.anderson, name, list(arrays[name].to(device)))
+        return state
 
     def move(self, gamma: Float[Tensor, " m"], level: float) -> None:
         """Go on at another eps, where nothing that was measured counts."""
@@ -99,20 +99,20 @@ class Aim(Protocol):
     def met(self, sweep: Sweep) -> bool:
         """Whether a solve may end with this pass, whose entropies are known."""
 
-    def eps(self, surrogate: Surrogate, trail: Trail) -> float:
-        """Where to end, as far as a pass at `trail.level` tells, whose stand-in this is."""
+    def eps(self, surrogate: Surrogate, state: SolveState) -> float:
+        """Where to end, as far as a pass at `state.level` tells, whose stand-in this is."""
 
 
-def cold(kernel: Kernel, eps: float, std: float, tol: float, team: Team = SINGLE) -> Trail:
+def cold(kernel: Kernel, eps: float, std: float, tol: float, team: Team = SINGLE) -> SolveState:
     """The start of a solve that nothing is known about."""
     blurred = max(eps, BLUR * std)
     gamma = kernel.closed_form(blurred)
-    return Trail(_extended(kernel, blurred, std, team) if gamma is None else gamma, blurred, eps, tol > CLOSE)
+    return SolveState(_extended(kernel, blurred, std, team) if gamma is None else gamma, blurred, eps, tol > CLOSE)
 
 
-def warm(kernel: Kernel, eps: float, g0: Float[Tensor, " m"]) -> Trail:
+def warm(kernel: Kernel, eps: float, g0: Float[Tensor, " m"]) -> SolveState:
     """The start of a solve from a potential of an earlier one."""
-    return Trail(kernel.gamma(g0, eps), eps, eps, may_end=True, guess=True)
+    return SolveState(kernel.gamma(g0, eps), eps, eps, may_end=True, guess=True)
 
 
 def descend(
@@ -120,7 +120,7 @@ def descend(
     a: Float[Tensor, " n"],
     b: Float[Tensor, " m"],
     std: float,
-    trail: Trail,
+    state: SolveState,
     tol: float,
     max_passes: int,
     *,
@@ -128,76 +128,76 @@ def descend(
     progress: Progress | None = None,
     save: Save | None = None,
     team: Team = SINGLE,
-) -> tuple[Sweep, Trail]:
-    """Potentials at `trail.eps` whose target marginal is within `tol`, or the best that was reached.
+) -> tuple[Sweep, SolveState]:
+    """Potentials at `state.eps` whose target marginal is within `tol`, or the best that was reached.
 
     Args:
         kernel, a, b, std: the problem.
-        trail: where to start or to go on, and where to end.
+        state: where to start or to go on, and where to end.
         tol, max_passes: when to end.
-        aim: what moves `trail.eps` on the way.
+        aim: what moves `state.eps` on the way.
         progress: told the passes and the error after each.
-        save: given the trail's arrays before each pass but the first.
+        save: given the state's arrays before each pass but the first.
         team: who shares the rows.
 
-    Returns: the sweep over the final potentials, with its large entries and entropies, and the trail with its passes
+    Returns: the sweep over the final potentials, with its large entries and entropies, and the state with its passes
     and its eps.
     """
     share = RowPartition(len(a), len(b), a.device, team)
     most = max(MANY, min(ENTRIES // len(a), len(b) // 8))
     with Workers(a.device) as workers:
         current: Sweep | None = None
-        while trail.passes < max_passes:
-            last_one = trail.passes + 1 == max_passes
-            if last_one and trail.level != trail.eps:  # the last pass is for the eps that was asked for
-                trail.move(kernel.rescaled(trail.gamma, trail.level / trail.eps), trail.eps)
-            trail.may_end = trail.may_end or last_one
-            if save is not None and trail.passes:
-                save(trail.arrays())
-            logits = kernel.bound(trail.gamma, trail.level)
+        while state.passes < max_passes:
+            last_one = state.passes + 1 == max_passes
+            if last_one and state.level != state.eps:  # the last pass is for the eps that was asked for
+                state.move(kernel.rescaled(state.gamma, state.level / state.eps), state.eps)
+            state.may_end = state.may_end or last_one
+            if save is not None and state.passes:
+                save(state.arrays())
+            logits = kernel.bound(state.gamma, state.level)
             current = kernel.backend.sweep(
-                logits, trail.gamma, a, share, workers, keep=trail.keep, entropies=trail.may_end or aim is not None
+                logits, state.gamma, a, share, workers, keep=state.keep, entropies=state.may_end or aim is not None
             )
-            trail.passes += 1
+            state.passes += 1
             error = (current.columns - b).abs().sum().item()
             if progress is not None:
-                progress(trail.passes, error)
-            if trail.guess and not last_one and error > FAR:
-                trail = replace(cold(kernel, trail.eps, std, tol, team), passes=trail.passes)
+                progress(state.passes, error)
+            if state.guess and not last_one and error > FAR:
+                state = replace(cold(kernel, state.eps, std, tol, team), passes=state.passes)
                 continue
-            trail.guess = False
-            trail.stalled = 0 if error < trail.lowest else trail.stalled + 1
-            trail.lowest = min(trail.lowest, error)
-            better, before = error < trail.bar, trail.bar
+            state.guess = False
+            state.stalled = 0 if error < state.lowest else state.stalled + 1
+            state.lowest = min(state.lowest, error)
+            better, before = error < state.bar, state.bar
             if better:
-                trail.best, trail.bar = (current.gamma, current.columns), error
-            arrived = trail.level == trail.eps and (error < tol or trail.stalled > STALLED)
+                state.best, state.bar = (current.gamma, current.columns), error
+            arrived = state.level == state.eps and (error < tol or state.stalled > STALLED)
             if arrived and (aim is None or aim.met(current)):
                 break
             if better:
                 surrogate = Surrogate(current, a, b, kernel.log_b, share, workers)
                 if aim is not None and error < GOOD and not last_one:
-                    trail.eps = aim.eps(surrogate, trail)
-                following = max(trail.eps, trail.level / SHARPEN) if error < GOOD else trail.level
-                solution, following = _propose(surrogate, trail.level, following, max(0.2 * tol, 0.02 * error))
-                trail.keep = _keep(trail.keep, solution.rest, error / before, most)
-                trail.may_end = error < max(CLOSE, tol)
-                if following != trail.level:
-                    trail.move(solution.gamma, following)
+                    state.eps = aim.eps(surrogate, state)
+                following = max(state.eps, state.level / SHARPEN) if error < GOOD else state.level
+                solution, following = _propose(surrogate, state.level, following, max(0.2 * tol, 0.02 * error))
+                state.keep = _keep(state.keep, solution.rest, error / before, most)
+                state.may_end = error < max(CLOSE, tol)
+                if following != state.level:
+                    state.move(solution.gamma, following)
                 else:
-                    trail.gamma = trail.anderson.mix(current.gamma, solution.gamma)
+                    state.gamma = state.anderson.mix(current.gamma, solution.gamma)
             else:
-                assert trail.best is not None
-                gamma, columns = trail.best
-                trail.gamma = gamma + (b / columns.clamp(min=1e-30)).log2()
-                trail.anderson, trail.bar = Anderson(MEMORY), math.inf
-        assert trail.best is not None
-        gamma, _ = trail.best
+                assert state.best is not None
+                gamma, columns = state.best
+                state.gamma = gamma + (b / columns.clamp(min=1e-30)).log2()
+                state.anderson, state.bar = Anderson(MEMORY), math.inf
+        assert state.best is not None
+        gamma, _ = state.best
         if current is None or current.gamma is not gamma or current.bits is None:
-            logits = kernel.bound(gamma, trail.level)
-            current = kernel.backend.sweep(logits, gamma, a, share, workers, keep=trail.keep, entropies=True)
-            trail.passes += 1
-    return current, trail
+            logits = kernel.bound(gamma, state.level)
+            current = kernel.backend.sweep(logits, gamma, a, share, workers, keep=state.keep, entropies=True)
+            state.passes += 1
+    return current, state
 
 
 def _keep(keep: int, rest: float, ratio: float, most: int) -> int:

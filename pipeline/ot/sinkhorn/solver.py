@@ -14,7 +14,7 @@ from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
 from flowpairs.pipeline.ot.coupling import BlockReport, EntropicCoupling
 from flowpairs.pipeline.ot.problem import Problem, entropy
 from flowpairs.pipeline.ot.sharpness import sharpness, transport_costs
-from flowpairs.pipeline.ot.sinkhorn.descent import Progress, Save, Trail, cold, descend, warm
+from flowpairs.pipeline.ot.sinkhorn.descent import Progress, Save, SolveState, cold, descend, warm
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E, kernel_of
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, check_team
@@ -62,15 +62,15 @@ def solve_sinkhorn(
         block = ProblemArrays(problem, team, choose(backend, problem))
         kernel, eps, std = block.kernel, problem.eps, block.std
         if resume is not None:
-            trail = Trail.of(resume, block.a.device)
+            state = SolveState.of(resume, block.a.device)
         elif g0 is None:
-            trail = cold(kernel, eps, std, tol, team)
+            state = cold(kernel, eps, std, tol, team)
         else:
-            trail = warm(kernel, eps, g0[block.target])
-        last, trail = descend(
-            kernel, block.a, block.b, std, trail, tol, max_passes, progress=progress, save=save, team=team
+            state = warm(kernel, eps, g0[block.target])
+        last, state = descend(
+            kernel, block.a, block.b, std, state, tol, max_passes, progress=progress, save=save, team=team
         )
-        return finish_coupling(block, trail, last, tol, started)
+        return finish_coupling(block, state, last, tol, started)
 
 
 def check_limits(tol: float, max_passes: int) -> None:
@@ -86,8 +86,8 @@ class ProblemArrays:
 
     def __init__(self, problem: Problem, team: Team, backend: Backend) -> None:
         self.whole, self.team = problem.measured(team), team
-        assert self.whole.known is not None
-        self.std = self.whole.known.std
+        assert self.whole.cost_moments is not None
+        self.std = self.whole.cost_moments.std
         a, b = problem.weights()
         source, self.target = a.nonzero()[:, 0], b.nonzero()[:, 0]
         self.a, self.b = a[source], b[self.target]
@@ -99,9 +99,11 @@ class ProblemArrays:
         check_team(team.size, len(self.a), len(self.b), a.device)
 
 
-def finish_coupling(block: ProblemArrays, trail: Trail, last: Sweep, tol: float, started: float) -> EntropicCoupling:
+def finish_coupling(
+    block: ProblemArrays, state: SolveState, last: Sweep, tol: float, started: float
+) -> EntropicCoupling:
     """The coupling and its report from the end of a solve and the sweep over its final potentials."""
-    eps = trail.eps
+    eps = state.eps
     problem, share, kernel = replace(block.whole, eps=eps), block.share, block.kernel
     f, g = kernel.f(share.gather(last.phi), eps), kernel.g(last.gamma, eps)
     if block.supported is not block.whole:
@@ -119,13 +121,13 @@ def finish_coupling(block: ProblemArrays, trail: Trail, last: Sweep, tol: float,
         m=problem.m,
         eps=eps,
         rel_eps=eps / block.std if block.std > 0 else math.inf,
-        entropy=level,
+        sharpness=level,
         partners=partners,
         source_error=0.0,
         target_error=error,
         cost_independent=independent,
         cost_coupled=coupled,
-        passes=trail.passes,
+        passes=state.passes,
         converged=error < tol,
         seconds=time.perf_counter() - started,
     )
@@ -139,7 +141,9 @@ def _extend(
     supported, team, backend = block.supported, block.team, block.kernel.backend
     full_g = softmin(problem.turned(supported.x0, supported.a), f, team, backend)
     full_g[block.target] = g
-    return softmin(replace(problem, a=None, x1=supported.x1, b=supported.b, known=None), g, team, backend), full_g
+    return softmin(
+        replace(problem, a=None, x1=supported.x1, b=supported.b, cost_moments=None), g, team, backend
+    ), full_g
 
 
 def softmin(

@@ -71,13 +71,13 @@ class Surrogate:
         bounds = [share.sections[k].start for k in share.mine] + [share.rows.stop]
         self.cuts = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
         runs = min(len(share.mine), workers.threads, 1 + len(self.i) // BUSY)
-        ends = [len(share.mine) * k // runs for k in range(runs + 1)]
+        cuts = [len(share.mine) * k // runs for k in range(runs + 1)]
 
         def cut(run: tuple[int, int]) -> SurrogatePart:
             entries = slice(self.cuts[run[0]], self.cuts[run[1]])
             return SurrogatePart(self.i[entries], self.j[entries], bounds[run[0] : run[1] + 1], entries, len(b))
 
-        self.parts = list(workers.map(cut, list(pairwise(ends))))
+        self.parts = list(workers.map(cut, list(pairwise(cuts))))
         mass = self.logits.exp2()
         self.rest_of_row = torch.zeros_like(a)
         for part in self.parts:
@@ -173,11 +173,11 @@ class SurrogatePart:
         self.sections = len(bounds) - 1
         every = torch.cat([i, rows])
         section = torch.bucketize(every, every.new_tensor(bounds[1:-1]), right=True)
-        place = section * (m + 1) + torch.cat([j, torch.full_like(rows, m)])
-        self.by_column = place.argsort(stable=True)
+        key = section * (m + 1) + torch.cat([j, torch.full_like(rows, m)])
+        self.by_column = key.argsort(stable=True)
         starts = torch.arange(self.sections * (m + 1) + 1, device=i.device)
         self.transposed_pattern = (
-            torch.searchsorted(place[self.by_column], starts, out_int32=True),
+            torch.searchsorted(key[self.by_column], starts, out_int32=True),
             every[self.by_column] - bounds[0],
         )
 

@@ -19,7 +19,17 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.backends.choose import BackendName, choose
 from flowpairs.pipeline.ot.coupling import EntropicCoupling
 from flowpairs.pipeline.ot.problem import Problem, entropy
-from flowpairs.pipeline.ot.sinkhorn.descent import BLUR, SHARPEN, THINNED, Progress, Save, Trail, cold, descend, thinned
+from flowpairs.pipeline.ot.sinkhorn.descent import (
+    BLUR,
+    SHARPEN,
+    THINNED,
+    Progress,
+    Save,
+    SolveState,
+    cold,
+    descend,
+    thinned,
+)
 from flowpairs.pipeline.ot.sinkhorn.solver import ProblemArrays, check_limits, finish_coupling
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate, SurrogateSolution
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
@@ -74,22 +84,22 @@ class Sharpness:
         reached = entropy(self.block.a) + self.block.share.total(self.block.a * sweep.bits) / LOG2E
         return abs(reached / self.marginals - 1 - self.wanted) < CLOSE or self.moves >= MOVES
 
-    def eps(self, surrogate: Surrogate, trail: Trail) -> float:
+    def eps(self, surrogate: Surrogate, state: SolveState) -> float:
         """See `Aim.eps`."""
         here = self._of(surrogate.solve(1.0, GUESS))
-        log_eps, logit = math.log(trail.level), _logit(here)
+        log_eps, logit = math.log(state.level), _logit(here)
         if abs(log_eps - self.log_eps) > APART:
             self.slope = min(max((logit - self.logit) / (log_eps - self.log_eps), SLOPES[0]), SLOPES[1])
         self.log_eps, self.logit = log_eps, logit
-        if self.estimated and trail.level > trail.eps and here > self.wanted:
-            return trail.eps
+        if self.estimated and state.level > state.eps and here > self.wanted:
+            return state.eps
         if abs(here - self.wanted) < STILL or self.moves >= MOVES:
-            return trail.level
+            return state.level
         self.moves += 1
         step = (_logit(self.wanted) - logit) / self.slope
         if step < 0:
             step = -self._down(surrogate, -step)
-        return trail.level * math.exp(min(step, math.log(SHARPEN)))
+        return state.level * math.exp(min(step, math.log(SHARPEN)))
 
     def _down(self, surrogate: Surrogate, step: float) -> float:
         """How far to lower log eps: by `step`, or by what the stand-in says where it holds most of the plan."""
@@ -127,7 +137,7 @@ def check_reachable(sharpness: float, source: float, target: float) -> None:
     least = abs(source - target) / (source + target)
     if sharpness <= least:
         raise InputError(
-            f"entropy={sharpness:g}: no coupling of two sides of {math.exp(source):,.0f} and {math.exp(target):,.0f} "
+            f"sharpness={sharpness:g}: no coupling of two sides of {math.exp(source):,.0f} and {math.exp(target):,.0f} "
             f"rows of equal weight is below {least:.3f}; give more, sides nearer in size, or rel_eps"
         )
 
@@ -146,7 +156,7 @@ def solve_for_sharpness(
 ) -> EntropicCoupling:
     """Find the eps whose coupling has the sharpness E = 2 H(P) / (H(a) + H(b)) - 1, and that coupling.
 
-    `report.entropy` is what was reached, and `report.converged` speaks of the marginals alone.
+    `report.sharpness` is what was reached, and `report.converged` speaks of the marginals alone.
 
     Args:
         problem: the block; its eps is ignored, and the coupling's problem holds the one found.
@@ -158,26 +168,26 @@ def solve_for_sharpness(
             of which one is a point.
     """
     if not 0 < sharpness < 1:
-        raise InputError(f"entropy={sharpness!r}: lies between 0 (a permutation) and 1 (independent); give 0.1, say")
+        raise InputError(f"sharpness={sharpness!r}: lies between 0 (a permutation) and 1 (independent); give 0.1, say")
     check_limits(tol, max_passes)
     started = time.perf_counter()
     with Workers(problem.x0.device):
         block = ProblemArrays(problem, team, choose(backend, problem))
         if min(len(block.a), len(block.b)) == 1 or block.std == 0:
-            raise InputError(f"entropy={sharpness!r}: every coupling of this block has the same; give rel_eps instead")
+            raise InputError(f"sharpness={sharpness!r}: all couplings of this block have the same; give rel_eps")
         check_reachable(sharpness, entropy(block.a), entropy(block.b))
         if resume is None:
-            aim, trail = _first(block, sharpness, tol)
+            aim, state = _first(block, sharpness, tol)
         else:
             slope, estimated, moves, log_eps, logit = resume["search"].tolist()
             aim = Sharpness(block, sharpness, slope, bool(estimated), int(moves), log_eps, logit)
-            trail = Trail.of(resume, block.a.device)
-        last, trail = descend(
+            state = SolveState.of(resume, block.a.device)
+        last, state = descend(
             block.kernel,
             block.a,
             block.b,
             block.std,
-            trail,
+            state,
             tol,
             max_passes,
             aim=aim,
@@ -185,10 +195,10 @@ def solve_for_sharpness(
             save=None if save is None else partial(_saved, save, aim),
             team=team,
         )
-        return finish_coupling(block, trail, last, tol, started)
+        return finish_coupling(block, state, last, tol, started)
 
 
-def _first(block: ProblemArrays, wanted: float, tol: float) -> tuple[Sharpness, Trail]:
+def _first(block: ProblemArrays, wanted: float, tol: float) -> tuple[Sharpness, SolveState]:
     """Where the search begins: at a blurred eps, or where a thinned problem leaves the same mutual information.
 
     H(a) + H(b) - H(P) = (1 - E) (H(a) + H(b)) / 2 hardly depends on how many points stand for two densities, as long as
@@ -202,16 +212,16 @@ def _first(block: ProblemArrays, wanted: float, tol: float) -> tuple[Sharpness, 
         alike = 1 - (1 - wanted) * aim.marginals / ((entropy(few.a) + entropy(few.b)) / 2)
         if alike > BROAD and few.std > 0:
             rough = max(tol, ROUGH)
-            small, trail = _first(few, alike, rough)
-            _, trail = descend(few.kernel, few.a, few.b, few.std, trail, rough, PASSES, aim=small)
+            small, state = _first(few, alike, rough)
+            _, state = descend(few.kernel, few.a, few.b, few.std, state, rough, PASSES, aim=small)
             # Of the same information over log eps.
-            aim.slope, aim.estimated, eps = small.slope * alike / wanted, True, trail.eps
+            aim.slope, aim.estimated, eps = small.slope * alike / wanted, True, state.eps
     return aim, cold(block.kernel, eps, block.std, tol, block.team)
 
 
 def _saved(save: Save, aim: Sharpness, arrays: dict[str, Float64[Tensor, "..."]]) -> None:
-    state = [aim.slope, aim.estimated, aim.moves, aim.log_eps, aim.logit]
-    save({**arrays, "search": torch.tensor(state, dtype=torch.float64)})
+    search = [aim.slope, aim.estimated, aim.moves, aim.log_eps, aim.logit]
+    save({**arrays, "search": torch.tensor(search, dtype=torch.float64)})
 
 
 def _logit(level: float) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
 from flowpairs.pipeline.ot.costs.cost import centred, tile
 from flowpairs.pipeline.ot.problem import Problem
-from flowpairs.pipeline.ot.sinkhorn.gaussian import gaussian_potential
+from flowpairs.pipeline.ot.sinkhorn.gaussian_potential import gaussian_potential
 from flowpairs.pipeline.ot.tiles.logits import CostLogits, InnerLogits, Logits
 
 LOG2E = 1 / math.log(2)

@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from flowpairs.pipeline.blocks import features, noise
+from flowpairs.pipeline.store.features_file import load_features, save_features
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_mirrored_ids(digits: np.ndarray) -> None:
 
 def test_saved_features_come_back_in_the_same_bits(digits: np.ndarray, tmp_path: Path) -> None:
     fitted = features.fit_features(digits, 5, flips=False)
-    features.save_features(fitted, tmp_path / "features.npz")
-    loaded = features.load_features(tmp_path / "features.npz")
+    save_features(fitted, tmp_path)
+    loaded = load_features(tmp_path)
     np.testing.assert_array_equal(loaded.mean, fitted.mean)
     np.testing.assert_array_equal(loaded.basis, fitted.basis)

@@ -105,7 +105,7 @@ def test_reports_hold_the_costs_of_the_pairs_and_null_for_the_rest(by_rows: dict
         product = [((a - b) ** 2).sum() for a in x0 for b in x1]
         assert row["cost_coupled"] == pytest.approx(np.mean(loop), rel=1e-5)
         assert row["cost_independent"] == pytest.approx(np.mean(product), rel=1e-5)
-        assert (row["method"], row["n"], row["entropy"], row["target_error"]) == ("imported", len(x0), None, None)
+        assert (row["method"], row["n"], row["sharpness"], row["target_error"]) == ("imported", len(x0), None, None)
     assert read_status(by_rows["full"]).worst_marginal_error is None
     print_summary(by_rows["full"])
     assert "imported" in write_report([by_rows["full"]], tmp_path / "report.html").read_text()

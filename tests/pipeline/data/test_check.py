@@ -41,8 +41,8 @@ def test_check_never_imports_ray(road, cifar, tmp_path):
     images, labels = cifar
     config = DataConfig(path="digits") if road == "digits" else write(road, tmp_path, images[:20], labels[:20])
     code = (
-        "import sys; from flowpairs.pipeline.config import DataConfig; from flowpairs.pipeline.data import check; "
-        f"print(check({config!r})); assert not any(name.split('.')[0] == 'ray' for name in sys.modules)"
+        "import sys; from flowpairs.pipeline.config import DataConfig; from flowpairs.pipeline.data import check_data; "
+        f"print(check_data({config!r})); assert not any(name.split('.')[0] == 'ray' for name in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from support.written import ROADS, write
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import validate
-from flowpairs.pipeline.data import check_data
+from flowpairs.pipeline.data import check_data, read_data
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.run.directory import check_directory
 
@@ -23,6 +23,17 @@ def test_file_and_memory_urls_are_checked_like_paths(road, cifar, tmp_path):
     remote = check_data(local.model_copy(update={"path": f"memory://{road}{Path(local.path).suffix}"}))
     assert (remote.shape, remote.kind, remote.files) == (spec.shape, spec.kind, spec.files)
     assert remote.rows in (spec.rows, None)  # tars do not say before they are read
+
+
+@pytest.mark.parametrize("name", ["q?x", "h#x=1", "p%41x", "c::d", "b[1]", "~x"])
+@pytest.mark.parametrize("road", ["npz", "folder", "tars", "parquet"])
+def test_any_name_of_a_directory_will_do(road, name, cifar, tmp_path, local_ray):
+    local = write(road, tmp_path / name, cifar[0][:20], cifar[1][:20])
+    plain = write(road, tmp_path / "plain", cifar[0][:20], cifar[1][:20])
+    expected = read_data(plain, check_data(plain))
+    for path in (local.path, Path(local.path).as_uri()):
+        named = local.model_copy(update={"path": path})
+        assert read_data(named, check_data(named)).fingerprint == expected.fingerprint
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/run", "memory://run"])

@@ -23,9 +23,9 @@ def test_dual_certifies_the_plan() -> None:
     assert max(coupling.report.source_error, coupling.report.target_error) < 1e-9
 
 
-def test_permutation_has_zero_entropy() -> None:
+def test_a_permutation_has_sharpness_zero() -> None:
     report = solve_exact(blobs(100, 100, 2, rel_eps=1.0)).report
-    assert report.entropy == pytest.approx(0, abs=1e-9)
+    assert report.sharpness == pytest.approx(0, abs=1e-9)
     assert report.partners == pytest.approx(1)
 
 

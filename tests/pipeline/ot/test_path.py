@@ -11,9 +11,9 @@ from support.ot_problems import blobs, dense, random_weights
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot import Problem, cost_std, solve_for_sharpness, solve_sinkhorn
-from flowpairs.pipeline.ot.sinkhorn import gaussian
+from flowpairs.pipeline.ot.sinkhorn import gaussian_potential as closed_form
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
-from flowpairs.pipeline.ot.sinkhorn.gaussian import gaussian_potential
+from flowpairs.pipeline.ot.sinkhorn.gaussian_potential import gaussian_potential
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
 from flowpairs.pipeline.ot.sinkhorn.sweep import sweep
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
@@ -88,7 +88,7 @@ def test_gaussian_potential_is_that_of_gaussians() -> None:
 def test_gaussian_potential_in_many_dimensions_ignores_only_isotropic_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an isotropic remainder the short cut for many dimensions is the full formula."""
     random = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(gaussian, "DIRECTIONS", 64)
+    monkeypatch.setattr(closed_form, "DIRECTIONS", 64)
     rows, columns = (torch.randn(40, 80, generator=random, dtype=torch.float64) for _ in range(2))
     w = torch.full((40,), 1 / 40, dtype=torch.float64)
     columns[:, :30] *= 5
@@ -159,7 +159,7 @@ BROAD = [(n, d, sharpness) for n, d in [(60, 3), (256, 8), (900, 2)] for sharpne
 
 
 @pytest.mark.parametrize(("n", "d", "sharpness"), [*BROAD, (800, 8, 0.6), (800, 8, 0.05)])
-def test_entropy_finds_its_eps(n: int, d: int, sharpness: float) -> None:
+def test_a_sharpness_finds_its_eps(n: int, d: int, sharpness: float) -> None:
     """In at most twice the passes of a solve, whether or not the block is large enough to be thinned."""
     coupling = solve_for_sharpness(blobs(n, n, d, rel_eps=1.0), sharpness)
     plan = dense(coupling.problem, coupling.f, coupling.g).plan
@@ -169,24 +169,24 @@ def test_entropy_finds_its_eps(n: int, d: int, sharpness: float) -> None:
     assert coupling.report.passes <= 2 * solve_sinkhorn(coupling.problem).report.passes
 
 
-def test_entropy_with_weights() -> None:
+def test_sharpness_with_weights() -> None:
     problem = blobs(300, 200, 4, rel_eps=1.0)
     problem = Problem(problem.x0, problem.x1, 1.0, random_weights(300, 50, 1), random_weights(200, 40, 2))
     coupling = solve_for_sharpness(problem, 0.2)
     assert coupling.report.converged
-    assert coupling.report.entropy == pytest.approx(0.2, abs=0.01)
+    assert coupling.report.sharpness == pytest.approx(0.2, abs=0.01)
     assert coupling.g.shape == (200,)
 
 
-def test_an_entropy_below_that_of_any_coupling_is_refused() -> None:
+def test_a_sharpness_below_that_of_any_coupling_is_refused() -> None:
     """Of 40 rows and 10 every plan has the 40's entropy at least; E = .23 is that of one partner a row."""
     problem = blobs(40, 10, 2, rel_eps=1.0)
-    with pytest.raises(InputError, match=r"entropy=0.2: no coupling .* of 40 and 10 rows .* below 0.231"):
+    with pytest.raises(InputError, match=r"sharpness=0.2: no coupling .* of 40 and 10 rows .* below 0.231"):
         solve_for_sharpness(problem, 0.2)
-    assert solve_for_sharpness(problem, 0.3).report.entropy == pytest.approx(0.3, abs=0.01)
+    assert solve_for_sharpness(problem, 0.3).report.sharpness == pytest.approx(0.3, abs=0.01)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 1.0, math.nan])
 def test_impossible_entropies_are_refused(sharpness: float) -> None:
-    with pytest.raises(InputError, match="entropy="):
+    with pytest.raises(InputError, match="sharpness="):
         solve_for_sharpness(blobs(10, 10, 2, rel_eps=1.0), sharpness)

@@ -68,7 +68,7 @@ def make_store(tmp_path: Path) -> Make:
             partner = linear_sum_assignment(distance)[1] if method == "exact" else rng.permutation(64)
             report = {
                 "block": block, "method": method, "n": 64, "m": 64, "eps": None, "rel_eps": None,
-                "entropy": 0.0 if method == "exact" else 1.0, "partners": 1.0 if method == "exact" else 64.0,
+                "sharpness": 0.0 if method == "exact" else 1.0, "partners": 1.0 if method == "exact" else 64.0,
                 "source_error": 1e-5 * (1 + block % 7), "target_error": 1e-4 * (1 + block % 5),
                 "cost_independent": float(distance.mean()),
                 "cost_coupled": float(distance[np.arange(64), partner].mean()),

@@ -16,9 +16,9 @@ from flowpairs.pipeline.data.spec import DataSpec
 BATCH_BYTES = 32 * 2**20  # of one batch
 
 
-def survey(place: Location, config: DataConfig) -> DataSpec:
+def survey(location: Location, config: DataConfig) -> DataSpec:
     """Load the arrays and check every number; see `flowpairs.pipeline.data.check`."""
-    stored, labels, _ = _load(place, config)
+    stored, labels, _ = _load(location, config)
     shape, kind = layout(stored.shape[1:], stored.dtype, _where(config))
     for rows in _slices(stored):
         to_uniform(stored[rows], _where(config))
@@ -26,12 +26,12 @@ def survey(place: Location, config: DataConfig) -> DataSpec:
     tally.add(shape, kind, _where(config), rows=len(stored))
     if labels is not None:
         tally.add_labels(labels)
-    return tally.spec(len(place.files), _where(config))
+    return tally.spec(len(location.files), _where(config))
 
 
-def batches(place: Location, config: DataConfig) -> Iterator[dict[str, np.ndarray]]:
+def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[dict[str, np.ndarray]]:
     """Uniform batches of the whole data set, read in this process: an array in an archive cannot be read in parts."""
-    stored, labels, columns = _load(place, config)
+    stored, labels, columns = _load(location, config)
     if labels is not None:
         columns["label"] = labels
     for rows in _slices(stored):
@@ -39,14 +39,14 @@ def batches(place: Location, config: DataConfig) -> Iterator[dict[str, np.ndarra
 
 
 def _load(
-    place: Location, config: DataConfig
+    location: Location, config: DataConfig
 ) -> tuple[Shaped[np.ndarray, "n ..."], Int64[np.ndarray, " n"] | None, dict[str, np.ndarray]]:
     """The stored array, its labels and its other columns; nothing is ever unpickled."""
-    if place.format == "digits":
+    if location.format == "digits":
         return *_digits(), {}
-    where = f"data.path={place.path!r}"
+    where = f"data.path={location.path!r}"
     try:
-        with place.filesystem.open(place.files[0], "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with location.filesystem.open(location.files[0], "rb") as file, np.load(file, allow_pickle=False) as archive:
             stored = _member(archive, "column", config.column)
             labels = None if config.label is None else _member(archive, "label", config.label)
             columns = {

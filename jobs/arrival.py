@@ -1,6 +1,6 @@
 """Runs on the cluster, ahead of the command: holds what is installed there against what was shipped, then hands over.
 
-    python -m flowpairs.jobs.remote.arrival couple job.yaml
+    python -m flowpairs.jobs.arrival couple job.yaml
 
 It must get as far as its sentence in other environments than flowpairs': nothing but Python and `packaging`, of Ray's.
 """

@@ -15,7 +15,7 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": "markdown"}
 
 
-def run(command: Callable[..., None]) -> None:
+def run_command(command: Callable[..., None]) -> None:
     """Run one command as `python -m jobs.NAME`, under the rules of `flowpairs NAME`."""
     app = typer.Typer(**SETTINGS)
     app.command()(command)

@@ -1,4 +1,4 @@
-"""An arc (see training/pairs/order.py) as an endless stream of shuffled pairs.
+"""An arc (see training/pairs/reading/order.py) as an endless stream of shuffled pairs.
 
 It is read in windows: stretches of the arc whose pairs are put in random order. While one window is handed out the next
 is read at the same pace, so that there is no pause between them; in a growing store, as soon as its shards exist.
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from flowpairs.training.pairs.order import Order
-from flowpairs.training.pairs.shards import Fields, ShardReader
+from flowpairs.training.pairs.reading.order import Order
+from flowpairs.training.pairs.reading.shards import Fields, ShardReader
 
 WINDOW_BYTES = 2**25  # of pairs; an arc holds two windows. It shapes the order, so it must not depend on the workers
 

@@ -1,5 +1,6 @@
 """Where the records of a shard lie: a tar is walked once, and any pair of it found at once from then on."""
 
+import hashlib
 import tarfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from flowpairs.pipeline.base import npy
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.tar import members
+from flowpairs.pipeline.store.format import Shard
 
 HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode` writes
 
@@ -25,7 +27,7 @@ class ReadableFile(Protocol):
     """An open file, local or one of fsspec's."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a place."""
+        """Go to an offset."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Up to `size` bytes from there."""
@@ -37,18 +39,18 @@ class ShardLayout:
 
     Attributes:
         members: extensions that the reader needs.
-        places: offset and size of each; size -1 where a record does without.
+        extents: offset and size of each; size -1 where a record does without.
         edges: pairs before each record, and of all.
     """
 
     members: tuple[str, ...]
-    places: Int64[np.ndarray, "records members 2"]
+    extents: Int64[np.ndarray, "records members 2"]
     edges: Int64[np.ndarray, " edges"]
 
     def read(self, file: ReadableFile, record: int) -> dict[str, bytes]:
         """The members of a record, by extension."""
         out = {}
-        for name, (offset, size) in zip(self.members, self.places[record].tolist(), strict=True):
+        for name, (offset, size) in zip(self.members, self.extents[record].tolist(), strict=True):
             if size >= 0:
                 out[name] = read_member(file, (offset, size))
         return out
@@ -61,17 +63,17 @@ def read_layout(path: AnyPath, wanted: Collection[str]) -> ShardLayout:
         InputError: not a tar of plain files, a member that stands twice, a record that does not tell its length.
     """
     names = tuple(sorted(wanted))
-    places, edges = [], [0]
+    extents, edges = [], [0]
     with opened(path) as file:
         for key, found in walk(file):
-            places.append([found.get(name, (0, -1)) for name in names])
+            extents.append([found.get(name, (0, -1)) for name in names])
             arrays = [found[name] for name in names if name in found and name.endswith(".npy")]
             if not arrays:
                 missing = next(name for name in names if name.endswith(".npy") and name != "row.npy")
                 raise ValueError(f"record {key!r}: {missing} is missing")
             offset, size = arrays[0]
             edges.append(edges[-1] + npy.npy_length(read_member(file, (offset, min(size, HEADER_BYTES)))))
-    return ShardLayout(names, np.array(places, np.int64).reshape(-1, len(names), 2), np.array(edges))
+    return ShardLayout(names, np.array(extents, np.int64).reshape(-1, len(names), 2), np.array(edges))
 
 
 def walk(file: ReadableFile) -> Iterator[tuple[str, Extents]]:
@@ -92,10 +94,10 @@ def walk(file: ReadableFile) -> Iterator[tuple[str, Extents]]:
             yield key, found
 
 
-def read_member(file: ReadableFile, place: tuple[int, int]) -> bytes:
+def read_member(file: ReadableFile, extent: tuple[int, int]) -> bytes:
     """The bytes at an offset, as many as there are up to a size."""
-    file.seek(place[0])
-    return file.read(place[1])
+    file.seek(extent[0])
+    return file.read(extent[1])
 
 
 @contextmanager
@@ -108,3 +110,24 @@ def opened(path: AnyPath) -> Iterator[ReadableFile]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read as a shard ({error}); run `flowpairs verify`") from error
+
+
+def damage(directory: AnyPath, shard: Shard, *, content: bool = True) -> str | None:
+    """What is wrong with a shard, to be put behind its name; None where nothing is.
+
+    Args:
+        directory: the pair store.
+        shard: as the index or the sidecar has it.
+        content: hash the file. Its size alone tells what a killed process leaves behind, in no time.
+    """
+    path = directory / "shards" / shard.name
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != shard.bytes:
+        return f"has {size} bytes, the index says {shard.bytes}"
+    if content:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                return "has another SHA-256 than the index says"
+    return None

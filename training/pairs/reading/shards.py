@@ -11,11 +11,10 @@ import numpy as np
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import Index, Shard, pairs_per_record
-from flowpairs.pipeline.store.integrity import damage
-from flowpairs.pipeline.store.layout import ShardLayout, opened, read_layout
 from flowpairs.pipeline.store.records import Decoder, Part, samples
-from flowpairs.training.pairs.order import Stretch
-from flowpairs.training.pairs.shard_source import CompleteStore, ShardSource
+from flowpairs.pipeline.store.shard_layout import ShardLayout, damage, opened, read_layout
+from flowpairs.training.pairs.reading.order import Stretch
+from flowpairs.training.pairs.reading.shard_source import CompleteStore, ShardSource
 
 # What a pair has, by the names of the public face, and as `Decoder.decode` calls it.
 FIELDS = {

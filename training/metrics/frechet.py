@@ -1,4 +1,4 @@
-"""How good a flow is: the Frechet distance of its samples to the data, and the curvature of its trajectories."""
+"""The Frechet distance of a flow's samples to the data, and the principal components that it may be taken on."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from flowpairs.training.sampling.ode import Velocity, solve_fixed
+from flowpairs.pipeline.blocks.features import principal_directions
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,7 @@ class Principal:
         """The k directions of largest variance, or as many as there are coordinates."""
         flat = data.flatten(1).double()
         mean = flat.mean(0)
-        centred = flat - mean
-        _, vectors = torch.linalg.eigh(centred.T @ centred)
-        return cls(mean, vectors.flip(1)[:, :k])
+        return cls(mean, torch.from_numpy(principal_directions((flat - mean).numpy(), k)))
 
     def __call__(self, data: Float[Tensor, "n *shape"]) -> Float64[Tensor, "n k"]:
         """Project."""
@@ -54,24 +52,3 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp_min(0).sqrt().sum()
     trace = a.covariance.trace() + b.covariance.trace() - 2 * cross
     return float((a.mean - b.mean).square().sum() + trace)
-
-
-def curvature_by_time(v: Velocity, x0: Float[Tensor, "b *shape"], steps: int) -> Float64[Tensor, " times"]:
-    """Sum over the batch of |v(t, x_t) - (x_1 - x_0)|^2 at t = 0, 1/steps, ..., 1.
-
-    x_t runs along the flow's own trajectory (Heun, `steps` equal steps) and x_1 is where that ends, so a flow whose
-    trajectories are straight lines at constant speed has curvature 0 whatever pairs it was trained on. The squared norm
-    is summed over the coordinates.
-    """
-    states = solve_fixed(v, x0, "heun", steps).states
-    chord = states[-1] - states[0]
-    out = []
-    with torch.no_grad():
-        for t, x in zip(torch.linspace(0, 1, steps + 1, dtype=x0.dtype, device=x0.device), states, strict=True):
-            out.append((v(t.expand(len(x)), x) - chord).double().square().sum())
-    return torch.stack(out)
-
-
-def integrate_unit_interval(values: Float64[Tensor, " times"]) -> float:
-    """The trapezoid rule on equally spaced times from 0 to 1."""
-    return float(torch.trapezoid(values, dx=1 / (len(values) - 1)))

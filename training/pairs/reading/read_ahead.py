@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Iterator
 
-from flowpairs.training.pairs.shard_batches import Tensors
+from flowpairs.training.pairs.reading.shard_batches import Tensors
 
 READ_AHEAD = 8  # groups of batches
 EXIT_SECONDS = 60.0  # that a program's end waits for a thread that reads

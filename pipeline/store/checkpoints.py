@@ -1,7 +1,11 @@
-"""How far a solve has come, on disk: a killed actor costs the passes since then, and no bits."""
+"""How far a solve has come, on disk: a killed process costs the passes since then, and no bits.
+
+A checkpoint is an .npz of tensors; of a semi-discrete solve a .json beside it says the same for people to read.
+"""
 
 import json
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +17,11 @@ from flowpairs.pipeline.base.paths import AnyPath
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowpairs.pipeline.ot.semidiscrete.solver import RoundProgress
-    from flowpairs.pipeline.ot.sinkhorn.descent import Save
-    from flowpairs.pipeline.ot.tiles.partition import Team
-
-TELL_EVERY = 1.0  # seconds
+PROGRESS_EVERY = 1.0  # seconds between two lines of progress
 
 
 def load_checkpoint(path: AnyPath) -> "dict[str, Tensor] | None":
-    """What a solve last recorded, for its `resume`; None where it is to start.
+    """Read what a solve last recorded, for its `resume`; None where it starts.
 
     Raises:
         InputError: the file is damaged.
@@ -37,10 +37,8 @@ def load_checkpoint(path: AnyPath) -> "dict[str, Tensor] | None":
         raise InputError(f"{path}: not the record of a solve ({error}); remove it and run the job again") from error
 
 
-def checkpoint_writer(path: AnyPath, seconds: float, team: "Team") -> "Save | None":
-    """A `save` for the solver that writes at most every so many seconds; for the first member of a team."""
-    if team.rank:
-        return None
+def checkpoint_writer(path: AnyPath, seconds: float) -> "Callable[[dict[str, Tensor]], None]":
+    """A solver's `save` that writes at most every so many seconds."""
     last = time.monotonic()
 
     def save(arrays: "dict[str, Tensor]") -> None:
@@ -53,24 +51,27 @@ def checkpoint_writer(path: AnyPath, seconds: float, team: "Team") -> "Save | No
     return save
 
 
-def progress_writer(path: AnyPath, team: "Team", wanted: float) -> "RoundProgress | None":
-    """A `progress` for the semi-discrete solver that others read with `told`; for the first member of a team."""
-    if team.rank:
-        return None
-    last = -TELL_EVERY
+def progress_writer(path: AnyPath, target: float) -> Callable[[int, int, float], None]:
+    """A semi-discrete solver's `progress`, which others read with `read_progress`.
 
-    def tell(rounds: int, points: int, chi2: float) -> None:
+    Args:
+        path: of the checkpoint.
+        target: the chi-square that the solve ends at.
+    """
+    last = -PROGRESS_EVERY
+
+    def write(rounds: int, points: int, chi2: float) -> None:
         nonlocal last
-        if time.monotonic() - last >= TELL_EVERY:
-            line = {"rounds": rounds, "points": points, "chi2": chi2, "wanted": wanted}
+        if time.monotonic() - last >= PROGRESS_EVERY:
+            line = {"rounds": rounds, "points": points, "chi2": chi2, "target": target}
             write_atomically(path.with_suffix(".json"), json.dumps(line).encode())
             last = time.monotonic()
 
-    return tell
+    return write
 
 
 def read_progress(path: AnyPath) -> dict[str, Any] | None:
-    """The rounds, points and chi-square that the solve recorded at `path` last told, and what it wants."""
+    """Read the rounds, points, chi-square and its target that the solve of this checkpoint last wrote."""
     try:
         return json.loads(path.with_suffix(".json").read_bytes())
     except FileNotFoundError:
@@ -78,11 +79,6 @@ def read_progress(path: AnyPath) -> dict[str, Any] | None:
 
 
 def remove_checkpoint(path: AnyPath) -> None:
-    """Forget the record of what is solved."""
+    """Remove the record of a finished solve."""
     path.unlink(missing_ok=True)
     path.with_suffix(".json").unlink(missing_ok=True)
-
-
-def checkpoint_file(directory: AnyPath, block: int) -> AnyPath:
-    """Where the solve of a block is recorded."""
-    return directory / "potentials" / f"b{block:06d}.trail.npz"

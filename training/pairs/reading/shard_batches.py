@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from flowpairs.training.pairs.batch import BatchPart
-from flowpairs.training.pairs.order import Order
-from flowpairs.training.pairs.shards import ShardReader, row_dtype, row_shape
-from flowpairs.training.pairs.shuffle import ShuffledArc
+from flowpairs.training.pairs.reading.order import Order
+from flowpairs.training.pairs.reading.shards import ShardReader, row_dtype, row_shape
+from flowpairs.training.pairs.reading.shuffle import ShuffledArc
 
 GROUP_BYTES = 2**20  # small batches are made several at once: a hand-over to another thread costs more than one
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowpairs.pipeline.config.coupling import CouplingConfig
 from flowpairs.pipeline.config.data import DataConfig, DataSource, GaussianSource, SourceConfig
@@ -39,7 +39,7 @@ class OutputConfig(Strict):
 class ClusterConfig(Strict):
     """What the job asks of Ray. It never changes the pairs."""
 
-    actors: PositiveInt | Literal["auto"] = "auto"
+    actors: NonNegativeInt | Literal["auto"] = "auto"  # 0: the whole job runs in the calling process, without Ray
     actors_per_block: PositiveInt = 1  # that solve one block together; `actors` counts all of them
     checkpoint_seconds: float = Field(default=60.0, ge=0)  # between two records of how far a block's solve has come
     gpus_per_actor: float | Literal["auto"] = Field(default="auto")
@@ -49,6 +49,8 @@ class ClusterConfig(Strict):
 
     @model_validator(mode="after")
     def _what_to_ask_for(self) -> "ClusterConfig":
+        if self.scale_seconds and self.actors == 0:
+            raise ValueError(f"scale_seconds={self.scale_seconds:g}: cluster.actors=0 needs no nodes; remove it")
         if self.scale_seconds and "auto" in (self.actors, self.gpus_per_actor):
             raise ValueError(
                 f"scale_seconds={self.scale_seconds:g}: nodes that are not there yet must be asked for by number; give "
@@ -79,22 +81,12 @@ class CoupleConfig(Strict):
     def determining(self) -> dict[str, Any]:
         """The part that determines the pairs: not where they go, nor how many actors make them, nor where the data lie.
 
-        The data themselves, and a table of pairs, enter by their fingerprint, which the resolved config holds. A
-        backend counts where one is named: pairs of two backends may differ, as may those of two kinds of devices. What
-        came to the configuration later counts where it is not at its default, so that older stores keep their hash.
+        What is read enters by its fingerprint, which the resolved config holds. A backend counts as it is named: pairs
+        of two backends may differ, as may those of two kinds of devices.
         """
-        config = self.model_dump(
+        return self.model_dump(
             exclude={"cluster": True, "output": {"dir"}, "data": {"path"}, "source": {"path"}, "coupling": PATHS}
         )
-        for part, keys in LATER.items():
-            fields = type(getattr(self, part)).model_fields
-            for key in keys:
-                if key in fields and getattr(getattr(self, part), key) == fields[key].default:
-                    config[part].pop(key)
-        if self.coupling.method != "semidiscrete":
-            for key in ("chi2", "condition", "beta", "condition_fingerprint"):
-                config["coupling"].pop(key)
-        return config
 
     @property
     def two_sided(self) -> bool:
@@ -116,8 +108,8 @@ class CoupleConfig(Strict):
             raise ValueError(
                 f"data.weight: method {method} counts every datum alike; remove it or give method sinkhorn"
             )
-        if self.source.kind == "previous" and (self.coupling.warm_start or self.coupling.start is not None):
-            raise ValueError("coupling.warm_start and start are of one coupling, not of a chain; remove them")
+        if self.source.kind == "previous" and self.coupling.start is not None:
+            raise ValueError("coupling.start: potentials of one coupling, not of a chain; remove it")
         if self.sampling.direction == "backward" and method in ("semidiscrete", "imported"):
             raise ValueError(f"sampling.direction=backward: method {method} goes from noise to data; remove it")
         if self.coupling.cost == "precomputed" and not isinstance(self.source, DataSource):
@@ -133,6 +125,8 @@ class CoupleConfig(Strict):
         k, method = self.cluster.actors_per_block, self.coupling.method
         if k > 1 and method != "sinkhorn":
             raise ValueError(f"cluster.actors_per_block={k}: method {method} works on one actor a block; remove it")
+        if k > 1 and self.cluster.actors == 0:
+            raise ValueError(f"cluster.actors_per_block={k}: cluster.actors=0 runs in one process; remove one of them")
         if self.cluster.actors != "auto" and self.cluster.actors % k:
             raise ValueError(
                 f"cluster.actors={self.cluster.actors}: no multiple of actors_per_block={k}; give one or auto"
@@ -140,11 +134,14 @@ class CoupleConfig(Strict):
         return self
 
 
+def check_cost(config: CoupleConfig) -> None:
+    """Import the cost that a config names, for a command that will couple; one that reads a store imports nothing.
+
+    Raises:
+        InputError: no such module or function.
+    """
+    config.coupling.cost_function()
+
+
 # Of `coupling:`, what says where something lies or how the job is run rather than what comes out.
 PATHS = {"on_unconverged", "table", "start", "condition_file", "matrix"}
-LATER = {
-    "data": ("weight", "time", "leave_out", "columns_fingerprint"),
-    "source": ("columns_fingerprint",),
-    "sampling": ("direction",),
-    "coupling": ("table_fingerprint", "start_fingerprint", "matrix_fingerprint", "backend", "neighbours", "heat"),
-}

@@ -1,11 +1,17 @@
-"""ResNet-20 for 32 x 32 images, whose pooled outputs a Frechet distance may be taken on.
+"""ResNet-20 of CIFAR-10 as TorchScript, whose 64 pooled outputs a Frechet distance may be taken on.
 
-He et al., arXiv 1512.03385, section 4.2: three stages of three blocks, shortcuts without weights (option A). Its
-weights are named as in github.com/akamaster/pytorch_resnet_cifar10.
+    python benchmarks/export_resnet20.py resnet20_cifar10.npz resnet20_cifar10.pt
+    flowpairs evaluate RUN features=resnet20_cifar10.pt
+
+He et al., arXiv 1512.03385, section 4.2: three stages of three blocks, shortcuts without weights (option A). The arrays
+are named as in github.com/akamaster/pytorch_resnet_cifar10.
 """
 
+import argparse
+from pathlib import Path
+
+import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
@@ -23,7 +29,7 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d k l"]:
+    def forward(self, x: Tensor) -> Tensor:
         """One residual step."""
         h = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
         return relu(h + pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more)))
@@ -46,7 +52,7 @@ class ResNet20(nn.Module):
         self.layer3 = stage(32, 64)
         self.linear = nn.Linear(64, 10)
 
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 64"]:
+    def forward(self, images: Tensor) -> Tensor:
         """Features of images in [-1, 1]."""
         x = ((images + 1) / 2 - self.mean) / self.std
         h = relu(self.bn1(self.conv1(x)))
@@ -56,3 +62,23 @@ class ResNet20(nn.Module):
 def stage(inputs: int, outputs: int) -> nn.Sequential:
     """Three blocks, the first of which widens."""
     return nn.Sequential(Block(inputs, outputs), Block(outputs, outputs), Block(outputs, outputs))
+
+
+def export(arrays: Path, script: Path) -> None:
+    """Write the network with the weights of a .npz file as TorchScript."""
+    network = ResNet20()
+    with np.load(arrays, allow_pickle=False) as file:
+        network.load_state_dict({name: torch.from_numpy(file[name]) for name in file})
+    torch.jit.save(torch.jit.trace(network.eval(), torch.zeros(2, 3, 32, 32)), script)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arrays", type=Path, help="the weights, a .npz file")
+    parser.add_argument("script", type=Path, help="the TorchScript file to write")
+    options = parser.parse_args()
+    export(options.arrays, options.script)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Commands of flowpairs as processes below this one, which end together where one of them fails.
+
+    python -m flowpairs.jobs._children couple job.yaml
+
+is `flowpairs couple job.yaml`, but ends with the process that holds the other end of its standard input.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from threading import Thread
+from types import TracebackType
+
+from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.base.progress import LOOK_EVERY
+
+GRACE = 20.0  # seconds that a process has to end in order
+
+
+class Child:
+    """A process whose lines on standard error are passed on under its name.
+
+    It leads a session of its own, so that Ctrl-C in a terminal reaches this process alone, which ends the others.
+
+    Args:
+        name: of the job, for people.
+        command: what to run.
+        environment: of the process.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self._sentence = ""
+        self._stopped = False
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,  # which closes with this process, however it dies; see `die_with_parent`
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = Thread(target=self._pass_on, name=name, daemon=True)
+        self._reader.start()
+
+    def done(self) -> bool:
+        """Whether it has come to its end.
+
+        Raises:
+            InputError, JobError: it has failed; with its own sentence, where it gave one.
+        """
+        status = self._process.poll()
+        if status is None or status == 0:
+            return status == 0
+        self._reader.join(GRACE)
+        how = f"killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
+        sentence = self._sentence.partition(": ")[2].rstrip() or f"{how}; run the same command again to go on"
+        raise (InputError if status == 2 else JobError)(f"{self.name}: {sentence}")
+
+    def stop(self) -> None:
+        """Ask it to end as by Ctrl-C; what it says of that is not passed on."""
+        self._stopped = True
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended, and kill it after so many seconds."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(GRACE)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def _pass_on(self) -> None:
+        """Pass on its lines, but for the sentence that it fails with."""
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                if line.startswith(("error: ", "failed: ")):
+                    self._print(self._sentence)
+                    self._sentence = line
+                else:
+                    self._print(line)
+        if self._process.wait() == 0:
+            self._print(self._sentence)
+
+    def _print(self, line: str) -> None:
+        if line and not self._stopped:
+            print(f"{self.name:7} {line.rstrip()}", file=sys.stderr, flush=True)
+
+
+class Children:
+    """Processes that run at the same time; leaving the block ends those that still run."""
+
+    def __init__(self) -> None:
+        self._all: list[Child] = []
+
+    def __enter__(self) -> "Children":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for child in self._all:
+            child.stop()
+        deadline = time.monotonic() + GRACE
+        for child in self._all:
+            child.wait(max(0.0, deadline - time.monotonic()))
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
+        """Start one more; see `Child`."""
+        self._all.append(Child(name, command, environment))
+
+    def wait(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Wait until all have come to their ends, or something holds.
+
+        Raises:
+            InputError, JobError: one of them has failed; see `Child.done`.
+        """
+        while [child for child in self._all if not child.done()] and not until():
+            time.sleep(LOOK_EVERY)
+
+
+def die_with_parent() -> None:
+    """Kill this process as soon as its standard input ends, which is when the process that started it is gone."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Thread(target=watch, name="parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell in the background has it ignored
+    die_with_parent()
+    from flowpairs.jobs.cli import main
+
+    main()

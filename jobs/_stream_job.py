@@ -1,0 +1,118 @@
+"""A coupling job and a training job at once, on one cluster: two processes, each of them the ordinary command.
+
+Both get numbers with which they fit side by side, whichever Ray starts first. Both go on where they were when the same
+command is run again, and neither depends on how fast the other is: the first epoch reads the blocks in their order.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from flowpairs.jobs._children import Children
+from flowpairs.jobs.stream_config import StreamConfig
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.config import CoupleConfig, save
+from flowpairs.pipeline.couple import check_inputs, couple
+from flowpairs.pipeline.store import resume
+from flowpairs.pipeline.store.format import has_outline
+
+if TYPE_CHECKING:
+    from flowpairs.pipeline.cluster.shapes import ActorShape
+    from flowpairs.training.run.workers import WorkerShape
+
+
+def stream(config: StreamConfig) -> None:
+    """Couple and train to the end of both; a job that is done already leaves the cluster to the other.
+
+    Raises:
+        InputError, JobError: as either job, with its name; the other one has been ended then, too.
+    """
+    with _of("couple"):
+        coupled = check_couplings(config.couple)
+    with _of("train"):
+        trained = check_training(config)
+    if coupled:
+        from flowpairs.training.train import train
+
+        train(config.train)
+    elif trained:
+        couple(config.couple)
+    else:
+        _run_both(config)
+
+
+def check_couplings(config: CoupleConfig) -> bool:
+    """Refuse what can be refused before Ray is started, as `flowpairs couple` does; whether the store is complete."""
+    if resume.find_complete(config, as_path(config.output.dir)):
+        return True
+    check_inputs(config)
+    return False
+
+
+def check_training(config: StreamConfig) -> bool:
+    """The same for the run; whether it is finished. A store that nobody has begun says little about its pairs."""
+    from flowpairs.training.run import directory
+
+    if has_outline(config.couple.output.dir):
+        directory.check_run(config.train)
+        return directory.RunDirectory(Path(config.train.output.dir)).summary() is not None
+    directory.check_numbers(config.train, config.couple.output.pairs)
+    directory.check_output(config.train)
+    return False
+
+
+def _run_both(config: StreamConfig) -> None:
+    """Join or start Ray, fix the numbers that are `auto`, and run the two commands until both are done."""
+    import ray
+
+    from flowpairs.pipeline.cluster.connect import connect
+    from flowpairs.training.run import directory
+    from flowpairs.training.run.sharing import share_nodes
+    from flowpairs.training.run.workers import live_nodes
+
+    asked = config.train.cluster
+    cores = 1.0 if asked.cpus == "auto" else float(asked.cpus)
+    bundle = {"CPU": cores} | ({"GPU": 1.0} if asked.gpus == 1 else {})
+    connect(config.couple.cluster, [bundle] * asked.workers if isinstance(asked.workers, int) else [])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # Ray's handler would abort in 3 s
+    blocks = -(-config.couple.output.pairs // config.couple.coupling.n)
+    workers, actors = share_nodes(live_nodes(), asked, config.couple.cluster, blocks)
+    with _of("train"):
+        directory.check_workers(config.train, workers.workers)
+    parts = with_numbers(config, workers, actors)
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with TemporaryDirectory(prefix="flowpairs-") as temporary, Children() as children:
+        for name in ("couple", "train"):
+            path = Path(temporary) / f"{name}.yaml"
+            save(getattr(parts, name), path, f"flowpairs stream: {name}")
+            children.start(name, [sys.executable, "-m", "flowpairs.jobs._children", name, str(path)], environment)
+            children.wait(lambda: has_outline(config.couple.output.dir))
+        children.wait()
+
+
+def with_numbers(config: StreamConfig, workers: "WorkerShape", actors: "ActorShape") -> StreamConfig:
+    """The config with these sizes in the place of `auto`, and without a request for nodes, which is made already."""
+    couple, train = config.couple, config.train
+    ours = {"actors": actors.actors, "cpus_per_actor": actors.cpus, "gpus_per_actor": actors.gpus, "scale_seconds": 0.0}
+    theirs = {"workers": workers.workers, "cpus": workers.cpus, "gpus": workers.gpus}
+    return config.model_copy(
+        update={
+            "couple": couple.model_copy(update={"cluster": couple.cluster.model_copy(update=ours)}),
+            "train": train.model_copy(update={"cluster": train.cluster.model_copy(update=theirs)}),
+        }
+    )
+
+
+@contextmanager
+def _of(name: str) -> Iterator[None]:
+    """Say which of the two jobs an input is wrong of."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error

@@ -1,0 +1,14 @@
+"""The table of two columns that several commands print."""
+
+from collections.abc import Iterable
+
+
+def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and their values below a title."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

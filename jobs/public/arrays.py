@@ -1,0 +1,291 @@
+"""Couplings of arrays in memory: no Ray, no files, the numbers of the job that reads the same arrays from a file."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.blocks.division import divide
+from flowpairs.pipeline.blocks.features import gather
+from flowpairs.pipeline.blocks.source import Leg, SourceData
+from flowpairs.pipeline.config import CoupleConfig, CouplingConfig, validate
+from flowpairs.pipeline.data.schema import layout, scale_into, to_uniform
+from flowpairs.pipeline.data.spec import Target
+from flowpairs.pipeline.solve.inputs import Inputs
+from flowpairs.pipeline.solve.job import Job
+
+if TYPE_CHECKING:
+    import torch
+
+    from flowpairs.pipeline import ot
+    from flowpairs.pipeline.store.potential_files import Potentials
+
+    Array = np.ndarray | torch.Tensor
+    Cost = str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs drawn from a coupling: row k of `x0` meets row k of `x1`.
+
+    Arrays are numpy, or torch tensors on the device of `x1` where `couple` was given tensors.
+
+    Attributes:
+        x0: source rows [n, ...], float32.
+        x1: target rows [n, ...], float32.
+        data_ids: which row of the given x1 each is [n], int64.
+        source_ids: which row of the given x0 each is [n], int64; None where the source is noise.
+        report: how sharp the coupling is and what it costs; as a row of a store's blocks.parquet.
+    """
+
+    x0: "Array"
+    x1: "Array"
+    data_ids: "Array"
+    source_ids: "Array | None"
+    report: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.data_ids)
+
+
+class Coupling:
+    """A coupling of two sets of points, as `solve` returns it.
+
+    Attributes:
+        potentials: f [n] and g [m] in units of the cost, float64: P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps); None
+            for methods exact and independent.
+        report: method, eps, sharpness, partners per row, marginal errors, costs, passes.
+    """
+
+    def __init__(self, found: "ot.Coupling", back: "Callable[[torch.Tensor], Array]") -> None:
+        self._found, self._back, self.report = found, back, found.report
+        f = getattr(found, "f", None)
+        self.potentials = None if f is None or found.g is None else (back(f), back(found.g))
+
+    def sample(self, seed: int = 0) -> "Array":
+        """Draw one partner for every source row: target row numbers [n], int64; the same for the same seed."""
+        import torch
+
+        from flowpairs.pipeline.blocks import noise
+
+        u = torch.from_numpy(noise.uniforms(seed, noise.Stream.DRAW, 0, self._found.problem.n))
+        return self._back(self._found.draw(u.to(self._found.problem.x0.device)))
+
+    def argmax(self) -> "Array":
+        """The most likely partner of every source row: target row numbers [n], int64."""
+        return self._back(self._found.argmax())
+
+    def barycentric(self, values: "Array | None" = None) -> "Array":
+        """The mean partner of every source row [n, d]: the barycentric projection of the target rows.
+
+        Args:
+            values: what to average instead of the target rows [m, q].
+        """
+        import torch
+
+        x1 = self._found.problem.x1
+        given = x1 if values is None else torch.as_tensor(values).to(x1.device, x1.dtype)
+        if given.ndim != 2 or len(given) != len(x1):
+            raise InputError(f"values: shape {tuple(given.shape)}; give one row for each of {len(x1)} target rows")
+        return self._back(self._found.barycentric(given))
+
+
+def couple(
+    x1: "Array",
+    *,
+    x0: "Array | None" = None,
+    n: int | None = None,
+    rel_eps: float | None = None,
+    eps: float | None = None,
+    sharpness: float | None = None,
+    method: str = "sinkhorn",
+    cost: "Cost" = "dot",
+    pca: int | None = None,
+    draw: str = "categorical",
+    seed: int = 0,
+    device: str | None = None,
+    **options: Any,
+) -> Pairs:
+    """Couple data with noise, or with other data, and draw n pairs: what block 0 of a coupling job holds.
+
+    Args:
+        x1: data [N, ...]: vectors [N, d] or images; uint8 images are scaled to [-1, 1], as files of them are.
+        x0: the source [M, ...], of the same shape per row; None: standard Gaussian noise of `seed`.
+        n: pairs, and the size of the coupling; by default as many as there are rows of the larger side.
+        rel_eps: regularisation, relative to the standard deviation of the cost.
+        eps: the same in units of the cost. At most one of rel_eps, eps and sharpness is given; by default rel_eps=0.1,
+            for method semidiscrete 0.
+        sharpness: E to find eps for: 0 is a permutation, 1 independent pairs (arXiv 2506.05526).
+        method: sinkhorn, exact, independent or semidiscrete.
+        cost: dot, sqeuclidean, geodesic, or a function of two tiles of features [r, k], [c, k] -> [r, c] that is
+            defined at the top of a module or notebook.
+        pca: principal directions that the cost sees; None: all coordinates.
+        draw: categorical, or balanced, which uses every datum equally often.
+        seed: of the noise, the choice of data and the draws.
+        device: where to compute; by default where x1 is.
+        options: further keys of `coupling:` in a configuration, such as tol or max_passes.
+
+    Raises:
+        InputError: a ValueError that names the argument, the value and the remedy.
+    """
+    import torch
+
+    from flowpairs.pipeline.solve.block_solver import BlockSolver
+
+    where = device or (x1.device.type if isinstance(x1, torch.Tensor) else "cpu")
+    with _arguments():
+        target, source = _rows(x1, "x1"), None if x0 is None else _rows(x0, "x0")
+        if source is not None and source.shape[1:] != target.shape[1:]:
+            raise InputError(f"x0: rows of shape {list(source.shape[1:])}, those of x1 have {list(target.shape[1:])}")
+        size = n if n is not None else max(len(target), 0 if source is None else len(source))
+        coupling = {"method": method, "n": size, "cost": _name(cost), **options}
+        coupling |= {"rel_eps": rel_eps, "eps": eps, "sharpness": sharpness}
+        most = max(len(target), 0 if source is None else len(source))
+        if size > most and method != "semidiscrete":
+            coupling["resample"] = "repeat"
+        noise_or_data = {"kind": "gaussian"} if source is None else {"kind": "data", "path": "x0"}
+        tree = {
+            "data": {"path": "x1"},
+            "source": {**noise_or_data, "seed": seed},
+            "features": {"pca": pca},
+            "coupling": coupling,
+            "sampling": {"draw": draw},
+            "output": {"dir": "memory", "pairs": size},
+            "cluster": {"actors": 0},
+        }
+        config = validate(CoupleConfig, tree)
+        config.coupling.cost_function()
+        inputs = Inputs(Target(target, None, 0, ""), _source(source, len(target)))
+        blocks = divide(config, len(target), inputs.source)
+        job = Job(config, None, blocks, inputs).with_features()
+        threads, potentials = torch.get_num_threads(), None
+        if method == "semidiscrete":
+            potentials = _solve_potentials(job, threads, where)
+        solver = BlockSolver(job, threads, where, potentials)
+        solved = solver.solve(0)
+        if not solved.report["converged"] and config.coupling.on_unconverged == "fail":
+            raise InputError(
+                f"max_passes={config.coupling.max_passes}: not converged after {solved.report['passes']} passes; raise "
+                "it, tol or the regularisation, or accept it with on_unconverged='record'"
+            )
+    pairs, back = solved.pairs, _back(x1)
+    return Pairs(
+        x0=back(torch.from_numpy(np.ascontiguousarray(solver.x0_of(pairs)))),
+        x1=back(torch.from_numpy(gather(target, pairs.data_ids))),
+        data_ids=back(torch.from_numpy(pairs.data_ids)),
+        source_ids=None if pairs.source_ids is None else back(torch.from_numpy(pairs.source_ids)),
+        report=solved.report,
+    )
+
+
+def solve(
+    x0: "Array",
+    x1: "Array",
+    *,
+    a: "Array | None" = None,
+    b: "Array | None" = None,
+    rel_eps: float | None = None,
+    eps: float | None = None,
+    sharpness: float | None = None,
+    method: str = "sinkhorn",
+    cost: "Cost" = "dot",
+    device: str | None = None,
+    **options: Any,
+) -> Coupling:
+    """Solve the coupling of two sets of points, which the cost sees as they are.
+
+    Args:
+        x0: source rows [n, d], float32 or float64.
+        x1: target rows [m, d], of the same type.
+        a: weights of the source rows [n], not negative, summing to 1; None: uniform.
+        b: weights of the target rows [m], likewise.
+        rel_eps, eps, sharpness, cost, options: as for `couple`.
+        method: sinkhorn, exact or independent.
+        device: where to compute; by default where x1 is.
+
+    Raises:
+        InputError: a ValueError that names the argument, the value and the remedy.
+    """
+    import torch
+
+    from flowpairs.pipeline.solve.draw import build_problem, solve_block
+
+    def tensor(values: "Array | None") -> Any:
+        return None if values is None else torch.as_tensor(values).to(where)
+
+    where = device or (x1.device.type if isinstance(x1, torch.Tensor) else "cpu")
+    with _arguments():
+        if method not in ("sinkhorn", "exact", "independent"):
+            raise InputError(f"method={method!r}: not one of two sets of points; give sinkhorn, exact or independent")
+        given = {"method": method, "n": len(x0), "cost": _name(cost), **options}
+        settings = validate(CouplingConfig, given | {"rel_eps": rel_eps, "eps": eps, "sharpness": sharpness})
+        problem = build_problem(settings, tensor(x0), tensor(x1), tensor(a), tensor(b))
+        return Coupling(solve_block(settings, problem), _back(x1))
+
+
+def _rows(values: "Array", name: str) -> np.ndarray:
+    """The rows of an argument in model space, by the rules for files: channels first, uint8 scaled to [-1, 1]."""
+    import torch
+
+    given = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if given.ndim < 2 or not len(given):
+        raise InputError(f"{name}: shape {list(given.shape)}; give at least one row of numbers, [N, d] or images")
+    shape, _ = layout(given.shape[1:], given.dtype, name)
+    out = np.empty((len(given), *shape), np.float32)
+    scale_into(out, to_uniform(given, name))
+    return out
+
+
+def _source(rows: np.ndarray | None, targets: int) -> SourceData | None:
+    if rows is None:
+        return None
+    leg = Leg(np.arange(len(rows)), np.arange(targets))
+    return SourceData(rows, flips=False, weights=None, fingerprint="", columns_fingerprint=None, legs=(leg,))
+
+
+def _solve_potentials(job: Job, threads: int, device: str) -> "Potentials":
+    from flowpairs.pipeline.solve.potentials import PotentialSolver, unconverged_problem
+    from flowpairs.pipeline.store.potential_files import join_potentials
+
+    solver, parts = PotentialSolver(job, threads, device), []
+    for problem in job.inputs.conditions.problems():
+        solved = solver.solve(problem)
+        report = solver.report(solved)
+        if not report["converged"] and job.config.coupling.on_unconverged == "fail":
+            raise unconverged_problem(report, job.config.coupling.chi2)
+        parts.append((solved[1].g.cpu().numpy(), report))
+    return join_potentials(parts, job.inputs.conditions, job.blocks.ids)
+
+
+def _name(cost: "Cost") -> str:
+    """A cost as a configuration names it."""
+    if isinstance(cost, str):
+        return cost
+    import sys
+
+    module, name = getattr(cost, "__module__", ""), getattr(cost, "__qualname__", "")
+    if getattr(sys.modules.get(module), name, None) is not cost:
+        raise InputError(f"cost={cost!r}: cannot be named; give a function defined at the top of a module or notebook")
+    return f"{module}:{name}"
+
+
+def _back(like: "Array") -> "Callable[[torch.Tensor], Array]":
+    """What turns results into arrays of the kind that was given."""
+    import torch
+
+    if isinstance(like, torch.Tensor):
+        return lambda values: values.to(like.device)
+    return lambda values: values.cpu().numpy()
+
+
+@contextmanager
+def _arguments() -> Iterator[None]:
+    """Let sentences name arguments rather than keys of a configuration."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"\b(coupling|features|sampling|source|config)[.:] ?", "", str(error))) from error

@@ -1,0 +1,192 @@
+"""A job's blocks, or its semi-discrete problems, solved on Ray's actors or in this process, to the same bytes."""
+
+import os
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flowpairs.pipeline.base.progress import progress, remaining, repeated
+from flowpairs.pipeline.cluster.shapes import ActorShape, actor_shape
+from flowpairs.pipeline.config import ClusterConfig
+from flowpairs.pipeline.solve.job import Job
+from flowpairs.pipeline.store.potential_files import assemble_potentials, solve_progress, unsolved
+
+if TYPE_CHECKING:
+    import ray
+
+    from flowpairs.pipeline.cluster.actors import SolverClass
+    from flowpairs.pipeline.cluster.telemetry import Telemetry
+
+PERMILLE = 1000  # units of the progress of potentials
+
+Reports = Generator[dict[str, Any], None, None]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who solves a job: actors of a shape, or this process.
+
+    Attributes:
+        shape: of the actors; in this process one of all its cores.
+        job: a reference to the job in Ray's object store, which every actor of a node maps; None in this process.
+    """
+
+    shape: ActorShape
+    job: "ray.ObjectRef | None" = None
+
+    def __str__(self) -> str:
+        if self.job is None:
+            return "in this process"
+        return f"on {self.shape.actors} actor{'s' if self.shape.actors > 1 else ''}"
+
+
+def uses_ray(config: ClusterConfig) -> bool:
+    """Whether a job runs on Ray: with `cluster.actors: 0` it runs in the calling process."""
+    return config.actors != 0
+
+
+def shape_for(config: ClusterConfig, blocks: int) -> ActorShape:
+    """Decide on actors for so many blocks, or on the threads and device of this process."""
+    if uses_ray(config):
+        return actor_shape(config, blocks)
+    return _own_shape(config)
+
+
+def blocks_of(job: Job, todo: list[int]) -> tuple[Processes, Reports]:
+    """Solve a semi-discrete coupling's potentials where they are missing, and then yield the report of every block.
+
+    Args:
+        job: as `begin` gave it, or a trial's.
+        todo: numbers of the blocks to compute.
+
+    Returns: who solves the blocks, and their reports as they are finished.
+    """
+    from flowpairs.pipeline.solve.block_solver import BlockSolver
+
+    job = job.with_features()
+    reference = None
+    if uses_ray(job.config.cluster):
+        import ray
+
+        reference = ray.put(job)  # once: every actor on a node maps the same memory
+    if job.config.coupling.method == "semidiscrete":
+        _solve_potentials(job, reference)
+    workers = Processes(shape_for(job.config.cluster, len(todo)), reference)
+    return workers, _solve_all(job, BlockSolver, todo, workers, job.config.cluster.actors_per_block)
+
+
+@contextmanager
+def job_metrics(job: Job) -> Iterator["Telemetry | None"]:
+    """The job's series in Ray's metrics; None where it runs without Ray."""
+    if not uses_ray(job.config.cluster):
+        yield None
+        return
+    from flowpairs.pipeline.cluster.telemetry import telemetry
+
+    with telemetry(job.store) as series:
+        yield series
+
+
+def _solve_all(job: Job, solver: "SolverClass", numbers: Sequence[int], workers: Processes, team: int) -> Reports:
+    """Yield the report of every block, or problem, as they are finished; closing the generator ends the work.
+
+    Args:
+        job: with its features.
+        solver: `BlockSolver` or `PotentialSolver`.
+        numbers: of the blocks or problems.
+        workers: who solves them.
+        team: actors that solve one together.
+
+    Raises:
+        InputError, JobError: as a solver raised it, or as `schedule`.
+    """
+    if workers.job is None:
+        return _solve_here(job, solver, numbers, workers.shape)
+    from flowpairs.pipeline.cluster.actors import ActorPool
+    from flowpairs.pipeline.cluster.scheduler import schedule
+
+    return schedule(ActorPool(workers.shape, team, solver, workers.job), numbers)
+
+
+def _solve_here(job: Job, solver: "SolverClass", numbers: Sequence[int], shape: ActorShape) -> Reports:
+    """Solve in this thread, and write each block in another while the next one is solved."""
+    import torch
+
+    from flowpairs.pipeline.solve.timed import TimedSolver
+
+    threads = torch.get_num_threads()
+    try:
+        timed = TimedSolver(solver(job, shape.cpus, "cuda" if shape.gpus else "cpu"))
+        with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
+            writing = None
+            for number in numbers:
+                solved = timed.solve(number)
+                if writing is not None:
+                    yield writing.result()
+                writing = writer.submit(timed.write, solved)
+            if writing is not None:
+                yield writing.result()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def memory_for(config: ClusterConfig, shape: ActorShape) -> list[tuple[int, float]]:
+    """How many actors of a shape every node will hold at once, and the bytes of memory that it has for them."""
+    if uses_ray(config):
+        from flowpairs.pipeline.cluster.shapes import capacity
+
+        return capacity(shape)
+    from flowpairs.pipeline.ot.exact import available_memory
+
+    return [(1, float(available_memory()))]
+
+
+def _own_shape(config: ClusterConfig) -> ActorShape:
+    """All cores that this process may use, or those asked for, and a GPU where torch sees one."""
+    cpus = len(os.sched_getaffinity(0)) if config.cpus_per_actor == "auto" else config.cpus_per_actor
+    if config.gpus_per_actor != "auto":
+        return ActorShape(1, cpus, config.gpus_per_actor)
+    import torch
+
+    return ActorShape(1, cpus, 1.0 if torch.cuda.is_available() else 0.0)
+
+
+def _solve_potentials(job: Job, reference: Any) -> None:
+    """Solve what is left of a semi-discrete coupling: one problem by all actors together, or one per class by each."""
+    from flowpairs.pipeline.solve.potentials import PotentialSolver, unconverged_problem
+
+    config, directory, conditions = job.config, job.store, job.inputs.conditions
+    todo, problems = unsolved(directory, conditions), conditions.problems()
+    apart = len(problems) > 1 or not uses_ray(config.cluster)
+    parts = len(todo) if apart else _most_members(config.cluster, job.blocks.ids)
+    workers = Processes(shape_for(config.cluster, parts), reference)
+    began, before = time.monotonic(), solve_progress(directory, problems).share
+    with progress(f"potentials {workers}", PERMILLE) as show, job_metrics(job) as metrics:
+
+        def report_progress() -> None:
+            now = solve_progress(directory, problems)
+            left = remaining(now.share - before, 1 - before, time.monotonic() - began)
+            show(round(PERMILLE * now.share), f"{now.text}  {left} left")
+            if metrics:
+                metrics.set(couple_potentials_ratio=now.share)
+
+        reports = _solve_all(job, PotentialSolver, todo, workers, 1 if apart else workers.shape.actors)
+        with repeated(report_progress), closing(reports):
+            for report in reports:
+                if not report["converged"] and config.coupling.on_unconverged == "fail":
+                    raise unconverged_problem(report, config.coupling.chi2)
+    assemble_potentials(directory, conditions, job.blocks.ids)
+
+
+def _most_members(config: ClusterConfig, ids: int) -> int:
+    """How many actors can share a semi-discrete problem of so many data."""
+    import torch
+
+    from flowpairs.pipeline.cluster.shapes import takes_gpus
+    from flowpairs.pipeline.ot.semidiscrete.targets import BATCH
+    from flowpairs.pipeline.ot.tiles.tiling import sections
+
+    return len(sections(ids, BATCH, torch.device("cuda" if takes_gpus(config) else "cpu")))

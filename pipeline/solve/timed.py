@@ -1,0 +1,43 @@
+"""A solver that reports what each of its blocks, or problems, took of this process."""
+
+import resource
+import time
+from typing import Any
+
+from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.solve.potentials import PotentialSolver
+
+Solver = BlockSolver | PotentialSolver
+
+
+class TimedSolver:
+    """Wraps a solver: `solve` adds its seconds to what it found, `write` adds seconds and memory to the report.
+
+    Args:
+        solver: of blocks, or of semi-discrete problems.
+    """
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver, self.start_bytes = solver, peak_bytes()
+
+    def solve(self, number: int) -> tuple[Any, float]:
+        """What the solver found, and the seconds it took."""
+        started = time.monotonic()
+        return self.solver.solve(number), time.monotonic() - started
+
+    def write(self, solved: tuple[Any, float]) -> dict[str, Any]:
+        """Write what `solve` returned; returns the report with `solve_seconds`, `write_seconds` and bytes of memory."""
+        found, seconds = solved
+        started = time.monotonic()
+        return {
+            **self.solver.write(found),
+            "solve_seconds": seconds,
+            "write_seconds": time.monotonic() - started,
+            "start_bytes": self.start_bytes,
+            "peak_bytes": peak_bytes(),
+        }
+
+
+def peak_bytes() -> int:
+    """The peak memory of this process on the CPU, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
