@@ -180,9 +180,14 @@ def test_one_iteration_at_a_time(store: Path) -> None:
     first, second = iter(loader), iter(loader)
     next(first)
     next(second)
-    with pytest.raises(ValueError, match="another iteration has begun; make a second loader"):
+    with pytest.raises(ValueError, match="another iteration has begun; make a second loader for that one"):
         next(first)
     assert len(list(second)) == 9
+    with loader:
+        third = iter(loader)
+        next(third)
+    with pytest.raises(ValueError, match="^PairLoader: closed, or"):
+        next(third)
 
 
 def test_fields_are_those_asked_for(store: Path) -> None:

@@ -93,9 +93,9 @@ class PairLoader:
         return self._plan()[2].per_epoch
 
     def __iter__(self) -> Iterator[Tensors]:
-        """The batches of the next epoch, or of the rest of one, just after `load_state_dict`.
+        """Iterate over the next epoch, or just after `load_state_dict` over the rest of one.
 
-        An iteration that was left early is not gone on with; its epoch is over.
+        Leaving an iteration early ends its epoch.
         """
         if torch.utils.data.get_worker_info() is not None:
             raise InputError(
@@ -110,14 +110,14 @@ class PairLoader:
         rest = order.per_arc - self._position
         if self._position and not (self._goes_on and rest >= (steps.least or 0)):
             self._epoch, self._position = self._epoch + 1, 0
-        self._arcs, self._goes_on, self._turn = part.arcs, False, self._turn + 1
-        turn, epoch = self._turn, self._epoch
+        epoch = self._epoch
         if self._ahead is None or self._ahead_at != (part, epoch, self._position):
             self.close()
             taken = epoch * order.per_arc + self._position
             self._ahead = ReadAhead(shard_batches(self._reader, order, part, steps, taken, self._pin))
             self._process = os.getpid()
-        ahead = self._ahead
+        self._arcs, self._goes_on, self._turn = part.arcs, False, self._turn + 1
+        ahead, turn = self._ahead, self._turn
         while self._epoch == epoch:
             self._refuse_fork()
             tensors = next(ahead)
@@ -126,7 +126,9 @@ class PairLoader:
             self._ahead_at = (part, self._epoch, self._position)
             yield {name: tensors[FIELDS[name]] for name in self._names}
             if turn != self._turn:
-                raise InputError("PairLoader: another iteration has begun; make a second loader for a second stream")
+                raise InputError(
+                    "PairLoader: closed, or another iteration has begun; make a second loader for that one"
+                )
 
     def state_dict(self) -> State:
         """Where the next batch begins, behind those handed out: integers, the same on every rank.
@@ -137,7 +139,7 @@ class PairLoader:
         return {"arcs": part.arcs, **state, "seed": self.seed, "pairs": sum(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another loader over the same store was; the next iteration is the rest of its epoch.
+        """Resume where another loader over the same store was; the next iteration is the rest of its epoch.
 
         Raises:
             InputError: not such a state, or one of another seed, store or batch size.
@@ -170,6 +172,7 @@ class PairLoader:
         """Stop reading ahead; another iteration starts it again."""
         if self._ahead is not None and self._process == os.getpid():
             self._ahead.close()
+            self._turn += 1  # what iterates still would wait for ever
         self._ahead = self._ahead_at = None
 
     def __enter__(self) -> "PairLoader":
