@@ -186,7 +186,7 @@ def test_one_iteration_at_a_time(store: Path) -> None:
     with loader:
         third = iter(loader)
         next(third)
-    with pytest.raises(ValueError, match="^PairLoader: closed, or"):
+    with pytest.raises(ValueError, match=r"^PairLoader: closed, or"):
         next(third)
 
 
