@@ -1,4 +1,4 @@
-"""What `flowpairs --help` takes, and what share of its time `flowpairs couple` works on the digits rather than starts.
+"""What `flowpairs --help` and `import flowpairs` take, and what share of its time `flowpairs couple` works on digits.
 
     python benchmarks/startup.py [--rounds 3]
 
@@ -66,6 +66,12 @@ def help_seconds() -> tuple[float, float]:
     return time.perf_counter() - start, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def import_seconds() -> float:
+    """Seconds of the processor that `import flowpairs` takes, in a process of its own."""
+    program = "import time; start = time.process_time(); import flowpairs; print(time.process_time() - start)"
+    return float(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True).stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -73,6 +79,7 @@ def main() -> None:
     help_seconds()  # compiles what is not yet
     clock, processor = map(statistics.median, zip(*[help_seconds() for _ in range(9)], strict=True))
     print(f"flowpairs --help: {clock:.2f} s, {processor:.2f} s of the processor")
+    print(f"import flowpairs: {1000 * statistics.median(import_seconds() for _ in range(9)):.1f} ms of the processor")
     print(f"{'pairs':>9s}  " + "".join(f"{stage:>9s}" for stage in STAGES) + "  work/all")
 
     def line(pairs: int, note: str = "", **environment: str) -> None:

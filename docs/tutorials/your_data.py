@@ -18,13 +18,13 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from flowpairs import PairDataset
 from flowpairs.jobs.plan import print_plan
 from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.couple import couple
 from flowpairs.pipeline.plan import plan
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
 
 
 def main(output: Path) -> None:
@@ -66,13 +66,13 @@ def main(output: Path) -> None:
     # 7. Look at the pairs, before you train on them: above the noise, below the datum that it is to become. Under the
     #    right coupling the noise looks a little like it already; were the images transposed, or negatives, here one
     #    would see it.
-    with PairLoader(output / "pairs", index, BatchPart(256), seed=0, labels=True) as loader:
-        batch = next(loader)
-    shown = [int(torch.nonzero(batch.label == label)[0]) for label in range(10)]  # one of each class
-    likeness = torch.cosine_similarity(batch.x0.flatten(1), batch.x1.flatten(1)).mean()
-    print(f"cosine of noise and datum, mean over {len(batch.x0)} pairs: {likeness:.2f}; independent pairs have 0")
+    batch = PairDataset(output / "pairs")[:256]
+    x0, x1 = batch["x0"], batch["x1"]
+    shown = [int(torch.nonzero(batch["label"] == label)[0]) for label in range(10)]  # one of each class
+    likeness = torch.cosine_similarity(x0.flatten(1), x1.flatten(1)).mean()
+    print(f"cosine of noise and datum, mean over {len(x0)} pairs: {likeness:.2f}; independent pairs have 0")
     figure, axes = plt.subplots(2, 10, figsize=(5.6, 1.6), layout="constrained")
-    for title, side, line, reach in (("noise", batch.x0, axes[0], 2.5), ("datum", batch.x1, axes[1], 1.0)):
+    for title, side, line, reach in (("noise", x0, axes[0], 2.5), ("datum", x1, axes[1], 1.0)):
         line[0].set_ylabel(title, rotation=0, ha="right", va="center")
         for ax, row in zip(line, shown, strict=True):
             ax.imshow(side[row, 0], cmap="gray", vmin=-reach, vmax=reach)

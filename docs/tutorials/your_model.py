@@ -2,8 +2,8 @@
 
     python docs/tutorials/your_model.py [--output out/tutorials/your_model] [--pairs out/tutorials/digits]
 
-You learn that nothing ties you to `flowpairs train`: a pair store is an endless stream of batches, flow matching on
-them is one line of regression, and a velocity is whatever you can call with t and x. Takes about half a minute on two
+You learn that nothing ties you to `flowpairs train`: a pair store is an iterable of batches, flow matching on them is
+one line of regression, and a velocity is whatever you can call with t and x. Takes about half a minute on two
 cores, most of it Ray's start and the coupling; a pair store that is there already is used again.
 """
 
@@ -15,13 +15,13 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
+from flowpairs import PairLoader
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.couple import couple
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
-from flowpairs.training.sampling.ode import solve_dopri5, solve_fixed
+from flowpairs.training.sampling.ode import integrate
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits" / "couple.yaml"
-STEPS, BATCH = 800, 256
+EPOCHS, BATCH = 3, 256
 
 
 # 1. Your model. A velocity takes times t [b] and states x [b, 1, 8, 8], and returns how x moves, of the same shape.
@@ -43,29 +43,29 @@ def main(output: Path, pairs: Path) -> None:
     index = couple(load(CoupleConfig, DIGITS, [f"output.dir={pairs}"]))
     print(f"{index.pairs:,} pairs of shape {index.shape} in {len(index.shards)} shards")
 
-    # 3. Your loop. The loader shuffles, never ends, and reads ahead in a thread that the `with` stops. `Part` says
-    #    which rows of a global batch this process gets: all of them here, and in distributed training those of your
-    #    `rank` in a `world`.
+    # 3. Your loop. The loader shuffles, reads ahead in a thread, and yields one epoch each time it is iterated over.
+    #    This process gets all rows of a batch; under torch.distributed each rank gets its own. The loss in two lines is
+    #    what `flowpairs.flow_matching_loss(model, batch)` computes.
     torch.manual_seed(0)
     model = Velocity()
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
-    with PairLoader(pairs, index, BatchPart(BATCH), seed=0) as loader:
-        for step, batch in zip(range(1, STEPS + 1), loader, strict=False):
-            t = torch.rand(BATCH)
-            x_t = torch.lerp(batch.x0, batch.x1, t[:, None, None, None])  # on the straight line between the two ends
-            loss = (model(t, x_t) - (batch.x1 - batch.x0)).square().mean()
+    loader = PairLoader(pairs, BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * len(loader))
+    for epoch in range(1, EPOCHS + 1):
+        for batch in loader:
+            x0, x1, t = batch["x0"], batch["x1"], torch.rand(len(batch["x0"]))
+            x_t = torch.lerp(x0, x1, t[:, None, None, None])  # on the straight line between the two ends
+            loss = (model(t, x_t) - (x1 - x0)).square().mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
-            if step % 200 == 0:
-                print(f"step {step:5}   loss {loss.item():.3f}")
+        print(f"epoch {epoch}   loss {loss.item():.3f}")
 
     # 4. Sample: any function of (t, x) is a velocity to the solvers. The same noises, in fewer and more steps.
     x0 = torch.randn(12, 1, 8, 8)
-    drawn = {f"Euler, {steps}": solve_fixed(model, x0, "euler", steps) for steps in (1, 2, 4, 8)}
-    adaptive = solve_dopri5(model, x0)
+    drawn = {f"Euler, {steps}": integrate(model, x0, "euler", steps) for steps in (1, 2, 4, 8)}
+    adaptive = integrate(model, x0)
     drawn[f"dopri5, {adaptive.nfe}"] = adaptive
     print("\nsolver, evaluations   mean distance to dopri5's samples")
     for name, solution in drawn.items():

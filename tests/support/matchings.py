@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from flowpairs.pipeline.blocks import noise
+from flowpairs.pipeline.blocks.features import fit_features
 from flowpairs.pipeline.config import CoupleConfig, load, save, validate
 from flowpairs.pipeline.store import format
-from flowpairs.pipeline.store.features_file import load_features
+from flowpairs.pipeline.store.features_file import load_features, save_features
 from flowpairs.pipeline.store.records import Decoder, samples
 
 BLIND: dict[str, Any] = {
@@ -106,7 +107,7 @@ def potential_store(
     save(validate(CoupleConfig, tree), directory / "config.yaml", "a test's")
     np.save(directory / "data.npy", x.astype(np.float32))
     np.save(directory / "labels.npy", labels)
-    features.save_features(features.fit_features(x, pca, flips=flips), directory / "features.npz")
+    save_features(fit_features(x, pca, flips=flips), directory)
     g = np.random.default_rng(1).normal(size=len(x) * (1 + flips))
     np.save(directory / "potentials" / "g.npy", g)
     notes = {"problems": [{"eps": eps, "rel_eps": eps, "chi2": 0.0}], "g_sha256": hashlib.sha256(g.data).hexdigest()}

@@ -149,13 +149,13 @@ def test_what_a_chain_cannot_do_is_refused(chain, pairs, sets):
 def test_ends_are_the_data_of_both_sides(pairs, chain, sets):
     with np.load(sets / "a.npz") as a, np.load(sets / "b.npz") as b:
         both = a["image"], b["image"]
-    ends = read_endpoints(str(pairs), read_index(pairs), EvaluateConfig())
-    assert ends.start is not None
-    for found, data in zip((ends.start, ends.end.x), both, strict=True):
-        seen, known = ({row.tobytes() for row in rows} for rows in (found.numpy(), data))
-        assert seen <= known
-        assert len(seen) > 0.95 * len(known)  # of the target those that were drawn
-    drawn = ends.starts(700, seed=3)
+    endpoints = read_endpoints(str(pairs), read_index(pairs), EvaluateConfig())
+    assert endpoints.start is not None
+    for found, data in zip((endpoints.start, endpoints.end.x), both, strict=True):
+        seen, expected = ({row.tobytes() for row in rows} for rows in (found.numpy(), data))
+        assert seen <= expected
+        assert len(seen) > 0.95 * len(expected)  # of the target those that were drawn
+    drawn = endpoints.starts(700, seed=3)
     assert drawn is not None
     counts = np.unique(drawn.numpy(), axis=0, return_counts=True)[1]
     assert sorted(set(counts)) == [2, 3]  # 700 of 300: each twice, and 100 of them once more

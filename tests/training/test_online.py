@@ -57,7 +57,7 @@ def test_batches_are_the_pairs_in_the_shards(blind: Path, batch: int, world: int
 
 
 def test_batches_go_on_where_pairs_end(blind: Path) -> None:
-    """Noise that no shard holds, matched as a plain loop does it."""
+    """Noise that no shard holds, assigned as a plain loop does it."""
     (found,) = batches(blind, BatchPart(60, 1, 2, 2), 1, {"arcs": 2, "epoch": 0, "position": 10**6})
     first = 60 * 10**6 + 30
     ids, x = loop(blind, range(first, first + 30)), np.load(blind / "data.npy")
@@ -162,5 +162,5 @@ def test_stores_without_what_is_asked_of_them_are_refused(alone: Path, tmp_path:
     with pytest.raises(InputError, match="potentials without pairs; give pairs=semidiscrete:"):
         check_run(config(alone, tmp_path / "run", source=""))
     write_index(alone, dataclasses.replace(read_index(alone), method="sinkhorn"))
-    with pytest.raises(InputError, match="of method sinkhorn, which has no potentials to match by"):
+    with pytest.raises(InputError, match="of method sinkhorn, which has no potentials to assign by"):
         check_run(config(alone, tmp_path / "run"))

@@ -93,9 +93,9 @@ class PairLoader:
         return self._plan()[2].per_epoch
 
     def __iter__(self) -> Iterator[Tensors]:
-        """The batches of the next epoch, or of the rest of one, just after `load_state_dict`.
+        """Iterate over the next epoch, or just after `load_state_dict` over the rest of one.
 
-        An iteration that was left early is not gone on with; its epoch is over.
+        Leaving an iteration early ends its epoch.
         """
         if torch.utils.data.get_worker_info() is not None:
             raise InputError(
@@ -110,14 +110,14 @@ class PairLoader:
         rest = order.per_arc - self._position
         if self._position and not (self._goes_on and rest >= (steps.least or 0)):
             self._epoch, self._position = self._epoch + 1, 0
-        self._arcs, self._goes_on, self._turn = part.arcs, False, self._turn + 1
-        turn, epoch = self._turn, self._epoch
+        epoch = self._epoch
         if self._ahead is None or self._ahead_at != (part, epoch, self._position):
             self.close()
             taken = epoch * order.per_arc + self._position
             self._ahead = ReadAhead(shard_batches(self._reader, order, part, steps, taken, self._pin))
             self._process = os.getpid()
-        ahead = self._ahead
+        self._arcs, self._goes_on, self._turn = part.arcs, False, self._turn + 1
+        ahead, turn = self._ahead, self._turn
         while self._epoch == epoch:
             self._refuse_fork()
             tensors = next(ahead)
@@ -126,7 +126,9 @@ class PairLoader:
             self._ahead_at = (part, self._epoch, self._position)
             yield {name: tensors[FIELDS[name]] for name in self._names}
             if turn != self._turn:
-                raise InputError("PairLoader: another iteration has begun; make a second loader for a second stream")
+                raise InputError(
+                    "PairLoader: closed, or another iteration has begun; make a second loader for that one"
+                )
 
     def state_dict(self) -> State:
         """Where the next batch begins, behind those handed out: integers, the same on every rank.
@@ -137,7 +139,7 @@ class PairLoader:
         return {"arcs": part.arcs, **state, "seed": self.seed, "pairs": sum(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another loader over the same store was; the next iteration is the rest of its epoch.
+        """Resume where another loader over the same store was; the next iteration is the rest of its epoch.
 
         Raises:
             InputError: not such a state, or one of another seed, store or batch size.
@@ -157,19 +159,20 @@ class PairLoader:
         self._goes_on, self._turn = True, self._turn + 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration that of an epoch, from its beginning; from where it was if it was just loaded."""
-        if not (self._goes_on and epoch == self._epoch):
-            self._epoch, self._position, self._goes_on, self._turn = epoch, 0, False, self._turn + 1
+        """Make the next iteration that of an epoch, from its beginning."""
+        self._epoch, self._position = _integer("epoch", epoch, 0), 0
+        self._goes_on, self._turn = False, self._turn + 1
 
     @property
-    def sampler(self) -> "PairLoader":
-        """Itself: Lightning calls `loader.sampler.set_epoch` at the beginning of every epoch."""
-        return self
+    def sampler(self) -> "_Start":
+        """What Lightning tells of the epoch that begins."""
+        return _Start(self)
 
     def close(self) -> None:
         """Stop reading ahead; another iteration starts it again."""
         if self._ahead is not None and self._process == os.getpid():
             self._ahead.close()
+            self._turn += 1  # what iterates still would wait for ever
         self._ahead = self._ahead_at = None
 
     def __enter__(self) -> "PairLoader":
@@ -208,6 +211,21 @@ class PairLoader:
         part, order = BatchPart(self.batch_size, rank, world, arcs), Order(self._counts, arcs, self.seed)
         least = part.per_arc if self.drop_last else -(-world // arcs)
         return part, order, Steps(order.per_arc, part.per_arc, least)
+
+
+class _Start:
+    """Sets the first epoch of a loader that was neither read nor restored: all others follow by themselves.
+
+    Lightning calls `loader.sampler.set_epoch` before every epoch. A run that goes on behind its last epoch is told so
+    in no other way; one that goes on in mid-epoch has the loader's state restored, which knows better.
+    """
+
+    def __init__(self, loader: PairLoader) -> None:
+        self._loader = loader
+
+    def set_epoch(self, epoch: int) -> None:
+        if self._loader._turn == 0:
+            self._loader.set_epoch(epoch)
 
 
 def _integer(name: str, value: Any, least: int) -> int:

@@ -121,7 +121,7 @@ def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
     index = read_outline(pairs.dir).index if coming else read_index(pairs.dir)
     where = f"pairs={pairs.dir!r}"
     if pairs.source == "semidiscrete" and index.method != "semidiscrete":
-        raise InputError(f"{where}: of method {index.method}, which has no potentials to match by; give {pairs.dir!r}")
+        raise InputError(f"{where}: of method {index.method}, which has no potentials to assign by; give {pairs.dir!r}")
     if pairs.source != "semidiscrete" and not index.pairs:
         raise InputError(f"{where}: potentials without pairs; give pairs=semidiscrete:{pairs.dir}")
     if pairs.fingerprint not in (None, found := pairs_fingerprint(pairs, index)):

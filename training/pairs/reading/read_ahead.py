@@ -1,5 +1,6 @@
 """A thread that makes batches ahead of their use."""
 
+import atexit
 import queue
 import threading
 import time
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from flowpairs.training.pairs.reading.shard_batches import Tensors
 
 READ_AHEAD = 8  # groups of batches
+EXIT_SECONDS = 60.0  # that a program's end waits for a thread that reads
+
+_running: "weakref.WeakKeyDictionary[threading.Thread, threading.Event]" = weakref.WeakKeyDictionary()
 
 
 class ReadAhead:
@@ -27,6 +31,7 @@ class ReadAhead:
         given = (groups, self._queue, self._stop)  # the thread must not hold this object, or it would never be dropped
         self._thread = threading.Thread(target=_read_ahead, args=given, name="pair-loader", daemon=True)
         weakref.finalize(self, self._stop.set)
+        _running[self._thread] = self._stop
         self._thread.start()
 
     def __next__(self) -> Tensors:
@@ -44,6 +49,16 @@ class ReadAhead:
         """Stop the thread."""
         self._stop.set()
         self._thread.join()
+
+
+@atexit.register
+def _join() -> None:
+    """Wait for the threads at the program's end: Python ends those that are left, which aborts them inside of torch."""
+    threads = list(_running.items())
+    for _, stop in threads:
+        stop.set()
+    for thread, _ in threads:
+        thread.join(EXIT_SECONDS)
 
 
 def _read_ahead(groups: Iterator[list[Tensors]], into: queue.Queue, stop: threading.Event) -> None:
