@@ -110,6 +110,7 @@ def solve_semidiscrete(
     chi2: float = 0.05,
     max_rounds: int = 10_000,
     g0: Float[Tensor, " N"] | None = None,
+    scale: float | None = None,
     progress: RoundProgress | None = None,
     resume: dict[str, Float64[Tensor, "..."]] | None = None,
     save: Save | None = None,
@@ -123,6 +124,7 @@ def solve_semidiscrete(
         chi2: chi-square of the data marginal that is asked for, confirmed on fresh points at two standard deviations.
         max_rounds: passes before giving up.
         g0: a potential to start from, such as `Coupling.g` of a block over all data [N].
+        scale: what the report's rel_eps is relative to; None: std(C) of this problem.
         progress: told after each round how many there were, their points, and its chi-square.
         resume: what an earlier solve of the same problem last gave to `save`, to go on from there to the same bits.
         save: given all that the rest of the solve depends on, before each round but the first.
@@ -164,7 +166,7 @@ def solve_semidiscrete(
     report = SemidiscreteReport(
         data=targets.count,
         eps=eps,
-        rel_eps=eps / std if std > 0 else math.inf,
+        rel_eps=_relative(eps, std if scale is None else scale),
         smoothing=state.level,
         chi2=found,
         chi2_error=error,
@@ -174,6 +176,10 @@ def solve_semidiscrete(
         seconds=time.perf_counter() - started,
     )
     return Semidiscrete(state.g, report)
+
+
+def _relative(eps: float, scale: float) -> float:
+    return eps / scale if scale > 0 else math.inf
 
 
 def semidiscrete_cost_std(targets: Targets, source: PointSource) -> float:

@@ -22,7 +22,7 @@ from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.records import Decoder, samples
 from flowpairs.pipeline.store.status import read_status
-from flowpairs.pipeline.store.summary import print_summary
+from flowpairs.jobs._summary import print_summary
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
