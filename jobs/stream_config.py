@@ -33,7 +33,7 @@ class StreamConfig(Strict):
         if not self.couple.output.pairs:
             raise ValueError("couple.output.pairs=0: nothing to train on; give a number of pairs")
         if self.couple.cluster.actors == 0:
-            raise ValueError("couple.cluster.actors=0: stream shares a cluster between both jobs; give a number or auto")
+            raise ValueError("couple.cluster.actors=0: stream shares a cluster; give a number or auto")
         asked = self.train.cluster
         if self.couple.cluster.scale_seconds and "auto" in (asked.workers, asked.gpus):
             raise ValueError(
