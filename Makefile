@@ -3,12 +3,19 @@ PYTHON ?= python3
 VENV   ?= .venv
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-all lint setup clean
 demo: $(STAMP)
 	$(VENV)/bin/flowpairs demo
 
+# One process per core, two at the least; ARGS= for pytest, as in `make test ARGS=tests/pipeline/ot`.
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses $$(n=$$(nproc); [ $$n -gt 2 ] && echo $$n || echo 2) --dist loadgroup --no-loadscope-reorder $(ARGS)
+
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# And what `make test` leaves out: repeats of a property, more examples of each.
+test-all: $(STAMP)
+	FLOWPAIRS_TESTS=all $(PYTEST)
 
 # mypy cannot follow the mapping of pyproject.toml, so it gets a folder of links that looks as what is installed.
 TYPES := build/types/flowpairs

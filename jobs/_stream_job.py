@@ -92,7 +92,7 @@ def _run_both(config: StreamConfig) -> None:
             path = Path(temporary) / f"{name}.yaml"
             save(getattr(parts, name), path, f"flowpairs stream: {name}")
             children.start(name, [sys.executable, "-m", "flowpairs.jobs._children", name, str(path)], environment)
-            children.wait(lambda: has_outline(config.couple.output.dir))
+            children.wait(lambda: has_outline(config.couple.output.dir))  # which training reads first
         children.wait()
 
 

@@ -22,9 +22,11 @@ def demo(
     """
     from importlib.resources import files
 
+    from flowpairs.pipeline.base.extras import require
     from flowpairs.pipeline.config import CoupleConfig, from_overrides, load
     from flowpairs.training.config import EvaluateConfig, TrainConfig
 
+    require("flowpairs demo", "sklearn", "tensorboard", "matplotlib", "jinja2", extra="demo")
     given = _by_step(overrides or [])
     configs = Path(str(files("flowpairs.configs") / "digits"))
     stores = {method: directory / f"pairs-{method}" for method in ("sinkhorn", "independent")}

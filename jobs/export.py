@@ -15,6 +15,9 @@ def export(
 
     Example: `flowpairs export runs/digits --output digits-model`
     """
+    from flowpairs.pipeline.base.extras import require
+
+    require("flowpairs export", "safetensors", "jinja2")
     from flowpairs.training.export.write import export as run_job
 
     print(f"{output}: {', '.join(run_job(run_dir, output, license))}")

@@ -18,7 +18,10 @@ def report(
 
     Example: `flowpairs report out/pairs-sinkhorn out/run-sinkhorn out/run-independent --output report.html`
     """
+    from flowpairs.pipeline.base.extras import require
     from flowpairs.pipeline.base.paths import as_path
+
+    require("flowpairs report", "jinja2", "matplotlib")
     from flowpairs.training.report.page import write_report
 
     typer.echo(f"report: {write_report([as_path(directory) for directory in directories], output)}")

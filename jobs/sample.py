@@ -30,12 +30,14 @@ def sample(
 
     Example: `flowpairs sample runs/digits --solver euler --steps 8 --output digits.png`
     """
+    from flowpairs.pipeline.base.extras import require
     from flowpairs.pipeline.config import validate
     from flowpairs.training.config import SampleConfig
 
     given: dict[str, Any] = {"samples": count, "seed": seed, "solver": solver, "steps": steps}
     given |= {"labels": tuple(label or ()), "guidance": guidance, "batch": batch}
     settings = validate(SampleConfig, given)
+    require("flowpairs sample", "matplotlib")
     from flowpairs.training.sample import sample as run_job
 
     nfe = run_job(run_dir, settings, output, start)

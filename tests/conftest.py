@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Ray's own workers must not run under coverage of the parent's warnings filter, nor phone home.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -14,6 +15,8 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 # A checkpoint waits for Ray Train's next poll of its workers, of which there is one every two seconds.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+# An actor starts with torch imported: its start is torch's import, but for some tenths of a second.
+os.environ.setdefault("RAY_preload_python_modules", "torch")
 # KeOps does not lock what it compiles: two processes of pytest-xdist must not share it.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("KEOPS_CACHE_FOLDER", str(Path.home() / ".cache" / f"keops-{worker}"))
@@ -21,11 +24,29 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests first, then those that start Ray: pytest-xdist hands out whole files in order."""
+# `make test-all` runs what `make test` leaves out, and draws more examples.
+ALL = os.environ.get("FLOWPAIRS_TESTS") == "all"
+settings.register_profile("some", max_examples=15, deadline=None)
+settings.register_profile("all", max_examples=60, deadline=None)
+settings.load_profile("all" if ALL else "some")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Hand out work to pytest-xdist: files as a whole, and those that share the session's Ray to one process.
+
+    Files with the most slow tests come first. What is nightly, repeats of a property that another test holds, is left
+    to `make test-all`.
+    """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: (-slow[item.path], item.path not in ray))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in ray else str(item.path)))
+    items.sort(key=lambda item: (item.path not in ray, -slow[item.path]))
+    if not ALL:
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=nightly)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +59,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """One local Ray of two CPUs for the whole session."""
+    """One local Ray of two CPUs for the whole session: all tests that need it run in one process of pytest-xdist."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)

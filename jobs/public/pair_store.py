@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.extras import require
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.config import CoupleConfig, load, validate
 from flowpairs.pipeline.store.format import Index, read_index
@@ -120,6 +121,7 @@ class PairStore:
         Args:
             output: the file; None: report.html in the store.
         """
+        require("a report", "jinja2", "matplotlib")
         from flowpairs.training.report.page import write_report
 
         return write_report([self.directory], None if output is None else as_path(output))

@@ -84,7 +84,8 @@ def pinned_requirements(constraints: Path, directory: Path) -> list[str]:
 
 def _needs() -> list[Requirement]:
     try:
-        return [Requirement(line) for line in metadata.requires("flowpairs") or []]
+        needs = [Requirement(line) for line in metadata.requires("flowpairs") or []]
+        return [need for need in needs if need.name != "flowpairs"]  # an extra of others
     except metadata.PackageNotFoundError as error:
         raise InputError("flowpairs: not installed here, only on the path; run pip install for it first") from error
 

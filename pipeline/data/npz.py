@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.extras import require
 from flowpairs.pipeline.config import DataConfig
 from flowpairs.pipeline.data.discover import Location
 from flowpairs.pipeline.data.schema import Tally, class_ids, layout, measures, to_uniform
@@ -66,6 +67,7 @@ def _load(
 
 def _digits() -> tuple[Shaped[np.ndarray, "n 1 8 8"], Int64[np.ndarray, " n"]]:
     """The 1,797 digits that scikit-learn embeds, their values 0 to 16 brought to [-1, 1]; they always have labels."""
+    require("data.path='digits'", "sklearn")
     package = importlib.util.find_spec("sklearn")  # not imported, which takes longer than all the rest of reading
     assert package is not None
     assert package.origin is not None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.processes import alive
 
 from flowpairs.jobs import _children
 from flowpairs.jobs._children import Children
@@ -55,11 +56,8 @@ def until(holds: Callable[[], object]) -> None:
 
 
 def running(file: Path) -> bool:
-    """Whether the process that a file names is there, and no zombie of this one."""
-    try:
-        return (Path("/proc") / file.read_text() / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    """Whether the process that a file names runs."""
+    return alive(int(file.read_text()))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.alone import alone
-from support.couplings import settings
+from support.couplings import couple_here, settings
 from typer.testing import CliRunner, Result
 
 import flowpairs
@@ -27,7 +26,7 @@ def invoke(*arguments: str) -> Result:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Index]:
     directory = tmp_path_factory.mktemp("output") / "pairs"
-    return directory, alone(settings(directory, coupling={"n": 300}, output={"pairs": 600, "payload": "ids"}))
+    return directory, couple_here(settings(directory, coupling={"n": 300}, output={"pairs": 600, "payload": "ids"}))
 
 
 def test_the_versions_and_the_devices() -> None:

@@ -14,7 +14,7 @@ import ray
 import torch
 import yaml
 from support.couplings import couple_here
-from support.processes import outside
+from support.processes import alive, outside
 
 from flowpairs.jobs._stream_job import stream, with_numbers
 from flowpairs.jobs.stream_config import StreamConfig
@@ -117,7 +117,7 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
         both = [child for child in children(process.pid) if b"_children" in Path(f"/proc/{child}/cmdline").read_bytes()]
         assert len(both) == 2
         process.kill()
-    while any(Path(f"/proc/{child}").exists() for child in both):
+    while any(alive(child) for child in both):
         time.sleep(0.05)
     job.gate.unlink()
     status, said = job.finish(**here)

@@ -178,7 +178,7 @@ def test_couplings_and_training_in_one_submission(head, tmp_path):
         assert job.returncode == 0, job.stdout
         [listed] = [job for job in json.loads(head.flowpairs("jobs", "--json").stdout) if job["command"] == "stream"]
     assert listed["output"] == f"{tmp_path / 'pairs'}\n{tmp_path / 'run'}"
-    assert "coupling on 1 actors: 100 %  4/4 blocks" in job.stdout
+    assert "coupling on 1 actor: 100 %  4/4 blocks" in job.stdout
     assert "training: 100 %  step 40/40" in job.stdout
     assert verify(tmp_path / "pairs").faults == []
     assert json.loads((tmp_path / "run" / "train.json").read_bytes())["steps"] == 40

@@ -26,6 +26,14 @@ def actors(name: str) -> list[int]:
     return [process for process in found if titles[process].startswith(f"ray::{name}".encode())]
 
 
+def alive(process: int) -> bool:
+    """Whether a process runs: it is there, and no zombie that nobody has waited for."""
+    try:
+        return (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 # Couples on a cluster of two raylets of one core, and kills the one member of a team as soon as its solve is on record.
 BEREAVED = """
 import os, signal, sys, threading, time

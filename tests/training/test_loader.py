@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.stores import numbered_store
 
@@ -57,7 +57,6 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shuffle, "WINDOW_BYTES", 200)
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     counts=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     world=st.integers(1, 4),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.stores import numbered_store
 from torch.utils.data import DataLoader, IterableDataset
@@ -67,7 +67,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
-@settings(max_examples=20, deadline=None)
 @given(
     counts=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     world=st.sampled_from([1, 2, 3, 4, 6, 9]),

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.extras import require
 from flowpairs.training.config import MLPConfig, ModelConfig, UNetConfig
 
 
@@ -34,6 +35,7 @@ def check_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -
             f"model.kind={config.kind!r}: needs images [C, H, W], but a datum here has shape {list(shape)}; use mlp"
         )
     if isinstance(config, UNetConfig):
+        require("model.kind='unet'", "diffusers")
         factor, remedy = 2 ** (len(config.channels) - 1), "fewer entries in model.channels"
     else:
         factor, remedy = config.patch, "another model.patch"

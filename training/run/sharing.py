@@ -37,7 +37,10 @@ def share_nodes(
     Raises:
         InputError: the cluster cannot hold what is asked for.
     """
-    workers, gpus = fit_workers(nodes, train, couple), gpus_per_actor(nodes, couple)
+    try:
+        workers, gpus = fit_workers(nodes, train, couple), gpus_per_actor(nodes, couple)
+    except InputError as error:
+        raise InputError(f"train.{error}") from error
     assert isinstance(workers.workers, int)
     count, team = workers.workers, couple.actors_per_block
     most = max(1, blocks) * team if couple.actors == "auto" else couple.actors

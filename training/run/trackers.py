@@ -16,13 +16,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.extras import require
 from flowpairs.pipeline.base.progress import repeated
 from flowpairs.pipeline.config import leaves
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.run.directory import RunDirectory, write_json
 from flowpairs.training.run.logbook import Follower
 
-EXTRAS = {"mlflow": "mlflow-skinny", "wandb": "wandb"}  # tracker, and name of the extra -> what it installs
+CLIENTS = {"mlflow": "mlflow-skinny", "wandb": "wandb"}  # tracker, and name of the extra -> what it installs
 PROJECT = "flowpairs"  # the experiment or project, where the environment names none
 AT_ONCE = 100  # parameters, or lines of the log, in one request to MLflow, which takes 100 and 1,000 numbers
 
@@ -141,14 +142,15 @@ def check_trackers(names: tuple[str, ...]) -> None:
     Raises:
         InputError: one of these.
     """
+    require("a training run", "tensorboard")
     for name in names:
-        if name not in EXTRAS:
+        if name not in CLIENTS:
             continue
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:  # a directory ./wandb, as its client leaves it, is no package
             raise InputError(
                 f"output.trackers: {name} is not installed where the job is driven from; "
-                f"pip install 'flowpairs[{name}]' there, which brings {EXTRAS[name]}, or leave it out"
+                f"pip install 'flowpairs[{name}]' there, which brings {CLIENTS[name]}, or leave it out"
             )
     if "mlflow" in names and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise InputError(
