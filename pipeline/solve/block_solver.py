@@ -1,5 +1,4 @@
-"""Solver of one block: features of its rows, coupling, partners, shards. It knows nothing of Ray (see
-pipeline/cluster/actors.py).
+"""Solver of one block: features of its rows, coupling, partners, shards. Ray is left to pipeline/cluster/actors.py.
 
 Solving and writing are separate, so that one block is written while the next one is solved. A block's shards are a pure
 function of (config, data, block); they do not depend on the process that computes them.

@@ -43,9 +43,7 @@ class Job:
         return self.features
 
     def with_features(self) -> "Job":
-        """Return the job with the features of every id; their map is the one that the store has recorded, or is
-        recorded now.
-        """
+        """Return the job with the features of every id, by the map that its store has recorded or records now."""
         directory = self.directory
         recorded = load_features(directory) if directory is not None and (directory / NAME).is_file() else None
         space = feature_space(self.config, self.inputs, recorded)
