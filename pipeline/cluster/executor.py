@@ -134,9 +134,7 @@ def _solve_here(job: Job, solver: "SolverClass", numbers: Sequence[int], shape: 
 
 
 def memory_for(config: ClusterConfig, shape: ActorShape) -> list[tuple[int, float]]:
-    """Compute, for every node, how many actors of a shape it will hold at once and the bytes of memory that it has for
-    them.
-    """
+    """Compute how many actors of a shape each node will hold at once, and the bytes of memory that it has for them."""
     if uses_ray(config):
         from flowpairs.pipeline.cluster.shapes import capacity
 
@@ -157,9 +155,7 @@ def _own_shape(config: ClusterConfig) -> ActorShape:
 
 
 def _solve_potentials(job: Job, reference: Any) -> None:
-    """Solve what is left of a semi-discrete coupling: one problem on all actors together, or one problem per class and
-    actor.
-    """
+    """Solve what is left of a semi-discrete coupling: one problem on all actors, or one problem per class and actor."""
     from flowpairs.pipeline.solve.potentials import PotentialSolver, unconverged_problem
 
     config, directory, conditions = job.config, job.store, job.inputs.conditions

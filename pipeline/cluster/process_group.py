@@ -15,8 +15,7 @@ def open_store(size: int) -> tuple[dist.TCPStore, int]:
 
 
 class ProcessTeam:
-    """A `flowpairs.pipeline.ot.tiles.partition.Team` over torch.distributed, one per process: there is one default
-    group.
+    """A `flowpairs.pipeline.ot.tiles.partition.Team` over torch.distributed's one default group per process.
 
     Args:
         store: meeting point of the team.

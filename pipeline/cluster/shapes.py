@@ -73,9 +73,7 @@ def actor_shape(config: ClusterConfig, blocks: int) -> ActorShape:
 
 
 def capacity(shape: ActorShape) -> list[tuple[int, float]]:
-    """Compute, for every live node, how many such actors it will hold at once and the bytes of memory that Ray counts
-    there.
-    """
+    """Compute how many such actors each live node will hold at once, and the bytes of memory that Ray counts there."""
     import ray
 
     out, left = [], shape.actors
