@@ -35,14 +35,14 @@ APART = 2**32  # distance between the first points of two problems
 class FeatureNoise:
     """Noise in the space of the features, where it is standard Gaussian too, with conditions appended.
 
-    It is a `flowpairs.pipeline.ot.semidiscrete.targets.Source`. None of its numbers occurs in a pair.
+    It is a `flowpairs.pipeline.ot.semidiscrete.targets.PointSource`. None of its numbers occurs in a pair.
     """
 
     def __init__(self, seed: int, dim: int, conditions: Conditions, problem: int) -> None:
         self.seed, self.dim, self.conditions, self.offset = seed, dim, conditions, problem * APART
 
     def points(self, first: int, count: int) -> "Tensor":
-        """See `Source.points`."""
+        """See `PointSource.points`."""
         import torch
 
         x, rows = noise.gaussian(self.seed, self.offset + first, count, self.dim, Stream.SOLVE), self.conditions.rows
