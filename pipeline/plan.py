@@ -41,13 +41,13 @@ class Plan:
 
     pairs: int
     blocks: int
-    pairs_left: int  # left by earlier runs, as is all that follows
+    pairs_left: int  # not finished by earlier runs; the forecast is for these
     blocks_left: int
     n: int  # source rows per block
     m: int  # target rows per block
     actors: int
     actors_per_block: int
-    block_seconds: float  # of one block on one actor, or on one team
+    block_seconds: float  # per block, on one actor or one team
     start_seconds: float  # reading the data, features, starting the actors
     seconds: float  # of the whole job, without Ray's own start
     actor_bytes: int  # memory of one actor, including the data that it shares with others

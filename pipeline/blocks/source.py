@@ -43,8 +43,8 @@ class SourceData:
         x: data without mirror images, of the target's shape.
         flips: whether mirror images belong to the side.
         weights: weight of each datum in the marginal; None: equal weights.
-        fingerprint: fingerprint of the data, as of any data set.
-        columns_fingerprint: fingerprint of weights and times, as of any data set.
+        fingerprint: fingerprint of the data, as for any data set.
+        columns_fingerprint: fingerprint of weights and times, as for any data set.
         legs: ids that are coupled.
         times: in a chain, the time points that take part, unscaled.
     """

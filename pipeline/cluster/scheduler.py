@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from flowpairs.pipeline.base.errors import InputError, JobError
 
-MAX_DEATHS = 3  # a block during which this many actors died is given up; likewise the job, when starts fail this often
+MAX_DEATHS = 3  # a job ends when one block has killed this many actors, or this many died while they started
 REPORT_EVERY = 60.0  # seconds of silence after which a wait is reported
 
 

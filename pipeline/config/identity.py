@@ -8,7 +8,7 @@ from typing import Any
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config.couple import CoupleConfig
 
-# Keys of fingerprints, and the keys of what they are fingerprints of.
+# The key of each fingerprint, and the key of what it is the fingerprint of.
 ORIGINS = {
     "fingerprint": "path",
     "columns_fingerprint": "path",

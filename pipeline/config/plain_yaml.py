@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        """Construct a mapping, without duplicate keys."""
+        """Construct a mapping; refuse keys that are no text or occur twice."""
         out: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
             key, mark = self.construct_object(key_node, deep=True), key_node.start_mark

@@ -29,7 +29,7 @@ def layout(shape: tuple[int, ...], dtype: np.dtype, where: str) -> tuple[tuple[i
         where: head of the error sentence.
 
     Raises:
-        InputError: not a number type, a rank that is neither vector nor image, or ambiguous channels.
+        InputError: not a number type, a rank that is not a vector's or an image's, or ambiguous channels.
     """
     if dtype.kind not in "iuf":
         raise InputError(f"{where}: dtype {dtype} is not a number; store uint8 images or floats")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 TAIL = 1e-12  # share of the heat that may be missing
-LONGEST = 500.0  # time of one sum: e^-t is still a float64
+LONGEST = 500.0  # longest time of one sum, at which e^-t is still a float64
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ class Assignment:
         return found + position, best - runner > 2 * self._error(x)
 
     def _draw(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"], workers: Workers) -> tuple[Tensor, Tensor]:
-        """Find the datum that u falls on for each point, by tiles and then in one tile; and whether float32 suffices."""
+        """Find the datum that u falls on for each point, by tiles and then in one; and whether float32 suffices."""
         left = _with_one(x)
         tops, sums = left.new_empty(len(self.tiles), len(x)), left.new_empty(len(self.tiles), len(x))
         for number, tile in enumerate(self.tiles):
