@@ -1,4 +1,4 @@
-"""The short table that ends a coupling job."""
+"""The short table that a coupling job prints at its end."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def print_summary(directory: AnyPath) -> None:
     if index.method == "sinkhorn":
         table.add_row("eps", f"{mean('eps'):.4g} absolute, {mean('rel_eps'):.4g} relative to std(C)")
         table.add_row("passes a block", f"{mean('passes'):.0f}")
-    if index.method != "imported":  # whose couplings are not known, only their pairs
+    if index.method != "imported":  # imported couplings are not known, only their pairs
         table.add_row("sharpness E", f"{mean('sharpness'):.3f} (n^E = {mean('partners'):.1f} partners a row)")
     if index.method not in ("imported", "semidiscrete"):
         worst = max(max(row["source_error"], row["target_error"]) for row in blocks)
@@ -41,7 +41,7 @@ def print_summary(directory: AnyPath) -> None:
 
 
 def _add_potentials(table: Any, directory: AnyPath) -> None:
-    """What the potentials of a semi-discrete coupling are."""
+    """Add rows that describe the potentials of a semi-discrete coupling."""
     from flowpairs.pipeline.store import potential_files
 
     found = potential_files.load_potentials(directory)

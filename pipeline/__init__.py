@@ -1,1 +1,1 @@
-"""Couplings as a batch job: the verbs (couple, plan, convert, recompute), and below them the rooms they work on."""
+"""Couplings as a batch job: the verbs couple, plan, convert and recompute; the folders below hold what they work on."""

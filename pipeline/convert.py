@@ -1,4 +1,4 @@
-"""The same pairs in another payload: bit by bit what the coupling job would have written with that payload."""
+"""Conversion of a store's pairs to another payload, bit by bit what the coupling job would have written with it."""
 
 from collections.abc import Iterator
 
@@ -43,7 +43,7 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
     for block in sorted({shard.block for shard in index.shards}):
         extras.append((block_file(source, block), block_file(destination, block)))
     for there, here in extras:
-        if there.is_file():  # pairs made elsewhere come without
+        if there.is_file():  # imported pairs have none
             write_atomically(here, there.read_bytes())
     if index.method == "semidiscrete":
         copy_potentials(source, destination)
@@ -73,7 +73,7 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
 
 
 def _sides(config: CoupleConfig, index: format.Index, directory: AnyPath) -> tuple[Target, SourceData | None]:
-    """The data sets, where the new store keeps copies of them; read again only where the old one has none."""
+    """Read the data sets where the new store keeps copies of them: from the old store, or again where it has none."""
     if not format.keeps_data(config.output.payload, index.method):
         empty = np.empty((0, *index.shape), np.float32)
         return Target(empty, None, index.num_classes, index.data_fingerprint), None
@@ -100,7 +100,7 @@ def _sides(config: CoupleConfig, index: format.Index, directory: AnyPath) -> tup
 
 
 def _records(directory: AnyPath, index: format.Index, shard: format.Shard, payload: str) -> Iterator[Record]:
-    """A shard's pairs, cut into records of the new payload's size."""
+    """Yield a shard's pairs, cut into records of the new payload's size."""
     names = ["data_ids", *(["x0"] if payload == "full" else []), *([] if payload == "ids" else ["x1"])]
     names += ["label"] if index.num_classes and payload != "ids" else []
     names += ["weight"] if index.weighted else []
@@ -109,7 +109,7 @@ def _records(directory: AnyPath, index: format.Index, shard: format.Shard, paylo
     for key, fields in samples(directory / "shards" / shard.name):
         meta = read_meta(fields)
         seeds.append(meta.get("seed"))
-        span = tuple(meta["span"]) if index.times else None  # as it was written: the same all through a shard
+        span = tuple(meta["span"]) if index.times else None  # as it was written: the same throughout a shard
         lost = seeds[-1] is None and not index.two_sided
         if payload != "full" and lost:
             raise InputError(

@@ -1,7 +1,7 @@
-"""The coupling job: check the input, read the data, solve the blocks, write the index last.
+"""The coupling job: checks the input, reads the data, solves the blocks, writes the index last.
 
-Run again, it goes on where it stopped: a block whose shards all have their sidecars is not computed again, and what it
-recomputes comes out in the same bits. With `cluster.actors: 0` all of it runs in the calling process.
+Run again, the job continues where it stopped: a block whose shards all have their sidecars is not computed again, and
+recomputed blocks have the same bits. With `cluster.actors: 0` the whole job runs in the calling process.
 """
 
 import math
@@ -31,7 +31,7 @@ def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None) -> for
 
     Args:
         config: the job.
-        on_block: called with the report of every block computed, as it comes.
+        on_block: called with the report of each computed block, as it is finished.
 
     Raises:
         InputError: anything wrong with the config, the data or the output directory, found before Ray starts.
@@ -42,7 +42,7 @@ def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None) -> for
 
 
 def begin(config: CoupleConfig) -> Job | format.Index:
-    """Check the config, read the data and prepare the directory; the index where the store is complete already.
+    """Check the config, read the data and prepare the directory; return the index where the store is already complete.
 
     Raises:
         InputError: as `couple`.
@@ -59,7 +59,7 @@ def begin(config: CoupleConfig) -> Job | format.Index:
 
 
 def check_inputs(config: CoupleConfig) -> tuple[Survey, Blocks | None]:
-    """Look at the inputs without Ray; the division of the job too, where it is known before the data are read.
+    """Check the inputs without Ray; also return the division of the job if it is known before the data are read.
 
     Raises:
         InputError: as `couple`.
@@ -86,7 +86,7 @@ def survey_job(config: CoupleConfig) -> Survey:
 
 
 def assemble(config: CoupleConfig, inputs: Inputs) -> Job:
-    """The job over what was read; nothing is written.
+    """Assemble the job from what was read; nothing is written.
 
     Raises:
         InputError: sizes that do not fit, or other inputs than the config or the store expects.
@@ -102,8 +102,8 @@ def carry_out(job: Job, on_block: OnBlock = lambda report: None) -> format.Index
     """Compute the blocks that are left, and write the index.
 
     Args:
-        job: as `begin` gave it.
-        on_block: called with the report of every block computed, as it comes.
+        job: result of `begin`.
+        on_block: called with the report of each computed block, as it is finished.
 
     Raises:
         InputError: the cluster cannot hold the actors that the config asks for.
@@ -111,7 +111,7 @@ def carry_out(job: Job, on_block: OnBlock = lambda report: None) -> format.Index
     """
     done = resume.blocks_done(job.store, job.blocks)
     todo = [block for block in range(job.blocks.count) if block not in done]
-    if todo or job.config.coupling.method == "semidiscrete":  # whose potentials may be all that is missing
+    if todo or job.config.coupling.method == "semidiscrete":  # its potentials may be all that is missing
         _solve(job, todo, on_block)
     return finish_store(job)
 
@@ -137,7 +137,7 @@ def check_sizes(config: CoupleConfig, rows: int, table: PairTable | None, source
 
 
 def check_teams(config: CoupleConfig, blocks: Blocks) -> None:
-    """Refuse teams that the cluster cannot hold or a block cannot keep busy; Ray is running."""
+    """Refuse teams that the cluster cannot hold or a block cannot keep busy; Ray must be running."""
     team = config.cluster.actors_per_block
     if team == 1:
         return
@@ -150,12 +150,12 @@ def check_teams(config: CoupleConfig, blocks: Blocks) -> None:
 
 
 def _solve(job: Job, todo: list[int], on_block: OnBlock) -> None:
-    """Compute the blocks that are left, and show how far they are."""
+    """Compute the blocks that are left, and show the progress."""
     workers, reports = blocks_of(job, todo)
     config, blocks = job.config, job.blocks
     done = done_before = blocks.pairs - sum(blocks.pairs_of(block) for block in todo)
     began, errors = time.monotonic(), []
-    # An error here must not keep the generator, and with it the actors, until its traceback is forgotten.
+    # An error here must not keep the generator, and with it the actors, until its traceback is dropped.
     with closing(reports), progress(f"coupling {workers}", blocks.pairs) as show, job_metrics(job) as metrics:
         if metrics:
             metrics.set(couple_blocks_done=blocks.count - len(todo), couple_blocks_left=len(todo))

@@ -1,9 +1,9 @@
-"""What a coupling job will take on this cluster, before it is paid for: a small job of the same kind, scaled.
+"""The forecast of what a coupling job will take on this cluster, scaled up from small trial runs.
 
 Trials (pipeline/cluster/trial_runs.py) run the job's own code on its own data and actors. A block's seconds grow as A n
-m + B n (passes and draws; noise, features and writing), an exact coupling's by a power of n. Memory above that of an
-idle actor grows as n (exact: n m) from what the libraries take once they work. A semi-discrete solve takes the trial's
-pace for the points that it will need. Of a store that is begun only what is left is forecast.
+m + B n (passes and draws; noise, features and writing), an exact coupling's as a power of n. Memory above that of an
+idle actor grows as n (exact: n m), from what the libraries take once they work. A semi-discrete solve is assumed to
+take the points that it will need at the trial's pace. If a store is already begun, only the remaining work is forecast.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store import resume
 from flowpairs.pipeline.store.potential_files import unsolved
 
-# A solve draws N / chi2 points times the one, or sqrt(2 N) / chi2 times the other (measured).
+# A solve draws N / chi2 points times the first, or sqrt(2 N) / chi2 times the second (measured).
 POINTS, TESTS = 1.25, 40.0
 SURE = 1.1  # times a first block's memory, whose peak differs from run to run (measured)
 KEPT, FILLED = 1.3, 4  # times the memory of a block: what the allocator keeps grows over some blocks (measured)
-PASSES = 1.2  # times the seconds of blocks larger than a trial's, of which some take four passes for three (measured)
+PASSES = 1.2  # times the seconds of blocks larger than a trial's, some of which take four passes, not three (measured)
 
 
 @dataclass(frozen=True)
@@ -41,29 +41,29 @@ class Plan:
 
     pairs: int
     blocks: int
-    pairs_left: int  # what an earlier run did not finish: all that follows is of these
+    pairs_left: int  # not finished by earlier runs; the forecast is for these
     blocks_left: int
-    n: int  # source rows of a block
-    m: int  # target rows of a block
+    n: int  # source rows per block
+    m: int  # target rows per block
     actors: int
     actors_per_block: int
-    block_seconds: float  # of one block on one actor, or on one team
+    block_seconds: float  # per block, on one actor or one team
     start_seconds: float  # reading the data, features, starting the actors
     seconds: float  # of the whole job, without Ray's own start
-    actor_bytes: int  # memory of one actor, the data that it shares with others included
+    actor_bytes: int  # memory of one actor, including the data that it shares with others
     shards: int
     shard_bytes: int  # in all
     trial_seconds: float  # what the forecast took
     potential_seconds: float = 0.0  # of a semi-discrete coupling's solve, part of `start_seconds`
-    potential_points: int = 0  # that it will draw, about
+    potential_points: int = 0  # points that it will draw, approximately
 
 
 def plan(config: CoupleConfig) -> Plan:
     """Forecast the job that `config` describes.
 
     Raises:
-        InputError: what `couple` refuses of the output, the data and sizes, and a job that the nodes' memory or the
-            disk cannot hold.
+        InputError: what `couple` refuses of the output, the data and sizes, or a job that the nodes' memory or the disk
+            cannot hold.
     """
     began = time.monotonic()
     check_cost(config)
@@ -103,7 +103,7 @@ def plan(config: CoupleConfig) -> Plan:
         )
     block_seconds = _at(tried, blocks, config.coupling.method)
     waves = math.ceil(todo / (shape.actors // config.cluster.actors_per_block))
-    # The last block kept may be cut short, and its writing is not hidden behind another block.
+    # The last block may be cut short, and its writing does not overlap with the solve of another block.
     writing = last.write_seconds * min(1.0, left / blocks.n) * blocks.n / last.n
     starting = reading + last.start_seconds + solving
     each = todo * config.cluster.actors_per_block / shape.actors
@@ -134,7 +134,7 @@ def plan(config: CoupleConfig) -> Plan:
 
 
 def _potentials(job: Job) -> tuple[int, float]:
-    """Points that a semi-discrete solve will draw, about, and how many of their scores it computes; none if solved."""
+    """Estimate the points that a semi-discrete solve will draw and the scores that it computes; none if solved."""
     conditions, chi2 = job.inputs.conditions, job.config.coupling.chi2
     sizes = [len(conditions.ids(problem, job.blocks.ids)) for problem in unsolved(job.store, conditions)]
     points = [max(POINTS * size, TESTS * math.sqrt(2 * size)) / chi2 for size in sizes]
@@ -142,7 +142,7 @@ def _potentials(job: Job) -> tuple[int, float]:
 
 
 def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:
-    """The forecast of a job that is done."""
+    """Build the forecast of a job that is done."""
     return Plan(
         pairs=blocks.pairs,
         blocks=blocks.count,
@@ -163,7 +163,7 @@ def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:
 
 
 def _at(tried: list[TrialRun], blocks: Blocks, method: str) -> float:
-    """Seconds of a block of the job's size."""
+    """Estimate the seconds of a block of the job's size."""
     if len(tried) == 1:
         return tried[0].block_seconds
     low, high = tried
@@ -177,11 +177,11 @@ def _at(tried: list[TrialRun], blocks: Blocks, method: str) -> float:
 
 
 def _block_bytes(tried: list[TrialRun], blocks: Blocks, config: CoupleConfig, each: float) -> float:
-    """Memory of an actor that solves `each` blocks, above that of an idle one."""
+    """Estimate the memory of an actor that solves `each` blocks, above that of an idle one."""
     size = _size(blocks, config)
 
     def at(above: Callable[[TrialRun], float]) -> float:
-        """That of a block of the job's size, no less than the larger trial's."""
+        """Extrapolate to a block of the job's size, no less than the larger trial's memory."""
         return max(_line([(_size(trial, config), above(trial)) for trial in tried], size), above(tried[-1]))
 
     if each == 1:
@@ -190,12 +190,12 @@ def _block_bytes(tried: list[TrialRun], blocks: Blocks, config: CoupleConfig, ea
 
 
 def _size(block: TrialRun | Blocks, config: CoupleConfig) -> int:
-    """What the memory of a block grows like: its rows, or the entries that an exact coupling writes down."""
+    """Compute what a block's memory is proportional to: its rows, or the matrix entries of an exact coupling."""
     return block.n * block.m if config.coupling.method == "exact" else block.n
 
 
 def _line(points: list[tuple[int, float]], x: int) -> float:
-    """The value at x of the line through one or two points."""
+    """Evaluate at x the line through one or two points."""
     if len(points) == 1 or points[0][0] == points[1][0]:
         return points[-1][1]
     (x0, y0), (x1, y1) = points
@@ -203,7 +203,7 @@ def _line(points: list[tuple[int, float]], x: int) -> float:
 
 
 def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, start_bytes: float) -> None:
-    """Refuse a job of which some node cannot hold its actors; say which n or how many actors it can."""
+    """Refuse a job whose actors some node cannot hold; suggest an n or a number of actors that fits."""
     per_row = (forecast.actor_bytes - start_bytes) / forecast.n
     for held, memory in memory_for(config.cluster, shape):
         if held * forecast.actor_bytes <= memory:

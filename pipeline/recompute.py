@@ -1,4 +1,4 @@
-"""Computing some blocks of a finished store again, to hold its bytes against what the config and the data determine."""
+"""Recomputation of some blocks of a finished store, to compare its bytes to what its config and data determine."""
 
 import dataclasses
 import tempfile
@@ -23,16 +23,16 @@ from flowpairs.pipeline.store.potential_files import copy_potentials
 
 
 def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> list[str]:
-    """Couple `count` evenly spaced blocks again; a sentence for every shard that comes out otherwise.
+    """Couple `count` evenly spaced blocks again; return a sentence for every shard that differs.
 
     Args:
         directory: the pair store.
-        count: of blocks.
+        count: number of blocks.
         import_cost: whether a function that the store's config names as its cost may be imported and run.
 
     Raises:
-        InputError: the data set is not where the store's config says, no store is there, or its cost is a function
-            that may not be imported.
+        InputError: the data set is not where the store's config says, no store is there, or its cost is a function that
+            may not be imported.
     """
     index, config = format.read_index(directory), load(CoupleConfig, directory / "config.yaml")
     if not import_cost and config.coupling.cost not in NAMED:
@@ -56,7 +56,7 @@ def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> l
         for part in ("shards", "potentials"):
             (scratch / part).mkdir()
         write_atomically(scratch / NAME, (directory / NAME).read_bytes())
-        if config.coupling.method == "semidiscrete":  # potentials are taken as they are, and rows matched again
+        if config.coupling.method == "semidiscrete":  # potentials are taken as they are; the assignment is repeated
             copy_potentials(directory, scratch)
         here = shape_for(ClusterConfig(actors=0), 1)
         job = Job(config, scratch, blocks, inputs).with_features()

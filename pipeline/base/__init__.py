@@ -1,1 +1,1 @@
-"""What everything stands on: errors, progress, paths and URLs, atomic files, .npy bytes and tars that others wrote."""
+"""The common ground: errors, progress, paths and URLs, atomic files, .npy bytes, and tars that others wrote."""

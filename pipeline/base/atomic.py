@@ -16,10 +16,10 @@ from flowpairs.pipeline.base.paths import AnyPath, Remote
 
 @contextmanager
 def atomic_open(path: AnyPath) -> Iterator[BinaryIO]:
-    """Open a file that gets its name when the block ends and all of it is in place; an exception leaves nothing.
+    """Open a file that gets its final name when the `with` block ends; after an exception no file is left.
 
-    A local file is written under a temporary name in the same directory, synced, renamed, and the directory synced. One
-    at a URL is written to local temporary storage and put there when it is whole.
+    A local file is written under a temporary name in the same directory, synced and renamed, and the directory is
+    synced. A file at a URL is written to local temporary storage and uploaded when it is complete.
 
     Raises:
         JobError: a full or read-only disk, or a URL that takes no files.
@@ -46,10 +46,10 @@ def atomic_open(path: AnyPath) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Make a directory that gets its name when the block ends; an exception leaves nothing.
+    """Make a directory that gets its final name when the `with` block ends; after an exception no directory is left.
 
     Args:
-        path: not there yet, or an empty directory.
+        path: path that does not exist yet or is an empty directory.
 
     Raises:
         JobError: a full or read-only disk.
@@ -67,19 +67,19 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: AnyPath, data: bytes) -> None:
-    """Write a file of these bytes."""
+    """Write bytes to a file, by `atomic_open`."""
     with atomic_open(path) as file:
         file.write(data)
 
 
 def write_array(path: AnyPath, values: np.ndarray) -> None:
-    """Write a .npy file."""
+    """Write a .npy file, by `atomic_open`."""
     with atomic_open(path) as file:
         np.save(file, values, allow_pickle=False)
 
 
 def temporary_name(path: Path) -> Path:
-    """A name in the same directory that no reader looks at, one per process."""
+    """Return a name in the same directory that no reader looks at, one per process."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
@@ -89,14 +89,14 @@ def _unwritable(path: AnyPath, error: OSError) -> JobError:
 
 
 def _scratch() -> Path:
-    """A new empty file in local temporary storage."""
+    """Make a new empty file in local temporary storage."""
     descriptor, name = tempfile.mkstemp(prefix="flowpairs-")
     os.close(descriptor)
     return Path(name)
 
 
 def _commit(temporary: Path, path: Path) -> None:
-    """Rename what is already on disk to its final name and make the rename durable."""
+    """Rename a file that is already on disk to its final name, and make the rename durable."""
     temporary.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:

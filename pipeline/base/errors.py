@@ -1,4 +1,4 @@
-"""The two ways in which a job ends early and says so in a sentence."""
+"""The two errors by which a job ends early with a sentence for the user."""
 
 
 class InputError(ValueError):
@@ -8,7 +8,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(" ".join(sentence.split("\n")))  # what a library says inside may have lines of its own
+        super().__init__(" ".join(sentence.split("\n")))  # a library's message in it may have several lines
 
 
 class JobError(RuntimeError):

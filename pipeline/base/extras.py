@@ -1,4 +1,4 @@
-"""Packages that only a part of flowpairs needs: they come with extras, `pip install 'flowpairs[NAME]'`."""
+"""Packages that only parts of flowpairs need; they are installed by extras, `pip install 'flowpairs[NAME]'`."""
 
 from importlib.util import find_spec
 
@@ -16,15 +16,15 @@ EXTRAS = {
 
 
 def require(what: str, *packages: str, extra: str | None = None) -> None:
-    """Refuse what needs a package that is not installed.
+    """Refuse a request whose packages are not installed.
 
     Args:
-        what: needs them, for the sentence: a key with its value, or a command.
-        packages: names by which they are imported.
-        extra: that installs all of them; None: the one of the first missing package.
+        what: subject of the sentence that needs the packages: a key with its value, or a command.
+        packages: names by which the packages are imported.
+        extra: extra that installs all of them; None: that of the first missing package.
 
     Raises:
-        InputError: one of them is missing; says which extra to install.
+        InputError: a package is missing; names the extra to install.
     """
     missing = [package for package in packages if (spec := find_spec(package)) is None or spec.origin is None]
     if missing:

@@ -1,7 +1,7 @@
-""".npy members of a record: numpy writes them, a pattern reads their header, so that nothing in it is ever parsed.
+""".npy members of a record: numpy writes them; a pattern reads their header, so that nothing in it is parsed as Python.
 
-`numpy.load` would copy, and set aside whatever memory a forged header asks for; numpy's readers of headers alone take
-seven times as long and fail in ways of Python's own parser (docs/dependencies.md).
+`numpy.load` would copy, and would reserve whatever memory a forged header asks for; numpy's readers of headers alone
+take seven times as long and fail in ways of Python's own parser (docs/dependencies.md).
 """
 
 import io
@@ -23,16 +23,20 @@ _HEADER = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'sha
 
 
 def encode_npy(values: np.ndarray) -> bytes:
-    """The bytes of a .npy file, format 1.0."""
+    """Encode an array as the bytes of a .npy file, format 1.0."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.asarray(values, order="C"), version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
 
 
 def load_npy(path: AnyPath) -> np.ndarray:
-    """The array of a .npy file, read-only and mapped into memory; raises as `decode`, and OSError.
+    """Load the array of a .npy file, read-only and mapped into memory.
 
-    A file at a URL is copied into local temporary storage first, which is free again when the array is.
+    A file at a URL is first copied into local temporary storage, which is freed together with the array.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: as `decode_npy`.
     """
     with path.open("rb") as source:
         if isinstance(path, Path):
@@ -45,7 +49,11 @@ def load_npy(path: AnyPath) -> np.ndarray:
 
 
 def npy_length(head: bytes) -> int:
-    """Size of the first axis, from the first bytes of a .npy file; ValueError where there is none."""
+    """Read the size of the first axis from the first bytes of a .npy file.
+
+    Raises:
+        ValueError: there is no first axis.
+    """
     _, shape, _ = _header(head)
     if not shape:
         raise ValueError("a .npy array without axes")
@@ -53,7 +61,7 @@ def npy_length(head: bytes) -> int:
 
 
 def decode_npy(data: bytes | mmap.mmap) -> np.ndarray:
-    """The array in the bytes of a .npy file, read-only and without a copy.
+    """View the bytes of a .npy file as an array, read-only and without a copy.
 
     Raises:
         ValueError: not a little-endian array of numbers in C order, format 1.0, or of another length than it says.
@@ -65,7 +73,7 @@ def decode_npy(data: bytes | mmap.mmap) -> np.ndarray:
 
 
 def _header(data: bytes | mmap.mmap) -> tuple[np.dtype, tuple[int, ...], int]:
-    """Type and shape of the array, and where its numbers begin."""
+    """Read the type and the shape of the array, and the offset of its numbers."""
     start = len(_MAGIC) + 2
     body = start + int.from_bytes(data[len(_MAGIC) : start], "little")
     header = _HEADER.fullmatch(data[start:body])

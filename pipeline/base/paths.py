@@ -1,7 +1,7 @@
-"""Where files live: a local path, or an fsspec URL with as much of pathlib's interface as the project uses of it.
+"""Paths of files: local paths, or fsspec URLs with as much of pathlib's interface as the project uses.
 
 Object stores have no directories and no renames. A directory there is a prefix, made by the first file below it; a file
-is whole or not there, since it gets its name when its upload ends (see pipeline/base/atomic.py).
+is complete or absent, since it gets its name when its upload ends (see pipeline/base/atomic.py).
 """
 
 import os
@@ -15,13 +15,13 @@ import fsspec
 
 from flowpairs.pipeline.base.errors import InputError
 
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # scheme -> the extra of this project that brings it
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # scheme -> the extra that installs its filesystem
 
 CHECK = "check the URL, the network and the credentials in the environment"
 
 
 class Stat(NamedTuple):
-    """What is known of a remote file, in the names of `os.stat_result`."""
+    """Size and time of a remote file, with the names of `os.stat_result`."""
 
     st_size: int
     st_mtime: float  # seconds since 1970
@@ -50,35 +50,35 @@ class Remote:
         return self.url.rpartition("/")[2]
 
     def with_suffix(self, suffix: str) -> "Remote":
-        """The same with another suffix."""
+        """Return the same URL with another suffix."""
         return Remote(f"{self.url.rpartition('/')[0]}/{PurePosixPath(self.name).with_suffix(suffix)}")
 
     def absolute(self) -> "Remote":
-        """Itself: a URL is absolute."""
+        """Return the URL itself, which is always absolute."""
         return self
 
     resolve = absolute
 
     def exists(self) -> bool:
-        """Whether a file is there, or any below it."""
+        """Return whether there is a file, or any file below."""
         return self._info() is not None
 
     def is_file(self) -> bool:
-        """Whether a file is there."""
+        """Return whether there is a file."""
         info = self._info()
         return info is not None and info["type"] == "file"
 
     def is_dir(self) -> bool:
-        """Whether files are below it."""
+        """Return whether there are files below."""
         info = self._info()
         return info is not None and info["type"] == "directory"
 
     def stat(self) -> Stat:
-        """Size and time of the last change."""
+        """Read the size and the time of the last change."""
         return Stat(self._do("size"), self._do("modified").timestamp())
 
     def iterdir(self) -> Iterator["Remote"]:
-        """What lies directly below."""
+        """Yield the files and directories directly below."""
         for found in self._do("ls", detail=False):
             yield self / found.rstrip("/").rpartition("/")[2]
 
@@ -88,19 +88,19 @@ class Remote:
         return self._do("open", mode)
 
     def read_bytes(self) -> bytes:
-        """All bytes."""
+        """Read all bytes."""
         return self._do("cat_file")
 
     def read_text(self) -> str:
-        """All text."""
+        """Read all text."""
         return self.read_bytes().decode()
 
     def put(self, file: Path) -> None:
-        """Take over the bytes of a local file."""
+        """Upload the bytes of a local file."""
         self._do("put_file", before=(str(file),))
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: the first file makes it. A bucket is never made, so that a misspelt one is an error."""
+        """Do nothing: the first file makes it. A bucket is never made, so that a misspelt one is an error."""
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file."""
@@ -108,7 +108,7 @@ class Remote:
             self._do("rm_file")
 
     def _info(self) -> dict[str, Any] | None:
-        """What is there; None where nothing is. Any other answer is no answer, and never taken for nothing."""
+        """Look up what is there; None where nothing is. Other failures raise and never count as nothing."""
         try:
             return self._do("info")
         except FileNotFoundError:
@@ -117,18 +117,18 @@ class Remote:
             raise InputError(f"{self.url}: {error or type(error).__name__}; {CHECK}") from error
 
     def _do(self, operation: str, *arguments: Any, before: tuple[str, ...] = (), **options: Any) -> Any:
-        """Call the filesystem, one a process, which remembers nothing of what others write meanwhile.
+        """Call the process's one instance of the filesystem, without its cache, so that what others write is seen.
 
         Raises:
-            OSError: as of local files.
-            InputError: whatever else the filesystem's library raises, such as missing credentials.
+            OSError: as for local files.
+            InputError: anything else that the filesystem's library raises, such as missing credentials.
         """
         try:
             filesystem, path = fsspec.url_to_fs(self.url, use_listings_cache=False)
             return getattr(filesystem, operation)(*before, path, *arguments, **options)
         except OSError:
             raise
-        except Exception as error:  # every cloud's library has a tree of its own
+        except Exception as error:  # every cloud's library has its own exceptions
             raise InputError(f"{self.url}: {error}; {CHECK}") from error
 
 
@@ -136,14 +136,14 @@ AnyPath = Path | Remote
 
 
 def as_path(where: "str | AnyPath", key: str | None = None) -> AnyPath:
-    """The path or URL that a user wrote.
+    """Convert a user's text to a path or URL.
 
-    A `file://` URL is a local path like any other, in which %41 is an A and ? and # are themselves, as for
+    A `file://` URL is a local path like any other, in which %41 is an A, and ? and # are literal, as for
     `pathlib.Path.from_uri`.
 
     Args:
         where: a local path or a URL.
-        key: of the configuration that holds it, for messages.
+        key: key of the configuration that holds it, for messages.
 
     Raises:
         InputError: a scheme that fsspec does not know, one whose package is not installed, or a relative `file://`.

@@ -1,4 +1,4 @@
-"""Progress of long work: one line that renews itself in a terminal, a plain line every few seconds in a log."""
+"""Progress of long work: one line that is redrawn in a terminal, or a plain line every few seconds in a log."""
 
 import sys
 import threading
@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 LOG_EVERY = 5.0  # seconds between plain lines
-LOOK_EVERY = 0.5  # seconds between looks at files that action how far others are
+LOOK_EVERY = 0.5  # seconds between looks at files that show how far others are
 
 
 @runtime_checkable
 class Show(Protocol):
-    """Tells how far the work is."""
+    """The protocol of what shows progress."""
 
     def __call__(self, done: int, text: str) -> None:
-        """Show `done` of the total, and `text` beside it."""
+        """Show `done` of the total, followed by `text`."""
 
 
 def remaining(done: float, total: float, seconds: float) -> str:
-    """Time left at the pace so far, as m:ss."""
+    """Format the time left at the pace so far, as m:ss."""
     if done <= 0:
         return "?:??"
     left = int(max(0.0, total - done) / done * seconds)
@@ -49,11 +49,11 @@ def repeated(action: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Show]:
-    """Open a progress line for `total` units of work; one at a time.
+    """Open a progress line for `total` units of work; only one at a time.
 
     Args:
-        title: what is being done, in a word or two.
-        total: units of work, in whatever unit `done` is told.
+        title: name of the work, in a word or two.
+        total: units of work, in the unit of `done`.
     """
     if sys.stderr.isatty():
         from rich.console import Console

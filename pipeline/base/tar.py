@@ -1,4 +1,4 @@
-"""Walking through a tar that somebody else wrote: names are only compared, never used as paths; sizes are checked."""
+"""Safe reading of tars that others wrote: names are only compared, never used as paths; sizes are checked."""
 
 import os
 import tarfile
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar, in order, each of which can be read without harm.
+    """Yield the members of a tar, in order, each of which can be read without harm.
 
     Args:
-        tar: open on a seekable file.
+        tar: tar that is open on a seekable file.
 
     Raises:
-        tarfile.TarError: a negative size, which sends tarfile in circles (CVE-2025-8194); one beyond the end of the
-            file, for which memory would be set aside; a sparse file, which may be larger than any memory.
+        tarfile.TarError: a negative size, which makes tarfile loop (CVE-2025-8194); one beyond the end of the file, for
+        which memory would be reserved; a sparse file, which may be larger than any memory.
     """
     file: Any = tar.fileobj
     file.seek(0, os.SEEK_END)

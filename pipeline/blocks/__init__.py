@@ -1,1 +1,1 @@
-"""Which rows meet in which block: the division of a job, both sides, their features, noise and conditions."""
+"""The content of blocks: the division of a job, its two sides, their features, noise and conditions."""

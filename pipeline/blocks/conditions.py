@@ -1,12 +1,12 @@
-"""What a semi-discrete coupling may know of conditions (`coupling.condition`; arXiv 2509.25519, section 4).
+"""Conditions of a semi-discrete coupling (`coupling.condition`; arXiv 2509.25519, section 4).
 
-blind      noise meets all data, whatever their labels
-class      every noise has a class, drawn as often as the data have it, and meets the data of that class alone
-extended   every noise has a condition z, that of a datum drawn at random, and the cost is c_X + beta c_Z with
+blind      noise is coupled with all data, whatever their labels
+class      each noise row has a class, drawn as often as the data have it, and is coupled with the data of that class
+extended   each noise row has a condition z, that of a datum drawn at random, and the cost is c_X + beta c_Z with
            c_Z = |z - z_j|^2 / 2, for classes 1 where they differ; a large beta comes near `class`
 
-Which datum lends a source row its condition is a function of the row's number, so it is the same in the coupling job
-and in a training job's loader. The label of a pair is always that of its datum.
+The datum from which a source row takes its condition is a function of the row's number, so it is the same in the
+coupling job and in a training job's loader. The label of a pair is always that of its datum.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from flowpairs.pipeline.data.spec import Target
 
 ConditionKind = Literal["blind", "class", "extended"]
-EVERY = 0  # the only problem where classes do not part
+EVERY = 0  # the only problem where classes do not form problems of their own
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Conditions of N data, mirror images not counted; a mirror image has its datum's.
+    """Conditions of N data, mirror images not counted; a mirror image has the condition of its datum.
 
     Attributes:
-        kind: see above.
+        kind: one of the kinds above.
         labels: class ids, for `class`.
-        rows: sqrt(beta) z, for `extended`: more coordinates of the features, with which the dot product is the cost.
+        rows: sqrt(beta) z, for `extended`: further coordinates of the features, with which the dot product is the cost.
         fingerprint: sha256 of the z that a file gave.
     """
 
@@ -46,36 +46,36 @@ class Conditions:
 
     @property
     def width(self) -> int:
-        """Coordinates that the features get more."""
+        """Number of coordinates that conditions add to the features."""
         return 0 if self.rows is None else self.rows.shape[1]
 
     def problems(self) -> list[int]:
-        """Numbers of the problems to be solved apart: the classes that occur, or one."""
+        """List the numbers of the problems to be solved separately: the classes that occur, or one."""
         return [EVERY] if self.labels is None else np.unique(self.labels).tolist()
 
     def ids(self, problem: int, ids: int) -> Int64[np.ndarray, " k"]:
-        """The data ids of a problem, of `ids` in all."""
+        """Select the data ids of a problem out of `ids` in all."""
         every = np.arange(ids)
         return every if self.labels is None else every[self.labels[every % len(self.labels)] == problem]
 
     def lenders(
         self, seed: int, first: int, count: int, stream: noise.Stream = noise.Stream.CONDITION
     ) -> Int64[np.ndarray, " count"]:
-        """The data whose conditions source rows `first` to `first + count` have."""
+        """Draw the data whose conditions source rows `first` to `first + count` take."""
         among = self.labels if self.labels is not None else self.rows
         assert among is not None
         return (noise.uniforms(seed, stream, first, count) * len(among)).astype(np.int64)
 
 
 def read_conditions(config: CouplingConfig, target: "Target") -> Conditions:
-    """The conditions that the config asks for.
+    """Build the conditions that the config asks for.
 
     Args:
-        config: condition, beta and condition_file.
+        config: config with condition, beta and condition_file.
         target: the data.
 
     Raises:
-        InputError: labels that are not there, or a file that is no matrix of one finite row a datum.
+        InputError: labels that are missing, or a file that is not a matrix of one finite row per datum.
     """
     if config.condition == "blind":
         return Conditions()
@@ -103,7 +103,7 @@ def _read(config: CouplingConfig, count: int) -> Float32[np.ndarray, "N q"]:
     try:
         with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)
-    except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of them
+    except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of exceptions
         raise InputError(f"{where}: cannot be read as .npy ({error}); write it with numpy.save") from error
     if stored.dtype.kind not in "iuf" or stored.ndim not in (1, 2) or len(stored) != count:
         raise InputError(

@@ -1,4 +1,4 @@
-"""`coupling.cost: precomputed`: a matrix of costs from a file, source ids by data ids, mirror images included."""
+"""The cost of `coupling.cost: precomputed`: a matrix from a file, source ids by data ids, mirror images included."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -12,12 +12,12 @@ def load_cost_matrix(config: CouplingConfig, sources: int, ids: int) -> Float32[
     """Read the matrix; None where the cost is another one.
 
     Args:
-        config: cost and matrix.
+        config: config with cost and matrix.
         sources: number of source ids.
         ids: number of data ids.
 
     Raises:
-        InputError: no such file, or no matrix of finite numbers of that size.
+        InputError: no such file, or not a matrix of finite numbers of that size.
     """
     if config.matrix is None:
         return None
@@ -26,7 +26,7 @@ def load_cost_matrix(config: CouplingConfig, sources: int, ids: int) -> Float32[
     try:
         with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)
-    except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of them
+    except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of exceptions
         raise InputError(f"{where}: cannot be read as .npy ({error}); write it with numpy.save") from error
     if stored.dtype.kind not in "iuf" or stored.shape != shape:
         raise InputError(

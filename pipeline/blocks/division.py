@@ -1,12 +1,12 @@
-"""Blocks: which source rows, which data ids and which shards belong to each coupling problem.
+"""The division of a job into blocks: which source rows, data ids and shards belong to each coupling problem.
 
-Block b couples the global source rows [b n, (b + 1) n) with m data. Where n is at most the number of data, an epoch
-is a random order of all ids cut into blocks of n; the few left over are elsewhere in the next epoch's order. Where n is
-larger (`resample: repeat`), and where the coupling is semi-discrete, every block holds all ids, each with weight 1/m.
-All of it is a pure function of the config.
+Block b couples the global source rows [b n, (b + 1) n) with m data. Where n is at most the number of data, an epoch is
+a random order of all ids cut into blocks of n; the few left over have other positions in the next epoch's order. Where
+n is larger (`resample: repeat`), and where the coupling is semi-discrete, every block holds all ids, each with weight
+1/m. All of this is a pure function of the config.
 
-Where the source is data too, blocks take turns among the legs (pipeline/blocks/source.py). A block has n pairs; of
-either side it holds all ids of its leg where those are at most n, and otherwise the next n of an epoch's order.
+Where the source is data too, blocks take turns among the legs (pipeline/blocks/source.py). A block has n pairs; on
+either side it holds all ids of its leg if those are at most n, and otherwise the next n of an epoch's order.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ class Blocks:
     """The division of a job into blocks.
 
     Attributes:
-        n: pairs of a block, which are its source rows where these are noise.
+        n: pairs per block; equal to its source rows where these are noise.
         ids: number of data ids, mirror images included.
-        pairs: how many to write in all; the last block may keep only its first rows.
-        pairs_per_shard: at most; a shard never spans blocks.
-        seed: of the epochs' orders.
-        whole: every block holds all ids, whatever n is.
-        legs: whose ids meet; none where the source is noise.
+        pairs: number of pairs to write in all; the last block may keep only its first rows.
+        pairs_per_shard: largest number of pairs in a shard; a shard never spans blocks.
+        seed: seed of the epochs' orders.
+        whole: whether every block holds all ids, whatever n is.
+        legs: pairs of id sets that are coupled; none where the source is noise.
     """
 
     n: int
@@ -49,14 +49,14 @@ class Blocks:
 
     @property
     def m(self) -> int:
-        """Target rows of a block, the largest where they differ."""
+        """Target rows of a block, the largest number where blocks differ."""
         if self.legs:
             return max(min(self.n, len(leg.target)) for leg in self.legs)
         return self.ids if self.whole else min(self.n, self.ids)
 
     @property
     def rows(self) -> int:
-        """Source rows of a block, the largest where they differ."""
+        """Source rows of a block, the largest number where blocks differ."""
         return max((min(self.n, len(leg.source)) for leg in self.legs), default=self.n)
 
     @cached_property
@@ -65,25 +65,25 @@ class Blocks:
         return -(-self.pairs // self.n)
 
     def leg(self, block: int) -> "Leg | None":
-        """Whose ids meet in the block; None where the source is noise."""
+        """Return the leg of a block; None where the source is noise."""
         return self.legs[block % len(self.legs)] if self.legs else None
 
     def same(self, block: int) -> int | None:
-        """A number that blocks share whose problems are the same; None where every block has its own."""
+        """Number the block's problem: blocks with the same problem share it; None where each block has its own."""
         leg = self.leg(block)
         alike = leg is not None and max(len(leg.source), len(leg.target)) <= self.n
         return block % len(self.legs) if alike else None
 
     def first_row(self, block: int) -> int:
-        """Global number of the block's first source row."""
+        """Return the global number of the block's first source row."""
         return block * self.n
 
     def pairs_of(self, block: int) -> int:
-        """Pairs that the block writes."""
+        """Count the pairs that the block writes."""
         return min(self.n, self.pairs - block * self.n)
 
     def data_ids(self, block: int) -> Int64[np.ndarray, " m"]:
-        """The block's data ids, each once."""
+        """List the block's data ids, each once."""
         if (leg := self.leg(block)) is not None:
             return self._next(block, leg.target, noise.Stream.EPOCH)
         if self.whole or self.n > self.ids:
@@ -92,13 +92,13 @@ class Blocks:
         return _order(self.seed, self.ids, epoch)[part * self.n : (part + 1) * self.n]
 
     def source_ids(self, block: int) -> Int64[np.ndarray, " s"]:
-        """The block's ids on a source side that is data, each once."""
+        """List the block's ids on a source side that is data, each once."""
         leg = self.leg(block)
         assert leg is not None
         return self._next(block, leg.source, noise.Stream.SOURCE_EPOCH)
 
     def _next(self, block: int, ids: Int64[np.ndarray, " k"], stream: noise.Stream) -> Int64[np.ndarray, " r"]:
-        """All ids of a leg's side, or the next n of them."""
+        """List all ids of a leg's side, or the next n of them."""
         if len(ids) <= self.n:
             return ids
         turn, leg = divmod(block, len(self.legs))
@@ -107,7 +107,7 @@ class Blocks:
         return ids[order[part * self.n : (part + 1) * self.n]]
 
     def shards(self, block: int) -> dict[int, range]:
-        """Shard number -> rows of the block that it holds."""
+        """Map the numbers of the block's shards to the rows of the block that each holds."""
         per_block = -(-self.n // self.pairs_per_shard)
         starts = range(0, self.pairs_of(block), self.pairs_per_shard)
         return {
@@ -126,12 +126,12 @@ def divide(config: CoupleConfig, rows: int, source: "SourceData | None" = None) 
 
     Args:
         config: the job.
-        rows: data, without mirror images.
+        rows: number of data, without mirror images.
         source: the source side, where it is data.
 
     Raises:
-        InputError: n is larger than the data set and the config does not say how to resample, or weights of data that
-            are not all in every block.
+        InputError: n is larger than the data set and the config does not say how to resample, or there are weights and
+            a block does not hold all data.
     """
     ids = rows * (2 if config.data.flips else 1)
     n, whole = config.coupling.n, config.coupling.method == "semidiscrete"

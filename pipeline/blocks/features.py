@@ -1,4 +1,4 @@
-"""Features: what the cost sees. Flattened and centred data, on the leading principal directions where asked for.
+"""Features, which the cost compares: flattened and centred data, projected on principal directions if asked for.
 
 With the dot-product cost, noise projected on the same orthonormal directions stays standard Gaussian (arXiv
 2506.05526), and centring the data changes no coupling, since it shifts the cost of every source row by a constant.
@@ -16,7 +16,7 @@ _CHUNK = 4_096  # rows projected at a time; part of the definition, as matmul ma
 
 
 def gather(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "k ..."]:
-    """The data of the given ids: id + N is the datum mirrored left-right (along the last axis)."""
+    """Collect the data of the given ids: id + N is the datum mirrored left-right (along the last axis)."""
     out = x[ids % len(x)]
     mirrored = ids >= len(x)
     out[mirrored] = out[mirrored][..., ::-1]
@@ -32,11 +32,11 @@ class Features:
 
     @property
     def dim(self) -> int:
-        """Coordinates that the cost sees."""
+        """Number of coordinates of the features."""
         return len(self.mean) if self.basis is None else self.basis.shape[1]
 
     def of_data(self, x: Float32[np.ndarray, "N ..."], *, flips: bool) -> Float32[np.ndarray, "ids k"]:
-        """Features of every data id: of the N data, and with `flips` of their N mirror images."""
+        """Compute the features of every data id: of the N data, and with `flips` of their N mirror images."""
         ids = np.arange(len(x) * (2 if flips else 1))
         out = np.empty((len(ids), self.dim), np.float32)
         for start in range(0, len(ids), _CHUNK):
@@ -45,7 +45,7 @@ class Features:
         return out
 
     def of_noise(self, seed: int, first: int, rows: int) -> Float32[np.ndarray, "rows k"]:
-        """Features of Gaussian source rows, made a chunk at a time: rows x D numbers are never in memory."""
+        """Compute the features of Gaussian source rows, a chunk at a time: rows x D numbers are never in memory."""
         out = np.empty((rows, self.dim), np.float32)
         for start in range(0, rows, _CHUNK):
             x0 = noise.gaussian(seed, first + start, min(_CHUNK, rows - start), len(self.mean))
@@ -53,13 +53,13 @@ class Features:
         return out
 
     def exactly(self, x0: Float32[np.ndarray, "rows D"]) -> Float64[np.ndarray, "rows k"]:
-        """Features of Gaussian source rows in float64, in which it hardly matters which rows are projected at once."""
+        """Compute the features of Gaussian source rows in float64, where it hardly matters which rows go together."""
         exact = x0.astype(np.float64)
         return exact if self.basis is None else exact @ self.basis.astype(np.float64)
 
 
 def evenly_spaced(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "r ..."]:
-    """The data of at most PCA_ROWS evenly spaced ones of some ids."""
+    """Collect the data of at most PCA_ROWS evenly spaced ids."""
     return gather(x, ids[np.linspace(0, len(ids) - 1, min(len(ids), PCA_ROWS)).astype(np.int64)])
 
 
@@ -83,7 +83,7 @@ def fit_features(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: boo
 
 
 def principal_directions(centred: Float64[np.ndarray, "n D"], k: int) -> Float64[np.ndarray, "D directions"]:
-    """The k orthonormal directions of largest variance, or as many as there are coordinates.
+    """Compute the k orthonormal directions of largest variance, or as many as there are coordinates.
 
     Args:
         centred: data with mean 0.

@@ -1,7 +1,7 @@
-"""Tables of pairs made elsewhere (`coupling.method: imported`): which datum meets which noise, one pair a row.
+"""Tables of pairs made elsewhere (`coupling.method: imported`): which datum goes with which noise, one pair per row.
 
-Columns, in .npz or parquet: `source_row` (a row of the seed's noise) with `data_id`, or `x0` itself, with `data_id` or
-else the data in their order. A column `weight` is optional: what each pair's error counts in training.
+Columns, in .npz or parquet: `source_row` (a row of the seed's noise) with `data_id`; or `x0` itself, with `data_id` or
+without it for the data in their order. The optional column `weight` holds the weight of each pair's error in training.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from flowpairs.pipeline.blocks import noise
 
 @dataclass(frozen=True)
 class PairTable:
-    """Pairs by what they are made of; one of `rows`, `x0` and `source_ids` is given.
+    """Pairs by their origin; exactly one of `rows`, `x0` and `source_ids` is given.
 
     Attributes:
-        data_ids: of x1.
+        data_ids: data ids of x1.
         rows: global source rows of the noise.
-        x0: source rows themselves.
-        weights: of the pairs in training.
-        source_ids: of x0, where the source is a data set.
+        x0: the source rows themselves.
+        weights: weights of the pairs in training.
+        source_ids: data ids of x0, where the source is a data set.
     """
 
     data_ids: Int64[np.ndarray, " P"]
@@ -41,14 +41,14 @@ class PairTable:
         return PairTable(self.data_ids[part], *(None if column is None else column[part] for column in columns))
 
     def side(self, seed: int, shape: tuple[int, ...]) -> Float32[np.ndarray, "P ..."]:
-        """x0 of every pair, made from its row where it is noise."""
+        """Compute x0 of every pair; noise is generated from the pair's row."""
         if self.x0 is not None:
             return self.x0
         assert self.rows is not None
         return noise.gaussian_rows(seed, self.rows, int(np.prod(shape))).reshape(-1, *shape)
 
     def fingerprint(self) -> str:
-        """The sha256 of the columns, in hex."""
+        """Compute the sha256 of the columns, in hex."""
         digest = hashlib.sha256(np.ascontiguousarray(self.data_ids, "<i8").data)
         for column, dtype in ((self.rows, "<i8"), (self.x0, "<f4"), (self.weights, "<f4")):
             if column is not None:
@@ -61,7 +61,7 @@ def read_table(path: str, shape: tuple[int, ...]) -> PairTable:
 
     Args:
         path: .npz or parquet, a local file or an fsspec URL.
-        shape: of one datum.
+        shape: shape of one datum.
 
     Raises:
         InputError: no such file or no such columns, columns of other types or lengths, NaN or Inf, negative numbers,
@@ -97,7 +97,7 @@ def read_table(path: str, shape: tuple[int, ...]) -> PairTable:
 
 
 def check_table(table: PairTable, where: str, ids: int, pairs: int, payload: str) -> None:
-    """Hold a table against the job that it is for.
+    """Check that a table fits its job.
 
     Raises:
         InputError: data ids beyond the data, more pairs wanted than there are, or x0 in a payload that leaves it out.
@@ -111,13 +111,12 @@ def check_table(table: PairTable, where: str, ids: int, pairs: int, payload: str
 
 
 def imported_report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k"], m: int) -> dict[str, Any]:
-    """A block's report, as `flowpairs.pipeline.ot.BlockReport` has it: costs of the pairs as they stand, null for the
-    rest.
+    """Build a report like `flowpairs.pipeline.ot.BlockReport`: costs of the pairs as they are, null for the rest.
 
     Args:
         x0: source features.
-        x1: target features, of the same pairs.
-        m: distinct data among them.
+        x1: target features of the same pairs.
+        m: number of distinct data among them.
     """
     start = time.perf_counter()
     spread = sum(float(np.einsum("ij,ij->", x, x, dtype=np.float64)) for x in (x0, x1)) / len(x0)
@@ -138,7 +137,7 @@ def imported_report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k
 
 
 def _columns(path: str, where: str) -> dict[str, np.ndarray]:
-    """The columns of a table that a file has, by name."""
+    """Read those columns of a table that a file has, by name."""
     columns = ("data_id", "source_row", "x0", "weight")
     suffix, file_path = PurePosixPath(path).suffix.lower(), as_path(path, "coupling.table")
     if suffix not in (".npz", ".parquet"):
@@ -151,7 +150,7 @@ def _columns(path: str, where: str) -> dict[str, np.ndarray]:
             return _parquet_columns(file, columns, where)
     except InputError:
         raise
-    except Exception as error:  # filesystems, zip and parquet readers raise a dozen kinds of them
+    except Exception as error:  # filesystems, zip and parquet readers raise a dozen kinds of exceptions
         raise InputError(f"{where}: cannot be read ({error}); check the path and the file") from error
 
 

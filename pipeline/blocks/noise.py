@@ -1,10 +1,10 @@
-"""Random numbers by counter: the same bits on every machine, batch size and number of processes.
+"""Random numbers by counter: the same bits on every machine, for every batch size and number of processes.
 
 Every random number of a coupling job is a pure function of (seed, stream, counter). The generator is Philox4x64-10
-(Salmon et al., SC 2011) as numpy ships it, whose raw output is fixed by its definition. Gaussians are made from the
-raw words by the Box-Muller transform out of IEEE-754 additions, multiplications, divisions and square roots alone, each
+(Salmon et al., SC 2011) as numpy ships it, whose raw output is fixed by its definition. Gaussians are computed from the
+raw words by the Box-Muller transform, with only IEEE-754 additions, multiplications, divisions and square roots, each
 of which has one correctly rounded result; no libm, no fused multiply-add, no rejection. So `seeded` stores can leave
-the noise out and get it back bit by bit, years later.
+out the noise and regenerate it bit by bit, years later.
 """
 
 from enum import IntEnum
@@ -13,34 +13,34 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt32, UInt64
 
-WORDS_PER_COUNTER = 4  # Philox4x64 yields four 64-bit words, hence eight Gaussians, a counter
-ROWS = 2**40  # source rows of a seed; counters stay below 2^63 for rows of up to 2^26 numbers
-_CHUNK = 2**16  # Gaussians in flight: the temporaries of a chunk stay in the L2 cache
+WORDS_PER_COUNTER = 4  # Philox4x64 yields four 64-bit words per counter, hence eight Gaussians
+ROWS = 2**40  # source rows per seed; counters stay below 2^63 for rows of up to 2^26 numbers
+_CHUNK = 2**16  # Gaussians computed at a time: the temporaries of a chunk stay in the L2 cache
 
 
 class Stream(IntEnum):
     """Independent sequences of one seed: the second word of Philox's key."""
 
     NOISE = 0  # x0, counted by global source row
-    EPOCH = 1  # the order in which an epoch walks through the data ids
+    EPOCH = 1  # the order in which an epoch goes through the data ids
     DRAW = 2  # the uniforms behind the drawn partners, counted by global source row
-    BALANCE = 3  # who takes the odd one out in a balanced draw
-    CONDITION = 4  # the datum whose condition a source row has, counted by global source row
-    SOLVE, SOLVE_CONDITION = 5, 6  # both of points that a semi-discrete solve meets and forgets, by their number
-    SOURCE_EPOCH = 7  # the order in which an epoch walks through the ids of a source that is data
-    ROWS = 8  # which rows of a side have the pairs of a block, where they are not one each
-    PATH = 16  # of training, around a pair's path, counted by step and row of the batch
+    BALANCE = 3  # which datum a balanced draw uses once more or less than the others
+    CONDITION = 4  # the datum whose condition a source row takes, counted by global source row
+    SOLVE, SOLVE_CONDITION = 5, 6  # points that a semi-discrete solve draws, and their conditions, by number
+    SOURCE_EPOCH = 7  # the order in which an epoch goes through the ids of a source that is data
+    ROWS = 8  # the rows of a side that have the pairs of a block, where they are not one each
+    PATH = 16  # noise around a pair's path in training, counted by step and row of the batch
 
 
 def words(seed: int, stream: Stream, first: int, counters: int, *, high: int = 0) -> UInt64[np.ndarray, " w"]:
-    """The raw words of `counters` consecutive Philox counters, four a counter.
+    """Generate the raw words of `counters` consecutive Philox counters, four per counter.
 
     Args:
         seed: the job's seed, in [0, 2^63).
-        stream: which of the seed's sequences.
-        first: the first counter's lowest 64-bit word.
-        counters: how many counters.
-        high: the counter's highest 64-bit word, to address many sequences of one stream.
+        stream: one of the seed's sequences.
+        first: lowest 64-bit word of the first counter.
+        counters: number of counters.
+        high: highest 64-bit word of the counter, to address many sequences of one stream.
     """
     return np.random.Philox(key=[seed, int(stream)], counter=[first, 0, 0, high]).random_raw(
         counters * WORDS_PER_COUNTER
@@ -48,13 +48,13 @@ def words(seed: int, stream: Stream, first: int, counters: int, *, high: int = 0
 
 
 def uniforms(seed: int, stream: Stream, first: int, count: int) -> Float64[np.ndarray, " count"]:
-    """Uniforms in [0, 1) with 53 bits: number `first + i` depends on (seed, stream, first + i) alone."""
+    """Generate uniforms in [0, 1) with 53 bits: number `first + i` depends on (seed, stream, first + i) alone."""
     raw = words(seed, stream, first, count)[::WORDS_PER_COUNTER]
     return (raw >> np.uint64(11)) * 2.0**-53
 
 
 def permutation(seed: int, stream: Stream, size: int, *, high: int = 0) -> Int64[np.ndarray, " size"]:
-    """A uniformly random order of range(size), one for every `high`."""
+    """Draw a uniformly random order of range(size), one for every `high`."""
     raw = words(seed, stream, 0, -(-size // WORDS_PER_COUNTER), high=high)[:size]
     return np.argsort(raw, kind="stable")
 
@@ -62,15 +62,16 @@ def permutation(seed: int, stream: Stream, size: int, *, high: int = 0) -> Int64
 def gaussian(
     seed: int, first: int, rows: int, dim: int, stream: Stream = Stream.NOISE
 ) -> Float32[np.ndarray, "rows dim"]:
-    """Source rows `first` to `first + rows` of standard Gaussian noise.
+    """Generate source rows `first` to `first + rows` of standard Gaussian noise.
 
-    Row r owns the counters [r w, (r + 1) w) with w = ceil(dim / 8), so any run of rows can be made alone.
+    Row r owns the counters [r w, (r + 1) w) with w = ceil(dim / 8), so any run of rows can be generated alone.
 
     Args:
         seed: the job's seed.
         first: global number of the first row.
-        rows: how many.
+        rows: number of rows.
         dim: numbers per row.
+        stream: sequence of the seed.
     """
     width = -(-dim // (2 * WORDS_PER_COUNTER))
     out = np.empty((rows, dim), np.float32)
@@ -87,7 +88,7 @@ def gaussian(
 
 
 def gaussian_rows(seed: int, rows: Int64[np.ndarray, " k"], dim: int) -> Float32[np.ndarray, "k dim"]:
-    """The given source rows, in any order: runs of successive rows are made at once."""
+    """Generate the given source rows, in any order; each run of consecutive rows is generated at once."""
     out = np.empty((len(rows), dim), np.float32)
     if not len(rows):
         return out
@@ -100,7 +101,7 @@ def gaussian_rows(seed: int, rows: Int64[np.ndarray, " k"], dim: int) -> Float32
 def _box_muller(
     radial: UInt32[np.ndarray, "r h"], angular: UInt32[np.ndarray, "r h"]
 ) -> tuple[Float32[np.ndarray, "r h"], Float32[np.ndarray, "r h"]]:
-    """Two independent standard Gaussians out of two 32-bit words: sqrt(-2 ln u) times a point of the unit circle."""
+    """Make two independent Gaussians out of two 32-bit words: sqrt(-2 ln u) times a point of the unit circle."""
     u = radial.astype(np.float32)
     u += np.float32(0.5)
     u *= np.float32(2.0**-32)  # in [2^-33, 1]: radii up to 6.8
@@ -108,7 +109,7 @@ def _box_muller(
     np.sqrt(radius, out=radius)
     radius.view(np.uint32)[...] ^= angular & np.uint32(0x80000000)  # the top bit picks the half-circle
     cosine, sine = _eighth_turns((angular << np.uint32(2)).view(np.int32))
-    # The next bit mirrors at the diagonal: the two change places, by their bits, since np.where costs ten passes.
+    # The next bit mirrors at the diagonal: it swaps the two, by their bits, since np.where costs ten passes.
     swapped = (angular << np.uint32(1)).view(np.int32) >> np.int32(31)
     swapped &= cosine.view(np.int32) ^ sine.view(np.int32)
     for side in (cosine, sine):
@@ -118,7 +119,7 @@ def _box_muller(
 
 
 def _minus_two_log(u: Float32[np.ndarray, "r h"]) -> Float32[np.ndarray, "r h"]:
-    """-2 ln u within 2e-7 relative: u = 2^e m with m in [sqrt(1/2), sqrt(2)), ln m = 2 atanh((m - 1)/(m + 1))."""
+    """Compute -2 ln u within 2e-7 relative: u = 2^e m, m in [sqrt(1/2), sqrt(2)), ln m = 2 atanh((m - 1)/(m + 1))."""
     offset = np.int32(0x3F3504F3)  # the bits of sqrt(1/2)
     bits = u.view(np.int32) - offset
     exponent = (bits >> np.int32(23)).astype(np.float32)
@@ -137,7 +138,7 @@ def _minus_two_log(u: Float32[np.ndarray, "r h"]) -> Float32[np.ndarray, "r h"]:
 
 
 def _eighth_turns(k: np.ndarray) -> tuple[Float32[np.ndarray, "r h"], Float32[np.ndarray, "r h"]]:
-    """cos and sin of y = k 2^-31 pi/4, |y| <= pi/4, within 1e-7."""
+    """Compute cos and sin of y = k 2^-31 pi/4, |y| <= pi/4, within 1e-7."""
     y = k.astype(np.float32)
     y *= np.float32(np.pi / 4 * 2.0**-31)
     z = y * y
@@ -148,7 +149,7 @@ def _eighth_turns(k: np.ndarray) -> tuple[Float32[np.ndarray, "r h"], Float32[np
 
 
 def _polynomial(z: Float32[np.ndarray, "r h"], coefficients: tuple[float, ...]) -> Float32[np.ndarray, "r h"]:
-    """Horner's rule in float32, lowest coefficient first, every operation rounded by itself."""
+    """Evaluate by Horner's rule in float32, lowest coefficient first, with every operation rounded by itself."""
     out = z * np.float32(coefficients[-1])
     for c in coefficients[-2:0:-1]:
         out += np.float32(c)

@@ -1,7 +1,7 @@
-"""Two-sided problems: x0 is data too. Either another data set, or in a chain over time the data one time point earlier.
+"""Two-sided problems, where x0 is data too: another data set, or in a chain over time the data one time point earlier.
 
-Which data meet is told by legs: one that holds all of both sets, or in a chain one for each pair of successive time
-points that are not left out. Each leg is a coupling problem of its own, and blocks take turns among them.
+Legs say which data are coupled: one leg that holds all of both sets, or in a chain one for each pair of successive time
+points that are not left out. Each leg is a coupling problem of its own, and blocks take turns among the legs.
 """
 
 import re
@@ -22,11 +22,12 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Leg:
-    """The ids of either side that meet, mirror images included.
+    """Ids of the two sides that are coupled, mirror images included.
 
     Attributes:
-        source, target: ids.
-        span: of a chain, the two time points, scaled so that the whole chain goes from 0 to 1.
+        source: ids on the source side.
+        target: ids on the target side.
+        span: in a chain, the two time points, scaled so that the whole chain goes from 0 to 1.
     """
 
     source: Int64[np.ndarray, " s"]
@@ -39,12 +40,13 @@ class SourceData:
     """The data on the source side.
 
     Attributes:
-        x: without mirror images, of the target's shape.
-        flips: whether mirror images belong to it.
-        weights: how much each counts in the marginal; None: all alike.
-        fingerprint, columns_fingerprint: as of any data set.
-        legs: which ids meet.
-        times: of a chain, the time points that take part, as the data have them.
+        x: data without mirror images, of the target's shape.
+        flips: whether mirror images belong to the side.
+        weights: weight of each datum in the marginal; None: equal weights.
+        fingerprint: fingerprint of the data, as for any data set.
+        columns_fingerprint: fingerprint of weights and times, as for any data set.
+        legs: ids that are coupled.
+        times: in a chain, the time points that take part, unscaled.
     """
 
     x: Float32[np.ndarray, "N ..."]
@@ -57,7 +59,7 @@ class SourceData:
 
 
 def check_source(config: CoupleConfig, spec: DataSpec) -> DataSpec | None:
-    """Look at the source's data without Ray, as `data.check_data` does; None where they are not a set of their own.
+    """Check the source's data without Ray, as `data.check_data` does; None where they are not a data set of their own.
 
     Raises:
         InputError: what `data.check_data` refuses, or data of another shape than the target's.
@@ -79,13 +81,13 @@ def check_source(config: CoupleConfig, spec: DataSpec) -> DataSpec | None:
 def read_source(
     config: CoupleConfig, spec: DataSpec | None, target: Target, *, by_ray: bool = True
 ) -> SourceData | None:
-    """The source side; None where it is noise.
+    """Read the source side; None where it is noise.
 
     Args:
         config: the job.
-        spec: what `check_source` returned.
-        target: the data.
-        by_ray: as for `data.read_data`.
+        spec: result of `check_source`.
+        target: the target's data.
+        by_ray: read many files by Ray Data, as for `data.read_data`.
 
     Raises:
         InputError: what `data.read_data` refuses, or fewer than two time points.
@@ -110,7 +112,7 @@ def read_source(
 def weights_of(
     weights: Float64[np.ndarray, " N"] | None, ids: Int64[np.ndarray, " k"]
 ) -> Float64[np.ndarray, " k"] | None:
-    """The weights of some ids, summing to 1; None where all count alike. A mirror image has its datum's."""
+    """Select the weights of some ids, with sum 1; None for equal weights. A mirror image has its datum's weight."""
     if weights is None:
         return None
     chosen = weights[ids % len(weights)]
@@ -118,7 +120,7 @@ def weights_of(
 
 
 def _chain(config: DataConfig, target: Target) -> tuple[tuple[float, ...], tuple[Leg, ...]]:
-    """The time points that take part, and the legs between them."""
+    """Find the time points that take part, and the legs between them."""
     assert target.times is not None
     found = np.unique(target.times)
     for time in config.leave_out:
@@ -145,5 +147,5 @@ def _listed(times: list[float] | Float64[np.ndarray, " k"]) -> str:
 
 
 def _of_source(error: InputError) -> InputError:
-    """The same sentence, about `source:`."""
+    """Rewrite a sentence about `data:` for `source:`."""
     return InputError(re.sub(r"\bdata\.(path|column|weight|flips)\b", r"source.\1", str(error)))

@@ -1,1 +1,1 @@
-"""All that runs on Ray: joining it, the shape of actors, the actors themselves and who gives them work."""
+"""Everything that runs on Ray: joining it, the shape of actors, the actors themselves and their scheduler."""

@@ -1,8 +1,8 @@
-"""The actors around a solver: they fetch the job once, solve in one thread and write in another.
+"""The actors around a solver: each fetches the job once, solves in one thread and writes in another.
 
 A block too large for one GPU is solved by a team: a `SolverActor` and the `Member`s that it starts, all in the
-placement group that it was given. Each member solves the same block at the same time (see
-pipeline/ot/tiles/partition.py); the leader alone writes.
+placement group that it was given. All members solve the same block at the same time (see
+pipeline/ot/tiles/partition.py); only the leader writes.
 """
 
 import os
@@ -26,20 +26,20 @@ SolverClass = type[BlockSolver] | type[PotentialSolver]
 
 
 class Member:
-    """One of a team, other than its leader.
+    """A member of a team other than its leader.
 
     Args:
-        solver: `BlockSolver`, or for the problems of a semi-discrete coupling `PotentialSolver`.
-        job: a reference to the job. It comes inside a list, so that a restarted actor fetches it again from its owner,
+        solver: `BlockSolver`, or `PotentialSolver` for the problems of a semi-discrete coupling.
+        job: reference to the job. It comes inside a list, so that a restarted actor fetches it again from its owner,
             the driver.
-        threads: CPU cores that this actor was given.
+        threads: number of CPU cores that this actor was given.
     """
 
     def __init__(self, solver: SolverClass, job: list[ray.ObjectRef], threads: int) -> None:
         self.arguments = solver, job, threads
 
     def join(self, host: str, port: int, rank: int, size: int) -> None:
-        """Become a member of the team that meets there."""
+        """Join the team whose meeting point is at this host and port."""
         from flowpairs.pipeline.cluster.process_group import ProcessTeam
 
         self._build()
@@ -50,7 +50,7 @@ class Member:
         self.solver.solve(number)
 
     def _build(self) -> None:
-        """Make the solver: not at the start of the actor, whose errors Ray hands on as text alone."""
+        """Build the solver; not at the start of the actor, whose errors Ray passes on only as text."""
         solver, job, threads = self.arguments
         self.device = _device()
         self.solver = solver(ray.get(job[0]), threads, self.device)
@@ -59,12 +59,14 @@ class Member:
 class SolverActor(Member):
     """Solves blocks on the devices that Ray assigned, alone or as the leader of a team.
 
-    It is made remote with `concurrency_groups={"write": 1}`, so that `write` runs in a thread of its own: one
-    block is encoded, hashed and written while the next one is solved, and the one after that waits for both.
+    It is made remote with `concurrency_groups={"write": 1}`, so that `write` runs in a thread of its own: one block is
+    encoded, hashed and written while the next one is solved, and the one after that waits for both.
 
     Args:
-        solver, job, threads: as for `Member`.
-        group: the placement group of the team, one bundle per member and the leader's first; None for a team of one.
+        solver: solver class, as for `Member`.
+        job: reference to the job, as for `Member`.
+        threads: number of CPU cores, as for `Member`.
+        group: placement group of the team, one bundle per member with the leader's first; None for a team of one.
     """
 
     def __init__(self, solver: SolverClass, job: list[ray.ObjectRef], threads: int, group: Any = None) -> None:
@@ -73,22 +75,22 @@ class SolverActor(Member):
         self.group, self.members = group, list[Any]()
 
     def ready(self) -> None:
-        """Answer once this actor is placed, has its job, and its team is complete."""
+        """Return once this actor is placed, has its job, and its team is complete."""
         self._build()
         self.timed = TimedSolver(self.solver)
         if self.group is not None:
             self._form_team(self.group)
 
     def solve(self, number: int) -> None:
-        """Solve a block and keep it for `write`, as soon as the block before has been written."""
+        """Solve a block and keep it for `write` as soon as the previous block has been written."""
         watch = Thread(target=_fall_with, args=([member.help.remote(number) for member in self.members],))
         watch.start()
         try:
             solved = self.timed.solve(number)
         except (InputError, JobError):
-            raise  # every member found the same
+            raise  # every member raises the same error
         except Exception:
-            watch.join(10)  # after a member's death this process ends here, and nothing else is reported
+            watch.join(10)  # if a member died, this process ends here, and nothing else is reported
             raise
         watch.join()
         self.unwritten.join()
@@ -96,7 +98,7 @@ class SolverActor(Member):
 
     @ray.method(concurrency_group="write")
     def write(self) -> dict[str, Any]:
-        """Write the shards of the block that was solved; returns its report with what it took of this actor."""
+        """Write the shards of the block that was solved; return its report with the resources that it took."""
         solved = self.unwritten.get()
         try:
             return {**self.timed.write(solved), "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
@@ -104,7 +106,7 @@ class SolverActor(Member):
             self.unwritten.task_done()
 
     def _form_team(self, group: Any) -> None:
-        """Start the members and wait until all have joined; this process ends when one of them dies meanwhile."""
+        """Start the members and wait until all have joined; this process ends when one of them dies before that."""
         from flowpairs.pipeline.cluster.process_group import ProcessTeam, open_store
 
         size = group.bundle_count
@@ -126,14 +128,14 @@ class SolverActor(Member):
 
 
 def _device() -> str:
-    """Where this actor computes: on the GPU that Ray gave it, else on the CPU, whatever GPUs the node has."""
+    """Choose the device of this actor: the GPU that Ray gave it, else the CPU, whatever GPUs the node has."""
     import torch
 
     return "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
 
 
 def _fall_with(parts: list[ray.ObjectRef]) -> None:
-    """End this process when a member dies or fails: the team would wait for it, on GPUs for half an hour.
+    """End this process when a member dies or fails, since the team would wait for it, on GPUs for half an hour.
 
     The driver then starts a new team, as for any dead actor.
     """
@@ -141,18 +143,19 @@ def _fall_with(parts: list[ray.ObjectRef]) -> None:
         for part in parts:
             ray.get(part)
     except (RayActorError, RayTaskError) as error:
-        if not isinstance(error, InputError | JobError):  # which every member raises, the leader too
+        if not isinstance(error, InputError | JobError):  # every member raises these, the leader too
             print(error, file=sys.stderr, flush=True)
             os._exit(1)
 
 
 class ActorPool:
-    """Starts and stops actors, each the leader of a team where blocks take several, with its team.
+    """Starts and stops actors; where several actors solve one block, each is the leader of a team and comes with it.
 
     Args:
-        shape: how large one actor is.
-        team: actors that solve a block together.
-        solver, job: of `SolverActor`.
+        shape: number and size of actors.
+        team: number of actors that solve one block together.
+        solver: solver class, as for `SolverActor`.
+        job: reference to the job.
     """
 
     def __init__(self, shape: ActorShape, team: int, solver: SolverClass, job: ray.ObjectRef) -> None:
@@ -164,7 +167,7 @@ class ActorPool:
         self.groups: dict[Any, Any] = {}
 
     def start(self) -> Any:
-        """Start an actor; its team is placed as a whole, so that no two half-formed ones wait for each other."""
+        """Start an actor; its team is placed as a whole, so that no two half-formed teams wait for each other."""
         if self.team == 1:
             return self.remote.remote(*self.arguments)
         bundle = {"CPU": float(self.shape.cpus), "GPU": float(self.shape.gpus)}
@@ -175,7 +178,7 @@ class ActorPool:
         return actor
 
     def stop(self, actor: Any) -> None:
-        """End an actor and its team, dead or alive."""
+        """End an actor, dead or alive, and its team."""
         ray.kill(actor)
         if actor in self.groups:
             remove_placement_group(self.groups.pop(actor))

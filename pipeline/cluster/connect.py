@@ -14,14 +14,14 @@ from flowpairs.pipeline.config import ClusterConfig
 
 
 def connect(config: ClusterConfig | None = None, beside: Sequence[dict[str, float]] = ()) -> None:
-    """Join the cluster of RAY_ADDRESS where set, else start Ray on this machine. A second call changes nothing.
+    """Join the cluster of RAY_ADDRESS where it is set, else start Ray on this machine. A second call changes nothing.
 
     Args:
-        config: whose actors an autoscaler is asked for, where it says how long to wait for their nodes.
-        beside: what it is asked for besides, in Ray's words a bundle each.
+        config: config of the actors to request from an autoscaler; its `scale_seconds` says how long to wait for nodes.
+        beside: further bundles to request, each as a dictionary of Ray's resources.
 
     Raises:
-        InputError: RAY_ADDRESS is the URL of a dashboard, which takes jobs and no drivers.
+        InputError: RAY_ADDRESS is the URL of a dashboard, which takes jobs but no drivers.
     """
     if ray.is_initialized():
         return
@@ -30,7 +30,7 @@ def connect(config: ClusterConfig | None = None, beside: Sequence[dict[str, floa
         raise InputError(
             f"RAY_ADDRESS={address!r}: takes jobs only; use `flowpairs submit`, or unset RAY_ADDRESS to run here"
         )
-    if address == "local":  # a cluster of this process alone: its token is nobody's concern
+    if address == "local":  # a cluster that only this process uses: Ray's warnings about its token do not matter
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     dashboard = False if address == "local" else None
     ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
@@ -39,9 +39,9 @@ def connect(config: ClusterConfig | None = None, beside: Sequence[dict[str, floa
 
 
 def _scale(config: ClusterConfig, beside: list[dict[str, float]]) -> None:
-    """Ask the autoscaler for what a job takes, and wait for it; when this process ends, its nodes may go.
+    """Request from the autoscaler what a job takes, and wait for it; the nodes may go when this process ends.
 
-    Where they do not come in time, `actor_shape` says what is there.
+    Where they do not come in time, `actor_shape` reports which nodes there are.
     """
     from ray.autoscaler.sdk import request_resources
 
@@ -50,7 +50,7 @@ def _scale(config: ClusterConfig, beside: list[dict[str, float]]) -> None:
     assert gpus != "auto"
     cpus = 1 if config.cpus_per_actor == "auto" else config.cpus_per_actor
     each = {"CPU": float(cpus)} | ({"GPU": gpus} if gpus else {})
-    atexit.register(request_resources, bundles=[])  # a request outlives who made it; this comes before Ray's shutdown
+    atexit.register(request_resources, bundles=[])  # a request outlives its process; this runs before Ray's shutdown
     bundles = [each] * actors + beside
     request_resources(bundles=bundles)
     total = {kind: sum(bundle.get(kind, 0) for bundle in bundles) for kind in ("CPU", "GPU")}

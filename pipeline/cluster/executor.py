@@ -1,4 +1,4 @@
-"""A job's blocks, or its semi-discrete problems, solved on Ray's actors or in this process, to the same bytes."""
+"""The executor of a job's blocks or semi-discrete problems: on Ray's actors or in this process, with the same bytes."""
 
 import os
 import time
@@ -27,11 +27,11 @@ Reports = Generator[dict[str, Any], None, None]
 
 @dataclass(frozen=True)
 class Processes:
-    """Who solves a job: actors of a shape, or this process.
+    """The processes that solve a job: actors of a shape, or this process.
 
     Attributes:
-        shape: of the actors; in this process one of all its cores.
-        job: a reference to the job in Ray's object store, which every actor of a node maps; None in this process.
+        shape: number and size of actors; in this process one actor with all its cores.
+        job: reference to the job in Ray's object store, which all actors of a node map; None in this process.
     """
 
     shape: ActorShape
@@ -44,25 +44,25 @@ class Processes:
 
 
 def uses_ray(config: ClusterConfig) -> bool:
-    """Whether a job runs on Ray: with `cluster.actors: 0` it runs in the calling process."""
+    """Return whether a job runs on Ray; with `cluster.actors: 0` it runs in the calling process."""
     return config.actors != 0
 
 
 def shape_for(config: ClusterConfig, blocks: int) -> ActorShape:
-    """Decide on actors for so many blocks, or on the threads and device of this process."""
+    """Decide on the actors for this number of blocks, or on the threads and device of this process."""
     if uses_ray(config):
         return actor_shape(config, blocks)
     return _own_shape(config)
 
 
 def blocks_of(job: Job, todo: list[int]) -> tuple[Processes, Reports]:
-    """Solve a semi-discrete coupling's potentials where they are missing, and then yield the report of every block.
+    """Solve those potentials of a semi-discrete coupling that are missing, then yield the report of every block.
 
     Args:
-        job: as `begin` gave it, or a trial's.
+        job: the job, or that of a trial run.
         todo: numbers of the blocks to compute.
 
-    Returns: who solves the blocks, and their reports as they are finished.
+    Returns: the processes that solve the blocks, and the blocks' reports as they are finished.
     """
     from flowpairs.pipeline.solve.block_solver import BlockSolver
 
@@ -71,7 +71,7 @@ def blocks_of(job: Job, todo: list[int]) -> tuple[Processes, Reports]:
     if uses_ray(job.config.cluster):
         import ray
 
-        reference = ray.put(job)  # once: every actor on a node maps the same memory
+        reference = ray.put(job)  # once: all actors on a node map the same memory
     if job.config.coupling.method == "semidiscrete":
         _solve_potentials(job, reference)
     workers = Processes(shape_for(job.config.cluster, len(todo)), reference)
@@ -80,7 +80,7 @@ def blocks_of(job: Job, todo: list[int]) -> tuple[Processes, Reports]:
 
 @contextmanager
 def job_metrics(job: Job) -> Iterator["Telemetry | None"]:
-    """The job's series in Ray's metrics; None where it runs without Ray."""
+    """Open the job's series in Ray's metrics; yields None where the job runs without Ray."""
     if not uses_ray(job.config.cluster):
         yield None
         return
@@ -91,17 +91,17 @@ def job_metrics(job: Job) -> Iterator["Telemetry | None"]:
 
 
 def _solve_all(job: Job, solver: "SolverClass", numbers: Sequence[int], workers: Processes, team: int) -> Reports:
-    """Yield the report of every block, or problem, as they are finished; closing the generator ends the work.
+    """Yield the report of each block or problem as it is finished; closing the generator ends the work.
 
     Args:
-        job: with its features.
+        job: the job, with its features.
         solver: `BlockSolver` or `PotentialSolver`.
-        numbers: of the blocks or problems.
-        workers: who solves them.
-        team: actors that solve one together.
+        numbers: numbers of the blocks or problems.
+        workers: processes that solve them.
+        team: number of actors that solve one together.
 
     Raises:
-        InputError, JobError: as a solver raised it, or as `schedule`.
+        InputError, JobError: raised by a solver or by `schedule`.
     """
     if workers.job is None:
         return _solve_here(job, solver, numbers, workers.shape)
@@ -112,7 +112,7 @@ def _solve_all(job: Job, solver: "SolverClass", numbers: Sequence[int], workers:
 
 
 def _solve_here(job: Job, solver: "SolverClass", numbers: Sequence[int], shape: ActorShape) -> Reports:
-    """Solve in this thread, and write each block in another while the next one is solved."""
+    """Solve in this thread, and write each block in another thread while the next one is solved."""
     import torch
 
     from flowpairs.pipeline.solve.timed import TimedSolver
@@ -134,7 +134,7 @@ def _solve_here(job: Job, solver: "SolverClass", numbers: Sequence[int], shape: 
 
 
 def memory_for(config: ClusterConfig, shape: ActorShape) -> list[tuple[int, float]]:
-    """How many actors of a shape every node will hold at once, and the bytes of memory that it has for them."""
+    """Compute how many actors of a shape each node will hold at once, and the bytes of memory that it has for them."""
     if uses_ray(config):
         from flowpairs.pipeline.cluster.shapes import capacity
 
@@ -145,7 +145,7 @@ def memory_for(config: ClusterConfig, shape: ActorShape) -> list[tuple[int, floa
 
 
 def _own_shape(config: ClusterConfig) -> ActorShape:
-    """All cores that this process may use, or those asked for, and a GPU where torch sees one."""
+    """Build the shape of this process: all cores that it may use or those asked for, and a GPU where torch sees one."""
     cpus = len(os.sched_getaffinity(0)) if config.cpus_per_actor == "auto" else config.cpus_per_actor
     if config.gpus_per_actor != "auto":
         return ActorShape(1, cpus, config.gpus_per_actor)
@@ -155,7 +155,7 @@ def _own_shape(config: ClusterConfig) -> ActorShape:
 
 
 def _solve_potentials(job: Job, reference: Any) -> None:
-    """Solve what is left of a semi-discrete coupling: one problem by all actors together, or one per class by each."""
+    """Solve what is left of a semi-discrete coupling: one problem on all actors, or one problem per class and actor."""
     from flowpairs.pipeline.solve.potentials import PotentialSolver, unconverged_problem
 
     config, directory, conditions = job.config, job.store, job.inputs.conditions
@@ -182,7 +182,7 @@ def _solve_potentials(job: Job, reference: Any) -> None:
 
 
 def _most_members(config: ClusterConfig, ids: int) -> int:
-    """How many actors can share a semi-discrete problem of so many data."""
+    """Compute how many actors can share a semi-discrete problem of this number of data."""
     import torch
 
     from flowpairs.pipeline.cluster.shapes import takes_gpus

@@ -5,23 +5,23 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = timedelta(minutes=30)  # a member that died is noticed at once; this is for one that hangs
+PATIENCE = timedelta(minutes=30)  # for a member that hangs; one that died is noticed at once
 
 
 def open_store(size: int) -> tuple[dist.TCPStore, int]:
-    """The meeting point of a new team of `size`, on a free port of this node; it lives as long as the object."""
+    """Open the meeting point of a new team of `size` on a free port of this node; it lives as long as the object."""
     store = dist.TCPStore("0.0.0.0", 0, size, is_master=True, wait_for_workers=False, timeout=PATIENCE)
     return store, store.port
 
 
 class ProcessTeam:
-    """See `flowpairs.pipeline.ot.tiles.partition.Team`; one a process, since torch.distributed knows one default group.
+    """A `flowpairs.pipeline.ot.tiles.partition.Team` over torch.distributed's one default group per process.
 
     Args:
-        store: the meeting point.
-        rank: of this process.
-        size: of the team.
-        device: where the tensors are that it sums.
+        store: meeting point of the team.
+        rank: rank of this process.
+        size: number of processes in the team.
+        device: device of the tensors to be summed.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int, device: str) -> None:
@@ -31,7 +31,7 @@ class ProcessTeam:
 
     @classmethod
     def join(cls, host: str, port: int, rank: int, size: int, device: str) -> "ProcessTeam":
-        """Enter a team whose meeting point is elsewhere."""
+        """Enter a team whose meeting point is in another process."""
         return cls(dist.TCPStore(host, port, size, wait_for_workers=False, timeout=PATIENCE), rank, size, device)
 
     def sum(self, values: Tensor) -> Tensor:

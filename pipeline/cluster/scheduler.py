@@ -1,4 +1,4 @@
-"""Gives blocks to actors, and goes on when one of them dies."""
+"""The scheduler: gives blocks to actors, and continues when one of them dies."""
 
 import sys
 from collections import Counter, deque
@@ -10,19 +10,19 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from flowpairs.pipeline.base.errors import InputError, JobError
 
-MAX_DEATHS = 3  # a block that takes this many actors with it is given up, and so is a start that fails so often
-REPORT_EVERY = 60.0  # seconds of silence after which a wait says what it waits for
+MAX_DEATHS = 3  # a job ends when one block has killed this many actors, or this many died while they started
+REPORT_EVERY = 60.0  # seconds of silence after which a wait is reported
 
 
 @runtime_checkable
 class Pool(Protocol):
-    """Where actors come from and go to.
+    """The protocol of what starts and stops actors.
 
-    An actor has the methods `ready()`, which it answers once it is placed, `solve(number)`, which keeps what it found,
-    and `write()`, which writes what was kept first and returns its report.
+    An actor has the methods `ready()`, which returns once it is placed, `solve(number)`, which keeps its result, and
+    `write()`, which writes the oldest kept result and returns its report.
     """
 
-    size: int  # actors that work at a time
+    size: int  # number of actors that work at a time
 
     def start(self) -> Any:
         """Start an actor."""
@@ -32,25 +32,25 @@ class Pool(Protocol):
 
 
 def schedule(pool: Pool, numbers: Sequence[int]) -> Generator[dict[str, Any], None, None]:
-    """Yield the report of every block, as they are finished; closing the generator stops the actors.
+    """Yield the report of each block as it is finished; closing the generator stops the actors.
 
-    Work is given only to actors that answered. An actor solves a block while it still writes the one before. A dead
-    actor, or one on a dead node, is replaced and what it was given is done again. This is done here rather than by
-    Ray's restarts, so that a block which kills its actors (out of memory) ends the job with a sentence.
+    Work is given only to actors that answered. An actor solves a block while it still writes the previous one. A dead
+    actor, or one on a dead node, is replaced and its work is done again. This is done here rather than by Ray's
+    restarts, so that a block which kills its actors (out of memory) ends the job with a sentence.
 
     Args:
         pool: starts and stops actors.
-        numbers: of the blocks.
+        numbers: numbers of the blocks.
 
     Raises:
-        InputError, JobError: as a block, or the start of an actor, raised it.
-        JobError: a block killed `MAX_DEATHS` actors.
+        InputError, JobError: raised by a block or by the start of an actor.
+        JobError: a block killed `MAX_DEATHS` actors, or as many died while they started.
     """
     return _Schedule(pool, numbers).reports()
 
 
 class _Schedule:
-    """The state of `schedule`: what waits, and which actor has which task, by the reference of its result."""
+    """The state of `schedule`: the blocks that wait, and each actor's tasks by the references of their results."""
 
     def __init__(self, pool: Pool, numbers: Sequence[int]) -> None:
         self.pool, self.waiting = pool, deque(numbers)
@@ -79,7 +79,7 @@ class _Schedule:
                 self.pool.stop(actor)
 
     def _take(self, ref: ray.ObjectRef) -> dict[str, Any] | None:
-        """Deal with a result; the report, where it is that of a block that was written."""
+        """Handle a result; return the report where it is that of a written block."""
         try:
             result = ray.get(ref)
         except RayActorError as error:
@@ -104,7 +104,7 @@ class _Schedule:
         self.starting[actor.ready.remote()] = actor
 
     def _assign(self, actor: Any) -> None:
-        """Give an actor the next block where it solves none; stop it where it has nothing left to do."""
+        """Give an actor the next block if it is solving none; stop it if it has nothing left to do."""
         if any(actor is other for other, _ in self.solving.values()):
             return
         if self.waiting:
@@ -114,7 +114,7 @@ class _Schedule:
             self.pool.stop(actor)
 
     def _replace(self, ref: ray.ObjectRef, error: RayActorError) -> None:
-        """Take back what a dead actor was given, and start another one."""
+        """Take back the work of a dead actor, and start another actor."""
         if ref in self.starting:
             self.pool.stop(self.starting.pop(ref))
             if not error.preempted:

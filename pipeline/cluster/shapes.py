@@ -1,6 +1,6 @@
-"""How many actors of which size, decided from the live nodes of a cluster.
+"""The number and size of actors, decided from the live nodes of a cluster.
 
-Ray is imported where nodes are asked for, so that a job in one process needs none.
+Ray is imported only where nodes are asked for, so that a job in one process needs no Ray.
 """
 
 import math
@@ -12,7 +12,7 @@ from flowpairs.pipeline.config import ClusterConfig
 
 @dataclass(frozen=True)
 class ActorShape:
-    """How many actors of which size."""
+    """The number of actors and the CPUs and GPUs of each."""
 
     actors: int
     cpus: int
@@ -20,7 +20,7 @@ class ActorShape:
 
 
 def nodes() -> tuple[list[int], list[float]]:
-    """CPUs and GPUs of every live node."""
+    """List the CPUs and the GPUs of all live nodes."""
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -28,13 +28,13 @@ def nodes() -> tuple[list[int], list[float]]:
 
 
 def fit(cpus: list[int], gpus: list[float], cpus_each: int, gpus_each: float) -> int:
-    """How many actors of that size fit on nodes of these CPUs and GPUs."""
+    """Count how many actors of this size fit on nodes with these CPUs and GPUs."""
     per_gpu = [math.floor(g / gpus_each) if gpus_each else math.inf for g in gpus]
     return sum(int(min(c // cpus_each, g)) for c, g in zip(cpus, per_gpu, strict=True))
 
 
 def takes_gpus(config: ClusterConfig) -> float:
-    """GPUs that one actor takes: where the config leaves it open, one on a cluster that has any."""
+    """Decide how many GPUs one actor takes: where the config leaves it open, one on a cluster that has any."""
     if config.gpus_per_actor != "auto":
         return config.gpus_per_actor
     return 1.0 if max(nodes()[1]) >= 1 else 0.0
@@ -43,12 +43,12 @@ def takes_gpus(config: ClusterConfig) -> float:
 def actor_shape(config: ClusterConfig, blocks: int) -> ActorShape:
     """Decide on actors from the live nodes: one per GPU where there are GPUs, else one per CPU core.
 
-    Never more than the blocks keep busy; fewer actors than cores share the cores evenly, as far as each fits on one
-    node. Where several solve a block together, their number is a multiple of a team's size.
+    There are never more actors than blocks keep busy. Fewer actors than cores share the cores evenly, as far as each
+    actor fits on one node. Where several actors solve a block together, the number is a multiple of the team's size.
 
     Args:
-        config: what is asked for.
-        blocks: that are left to do.
+        config: number and size of actors that are asked for.
+        blocks: number of blocks left to do.
 
     Raises:
         InputError: the cluster cannot hold the actors that the configuration asks for.
@@ -73,7 +73,7 @@ def actor_shape(config: ClusterConfig, blocks: int) -> ActorShape:
 
 
 def capacity(shape: ActorShape) -> list[tuple[int, float]]:
-    """How many such actors every live node will hold at once, and the bytes of memory that Ray counts there."""
+    """Compute how many such actors each live node will hold at once, and the bytes of memory that Ray counts there."""
     import ray
 
     out, left = [], shape.actors

@@ -1,8 +1,8 @@
-"""What a job tells of itself through Ray's metrics, which the agent of every node serves to Prometheus with Ray's own.
+"""A job's own series in Ray's metrics, which the agent of every node serves to Prometheus alongside Ray's.
 
-The driver tells it, for all its actors and workers. Ray hands a gauge on once, within ten seconds, and its agent
-forgets it twenty seconds later; so the last values are set again as long as the job runs, and a job that is over or
-dead leaves its counters alone. Where no agent runs, all of it comes to nothing.
+The driver reports them for all its actors and workers. Ray passes a gauge on once, within ten seconds, and its agent
+forgets it twenty seconds later; so the last values are set again as long as the job runs, and a job that has ended or
+died leaves only its counters. Where no agent runs, the series go nowhere.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Telemetry:
     """The series of one job, all of them named flowpairs_*.
 
     Args:
-        output: the directory that it writes to.
+        output: directory that the job writes to.
     """
 
     def __init__(self, output: AnyPath) -> None:
@@ -45,7 +45,7 @@ class Telemetry:
         self._passes = Histogram("flowpairs_couple_passes", "passes that a block took", PASSES, TAGS)
 
     def set(self, **values: float | int) -> None:
-        """Give gauges their values, by the names of `GAUGES`."""
+        """Set gauges by the names of `GAUGES`."""
         for name in values:
             if name not in self._gauges:
                 self._gauges[name] = Gauge(f"flowpairs_{name}", GAUGES[name], TAGS)
@@ -53,12 +53,12 @@ class Telemetry:
         self.repeat()
 
     def repeat(self) -> None:
-        """Tell the gauges' values again."""
+        """Report the gauges' values again."""
         for name, value in list(self._latest.items()):
             self._gauges[name].set(value, self._tags)
 
     def block(self, pairs: int, passes: int | None) -> None:
-        """Count the pairs of a block, and the passes where it was solved by any."""
+        """Count the pairs of a block, and its passes where it has any."""
         self._pairs.inc(pairs, self._tags)
         if passes is not None:
             self._passes.observe(passes, self._tags)
@@ -66,7 +66,7 @@ class Telemetry:
 
 @contextmanager
 def telemetry(output: AnyPath) -> Iterator[Telemetry]:
-    """Tell the series of a job until the block ends; Ray is running."""
+    """Report the series of a job until the `with` block ends; Ray must be running."""
     series = Telemetry(output)
     with repeated(series.repeat):
         yield series

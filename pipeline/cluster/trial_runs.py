@@ -1,6 +1,7 @@
-"""Small jobs of a kind, run to see what a large one takes: the job's own code on its own data and actors.
+"""Trial runs: small jobs that measure what a large one will take, with the job's own code, data and actors.
 
-Blocks have the job's size or, where that is larger, two smaller ones. A semi-discrete solve is tried for some rounds.
+Trials have two smaller block sizes or, where the job's own is not larger, that one. A semi-discrete solve is tried for
+a few rounds.
 """
 
 import math
@@ -35,16 +36,16 @@ class TrialRun:
     write_seconds: float
     start_seconds: float
     start_bytes: float
-    first_bytes: float  # above that, of an actor's first block
-    block_bytes: float  # and of all: what was freed is not all used again, and the block before is being written
+    first_bytes: float  # of an actor's first block, above `start_bytes`
+    block_bytes: float  # of all blocks: freed memory is not all used again, and the previous block is being written
     pair_bytes: float
-    potential_pace: float  # points times data a second, of a semi-discrete solve on all actors
+    potential_pace: float  # points times data per second, of a semi-discrete solve on all actors
 
 
 def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
-    """Rows of the trials' blocks: as few as tell something, and enough that no member of a team is idle."""
+    """Choose the rows of the trials' blocks: as few as are informative, and enough that no member of a team is idle."""
     if config.data.weight is not None or getattr(config.source, "weight", None) is not None:
-        return [blocks.n]  # weights are of all data together
+        return [blocks.n]  # weights refer to all data together
     low, high = SIZES.get(config.coupling.method, OTHERS)
     team = config.cluster.actors_per_block
     if team > 1:
@@ -60,7 +61,7 @@ def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list
 
 
 def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
-    """Two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
+    """Run two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
     config, legs = job.config, 0 if job.inputs.source is None else len(job.inputs.source.legs)
     teams = shape.actors // config.cluster.actors_per_block
     small = config.model_copy(
@@ -109,13 +110,13 @@ def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
 
 
 def above(directory: Path) -> Path:
-    """The nearest directory above that is there."""
+    """Find the nearest existing directory above this one."""
     return next(path for path in directory.absolute().parents if path.is_dir())
 
 
 @contextmanager
 def scratch(directory: AnyPath) -> Iterator[Path]:
-    """A directory to try in, on the disk of the output where that is local, so that its pace is measured."""
+    """Make a scratch directory on the disk of the output where that is local, so that its pace is measured."""
     there = above(directory) if isinstance(directory, Path) else None
     with tempfile.TemporaryDirectory(prefix=".flowpairs-plan-", dir=there) as scratch:
         yield Path(scratch)

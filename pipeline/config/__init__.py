@@ -1,8 +1,8 @@
 """Configuration: YAML and `key=value` overrides in, one frozen and validated model per command out.
 
 couple.py      the model of `flowpairs couple`; `data:` and `source:` are in data.py, `coupling:` in coupling.py
-strict.py      the base of every part
-plain_yaml.py  YAML as data alone
+strict.py      the base class of every part
+plain_yaml.py  YAML read as plain data
 loading.py     reading, overriding, validating and writing any command's model
 identity.py    what makes two configurations the same
 """

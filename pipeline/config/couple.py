@@ -1,4 +1,4 @@
-"""The model of `flowpairs couple CONFIG`: its smaller parts, and how all parts go together."""
+"""The model of `flowpairs couple CONFIG`: its smaller parts, and the rules that hold between parts."""
 
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from flowpairs.pipeline.config.strict import Strict
 
 
 class FeaturesConfig(Strict):
-    """What the cost sees: flattened and centred data, projected on `pca` principal directions where given."""
+    """What the cost compares: flattened and centred data, projected on `pca` principal directions if given."""
 
     pca: PositiveInt | None = None
 
@@ -31,20 +31,20 @@ class OutputConfig(Strict):
     """The pair store."""
 
     dir: str
-    pairs: int = Field(ge=0)  # 0: potentials alone, with method semidiscrete, to match inside the training job
+    pairs: int = Field(ge=0)  # 0: only potentials, with method semidiscrete, to assign partners inside the training job
     payload: Literal["full", "seeded", "ids"] = "full"
     pairs_per_shard: PositiveInt = 16_384
 
 
 class ClusterConfig(Strict):
-    """What the job asks of Ray. It never changes the pairs."""
+    """What the job requests from Ray. It never changes the pairs."""
 
     actors: NonNegativeInt | Literal["auto"] = "auto"  # 0: the whole job runs in the calling process, without Ray
-    actors_per_block: PositiveInt = 1  # that solve one block together; `actors` counts all of them
-    checkpoint_seconds: float = Field(default=60.0, ge=0)  # between two records of how far a block's solve has come
+    actors_per_block: PositiveInt = 1  # number that solve one block together; `actors` counts all of them
+    checkpoint_seconds: float = Field(default=60.0, ge=0)  # between two checkpoints of a block's solve
     gpus_per_actor: float | Literal["auto"] = Field(default="auto")
     cpus_per_actor: PositiveInt | Literal["auto"] = "auto"
-    # How long to wait for nodes that an autoscaler is asked for, as many as `actors` need and no more; 0: ask for none.
+    # How long to wait for the nodes that `actors` need, which an autoscaler is then asked for; 0: it is not asked.
     scale_seconds: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
@@ -60,7 +60,7 @@ class ClusterConfig(Strict):
 
 
 class CoupleConfig(Strict):
-    """All of `flowpairs couple CONFIG`."""
+    """The whole configuration of `flowpairs couple CONFIG`."""
 
     data: DataConfig
     source: SourceConfig = Field(default=GaussianSource(kind="gaussian"), discriminator="kind")
@@ -73,16 +73,16 @@ class CoupleConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _noise(cls, value: Any) -> Any:
-        """A source that does not say what it is, is Gaussian."""
+        """Make a source that does not name its kind Gaussian."""
         if isinstance(value, dict) and isinstance(value.get("source"), dict):
             return value | {"source": {"kind": "gaussian"} | value["source"]}
         return value
 
     def determining(self) -> dict[str, Any]:
-        """The part that determines the pairs: not where they go, nor how many actors make them, nor where the data lie.
+        """Return the part that determines the pairs: not the output's path, the number of actors or the data's path.
 
-        What is read enters by its fingerprint, which the resolved config holds. A backend counts as it is named: pairs
-        of two backends may differ, as may those of two kinds of devices.
+        What is read enters by its fingerprint, which the resolved config holds. A backend counts by its configured
+        name: pairs of two backends may differ, as may those of two kinds of devices.
         """
         return self.model_dump(
             exclude={"cluster": True, "output": {"dir"}, "data": {"path"}, "source": {"path"}, "coupling": PATHS}
@@ -135,7 +135,7 @@ class CoupleConfig(Strict):
 
 
 def check_cost(config: CoupleConfig) -> None:
-    """Import the cost that a config names, for a command that will couple; one that reads a store imports nothing.
+    """Import the cost that a config names, for commands that couple; a command that only reads a store imports nothing.
 
     Raises:
         InputError: no such module or function.
@@ -143,5 +143,5 @@ def check_cost(config: CoupleConfig) -> None:
     config.coupling.cost_function()
 
 
-# Of `coupling:`, what says where something lies or how the job is run rather than what comes out.
+# Keys of `coupling:` that name a path or say how the job is run, rather than determine its result.
 PATHS = {"on_unconverged", "table", "start", "condition_file", "matrix"}

@@ -1,4 +1,4 @@
-"""`coupling:` of a configuration: which coupling, how sharp, of which cost, and what does not go together."""
+"""The model of `coupling:`: which coupling, how sharp, of which cost, and which options exclude each other."""
 
 import importlib
 import re
@@ -23,26 +23,26 @@ class CouplingConfig(Strict):
     method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported"] = "sinkhorn"
     n: int = Field(ge=1)
     cost: str = "dot"  # or sqeuclidean, geodesic, precomputed, or module:function; see pipeline/ot/costs/cost.py
-    neighbours: int = Field(default=15, ge=2)  # of a point, for cost geodesic: see pipeline/ot/costs/geodesic.py
+    neighbours: int = Field(default=15, ge=2)  # per point, for cost geodesic: see pipeline/ot/costs/geodesic.py
     heat: PositiveFloat = 50.0  # time that heat spreads on that graph: more is smoother
-    matrix: str | None = None  # .npy of cost precomputed, source ids by data ids
+    matrix: str | None = None  # .npy for cost precomputed, source ids by data ids
     matrix_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
-    table: str | None = None  # of pairs made elsewhere, for method imported: see pipeline/blocks/imported_pairs.py
+    table: str | None = None  # pairs made elsewhere, for method imported: see pipeline/blocks/imported_pairs.py
     table_fingerprint: str | None = None  # sha256 that its columns must have; the resolved config holds what was read
-    rel_eps: float | None = Field(default=None, ge=0)  # eps / std(C); where none is given 0.1, semidiscrete 0
-    eps: float | None = Field(default=None, ge=0)  # absolute, in the units of the cost; 0 for semidiscrete alone
-    sharpness: float | None = Field(default=None, gt=0, lt=1)  # E to find eps for: 0 sharp, 1 blurred
+    rel_eps: float | None = Field(default=None, ge=0)  # eps / std(C); by default 0.1, for semidiscrete 0
+    eps: float | None = Field(default=None, ge=0)  # absolute, in the units of the cost; 0 only for semidiscrete
+    sharpness: float | None = Field(default=None, gt=0, lt=1)  # E for which to find eps: 0 sharp, 1 blurred
     tol: PositiveFloat = 1e-3  # L1 error of the marginals
     chi2: float = Field(default=0.05, gt=0, lt=1)  # semidiscrete: chi-square error of the data's masses
     condition: Literal["blind", "class", "extended"] = "blind"  # semidiscrete: see pipeline/blocks/conditions.py
     beta: PositiveFloat | None = None  # weight of the conditions in the extended cost
-    condition_file: str | None = None  # .npy of one row of numbers a datum, for condition extended; else the labels
+    condition_file: str | None = None  # .npy of one row of numbers per datum, for condition extended; else the labels
     condition_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
     max_passes: PositiveInt = 20_000  # over the n x m entries before giving up
-    start: str | None = None  # a pair store over the same data, from whose potentials to start
+    start: str | None = None  # a pair store over the same data, whose potentials the solve starts from
     start_fingerprint: str | None = None  # sha256 of those potentials; the resolved config holds what was read
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
-    backend: Literal["auto", "torch", "keops", "flash"] = "auto"  # what computes the passes: see docs/solver.md
+    backend: Literal["auto", "torch", "keops", "flash"] = "auto"  # computes the passes: see docs/solver.md
     on_unconverged: Literal["fail", "record"] = "fail"
 
     @model_validator(mode="before")
@@ -88,7 +88,7 @@ class CouplingConfig(Strict):
         return self
 
     def _semidiscrete(self) -> None:
-        """Refuse what does not go with method semidiscrete."""
+        """Refuse options that do not go with method semidiscrete."""
         if self.sharpness is not None:
             raise ValueError("sharpness belongs to method sinkhorn; give rel_eps or eps, 0 being the sharpest")
         if self.cost != "dot":
@@ -99,7 +99,7 @@ class CouplingConfig(Strict):
             raise ValueError("beta and condition_file belong to condition extended; remove them")
 
     def cost_function(self) -> Cost:
-        """What the coupling minimises: a name, or the function that the config names, whose module is imported.
+        """Return the cost to be minimised: a name, or the function that the config names, whose module is imported.
 
         Raises:
             InputError: no such module or function.
@@ -109,7 +109,7 @@ class CouplingConfig(Strict):
         module, _, name = self.cost.partition(":")
         try:
             function = getattr(importlib.import_module(module), name)
-        except Exception as error:  # whatever a user's module raises
+        except Exception as error:  # a user's module may raise anything
             raise InputError(
                 f"coupling.cost={self.cost!r}: cannot be imported ({type(error).__name__}: {error}); "
                 "put its module where the job runs or on PYTHONPATH"

@@ -1,4 +1,4 @@
-"""What makes two configurations the same: what determines the pairs, its hash, and where two of them differ."""
+"""The identity of a configuration: the part that determines the pairs, its hash, and where two of them differ."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config.couple import CoupleConfig
 
-# The key that a fingerprint is of.
+# The key of each fingerprint, and the key of what it is the fingerprint of.
 ORIGINS = {
     "fingerprint": "path",
     "columns_fingerprint": "path",
@@ -20,14 +20,14 @@ ORIGINS = {
 
 
 def pin(config: CoupleConfig, found: Mapping[str, str | None]) -> CoupleConfig:
-    """The config with the fingerprints of what was read.
+    """Return the config with the fingerprints of what was read.
 
     Args:
-        config: of a coupling job.
+        config: config of a coupling job.
         found: fingerprints by their dotted keys, as "data.fingerprint".
 
     Raises:
-        InputError: the config expects another.
+        InputError: the config expects another fingerprint.
     """
     parts: dict[str, dict[str, str | None]] = {}
     for dotted, value in found.items():
@@ -43,13 +43,13 @@ def pin(config: CoupleConfig, found: Mapping[str, str | None]) -> CoupleConfig:
 
 
 def digest(determining: dict[str, Any]) -> str:
-    """A 16-digit hash of a configuration's determining part, independent of key order."""
+    """Compute a 16-digit hash of a configuration's determining part, independent of key order."""
     canonical = json.dumps(determining, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """The dotted keys whose values differ between two nested configurations, each with both values."""
+    """List the dotted keys whose values differ between two nested configurations, each with both values."""
     out = []
     for key in sorted(ours.keys() | theirs.keys()):
         a, b = ours.get(key), theirs.get(key)
@@ -61,7 +61,7 @@ def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") ->
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys of a nested configuration, and their values."""
+    """Yield the dotted keys of a nested configuration and their values."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{key}.")

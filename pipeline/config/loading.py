@@ -1,4 +1,4 @@
-"""YAML and `key=value` overrides in, one frozen and validated model out.
+"""Loading of configurations: YAML and `key=value` overrides in, one frozen and validated model out.
 
 Unknown keys, wrong types and values that contradict each other raise `InputError` with the key, the value and the
 remedy, before anything heavy is imported.
@@ -16,13 +16,13 @@ from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.config import plain_yaml
 from flowpairs.pipeline.config.strict import Strict
 
-FEW = 8  # keys of a part, up to which all are named where one is misspelt
+FEW = 8  # a part with at most this many keys has all of them named where one is misspelt
 
 Config = TypeVar("Config", bound=Strict)
 
 
 def load(model: type[Config], path: str | AnyPath, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file, lay `key.sub=value` overrides over it and validate.
+    """Read a YAML file, apply `key.sub=value` overrides and validate.
 
     Raises:
         InputError: file missing, no YAML mapping, malformed override, unknown key, wrong type or value.
@@ -32,7 +32,7 @@ def load(model: type[Config], path: str | AnyPath, overrides: list[str] | None =
 
 
 def read_yaml(path: str | AnyPath) -> dict[str, Any]:
-    """Read a YAML file without asking whose configuration it is.
+    """Read a YAML file without knowing which model it is for.
 
     Raises:
         InputError: file missing, no YAML mapping.
@@ -50,7 +50,7 @@ def read_yaml(path: str | AnyPath) -> dict[str, Any]:
 
 
 def from_overrides(model: type[Config], overrides: list[str] | None) -> Config:
-    """The model's defaults with `key=value` overrides, for commands that take no YAML file.
+    """Build a model from its defaults and `key=value` overrides, for commands that take no YAML file.
 
     Raises:
         InputError: malformed override, unknown key, wrong type or value.
@@ -59,7 +59,7 @@ def from_overrides(model: type[Config], overrides: list[str] | None) -> Config:
 
 
 def _tree(overrides: list[str] | None, form: str) -> dict[str, Any]:
-    """The overrides as one nested mapping, later ones over earlier ones; `form` tells the user how one looks."""
+    """Parse overrides into one nested mapping, later ones over earlier ones; `form` shows the user how one looks."""
     tree: dict[str, Any] = {}
     for item in overrides or []:
         key, equals, text = item.partition("=")
@@ -79,7 +79,7 @@ def _tree(overrides: list[str] | None, form: str) -> dict[str, Any]:
 
 
 def _lay(above: dict[str, Any], below: dict[str, Any], model: type[Strict]) -> dict[str, Any]:
-    """Overrides laid over what a file gives of the same part, less what they take the place of."""
+    """Lay overrides over a file's values of the same part, and drop the values that they replace."""
     fields, out = model.model_fields, dict(below)
     gone = {key for keys in model.alternatives if any(above.get(key) is not None for key in keys) for key in keys}
     for key, keys in model.belonging.items():
@@ -99,7 +99,7 @@ def _lay(above: dict[str, Any], below: dict[str, Any], model: type[Strict]) -> d
 
 
 def _part(field: FieldInfo | None, *values: dict[str, Any]) -> type[Strict]:
-    """The model of a part; of a union, the member that the first of the values with its key names."""
+    """Find the model of a part; for a union, the member named by the first of the values with the discriminator."""
     if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Strict):
         return field.annotation
     tag, members = _members(field)
@@ -107,7 +107,7 @@ def _part(field: FieldInfo | None, *values: dict[str, Any]) -> type[Strict]:
 
 
 def _members(field: FieldInfo | None) -> tuple[str, dict[str, type[Strict]]]:
-    """The key by which the members of a union are told apart, and each by the key's values."""
+    """Find the key that discriminates a union's members, and the member for each of its values."""
     if field is None or not isinstance(field.discriminator, str):
         return "", {}
     tag, models = field.discriminator, get_args(field.annotation)
@@ -120,18 +120,22 @@ def save(config: Strict, path: AnyPath, remark: str) -> None:
 
 
 def validate(model: type[Config], plain: dict[str, Any]) -> Config:
-    """Validate a plain nested mapping; `InputError` names the first offending key, its value and what is allowed."""
+    """Validate a plain nested mapping.
+
+    Raises:
+        InputError: the mapping is invalid; names the first offending key, its value and what is allowed.
+    """
     try:
         return model.model_validate(plain)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         key, owner = _locate(errors[0]["loc"], model)
-        same_key = [e for e in errors if _locate(e["loc"], model)[0] == key]  # one for each member of a union
+        same_key = [e for e in errors if _locate(e["loc"], model)[0] == key]  # one per member of a union
         raise InputError(_sentence(key, owner, same_key)) from error
 
 
 def _locate(location: tuple[int | str, ...], model: type[Strict]) -> tuple[str, type[Strict]]:
-    """The dotted key that the user wrote, and the model it was looked up in; pydantic adds union members behind it."""
+    """Find the dotted key that the user wrote, and its model; pydantic also puts union members into the key."""
     key, owner = [], model
     members: dict[str, type[Strict]] = {}
     for part in map(str, location):
@@ -150,7 +154,7 @@ def _locate(location: tuple[int | str, ...], model: type[Strict]) -> tuple[str, 
 
 
 def _sentence(key: str, owner: type[Strict], errors: list[Any]) -> str:
-    """One sentence out of pydantic's errors for one key."""
+    """Format pydantic's errors for one key as one sentence."""
     kind, value = errors[0]["type"], errors[0]["input"]
     if kind == "extra_forbidden":
         return f"{key}={value!r}: unknown key; {_nearest(key.rpartition('.')[2], sorted(owner.model_fields))}"
@@ -163,7 +167,7 @@ def _sentence(key: str, owner: type[Strict], errors: list[Any]) -> str:
 
 
 def _nearest(key: str, names: list[str]) -> str:
-    """What may have been meant by a misspelt key: all names where they are few, else those like it, if any are."""
+    """Suggest what a misspelt key may mean: all names where they are few, else similar ones, if any."""
     near = difflib.get_close_matches(key, names, cutoff=0.5)
     if near and len(names) > FEW:
         return f"did you mean {' or '.join(near)}?"

@@ -1,7 +1,7 @@
-"""YAML as data alone: the core schema of YAML 1.2, in which 1e-3 is a number and 6:00 and yes are text.
+"""YAML as plain data: the core schema of YAML 1.2, in which 1e-3 is a number, and 6:00 and yes are text.
 
-Nothing in a file is called, looked up or repeated: no tags of Python, no interpolation, no aliases. A key that stands
-twice, and nesting that no configuration has, are refused.
+Nothing in a file is called, looked up or repeated: there are no Python tags, no interpolation, no aliases. Duplicate
+keys, and nesting deeper than any configuration's, are refused.
 """
 
 import re
@@ -13,7 +13,7 @@ import yaml
 MAX_DEPTH = 20  # levels
 
 _TAG = "tag:yaml.org,2002:"
-_SCALARS = {  # tag -> what plain text of it looks like; the first that fits counts
+_SCALARS = {  # tag -> pattern of its plain text; the first that fits counts
     "null": r"(~|null|Null|NULL)?",
     "bool": r"true|True|TRUE|false|False|FALSE",
     "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
@@ -22,19 +22,19 @@ _SCALARS = {  # tag -> what plain text of it looks like; the first that fits cou
 
 
 def parse(text: str | bytes) -> Any:
-    """The mappings, lists, texts, numbers, booleans and nulls that a YAML text stands for.
+    """Parse a YAML text into the mappings, lists, texts, numbers, booleans and nulls that it stands for.
 
     Raises:
-        ValueError: no YAML of this kind; the message, of one line, says what and where.
+        ValueError: not YAML of this kind; the one-line message says what is wrong and where.
     """
     try:
         return yaml.load(text, _Loader)
-    except Exception as error:  # PyYAML lets through whatever its parts stumble over
+    except Exception as error:  # PyYAML also raises other libraries' exceptions
         raise ValueError(" ".join(str(error).split())) from error
 
 
 def dump(tree: dict[str, Any]) -> str:
-    """A YAML text that `parse`, and readers of YAML 1.1, take for the same tree."""
+    """Write a tree as YAML that `parse`, and readers of YAML 1.1, read as the same tree."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
 
 
@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """One node and what is below it."""
+        """Compose one node and the nodes below it."""
         mark = self.peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
             raise yaml.composer.ComposerError(None, None, "aliases are not read; write the value out", mark)
@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        """Text to values."""
+        """Construct a mapping; refuse keys that are no text or occur twice."""
         out: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
             key, mark = self.construct_object(key_node, deep=True), key_node.start_mark
@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML takes for something else than text."""
+    """Quotes text that either version of YAML would read as something else."""
 
 
 def _integer(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The base of every part of a configuration."""
+"""The base class of every part of a configuration."""
 
 from typing import ClassVar
 
@@ -9,10 +9,10 @@ class Strict(BaseModel):
     """A part of a configuration: immutable, and unknown keys are refused.
 
     Attributes:
-        alternatives: groups of keys of which one is given: an override of one takes the place of what a file gives.
-        belonging: a key, and those that mean something for one value of it only: an override that changes it drops
-            what a file gives of these. A union told apart by a `discriminator` needs none: the keys that the other
-            member does not have are dropped.
+        alternatives: groups of keys of which one is given; an override of one replaces what a file gives of its group.
+        belonging: keys that have a meaning for only one value of another key: an override that changes that key drops
+            what a file gives of these. A union with a `discriminator` needs none: keys that the other member lacks are
+            dropped.
     """
 
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()

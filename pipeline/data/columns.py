@@ -14,7 +14,7 @@ from flowpairs.pipeline.data.schema import class_ids
 
 
 def image_bytes(table: pa.Table, named: list[str], where: str) -> list[bytes] | None:
-    """Encoded images out of plain binary or Hugging Face's struct of bytes and path; None for a column of numbers.
+    """Extract encoded images from binary or from Hugging Face's struct of bytes and path; None for a numeric column.
 
     Raises:
         InputError: rows without bytes.
@@ -30,7 +30,7 @@ def image_bytes(table: pa.Table, named: list[str], where: str) -> list[bytes] | 
 
 
 def numbers(table: pa.Table, named: list[str], where: str) -> Shaped[np.ndarray, "n *stored"]:
-    """Rows as stored: one list or tensor column, or scalar columns side by side, as float64.
+    """Extract rows as stored: one list or tensor column, or scalar columns stacked as float64.
 
     Raises:
         InputError: columns of another type, nulls, or lists of unequal length.
@@ -52,7 +52,7 @@ def numbers(table: pa.Table, named: list[str], where: str) -> Shaped[np.ndarray,
 
 
 def labels(table: pa.Table, name: str) -> Int64[np.ndarray, " n"]:
-    """Class ids out of an integer column.
+    """Extract class ids from an integer column.
 
     Raises:
         InputError: another type, nulls, or negative ids.
@@ -66,7 +66,7 @@ def labels(table: pa.Table, name: str) -> Int64[np.ndarray, " n"]:
 
 
 def _holds_numbers(kind: Any) -> bool:
-    """Whether a type is a list or a tensor of numbers."""
+    """Return whether a type is a list or a tensor of numbers."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
@@ -75,7 +75,7 @@ def _holds_numbers(kind: Any) -> bool:
 
 
 def _tensor_shape(field: pa.Field) -> tuple[int, ...] | None:
-    """The shape of a tensor column's rows, None for plain lists."""
+    """Find the shape of a tensor column's rows; None for plain lists."""
     if isinstance(field.type, pa.BaseExtensionType):
         return tuple(field.type.shape)
     # A process without Ray sees Ray's tensors as lists, but the field keeps what Ray wrote about them.
@@ -86,7 +86,7 @@ def _tensor_shape(field: pa.Field) -> tuple[int, ...] | None:
 
 
 def _rows_of(array: Any, shape: tuple[int, ...] | None, where: str) -> Shaped[np.ndarray, "n *stored"]:
-    """The entries of a list or tensor array, one row each."""
+    """Convert the entries of a list or tensor array, one row each."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     lengths = pc.unique(pc.list_value_length(array)).to_pylist()

@@ -1,4 +1,4 @@
-"""`data.path` -> a filesystem, the sorted files and one format, recognised by the files' extensions."""
+"""Discovery: `data.path` -> a filesystem, the sorted files and one format, recognised by the files' extensions."""
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ FORMATS: dict[str, Format] = {
     ".tar": "tars",
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm"), "folder"),
 }
-# One file is one array here, so many files in a directory would be many data sets; one image is none.
+# One npz file is one data set, so a directory of them would be many; one image is no data set.
 SINGLE_ONLY, DIRECTORY_ONLY = "npz", "folder"
 
 
@@ -34,11 +34,11 @@ class Location:
 
     @property
     def local(self) -> bool:
-        """Local files are checked in full before they are read, remote ones by their first rows."""
+        """Whether files are local: these are checked in full before they are read, remote ones by their first rows."""
         return isinstance(self.filesystem, LocalFileSystem)
 
     def ray_paths(self) -> dict[str, Any]:
-        """The arguments by which Ray Data's readers find the files."""
+        """Return the arguments by which Ray Data's readers find the files."""
         return {"paths": list(self.files), "filesystem": None if self.local else self.filesystem}
 
 
@@ -71,7 +71,7 @@ def locate(path: str) -> Location:
             )
     except InputError:
         raise
-    except Exception as error:  # every cloud's library has a tree of its own
+    except Exception as error:  # every cloud's library has its own exceptions
         raise InputError(f"data.path={path!r}: cannot be opened ({error}); check the path and its scheme") from error
 
     single = files == [root]
@@ -92,6 +92,6 @@ def locate(path: str) -> Location:
 
 
 def _hidden(file: str, root: str) -> bool:
-    """Whether a name below the root is a leftover of a tool, as in `_SUCCESS` or `.cache/`."""
+    """Return whether a name below the root is a leftover of a tool, as in `_SUCCESS` or `.cache/`."""
     below = PurePosixPath(file.removeprefix(root)).parts
     return any(part.startswith((".", "_")) for part in below)

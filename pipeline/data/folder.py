@@ -1,4 +1,4 @@
-"""A folder of images, read recursively; the class is the name of the folder that an image lies in."""
+"""Folders of images, read recursively; the class is the name of the folder that holds an image."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -21,7 +21,7 @@ BATCH_ROWS = 256
 
 
 def survey(location: Location, config: DataConfig) -> DataSpec:
-    """Read every image's header, of a remote folder the first one; see `flowpairs.pipeline.data.check`."""
+    """Read every image's header, of a remote folder only the first; see `flowpairs.pipeline.data.check_data`."""
     tally = Tally()
     for path in location.files if location.local else location.files[:1]:
         with location.filesystem.open(path, "rb") as file:
@@ -31,7 +31,7 @@ def survey(location: Location, config: DataConfig) -> DataSpec:
 
 
 def dataset(location: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
-    """Ray Data's reader of whole files, brought to uniform rows."""
+    """Build Ray Data's reader of whole files, mapped to uniform rows."""
     import ray.data
 
     files = ray.data.read_binary_files(**location.ray_paths(), include_paths=True)
@@ -40,7 +40,7 @@ def dataset(location: Location, config: DataConfig, spec: DataSpec) -> "ray.data
 
 
 def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[dict[str, np.ndarray]]:
-    """The same rows in the same order, read in this process."""
+    """Yield the same rows in the same order, read in this process."""
     classes = _classes(location, config)
     for start in range(0, len(location.files), BATCH_ROWS):
         paths = location.files[start : start + BATCH_ROWS]
@@ -49,7 +49,7 @@ def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[
 
 
 def _uniform(batch: dict[str, Any], classes: list[str], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Uniform rows of one batch of files."""
+    """Decode one batch of files into uniform rows."""
     paths = [str(path) for path in batch["path"]]
     names = [_where(path) for path in paths]
     x = stack([decode_image(data, name) for data, name in zip(batch["bytes"], names, strict=True)], shape, names)
@@ -59,7 +59,7 @@ def _uniform(batch: dict[str, Any], classes: list[str], shape: tuple[int, ...]) 
 
 
 def _classes(location: Location, config: DataConfig) -> list[str]:
-    """The sorted names of the folders that images lie in, [] without labels."""
+    """List the sorted names of the folders that hold images; [] without labels."""
     if config.label is None:
         return []
     parents = [PurePosixPath(path).parent for path in location.files]

@@ -1,4 +1,4 @@
-"""Encoded images: the shape from the header alone, or all pixels, with one rule for PIL's modes."""
+"""Encoded images: reads the shape from the header alone, or all pixels, with one rule for PIL's modes."""
 
 import io
 import warnings
@@ -10,13 +10,13 @@ from jaxtyping import UInt8
 
 from flowpairs.pipeline.base.errors import InputError
 
-# PIL's mode -> the mode whose pixels are taken. Palettes and bitmaps are only encodings of colours and greys.
+# PIL's mode -> the mode of the pixels that are read. Palettes and bitmaps are only encodings of colours and greys.
 MODES = {"L": "L", "1": "L", "RGB": "RGB", "P": "RGB", "RGBA": "RGBA"}
 BANDS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 
 def header_shape(file: bytes | io.IOBase, where: str) -> tuple[int, ...]:
-    """[C, H, W] of an encoded image, without decoding its pixels.
+    """Read [C, H, W] of an encoded image, without decoding its pixels.
 
     Raises:
         InputError: not an image, or a mode other than grey, RGB, RGBA or palette.
@@ -26,7 +26,7 @@ def header_shape(file: bytes | io.IOBase, where: str) -> tuple[int, ...]:
 
 
 def decode_image(data: bytes, where: str) -> UInt8[np.ndarray, "c h w"]:
-    """All pixels of an encoded image, channels first.
+    """Decode all pixels of an encoded image, channels first.
 
     Raises:
         InputError: as `header_shape`, or pixels that cannot be decoded.
@@ -40,11 +40,11 @@ def decode_image(data: bytes, where: str) -> UInt8[np.ndarray, "c h w"]:
 
 
 def _open(file: bytes | io.IOBase, where: str) -> PIL.Image.Image:
-    """Open an image lazily and refuse modes that have no single reading as uint8 channels."""
+    """Open an image lazily, and refuse modes that have no single reading as uint8 channels."""
     source: Any = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         with warnings.catch_warnings():
-            # PIL only warns of images that may exhaust the memory; for a training set they are a mistake.
+            # PIL only warns of images that may exhaust the memory; in a training set they are a mistake.
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             image = PIL.Image.open(source)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError, Warning) as error:

@@ -1,6 +1,6 @@
-"""`check_data`: everything that can be wrong with a data set, found before Ray starts. `read_data`: the data set.
+"""The two entries of a data set: `check_data` finds all that can be wrong before Ray starts, `read_data` reads it.
 
-One array is read by the driver, which opened it to check it; many files are read by Ray Data, or here without Ray.
+A single array is read by the driver, which opened it to check it; many files are read by Ray Data, or here without Ray.
 """
 
 import logging
@@ -24,7 +24,7 @@ SURVEYS = {
     "folder": folder.survey,
     "tars": tars.survey,
 }
-COLUMNS = "npz", "parquet"  # formats that have them
+COLUMNS = "npz", "parquet"  # formats that have columns
 DATASETS = {"parquet": parquet.dataset, "folder": folder.dataset, "tars": tars.dataset}
 BATCHES = {
     "digits": npz.batches,
@@ -36,16 +36,16 @@ BATCHES = {
 
 
 def check_data(config: DataConfig) -> DataSpec:
-    """Look at a data set without Ray: local files in full (of images the headers), remote ones by their first rows.
+    """Check a data set without Ray: local files in full (of images the headers), remote ones by their first rows.
 
     Args:
-        config: `data:` of a configuration. How its path chooses a format: `flowpairs.pipeline.data.discover`; how an
-            array's rank is read: `flowpairs.pipeline.data.schema`.
+        config: `data:` of a configuration. `flowpairs.pipeline.data.discover` says how its path chooses a format,
+            `flowpairs.pipeline.data.schema` how an array's rank is read.
 
     Raises:
         InputError: nothing at the path, unknown format, a missing column or field (with those there are), rows of
-            different shape, NaN or Inf, dtypes that are no numbers, labels of the wrong length or type, no rows,
-            flips of vectors.
+            different shape, NaN or Inf, dtypes that are no numbers, labels of the wrong length or type, no rows, flips
+            of vectors.
     """
     location = locate(config.path)
     spec = SURVEYS[location.format](location, config)
@@ -62,16 +62,16 @@ def check_data(config: DataConfig) -> DataSpec:
 def read_data(config: DataConfig, spec: DataSpec, *, by_ray: bool = True) -> Target:
     """Read a data set into one array, always in the same order.
 
-    Rows are ordered by file path, then as they lie in the file. Flips are not applied: they are ids of their own.
+    Rows are ordered by file path, then by their order in the file. Flips are not applied: they are ids of their own.
 
     Args:
         config: `data:` of a configuration.
-        spec: what `check_data` said of it.
+        spec: result of `check_data`.
         by_ray: read many files by Ray Data, which the caller has started; else all in this process.
 
     Raises:
-        InputError: what `check` refuses but could not see (pixels, remote rows), or data that changed since, or that
-            a node of the cluster cannot reach.
+        InputError: faults that `check_data` refuses but could not see (pixels, remote rows), data that changed since,
+            or data that a node of the cluster cannot reach.
     """
     location, where = locate(config.path), f"data.path={config.path!r}"
     if by_ray and location.format in DATASETS:
@@ -89,7 +89,7 @@ def read_data(config: DataConfig, spec: DataSpec, *, by_ray: bool = True) -> Tar
 def _here(
     location: Location, config: DataConfig, spec: DataSpec, where: str
 ) -> tuple[Float32[np.ndarray, "n *shape"], dict[str, np.ndarray]]:
-    """What `_gather` makes of the batches that this process reads."""
+    """Gather the batches that this process reads."""
     try:
         batches = BATCHES[location.format](location, config, spec)
         if spec.rows is not None:
@@ -105,7 +105,7 @@ def _here(
 def _by_ray(
     location: Location, config: DataConfig, spec: DataSpec, where: str
 ) -> tuple[Float32[np.ndarray, "n *shape"], dict[str, np.ndarray]]:
-    """What `_gather` makes of the batches that Ray Data reads and decodes on all nodes."""
+    """Gather the batches that Ray Data reads and decodes on all nodes."""
     from ray.data import DataContext
 
     context = DataContext.get_current().copy()
@@ -142,7 +142,7 @@ def _quiet() -> Iterator[None]:
 def _gather(
     batches: Iterable[dict[str, np.ndarray]], spec: DataSpec, rows: int, where: str
 ) -> tuple[Float32[np.ndarray, "n *shape"], dict[str, np.ndarray]]:
-    """Uniform batches, in order and scaled, in one array that is allocated once; and the columns that go with it."""
+    """Gather ordered uniform batches, scaled, in one array that is allocated once; and the columns that go with it."""
     x = np.empty((rows, *spec.shape), np.float32)
     columns: dict[str, np.ndarray] = {}
     filled = 0
@@ -162,7 +162,7 @@ def _gather(
 
 
 def _refusal(error: BaseException, config: DataConfig) -> InputError | None:
-    """The user's mistake inside an exception that Ray carried here from a worker, if it is one."""
+    """Find the user's mistake inside an exception that Ray passed on from a worker; None where there is none."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:

@@ -1,4 +1,4 @@
-"""Data sets that are one array: scikit-learn's digits and .npz."""
+"""Data sets that are a single array: scikit-learn's digits and .npz."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from flowpairs.pipeline.data.discover import Location
 from flowpairs.pipeline.data.schema import Tally, class_ids, layout, measures, to_uniform
 from flowpairs.pipeline.data.spec import DataSpec
 
-BATCH_BYTES = 32 * 2**20  # of one batch
+BATCH_BYTES = 32 * 2**20  # per batch
 
 
 def survey(location: Location, config: DataConfig) -> DataSpec:
-    """Load the arrays and check every number; see `flowpairs.pipeline.data.check`."""
+    """Load the arrays and check every number; see `flowpairs.pipeline.data.check_data`."""
     stored, labels, _ = _load(location, config)
     shape, kind = layout(stored.shape[1:], stored.dtype, _where(config))
     for rows in _slices(stored):
@@ -31,7 +31,7 @@ def survey(location: Location, config: DataConfig) -> DataSpec:
 
 
 def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[dict[str, np.ndarray]]:
-    """Uniform batches of the whole data set, read in this process: an array in an archive cannot be read in parts."""
+    """Yield uniform batches of the data set, read whole in this process: an archive's array cannot be read in parts."""
     stored, labels, columns = _load(location, config)
     if labels is not None:
         columns["label"] = labels
@@ -42,7 +42,7 @@ def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[
 def _load(
     location: Location, config: DataConfig
 ) -> tuple[Shaped[np.ndarray, "n ..."], Int64[np.ndarray, " n"] | None, dict[str, np.ndarray]]:
-    """The stored array, its labels and its other columns; nothing is ever unpickled."""
+    """Load the stored array, its labels and its other columns; nothing is ever unpickled."""
     if location.format == "digits":
         return *_digits(), {}
     where = f"data.path={location.path!r}"
@@ -56,7 +56,7 @@ def _load(
             }
     except InputError:
         raise
-    except Exception as error:  # zip and header parsers raise a dozen kinds of them on a damaged file
+    except Exception as error:  # zip and header parsers raise a dozen kinds of exceptions on a damaged file
         raise InputError(f"{where}: not a .npz of plain arrays ({error}); write it with numpy.savez") from error
     if stored.ndim == 0 or len(stored) == 0:
         raise InputError(f"{_where(config)}: no rows; give data with at least one")
@@ -66,7 +66,7 @@ def _load(
 
 
 def _digits() -> tuple[Shaped[np.ndarray, "n 1 8 8"], Int64[np.ndarray, " n"]]:
-    """The 1,797 digits that scikit-learn embeds, their values 0 to 16 brought to [-1, 1]; they always have labels."""
+    """Load the 1,797 digits that scikit-learn embeds, scaled from 0 to 16 to [-1, 1]; they always have labels."""
     require("data.path='digits'", "sklearn")
     package = importlib.util.find_spec("sklearn")  # not imported, which takes longer than all the rest of reading
     assert package is not None
@@ -76,7 +76,7 @@ def _digits() -> tuple[Shaped[np.ndarray, "n 1 8 8"], Int64[np.ndarray, " n"]]:
 
 
 def _member(archive: np.lib.npyio.NpzFile, key: str, name: str) -> Shaped[np.ndarray, "..."]:
-    """One array of an archive by its name."""
+    """Read one array of an archive by its name."""
     if name not in archive.files:
         raise InputError(f"data.{key}={name!r}: no such array; the file has {', '.join(archive.files) or 'none'}")
     try:
@@ -86,7 +86,7 @@ def _member(archive: np.lib.npyio.NpzFile, key: str, name: str) -> Shaped[np.nda
 
 
 def _slices(stored: Shaped[np.ndarray, "n ..."]) -> Iterator[slice]:
-    """Consecutive row ranges of at most about `BATCH_BYTES` in float32."""
+    """Yield consecutive row ranges of at most about `BATCH_BYTES` in float32."""
     step = max(1, BATCH_BYTES // (4 * max(1, stored[0].size)))
     for first in range(0, len(stored), step):
         yield slice(first, first + step)

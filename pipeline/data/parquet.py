@@ -1,4 +1,4 @@
-"""Parquet: the files' schema, and numeric columns or encoded images out of their batches."""
+"""Parquet: checks the files' schema, and extracts numeric columns or encoded images from their batches."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -24,9 +24,9 @@ BATCH_ROWS = 256  # a batch of decoded images of 3 x 256 x 256 is then 50 MB
 
 
 def survey(location: Location, config: DataConfig) -> DataSpec:
-    """Check every file's schema, then stream the named columns; see `flowpairs.pipeline.data.check`.
+    """Check every file's schema, then stream the named columns; see `flowpairs.pipeline.data.check_data`.
 
-    Of remote files the schemas and row counts are read, and the first batch of each.
+    Of remote files it reads the schemas and row counts, and the first batch of each.
     """
     tally, rows, schema = Tally(), 0, None
     for path in location.files:
@@ -48,7 +48,7 @@ def survey(location: Location, config: DataConfig) -> DataSpec:
 
 
 def dataset(location: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
-    """Ray Data's parquet reader, brought to uniform rows."""
+    """Build Ray Data's parquet reader, mapped to uniform rows."""
     import ray.data
 
     # The files have been chosen; Ray's own choice by extension takes what follows a ? for a query.
@@ -58,7 +58,7 @@ def dataset(location: Location, config: DataConfig, spec: DataSpec) -> "ray.data
 
 
 def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[dict[str, np.ndarray]]:
-    """The same rows in the same order, read in this process."""
+    """Yield the same rows in the same order, read in this process."""
     for path in location.files:
         with location.filesystem.open(path, "rb") as raw:
             for batch in pq.ParquetFile(raw).iter_batches(BATCH_ROWS, columns=_wanted(config)):
@@ -81,7 +81,7 @@ def _survey_batch(table: pa.Table, config: DataConfig, path: str, tally: Tally) 
 
 
 def _uniform(table: pa.Table, config: DataConfig, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Uniform rows of one batch that Ray Data read."""
+    """Convert one batch that Ray Data read to uniform rows."""
     where = f"data.column={config.column!r}"
     images = image_bytes(table, _named(config), where)
     if images is not None:
@@ -93,7 +93,7 @@ def _uniform(table: pa.Table, config: DataConfig, shape: tuple[int, ...]) -> dic
 
 
 def _measures(table: pa.Table, config: DataConfig) -> dict[str, np.ndarray]:
-    """The columns of numbers that go with the data."""
+    """Extract the numeric columns that accompany the data."""
     out = {}
     for key, name in config.columns().items():
         column, where = table.column(name), f"data.{key}={name!r}"
@@ -104,7 +104,7 @@ def _measures(table: pa.Table, config: DataConfig) -> dict[str, np.ndarray]:
 
 
 def _named(config: DataConfig) -> list[str]:
-    """The data's columns: `data.column` may list several scalar ones, separated by commas."""
+    """List the data's columns: `data.column` may list several scalar ones, separated by commas."""
     return [name.strip() for name in config.column.split(",")]
 
 
@@ -113,7 +113,7 @@ def _wanted(config: DataConfig) -> list[str]:
 
 
 def _agreeing(schema: pa.Schema, earlier: pa.Schema | None, path: str, config: DataConfig) -> pa.Schema:
-    """The schema, if it has the named columns with the types that they have in the files before it."""
+    """Return the schema if it has the named columns with the same types as in the previous files."""
     for name in _wanted(config):
         if name not in schema.names:
             others = {"label": config.label, **config.columns()}

@@ -1,4 +1,4 @@
-"""The rules that every format ends in: how an array's rank is read, finite numbers, class ids, equal shapes.
+"""The rules of every format: how an array's rank is read, finite numbers, class ids, equal shapes.
 
 One datum as it is stored        dtype    the model sees
 [d]                              number   vector [d]; uint8 is refused, for it is most likely a flattened image
@@ -6,7 +6,7 @@ One datum as it is stored        dtype    the model sees
 [H, W, C] or [C, H, W]           uint8/float  image [C, H, W]; C is the end that has 1, 3 or 4, refused where both have
 [C, H, W], neither end 1, 3, 4   float    image-like latents [C, H, W]
 
-uint8 images are scaled to x / 127.5 - 1. Floats are taken as they are. Integers other than uint8 make vectors only.
+uint8 images are scaled to x / 127.5 - 1. Floats are taken as they are. Integers other than uint8 make only vectors.
 """
 
 import math
@@ -21,15 +21,15 @@ CHANNELS = (1, 3, 4)
 
 
 def layout(shape: tuple[int, ...], dtype: np.dtype, where: str) -> tuple[tuple[int, ...], DataKind]:
-    """The shape and kind that the model sees of one datum of this stored shape and dtype.
+    """Find the shape and kind in which the model sees one datum of this stored shape and dtype.
 
     Args:
-        shape: of one datum as stored.
-        dtype: as stored.
-        where: the head of the sentence, should it be refused.
+        shape: stored shape of one datum.
+        dtype: stored dtype.
+        where: head of the error sentence.
 
     Raises:
-        InputError: not a number type, a rank that is neither vector nor image, or ambiguous channels.
+        InputError: not a number type, a rank that is not a vector's or an image's, or ambiguous channels.
     """
     if dtype.kind not in "iuf":
         raise InputError(f"{where}: dtype {dtype} is not a number; store uint8 images or floats")
@@ -57,10 +57,10 @@ def layout(shape: tuple[int, ...], dtype: np.dtype, where: str) -> tuple[tuple[i
 
 
 def to_uniform(batch: Shaped[np.ndarray, "n *stored"], where: str) -> Shaped[np.ndarray, "n *shape"]:
-    """Bring stored rows into the model's shape, as uint8 (not yet scaled) or finite float32.
+    """Convert stored rows to the model's shape, as uint8 (not yet scaled) or finite float32.
 
     Raises:
-        InputError: see `layout`; NaN or Inf, also those that only float32 cannot hold.
+        InputError: as `layout`; NaN or Inf, also those that only float32 cannot hold.
     """
     shape, _ = layout(batch.shape[1:], batch.dtype, where)
     if batch.ndim == 4 and batch.shape[1:] != shape:
@@ -78,7 +78,7 @@ def to_uniform(batch: Shaped[np.ndarray, "n *stored"], where: str) -> Shaped[np.
 def stack(
     rows: list[Shaped[np.ndarray, "..."]], shape: tuple[int, ...], names: list[str]
 ) -> Shaped[np.ndarray, "n *shape"]:
-    """One array of uniform rows that were decoded one by one; `names` are the heads of the sentences.
+    """Stack uniform rows that were decoded one by one; `names` are the heads of the error sentences.
 
     Raises:
         InputError: a row of another shape.
@@ -99,10 +99,10 @@ def scale_into(out: Float32[np.ndarray, "n *shape"], batch: Shaped[np.ndarray, "
 
 
 def class_ids(labels: Shaped[np.ndarray, "..."], rows: int, where: str) -> Int64[np.ndarray, " n"]:
-    """Labels as int64.
+    """Convert labels to int64.
 
     Raises:
-        InputError: not one integer a row, or negative.
+        InputError: not one integer per row, or negative.
     """
     if labels.dtype.kind not in "iu":
         raise InputError(f"{where}: labels of dtype {labels.dtype}; store class ids 0, 1, 2, ... as integers")
@@ -114,10 +114,10 @@ def class_ids(labels: Shaped[np.ndarray, "..."], rows: int, where: str) -> Int64
 
 
 def measures(column: Shaped[np.ndarray, "..."], rows: int, where: str) -> Float64[np.ndarray, " n"]:
-    """A column of one number a datum, as float64: weights or time points.
+    """Convert a column of one number per datum to float64: weights or time points.
 
     Raises:
-        InputError: not one number a row, NaN or Inf.
+        InputError: not one number per row, NaN or Inf.
     """
     if column.dtype.kind not in "iuf" or column.shape != (rows,):
         raise InputError(f"{where}: {list(column.shape)} of {column.dtype} for {rows} rows; give one number a row")
@@ -128,7 +128,7 @@ def measures(column: Shaped[np.ndarray, "..."], rows: int, where: str) -> Float6
 
 
 class Tally:
-    """What the rows seen so far agree on; the first row that differs is refused."""
+    """The shape and kind that all rows seen so far have; the first row that differs is refused."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -143,11 +143,11 @@ class Tally:
         self.rows += rows
 
     def add_labels(self, labels: Int64[np.ndarray, " n"]) -> None:
-        """Take note of the largest class id."""
+        """Record the largest class id."""
         self.num_classes = max(self.num_classes, int(labels.max(initial=-1)) + 1)
 
     def spec(self, files: int, where: str, rows: int | None = -1) -> DataSpec:
-        """What they agree on; `rows` where their number is known better than by counting.
+        """Build the specification; `rows` is given where the number of rows is known better than by counting.
 
         Raises:
             InputError: nothing was counted.

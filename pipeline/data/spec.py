@@ -12,9 +12,9 @@ DataKind = Literal["image", "vector"]
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What `check` found, without reading more than it had to."""
+    """What `check_data` found, without reading more than it had to."""
 
-    rows: int | None  # None: a remote format that does not say before it is read
+    rows: int | None  # None: a remote format that does not give it before it is read
     shape: tuple[int, ...]  # of one datum as the model sees it, channels first for images
     num_classes: int  # 0: no labels; a lower bound where the data are remote
     kind: DataKind
@@ -23,13 +23,13 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Target:
-    """A data set in model space: uint8 images scaled to [-1, 1], floats as they were."""
+    """A data set in model space: uint8 images scaled to [-1, 1], floats unchanged."""
 
     x: Float32[np.ndarray, "n *shape"]  # C-contiguous
     labels: Int64[np.ndarray, " n"] | None  # class ids in [0, num_classes)
     num_classes: int
     fingerprint: str  # sha256 of shape, x and labels
-    weights: Float64[np.ndarray, " n"] | None = None  # not negative, not all 0; None: all count alike
+    weights: Float64[np.ndarray, " n"] | None = None  # not negative, not all 0; None: equal weights
     times: Float64[np.ndarray, " n"] | None = None  # time points
 
     @property
@@ -42,7 +42,7 @@ class Target:
 
 
 def data_fingerprint(x: Float32[np.ndarray, "n *shape"], labels: Int64[np.ndarray, " n"] | None) -> str:
-    """The sha256, in hex, of a data set's shape, its little-endian bytes in C order and its labels."""
+    """Compute the sha256, in hex, of a data set's shape, its little-endian bytes in C order and its labels."""
     digest = hashlib.sha256(repr(x.shape).encode())
     digest.update(np.ascontiguousarray(x, "<f4").data)
     if labels is not None:

@@ -1,4 +1,4 @@
-"""WebDataset tars: one encoded image or .npy array a sample, with a class id as text beside it.
+"""WebDataset tars: one encoded image or .npy array per sample, along with a class id as text.
 
 Only the two named fields are decoded, and only as images, `.npy` without pickles, and ASCII integers.
 """
@@ -33,7 +33,7 @@ END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
 
 
 def survey(location: Location, config: DataConfig) -> DataSpec:
-    """Read every sample's named fields, of a remote data set the first one's; see `flowpairs.pipeline.data.check`."""
+    """Read every sample's named fields, of a remote data set the first's; see `flowpairs.pipeline.data.check_data`."""
     image = _is_image(config)
     tally = Tally()
     for path in location.files if location.local else location.files[:1]:
@@ -54,7 +54,7 @@ def survey(location: Location, config: DataConfig) -> DataSpec:
 
 
 def dataset(location: Location, config: DataConfig, spec: DataSpec) -> "ray.data.Dataset":
-    """Ray Data's WebDataset reader without its decoder, brought to uniform rows."""
+    """Build Ray Data's WebDataset reader without its decoder, mapped to uniform rows."""
     import ray.data
 
     named = [config.column] if config.label is None else [config.column, config.label]
@@ -64,7 +64,7 @@ def dataset(location: Location, config: DataConfig, spec: DataSpec) -> "ray.data
 
 
 def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[dict[str, np.ndarray]]:
-    """The same rows in the same order, read in this process."""
+    """Yield the same rows in the same order, read in this process."""
     named = [config.column] if config.label is None else [config.column, config.label]
     for path in location.files:
         with location.filesystem.open(path, "rb") as file:
@@ -79,7 +79,7 @@ def batches(location: Location, config: DataConfig, spec: DataSpec) -> Iterator[
 def _uniform(
     batch: "pd.DataFrame | dict[str, Any]", config: DataConfig, shape: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
-    """Uniform rows of one batch of samples."""
+    """Decode one batch of samples into uniform rows."""
     names = [f"data.column={config.column!r} of {key}" for key in batch["__key__"]]
     encoded = _bytes_of(batch, "column", config.column)
     decoder = decode_image if _is_image(config) else _uniform_array
@@ -91,7 +91,7 @@ def _uniform(
 
 
 def _is_image(config: DataConfig) -> bool:
-    """Whether `data.column` names encoded images, not `.npy` arrays; fields of any other kind are not decoded."""
+    """Return whether `data.column` names encoded images, not `.npy` arrays; fields of other kinds are not decoded."""
     extension = PurePosixPath(f"x.{config.column}").suffix.lower()
     if extension == ".npy":
         return False
@@ -102,12 +102,12 @@ def _is_image(config: DataConfig) -> bool:
 
 
 def _samples(file: Any, path: str, config: DataConfig) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and named fields of each sample, grouped as the WebDataset convention has it.
+    """Yield the key and named fields of each sample, grouped by the WebDataset convention.
 
     Args:
-        file: open for reading, of whatever class its filesystem has.
-        path: for messages.
-        config: names the fields.
+        file: file open for reading, of its filesystem's class.
+        path: path for messages.
+        config: config that names the fields.
 
     Raises:
         InputError: not a tar, cut short, a sample's members not adjacent, or a named field missing or twice.
@@ -131,7 +131,7 @@ def _samples(file: Any, path: str, config: DataConfig) -> Iterator[tuple[str, di
                     )
             keys.add(key)
             yield key, fields
-        # tarfile takes a file that ends between two members, or inside a header, for complete.
+        # tarfile accepts a file that ends between two members, or inside a header, as complete.
         file.seek(-len(END_OF_ARCHIVE), os.SEEK_END)
         if file.read() != END_OF_ARCHIVE:
             raise InputError(f"data.path={config.path!r}: {path} is cut short, its end mark is missing; copy it again")
@@ -142,7 +142,7 @@ def _samples(file: Any, path: str, config: DataConfig) -> Iterator[tuple[str, di
 
 
 def _members(file: Any, named: set[str]) -> Iterator[tuple[str, str, bytes]]:
-    """Key, field and content of each file in a tar; what is not in `named` is listed but not read."""
+    """Yield the key, field and content of each file in a tar; fields not in `named` are listed but not read."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in members(tar):
             stem, _, field = member.name.rpartition("/")[2].partition(".")
@@ -153,17 +153,17 @@ def _members(file: Any, named: set[str]) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _bytes_of(batch: "pd.DataFrame | dict[str, Any]", option: str, field: str) -> list[bytes]:
-    """One field of each sample of a batch."""
+    """Extract one field of each sample of a batch."""
     if field not in batch:
         raise InputError(f"data.{option}={field!r}: no sample has such a field; name one that every sample has")
     for key, value in zip(batch["__key__"], batch[field], strict=True):
-        if not isinstance(value, bytes):  # pandas fills what a sample lacks with NaN
+        if not isinstance(value, bytes):  # pandas fills missing fields with NaN
             raise InputError(f"data.{option}={field!r}: no such field in sample {key}; name one that every sample has")
     return list(batch[field])
 
 
 def _uniform_array(data: bytes, where: str) -> Shaped[np.ndarray, "..."]:
-    """One uniform row out of a `.npy` field."""
+    """Decode one uniform row from a `.npy` field."""
     try:
         stored = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # the header is a Python literal, and parsing one can fail in many ways

@@ -1,4 +1,4 @@
-"""The numerics of a block: from points and eps to a coupling, in pure torch; no Ray, no files."""
+"""The numerics of a block, from points and eps to a coupling, in torch alone: no Ray, no files."""
 
 from flowpairs.pipeline.ot.coupling import BlockReport, Coupling
 from flowpairs.pipeline.ot.exact import check_exact_memory, exact_memory, solve_exact

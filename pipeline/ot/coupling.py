@@ -1,4 +1,4 @@
-"""Couplings: potentials or a sparse plan, a report, and partners drawn from P(. | i); never an n x m matrix."""
+"""Couplings: potentials or a sparse plan, a report, and partners drawn from P(. | i), without an n x m matrix."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 @dataclass(frozen=True)
 class BlockReport:
-    """What a coupling is and how it was reached.
+    """The properties of a coupling and how it was found.
 
-    Errors are L1 distances between a marginal of P and its target, measured over all entries. Costs are E|x0 - x1|^2
-    in feature space, or of the cost function that the user gave, per pair: under the product of the marginals and under
+    Errors are L1 distances between a marginal of P and its target, measured over all entries. Costs are the mean per
+    pair of |x0 - x1|^2 in feature space, or of the user's cost function, under the product of the marginals and under
     the coupling. `sharpness` is E = 2 H(P) / (H(a) + H(b)) - 1, H in nats: 0 a permutation, 1 independent. `partners`
     is the geometric mean number of partners, exp(H(P) - (H(a) + H(b)) / 2), n^E for n = m and uniform weights.
     """
@@ -51,47 +51,48 @@ class Coupling(ABC):
 
     @abstractmethod
     def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
-        """One partner per source row, by the inverse distribution function of P(. | i).
+        """Draw one partner per source row, by the inverse distribution function of P(. | i).
 
         Args:
-            u: uniforms in [0, 1), float64 [n], one a source row.
+            u: uniforms in [0, 1), float64 [n], one per source row.
 
         Returns: target row numbers [n].
         """
 
     @abstractmethod
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
-        """One partner per source row, every target row used n b_j times, rounded by largest remainder.
+        """Draw one partner per source row, with each target row used n b_j times, rounded by largest remainder.
 
         Args:
-            u: uniforms in [0, 1), float64 [n], one a source row.
-            order: a random permutation of the target rows; of equal remainders the first in it is rounded up.
+            u: uniforms in [0, 1), float64 [n], one per source row.
+            order: random permutation of the target rows; of equal remainders the first in it is rounded up.
 
         Returns: target row numbers [n].
         """
 
     @abstractmethod
     def argmax(self) -> Int[Tensor, " n"]:
-        """The most likely partner of every source row, the first of several [n]."""
+        """Find the most likely partner of each source row, the first where several are [n]."""
 
     @abstractmethod
     def barycentric(self, values: Float[Tensor, "m q"]) -> Float[Tensor, "n q"]:
-        """The mean of the target rows' `values` under P(. | i), for every source row."""
+        """Compute the mean of the target rows' `values` under P(. | i), for each source row."""
 
     @abstractmethod
     def chosen(self, rows: Int[Tensor, " k"]) -> "Coupling":
-        """P(. | i) of some source rows of positive weight, any of them repeatedly, to draw for each of these."""
+        """Restrict P(. | i) to some source rows of positive weight, which may repeat, to draw for each of these."""
 
     @abstractmethod
     def swapped(self) -> "Coupling":
-        """The same plan seen from the target: draws are P(. | j), source rows for target rows of positive weight."""
+        """Swap the sides of the plan: draws are from P(. | j), source rows for target rows of positive weight."""
 
 
 class EntropicCoupling(Coupling):
-    """P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps), in potentials without the marginals inside.
+    """The coupling P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps), by potentials that do not contain the marginals.
 
-    f is the soft-min of g, so the source marginal holds by construction. Both are float64, in units of the cost. What
-    a team solved it draws together: each member calls with the same arguments and gets all partners.
+    f is the soft-min of g, so the source marginal holds by construction. Both are float64, in units of the cost. The
+    team that solved the coupling also draws from it together: each member calls with the same arguments and gets all
+    partners.
     """
 
     g: Float[Tensor, " m"]
@@ -114,7 +115,7 @@ class EntropicCoupling(Coupling):
             return self.backend.draw(self._logits(), u, self.team)
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
-        """See `Coupling.draw_balanced`; rounds of draws among the target rows that still have room."""
+        """See `Coupling.draw_balanced`; by rounds of draws among the target rows that still have capacity."""
         room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
         with Workers(u.device):
             return balance.fill(self._logits(), room, u, self.team, self.backend)
@@ -143,8 +144,8 @@ class EntropicCoupling(Coupling):
 class SparseCoupling(Coupling):
     """An exact plan, a vertex of the transport polytope: at most n + m - 1 entries, stored by rows.
 
-    g is the dual of the constraints on the target, None of a swapped plan. As it was solved, a source row of zero
-    weight takes the partner that the dual prefers; such rows of a swapped plan have none.
+    g is the dual of the constraints on the target, None for a swapped plan. In the plan as solved, a source row of zero
+    weight has the partner that the dual prefers; in a swapped plan such rows have none.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class SparseCoupling(Coupling):
         return inverse_cdf.from_rows(self.starts, self.partners, self.mass, u)
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
-        """See `Coupling.draw_balanced`; the cheapest such assignment, whatever `u`."""
+        """See `Coupling.draw_balanced`; it is the cheapest such assignment, whatever `u`."""
         room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
         return balance.cheapest(self.problem, room)
 
@@ -172,7 +173,7 @@ class SparseCoupling(Coupling):
         """See `Coupling.argmax`."""
         rows = self._rows()
         order = self.mass.argsort(descending=True, stable=True)
-        order = order[rows[order].argsort(stable=True)]  # by row, and in a row the largest mass first
+        order = order[rows[order].argsort(stable=True)]  # by row, and within a row by decreasing mass
         return self.partners[order[self.starts[:-1]]]
 
     def barycentric(self, values: Float[Tensor, "m q"]) -> Float[Tensor, "n q"]:
@@ -183,7 +184,7 @@ class SparseCoupling(Coupling):
         return weighted.new_zeros(self.problem.n, values.shape[1]).index_add_(0, rows, weighted).to(values.dtype)
 
     def _rows(self) -> Int[Tensor, " k"]:
-        """The source row of every entry."""
+        """Return the source row of each entry."""
         lengths = self.starts[1:] - self.starts[:-1]
         return torch.arange(self.problem.n, device=self.starts.device).repeat_interleave(lengths)
 
@@ -200,7 +201,7 @@ class SparseCoupling(Coupling):
         """See `Coupling.swapped`."""
         m = self.problem.m
         sources = self._rows()
-        real = self.problem.weights()[0][sources] > 0  # rows of zero weight have an entry that is none of the plan
+        real = self.problem.weights()[0][sources] > 0  # a row of zero weight has an entry that is not part of the plan
         partners, sources, mass = self.partners[real], sources[real], self.mass[real]
         order = partners.argsort(stable=True)
         starts = torch.searchsorted(partners[order], torch.arange(m + 1, device=order.device))
@@ -209,7 +210,7 @@ class SparseCoupling(Coupling):
 
 
 class IndependentCoupling(Coupling):
-    """P = a b^T."""
+    """The independent coupling P = a b^T."""
 
     g = None
 
@@ -223,7 +224,7 @@ class IndependentCoupling(Coupling):
         return inverse_cdf.from_rows(starts, torch.arange(len(b), device=b.device), b, u)
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
-        """See `Coupling.draw_balanced`; a random arrangement, by the ranks of `u`."""
+        """See `Coupling.draw_balanced`; it is a random arrangement, by the ranks of `u`."""
         room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
         partners = torch.empty_like(u, dtype=torch.int64)
         partners[u.argsort(stable=True)] = torch.arange(len(room), device=room.device).repeat_interleave(room)

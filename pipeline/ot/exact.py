@@ -1,4 +1,4 @@
-"""The exact coupling, by POT's network simplex (Bonneel et al. 2011); for blocks of up to about 10,000 rows."""
+"""The exact coupling, by POT's network simplex (Bonneel et al. 2011), for blocks of up to about 10,000 rows."""
 
 import os
 import time
@@ -13,17 +13,17 @@ from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sharpness import sharpness, transport_costs
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 
-# float64 cost and plan, and about 32 bytes an arc inside the network simplex (measured, POT 0.9.7).
+# float64 cost and plan, and about 32 bytes per arc inside the network simplex (measured, POT 0.9.7).
 BYTES_PER_ENTRY = 48
 
 
 def exact_memory(n: int, m: int) -> int:
-    """Bytes that `solve_exact` takes at its peak."""
+    """Return the bytes that `solve_exact` takes at its peak."""
     return BYTES_PER_ENTRY * n * m
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: what the machine has free, or less where a container limits it."""
+    """Measure the bytes that this process may still take: the machine's free memory, or less in a limited container."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -33,12 +33,12 @@ def available_memory() -> int:
         if limit != "max":
             free = min(free, int(limit) - int((group / "memory.current").read_text()))
     except (OSError, StopIteration):
-        pass  # no Linux, or no limit: what sysconf says stands
+        pass  # no Linux, or no limit: the value of sysconf is kept
     return free
 
 
 def check_exact_memory(n: int, m: int) -> None:
-    """Refuse a problem whose dense matrices do not fit.
+    """Refuse a problem whose dense matrices do not fit in memory.
 
     Raises:
         InputError: an n x m problem needs more memory than is available.
@@ -66,7 +66,7 @@ def solve_exact(problem: Problem) -> SparseCoupling:
     a, b = problem.weights()
     device = a.device
     kernel = kernel_of(problem)
-    cost = kernel.dense().cpu().numpy()  # without what the potentials absorb, which would cost the dual its digits
+    cost = kernel.dense().cpu().numpy()  # without the part that the potentials absorb, which would cost the dual digits
     plan, log = ot.emd(a.cpu().numpy(), b.cpu().numpy(), cost, numItermax=10**9, log=True)
     assert log["warning"] is None, log["warning"]
     v = torch.from_numpy(np.asarray(log["v"])).to(device)

@@ -9,7 +9,7 @@ from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 
 
 def independent(problem: Problem) -> IndependentCoupling:
-    """P = a b^T, with the same report as any other coupling."""
+    """Build P = a b^T, with the same report as any other coupling."""
     started = time.perf_counter()
     a, b = problem.weights()
     level, partners = sharpness(entropy(a) + entropy(b), a, b)

@@ -1,4 +1,4 @@
-"""A coupling problem. Shapes: n source rows, m target rows, d features."""
+"""The coupling problem of a block. Shapes: n source rows, m target rows, d features."""
 
 from dataclasses import dataclass, replace
 
@@ -20,14 +20,14 @@ class Problem:
         x0: source rows [n, d], float32 or float64.
         x1: target rows [m, d], same dtype and device.
         eps: absolute regularisation in units of the cost; the exact and the independent coupling ignore it.
-        a: source weights [n] summing to 1, zeros allowed; None is uniform.
-        b: target weights [m], likewise.
+        a: source weights [n] with sum 1, zeros allowed; None is uniform.
+        b: target weights [m] with sum 1, zeros allowed; None is uniform.
         cost: "dot" (-x0 x1^T), "sqeuclidean" (|x0 - x1|^2), or a function of tiles [r, d], [c, d] -> [r, c].
-        cost_moments: the cost's moments, where they were found before.
+        cost_moments: moments of the cost, where they are already known.
 
     Raises:
-        InputError: shapes, dtypes or devices that disagree, values that are not finite, weights that are negative
-            or do not sum to 1.
+        InputError: shapes, dtypes or devices that disagree, values that are not finite, weights that are negative or do
+            not sum to 1.
     """
 
     x0: Float[Tensor, "n d"]
@@ -45,51 +45,51 @@ class Problem:
 
     @property
     def n(self) -> int:
-        """Source rows."""
+        """Number of source rows."""
         return self.x0.shape[0]
 
     @property
     def m(self) -> int:
-        """Target rows."""
+        """Number of target rows."""
         return self.x1.shape[0]
 
     def weights(self) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-        """Both marginals in float64, each summing to 1 to its precision."""
+        """Return both marginals in float64, each normalised to sum 1 in that precision."""
         return marginal(self.a, self.x0), marginal(self.b, self.x1)
 
     def chosen(self, rows: Int[Tensor, " k"]) -> "Problem":
-        """Some of the source rows, in any order and any of them repeatedly, all of equal weight, with the same cost."""
+        """Select some of the source rows, in any order and possibly repeated, with equal weights and the same cost."""
         return replace(self, x0=self.x0[rows], a=None, cost_moments=None)
 
     def swapped(self) -> "Problem":
-        """The target as the source, and the source as the target."""
+        """Return the problem with source and target swapped."""
         return Problem(self.x1, self.x0, self.eps, self.b, self.a, _swapped(self.cost))
 
     def turned(self, x1: Float[Tensor, "k d"], b: Float[Tensor, " k"] | None) -> "Problem":
-        """The target rows as the source, without weights, against some of the source rows with weights b."""
+        """Build the problem from the target rows, unweighted, to `x1`, which are some source rows with weights b."""
         return Problem(self.x1, x1, self.eps, None, b, _swapped(self.cost))
 
     def measured(self, team: Team = SINGLE) -> "Problem":
-        """The same problem with the moments of its cost."""
+        """Return the same problem with the moments of its cost."""
         if self.cost_moments is not None:
             return self
         with Workers(self.x0.device):
             return replace(self, cost_moments=moments(self.cost, self.x0, self.x1, *self.weights(), team))
 
     def at(self, rel_eps: float, team: Team = SINGLE) -> "Problem":
-        """The same problem with eps = rel_eps std(C)."""
+        """Return the same problem with eps = rel_eps std(C)."""
         measured = self.measured(team)
         assert measured.cost_moments is not None
         return replace(measured, eps=rel_eps * measured.cost_moments.std)
 
 
 def _swapped(cost: Cost) -> Cost:
-    """The cost with its arguments, and so its rows and columns, changed over."""
+    """Swap the cost's arguments, and with them its rows and columns."""
     return (lambda ours, theirs: cost(theirs, ours).T) if callable(cost) else cost
 
 
 def marginal(weights: Float[Tensor, " k"] | None, points: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:
-    """`weights` in float64, normalised; uniform over `points` where None."""
+    """Normalise `weights` in float64; None gives uniform weights over `points`."""
     if weights is None:
         return torch.full((len(points),), 1 / len(points), dtype=torch.float64, device=points.device)
     exact = weights.double()
@@ -97,7 +97,7 @@ def marginal(weights: Float[Tensor, " k"] | None, points: Float[Tensor, "k d"]) 
 
 
 def entropy(weights: Float[Tensor, " k"]) -> float:
-    """Shannon entropy of a probability vector, in nats."""
+    """Compute the Shannon entropy of a probability vector, in nats."""
     return torch.special.entr(weights.double()).sum().item()
 
 
@@ -108,10 +108,14 @@ def cost_std(
     b: Float[Tensor, " m"] | None = None,
     cost: Cost = "dot",
 ) -> float:
-    """Standard deviation of the cost over the product of the marginals: what a relative eps is relative to.
+    """Compute the standard deviation of the cost over the product of the marginals, the unit of a relative eps.
 
     Args:
-        x0, x1, a, b, cost: as for `Problem`.
+        x0: source rows, as for `Problem`.
+        x1: target rows, as for `Problem`.
+        a: source weights, as for `Problem`.
+        b: target weights, as for `Problem`.
+        cost: cost, as for `Problem`.
 
     Raises:
         InputError: as `Problem`.

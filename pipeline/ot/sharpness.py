@@ -1,4 +1,4 @@
-"""The figures of a report that do not depend on how a coupling was found."""
+"""The numbers of a report that do not depend on how a coupling was found."""
 
 import math
 
@@ -11,9 +11,9 @@ from flowpairs.pipeline.ot.tiles.kernel import InnerKernel, Kernel
 
 
 def sharpness(plan_entropy: float, a: Float[Tensor, " n"], b: Float[Tensor, " m"]) -> tuple[float, float]:
-    """E = 2 H(P) / (H(a) + H(b)) - 1 and the geometric mean number of partners, from H(P) in nats.
+    """Compute E = 2 H(P) / (H(a) + H(b)) - 1 and the geometric mean number of partners, from H(P) in nats.
 
-    E is 0 where both marginals sit on a point and every coupling is one pair.
+    E is 0 where each marginal is concentrated on one point and every coupling is one pair.
     """
     mean_entropy = (entropy(a) + entropy(b)) / 2
     level = plan_entropy / mean_entropy - 1 if mean_entropy > 0 else 0.0
@@ -21,12 +21,12 @@ def sharpness(plan_entropy: float, a: Float[Tensor, " n"], b: Float[Tensor, " m"
 
 
 def transport_costs(kernel: Kernel, target: Float[Tensor, " m"], moment: float) -> tuple[float, float]:
-    """E|x0 - x1|^2, or the user's cost, under the product of the marginals and under a coupling P.
+    """Compute E|x0 - x1|^2, or the mean of the user's cost, under the product of the marginals and under a coupling P.
 
     Args:
-        kernel: of the problem.
-        target: the target marginal that P really has [m].
-        moment: <P, c>, c what the kernel's potentials do not absorb of the cost.
+        kernel: kernel of the problem.
+        target: target marginal that P actually has [m].
+        moment: <P, c>, where c is the part of the cost that the kernel's potentials do not absorb.
     """
     if isinstance(kernel, InnerKernel):
         return _squared_distances(kernel.problem, target, moment / kernel.factor)
@@ -36,7 +36,7 @@ def transport_costs(kernel: Kernel, target: Float[Tensor, " m"], moment: float) 
 
 
 def _squared_distances(problem: Problem, target: Float[Tensor, " m"], coupled_cost: float) -> tuple[float, float]:
-    """From <P, C>, C = -x0 x1^T of the centred points."""
+    """Compute both mean squared distances from <P, C>, C = -x0 x1^T of the centred points."""
     a, b = problem.weights()
     (centre0, rows), (centre1, columns) = centred(problem.x0, a), centred(problem.x1, b)
     apart = centre0 - centre1

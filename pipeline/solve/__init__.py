@@ -1,1 +1,1 @@
-"""One block, or one semi-discrete problem, from features to pairs, in one process; no Ray."""
+"""The solution of one block or one semi-discrete problem, from features to pairs, in one process and without Ray."""

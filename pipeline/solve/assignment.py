@@ -1,7 +1,7 @@
-"""Assignment under a solved semi-discrete coupling: the datum of any source row, by the number of the row.
+"""Assignment under a solved semi-discrete coupling: finds the datum of any source row from the row's number.
 
-The coupling job assigns the rows of its blocks, a training job's loader those of its batches. The partner of a row is a
-function of the row's number alone: its noise, its uniform and its condition are, and assignments are exact.
+The coupling job assigns the rows of its blocks; a training job's loader assigns those of its batches. The partner of a
+row is a function of the row's number alone, since its noise, uniform and condition are, and assignments are exact.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from flowpairs.pipeline.blocks.features import Features
 from flowpairs.pipeline.solve.potentials import extended
 from flowpairs.pipeline.store.potential_files import Potentials
 
-SAMPLE = 512  # rows whose entropy stands for all
-PROJECTED = 4096  # rows whose features are made at a time
+SAMPLE = 512  # rows from which the entropy is estimated
+PROJECTED = 4096  # rows whose features are computed at a time
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Assigned:
     """Source rows with their partners.
 
     Attributes:
-        ids: data ids, one a row.
-        x: the rows' features, conditions not included, float32.
-        changed: how many partners were exchanged to use every datum equally often.
+        ids: data ids, one per row.
+        x: features of the rows, without conditions.
+        changed: number of partners that were exchanged to use every datum equally often.
     """
 
     ids: Int64[np.ndarray, " n"]
@@ -36,15 +36,15 @@ class Assigned:
 
 
 class RowAssigner:
-    """Assigns source rows with data.
+    """Assigns data to source rows.
 
     Args:
-        seed: of the source.
-        features: the map into the space of the cost.
-        data_features: of every data id, conditions not included.
-        conditions: of the coupling.
-        potentials: of the coupling.
-        device: where to compute.
+        seed: seed of the source.
+        features: map into the space of the cost.
+        data_features: features of every data id, without conditions.
+        conditions: conditions of the coupling.
+        potentials: solved potentials of the coupling.
+        device: "cpu" or "cuda", where to compute.
     """
 
     def __init__(
@@ -69,13 +69,14 @@ class RowAssigner:
             self.parts[problem] = ids, Assignment(torch.from_numpy(y[ids]), g, potentials.eps, device=device)
 
     def assign(self, first: int, x0: Float32[np.ndarray, "n D"], order: Int64[np.ndarray, " ids"] | None) -> Assigned:
-        """Partners of source rows `first` to `first + n`.
+        """Find the partners of source rows `first` to `first + n`.
 
         Args:
             first: global number of the first row.
-            x0: their noise, flattened.
-            order: a random order of the data ids, where they are all to be used equally often: of those that are one
-                time short or over, the first in it are used once more. None leaves partners as they are.
+            x0: noise of these rows, flattened.
+            order: random order of the data ids, to use all of them equally often: where n is not a multiple of their
+                number, the first ids in this order are used once more than the others. None leaves the partners as they
+                are.
         """
         import torch
 
@@ -97,7 +98,7 @@ class RowAssigner:
         return Assigned(ids, exact[:, : self.features.dim].astype(np.float32), changed)
 
     def partners(self, first: int, count: int) -> float:
-        """The geometric mean number of partners of source rows, from some of them: 1 at eps = 0."""
+        """Estimate the geometric mean number of partners per source row from some of the rows; it is 1 at eps = 0."""
         some = min(count, SAMPLE)
         exact = self._features(first, noise.gaussian(self.seed, first, some, len(self.features.mean)))
         nats = 0.0
@@ -114,7 +115,7 @@ class RowAssigner:
         return np.concatenate([exact, rows[self.conditions.lenders(self.seed, first, len(x0))]], 1)
 
     def _rows(self, problem: int, first: int, count: int) -> Int64[np.ndarray, " r"]:
-        """Which of the rows belong to a problem."""
+        """Find which of the rows belong to a problem."""
         if self.conditions.labels is None:
             return np.arange(count)
         lenders = self.conditions.lenders(self.seed, first, count)
@@ -124,13 +125,14 @@ class RowAssigner:
 def assignment_report(
     assigner: RowAssigner, potentials: Potentials, first: int, assigned: Assigned, coupled: dict[str, Any]
 ) -> dict:
-    """A block's report, as `flowpairs.pipeline.ot.BlockReport` has it.
+    """Build a block's report in the form of `flowpairs.pipeline.ot.BlockReport`.
 
     Args:
-        assigner, potentials: the coupling.
-        first: the block's first row.
-        assigned: its rows and partners.
-        coupled: the costs of the pairs as they stand, and who they are (see
+        assigner: assigner of the coupling.
+        potentials: solved potentials of the coupling.
+        first: global number of the block's first row.
+        assigned: rows of the block and their partners.
+        coupled: costs of the pairs as they are, and the block's sizes (see
             `flowpairs.pipeline.blocks.imported_pairs.imported_report`).
     """
     partners = assigner.partners(first, len(assigned.ids))

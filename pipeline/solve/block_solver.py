@@ -1,7 +1,7 @@
-"""One block from start to end: features of its rows, coupling, partners, shards. No Ray: cluster/actors.py has that.
+"""Solver of one block: features of its rows, coupling, partners, shards. Ray is left to pipeline/cluster/actors.py.
 
-Solving and writing are apart, so that one block is written while the next one is solved. A block's shards are a pure
-function of (config, data, block); the process that happens to compute it adds nothing.
+Solving and writing are separate, so that one block is written while the next one is solved. A block's shards are a pure
+function of (config, data, block); they do not depend on the process that computes them.
 """
 
 import dataclasses
@@ -37,10 +37,10 @@ class SolvedBlock:
     """A block that is ready to be written.
 
     Attributes:
-        block: its number.
-        report: of its coupling, a row of blocks.parquet.
-        pairs: one per source row; of the last block, as many of them as the job needs are written.
-        g: the target potential, where the method has one.
+        block: number of the block.
+        report: report of its coupling, a row of blocks.parquet.
+        pairs: one pair per source row; of the last block, only as many as the job needs are written.
+        g: target potential, where the method has one.
     """
 
     block: int
@@ -53,10 +53,10 @@ class BlockSolver:
     """Computes blocks; built once per process.
 
     Args:
-        job: with its features.
-        threads: CPU cores that this process may use.
+        job: the job, with its features.
+        threads: number of CPU cores that this process may use.
         device: "cpu" or "cuda", where to compute.
-        potentials: of a semi-discrete coupling; None: those in the job's directory.
+        potentials: potentials of a semi-discrete coupling; None loads those in the job's directory.
     """
 
     def __init__(self, job: Job, threads: int, device: str, potentials: Potentials | None = None) -> None:
@@ -66,11 +66,11 @@ class BlockSolver:
 
         torch.set_num_threads(threads)
         self.job, self.device = job, device
-        self.team: "Team" = SINGLE  # changed by an actor that is one of several
+        self.team: "Team" = SINGLE  # replaced by an actor that is a member of a team
         self.config, self.blocks, self.inputs, self.space = job.config, job.blocks, job.inputs, job.space
         self.x, self.seed = job.inputs.target.x, job.config.source.seed
         self._potentials = potentials
-        self._solved: dict[int | None, Coupling] = {}  # of problems that blocks share, by `Blocks.same`
+        self._solved: dict[int | None, Coupling] = {}  # of problems that several blocks share, by `Blocks.same`
 
     def solve(self, block: int) -> SolvedBlock:
         """Couple a block and draw its pairs, assign partners to its rows, or take its pairs from the table."""
@@ -83,7 +83,7 @@ class BlockSolver:
         return SolvedBlock(block, {"block": block, **report}, pairs, g)
 
     def write(self, solved: SolvedBlock) -> dict[str, Any]:
-        """Write a block's shards; returns its report when they are on disk.
+        """Write a block's shards and return its report once they are on disk.
 
         Nothing is written when the coupling did not converge and the config does not accept that.
         """
@@ -99,7 +99,7 @@ class BlockSolver:
         return solved.report
 
     def _couple(self, block: int) -> tuple[dict[str, Any], PairTable, Float64[np.ndarray, " m"] | None]:
-        """The coupling's report, its pairs, and the target potential."""
+        """Couple a block; return the coupling's report, the pairs and the target potential."""
         from flowpairs.pipeline.solve import draw
 
         blocks, seed = self.blocks, self.seed
@@ -123,7 +123,7 @@ class BlockSolver:
         return report, self._pairs(block, *found), g
 
     def _coupling(self, block: int) -> "Coupling":
-        """The coupling of the block's two sides."""
+        """Solve the coupling of the block's two sides."""
         from flowpairs.pipeline.solve import draw
 
         start, resume, save = self.inputs.start, None, None
@@ -141,7 +141,7 @@ class BlockSolver:
         )
 
     def _problem(self, block: int) -> "Problem":
-        """The block's two sides in the space of the cost, and their weights."""
+        """Build the problem from the block's two sides in the space of the cost and their weights."""
         from flowpairs.pipeline.ot.tiles.partition import RowPartition
         from flowpairs.pipeline.solve import draw
 
@@ -158,26 +158,26 @@ class BlockSolver:
         return draw.build_problem(self.config.coupling, x0, x1, a, b, given)
 
     def _to_device(self, array: np.ndarray | None) -> Any:
-        """An array as a tensor where this solver computes."""
+        """Convert an array to a tensor on this solver's device."""
         import torch
 
         return None if array is None else torch.from_numpy(array).to(self.device)
 
     def _pairs(self, block: int, rows: Int64[np.ndarray, " n"], partners: Int64[np.ndarray, " n"]) -> PairTable:
-        """Which source row or datum meets which datum."""
+        """Look up the ids or source rows of the drawn pairs."""
         ids = self.blocks.data_ids(block)[partners]
         if self.inputs.source is None:
             return PairTable(ids, self.blocks.first_row(block) + rows, None)
         return PairTable(ids, None, None, source_ids=self.blocks.source_ids(block)[rows])
 
     def _order(self, block: int, count: int) -> Int64[np.ndarray, " m"] | None:
-        """The random order of a block's data by which a balanced draw rounds; None for a categorical one."""
+        """Make the random order of a block's data by which a balanced draw rounds; None for a categorical draw."""
         if self.config.sampling.draw != "balanced":
             return None
         return noise.permutation(self.seed, noise.Stream.BALANCE, count, high=block)
 
     def _assign(self, block: int) -> tuple[dict[str, Any], PairTable, None]:
-        """The block's rows with their partners, and its report."""
+        """Assign partners to the block's rows; return the report and the pairs."""
         from flowpairs.pipeline.solve.assignment import assignment_report
 
         potentials, assigner = self._assigner
@@ -199,27 +199,27 @@ class BlockSolver:
         return found, RowAssigner(self.seed, self.space.map, self.space.target, conditions, found, self.device)
 
     def _noise(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
-        """Features of a block's noise; with a team, of this member's rows."""
+        """Compute the features of a block's noise; in a team, only of this member's rows."""
         import torch
 
         from flowpairs.pipeline.ot.tiles.partition import RowPartition
 
         partition = RowPartition(n, m, torch.device(self.device), self.team)
         x0 = np.zeros((n, self.space.map.dim), np.float32)
-        for k in partition.mine:  # section by section, whoever owns it: the same products in the same bits
+        for k in partition.mine:  # section by section, whichever member owns it: the same products give the same bits
             rows = partition.sections[k]
             x0[rows] = self.space.map.of_noise(self.seed, first + rows.start, rows.stop - rows.start)
         return x0
 
     def _import(self, table: PairTable, block: int) -> tuple[dict[str, Any], PairTable, None]:
-        """The block's part of the table, and its costs."""
+        """Take the block's part of the table and compute its costs."""
         first = self.blocks.first_row(block)
         pairs = table[first : first + self.blocks.pairs_of(block)]
         x0 = pairs.side(self.seed, self.x.shape[1:]).reshape(len(pairs.data_ids), -1)
         return imported_report(x0, self.space.target[pairs.data_ids], len(np.unique(pairs.data_ids))), pairs, None
 
     def _records(self, block: int, pairs: PairTable, rows: range) -> Iterator[Record]:
-        """The pairs of some of the block's rows, a record at a time: noise is made again rather than kept."""
+        """Yield the pairs of some of the block's rows, record by record; noise is generated again rather than kept."""
         shape, leg, labels = self.x.shape[1:], self.blocks.leg(block), self.inputs.target.labels
         payload = self.config.output.payload
         step = pairs_per_record(shape, payload)
@@ -240,7 +240,7 @@ class BlockSolver:
             )
 
     def x0_of(self, part: PairTable) -> Float32[np.ndarray, "k ..."]:
-        """The source side of some pairs."""
+        """Compute the source side of some pairs."""
         if part.source_ids is not None:
             assert self.inputs.source is not None
             return gather(self.inputs.source.x, part.source_ids)

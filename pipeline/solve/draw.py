@@ -1,4 +1,4 @@
-"""From a block's features to its pairs: numpy in, numpy out, the coupling itself on the device in between."""
+"""The coupling of one block, and the pairs that are drawn from it."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,13 +25,15 @@ def solve_block(
     resume: dict[str, Tensor] | None = None,
     save: Save | None = None,
 ) -> ot.Coupling:
-    """The coupling that the config asks for; its epsilon is relative, absolute, or found by its sharpness.
+    """Solve the coupling that the config asks for; its epsilon is relative, absolute, or found from its sharpness.
 
     Args:
         options: method, epsilon and tolerance.
-        problem: what `pose` made; its eps is still to be set.
-        g0: a target potential to start from; see pipeline/solve/start.py.
-        team, resume, save: as for `solve_sinkhorn`.
+        problem: result of `build_problem`; its eps is still to be set.
+        g0: target potential to start from; see pipeline/solve/start.py.
+        team: processes that share the rows, as for `solve_sinkhorn`.
+        resume: tensors of an earlier checkpoint, as for `solve_sinkhorn`.
+        save: writes a checkpoint, as for `solve_sinkhorn`.
     """
     if options.method == "exact":
         return ot.solve_exact(problem)
@@ -68,12 +70,14 @@ def build_problem(
     b: Float64[Tensor, " m"] | None = None,
     matrix: Float[Tensor, "n m"] | None = None,
 ) -> ot.Problem:
-    """The coupling problem of a block, at an eps that is not yet known.
+    """Build the coupling problem of a block, with a placeholder for the eps that is not yet known.
 
     Args:
-        options: whose cost.
-        x0, x1: features of the two sides.
-        a, b: their weights; None: uniform.
+        options: options that name the cost.
+        x0: features of the source side.
+        x1: features of the target side.
+        a: weights of the source rows; None: uniform.
+        b: weights of the target rows; None: uniform.
         matrix: the block's part of a precomputed cost.
 
     Raises:
@@ -99,13 +103,13 @@ def draw_pairs(
     *,
     backward: bool = False,
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """The pairs of a block: source rows and target rows.
+    """Draw the pairs of a block; return their source rows and target rows.
 
     Args:
-        coupling: of the block.
-        uniforms: one a pair, in [0, 1).
-        rows: of the side that is drawn for, one a pair; None: every source row once.
-        order: a random order of the other side's rows for a balanced draw; None for a categorical one.
+        coupling: coupling of the block.
+        uniforms: one number per pair, in [0, 1).
+        rows: rows of the side that is drawn for, one per pair; None: every source row once.
+        order: random order of the other side's rows for a balanced draw; None for a categorical draw.
         backward: draw source rows for target rows.
     """
     seen = coupling.swapped() if backward else coupling
@@ -123,16 +127,17 @@ def draw_pairs(
 def allot_rows(
     weights: Float64[np.ndarray, " k"], pairs: int, u: float, order: Int64[np.ndarray, " pairs"]
 ) -> Int64[np.ndarray, " pairs"]:
-    """A row for each pair, each as often as its weight says, rounded up or down so that the mean is exact.
+    """Allot a row to each pair, each row as often as its weight says, rounded up or down so that the mean is exact.
 
-    Systematic sampling: the pairs' places are 0, 1, 2, ... on a line on which each row is as long as its share of them,
-    shifted by one uniform u; then in a random order, so that the first pairs are as good as any.
+    This is systematic sampling: the pairs lie at 0, 1, 2, ... on a line on which each row is as long as its share of
+    the pairs, shifted by one uniform u. They are then put in a random order, so that the first pairs are as good as
+    any.
 
     Args:
-        weights: summing to 1.
-        pairs: how many.
-        u: in [0, 1).
-        order: a permutation of the pairs.
+        weights: weights of the rows, with sum 1.
+        pairs: number of pairs.
+        u: uniform number in [0, 1).
+        order: permutation of the pairs.
     """
     edges = np.cumsum(weights)[:-1] * pairs
     edges = np.where(np.abs(edges - edges.round()) < 1e-9 * pairs, edges.round(), edges)  # equal weights, equal counts
@@ -141,7 +146,7 @@ def allot_rows(
 
 
 def _check_memory(n: int, m: int) -> None:
-    """Refuse a geodesic cost whose matrices do not fit."""
+    """Refuse a geodesic cost whose matrices do not fit in memory."""
     from flowpairs.pipeline.ot.exact import available_memory
 
     needed, free = 28 * (n + m) * m, available_memory()

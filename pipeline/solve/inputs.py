@@ -1,4 +1,4 @@
-"""What a coupling job reads: each part once, with its fingerprint, before anything is written."""
+"""The inputs of a coupling job: each is read once, with its fingerprint, before anything is written."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -24,7 +24,8 @@ class Survey:
     """What is known of a job's inputs before Ray starts and before data are read.
 
     Attributes:
-        target, source: what was found of both sides; None for a source that is no data set of its own.
+        target: specification of the target's data.
+        source: specification of the source's data; None where the source is not a data set of its own.
         table: pairs made elsewhere, where the config imports them.
     """
 
@@ -38,10 +39,10 @@ class Inputs:
     """All that a coupling job reads.
 
     Attributes:
-        target: the data.
+        target: the target's data.
         source: the source side, where it is data too.
         table: pairs made elsewhere, where the config imports them.
-        conditions: of a semi-discrete coupling.
+        conditions: conditions of a semi-discrete coupling.
         costs: a precomputed cost, source ids by data ids.
         start: potentials that solves start from, one per data id, where the config names a store that has them.
     """
@@ -55,7 +56,7 @@ class Inputs:
 
     @cached_property
     def fingerprints(self) -> dict[str, str | None]:
-        """The fingerprint of everything read, by the key that the config has for it."""
+        """Collect the fingerprint of everything that was read, by its key in the config."""
         found = {
             "data.fingerprint": self.target.fingerprint,
             "data.columns_fingerprint": self.target.columns_fingerprint,
@@ -72,10 +73,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Both sides as the cost sees them.
+    """Both sides in the space of the cost.
 
     Attributes:
-        map: from data space to features.
+        map: map from data space to features.
         target: features of every data id.
         source: features of every source id, where the source is data.
     """
@@ -86,7 +87,7 @@ class FeatureSpace:
 
 
 def survey_inputs(config: CoupleConfig) -> Survey:
-    """Look at a job's inputs without Ray and without reading the data in full.
+    """Survey a job's inputs without Ray and without reading the data in full.
 
     Raises:
         InputError: what `data.check_data`, `check_source` or `read_table` refuses.
@@ -97,7 +98,7 @@ def survey_inputs(config: CoupleConfig) -> Survey:
 
 
 def read_inputs(config: CoupleConfig, surveyed: Survey) -> Inputs:
-    """Read all inputs of a job: on Ray where many files are read and the job uses it, else in this process.
+    """Read all inputs of a job: with Ray where there are many files and the job uses Ray, else in this process.
 
     Raises:
         InputError: what the readers refuse.
@@ -120,9 +121,9 @@ def feature_space(config: CoupleConfig, inputs: Inputs, fitted: Features | None 
     """Compute the features of every id.
 
     Args:
-        config: features and flips.
-        inputs: both sides.
-        fitted: the map, where a store has recorded it; None: fit one. Of two sides it is one map, fitted to the data
+        config: config with the features and flips.
+        inputs: the inputs, with both sides.
+        fitted: the map, where a store has recorded it; None: fit one. For two sides it is one map, fitted to those data
             of both that take part, so that distances are those between the data.
     """
     x, source, flips = inputs.target.x, inputs.source, config.data.flips

@@ -1,4 +1,4 @@
-"""A coupling job that is ready to run: its inputs are read and held against its config."""
+"""A coupling job that is ready to run: its inputs are read and checked against its config."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +14,14 @@ from flowpairs.pipeline.store.format import CONVENTION, COSTS, IMPORTED, Index, 
 
 @dataclass(frozen=True)
 class Job:
-    """All that couplings are computed from: a block's shards are a function of this and of its number.
+    """All that couplings are computed from: a block's shards are a function of this and of the block's number.
 
     Attributes:
-        config: with the fingerprints of all that was read.
+        config: config with the fingerprints of all that was read.
         directory: the pair store; None where nothing is written, as for arrays in memory.
-        blocks: the division of the job.
+        blocks: division of the job into blocks.
         inputs: what was read.
-        features: both sides as the cost sees them, once `with_features` has computed them.
+        features: both sides in the space of the cost, once `with_features` has computed them.
     """
 
     config: CoupleConfig
@@ -32,7 +32,7 @@ class Job:
 
     @property
     def store(self) -> AnyPath:
-        """The directory of a job that writes."""
+        """The pair store of a job that writes one."""
         assert self.directory is not None, "a job in memory writes nothing"
         return self.directory
 
@@ -43,7 +43,7 @@ class Job:
         return self.features
 
     def with_features(self) -> "Job":
-        """The job with the features of every id, by the map that its store has recorded, or by one recorded now."""
+        """Return the job with the features of every id, by the map that its store has recorded or records now."""
         directory = self.directory
         recorded = load_features(directory) if directory is not None and (directory / NAME).is_file() else None
         space = feature_space(self.config, self.inputs, recorded)
@@ -52,7 +52,7 @@ class Job:
         return replace(self, features=space)
 
     def index(self, shards: Sequence[Shard]) -> Index:
-        """What `index.json` says of the job, with these shards."""
+        """Build the content of `index.json` for this job with these shards."""
         config, target, source, table = self.config, self.inputs.target, self.inputs.source, self.inputs.table
         convention = CONVENTION.format(cost=COSTS.get(config.coupling.cost, config.coupling.cost))
         return Index(
@@ -71,6 +71,6 @@ class Job:
         )
 
     def outline(self) -> Outline:
-        """What the index will say, before there are shards."""
+        """Build the outline: what the index will say, before there are shards."""
         found = [(b, len(rows)) for b in range(self.blocks.count) for rows in self.blocks.shards(b).values()]
         return Outline(self.index(()), tuple(found))

@@ -1,6 +1,6 @@
 """The potentials of a semi-discrete coupling: one number per datum, solved before partners are assigned.
 
-A process, or a team of them that shares the data, solves a problem; see pipeline/ot/semidiscrete/solver.py.
+One process, or a team of them that shares the data, solves a problem; see pipeline/ot/semidiscrete/solver.py.
 """
 
 import dataclasses
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from flowpairs.pipeline.ot.semidiscrete.solver import Semidiscrete
     from flowpairs.pipeline.ot.tiles.partition import Team
 
-APART = 2**32  # points between those of two problems
+APART = 2**32  # distance between the first points of two problems
 
 
 class FeatureNoise:
-    """Noise in the space of the features, where it is standard Gaussian too, with conditions behind it.
+    """Noise in the space of the features, where it is standard Gaussian too, with conditions appended.
 
-    See `flowpairs.pipeline.ot.semidiscrete.targets.Source`. Its numbers are none that pairs are made of.
+    It is a `flowpairs.pipeline.ot.semidiscrete.targets.PointSource`. None of its numbers occurs in a pair.
     """
 
     def __init__(self, seed: int, dim: int, conditions: Conditions, problem: int) -> None:
         self.seed, self.dim, self.conditions, self.offset = seed, dim, conditions, problem * APART
 
     def points(self, first: int, count: int) -> "Tensor":
-        """See `Source.points`."""
+        """See `PointSource.points`."""
         import torch
 
         x, rows = noise.gaussian(self.seed, self.offset + first, count, self.dim, Stream.SOLVE), self.conditions.rows
@@ -52,7 +52,7 @@ class FeatureNoise:
 
 
 def extended(data_features: Float32[np.ndarray, "ids k"], conditions: Conditions) -> Float32[np.ndarray, "ids kq"]:
-    """The data's features with their conditions behind them."""
+    """Append the data's conditions to their features."""
     if conditions.rows is None:
         return data_features
     ids = np.arange(len(data_features))
@@ -63,7 +63,9 @@ class PotentialSolver:
     """Solves the problems of a semi-discrete coupling; built once per process.
 
     Args:
-        job, threads, device: as for `BlockSolver`.
+        job: the job, as for `BlockSolver`.
+        threads: number of CPU cores that this process may use.
+        device: "cpu" or "cuda", where to compute.
     """
 
     def __init__(self, job: Job, threads: int, device: str) -> None:
@@ -73,7 +75,7 @@ class PotentialSolver:
 
         torch.set_num_threads(threads)
         self.job, self.device = job, device
-        self.team: "Team" = SINGLE  # changed by an actor that is one of several
+        self.team: "Team" = SINGLE  # replaced by an actor that is a member of a team
         self.conditions, self.features = job.inputs.conditions, extended(job.space.target, job.inputs.conditions)
 
     def solve(self, problem: int) -> "tuple[int, Semidiscrete]":
@@ -86,7 +88,8 @@ class PotentialSolver:
 
         config, ids_in_all, start = self.job.config, self.job.blocks.ids, self.job.inputs.start
         options = config.coupling
-        # A relative eps is one to the cost between all data and all noise, for classes too.
+        # A relative eps refers to the cost between all data and all noise, also where each class is a problem of its
+        # own.
         every = Targets(torch.from_numpy(self.features), device=self.device, team=self.team)
         std = solver.semidiscrete_cost_std(every, self._noise(0))
         ids, targets = self.conditions.ids(problem, ids_in_all), every
@@ -114,7 +117,7 @@ class PotentialSolver:
         return problem, solved
 
     def write(self, solved: "tuple[int, Semidiscrete]") -> dict[str, Any]:
-        """Write the potential, where it converged or the config accepts that it did not; returns the report."""
+        """Write the potential where it converged or the config accepts that it did not; return the report."""
         problem, found = solved
         report = self.report(solved)
         if found.report.converged or self.job.config.coupling.on_unconverged == "record":
@@ -123,7 +126,7 @@ class PotentialSolver:
         return report
 
     def report(self, solved: "tuple[int, Semidiscrete]") -> dict[str, Any]:
-        """The report of a solved problem, with its number."""
+        """Build the report of a solved problem, with its number."""
         problem, found = solved
         return {"block": problem, **dataclasses.asdict(found.report)}
 
@@ -132,7 +135,7 @@ class PotentialSolver:
 
 
 def unconverged_problem(report: dict[str, Any], wanted: float) -> JobError:
-    """The sentence for a solve that did not get there."""
+    """Build the error for a solve that did not reach the wanted chi-square."""
     return JobError(
         f"the potential of problem {report['block']} reached chi2={report['chi2']:.3g} instead of {wanted:g} after "
         f"{report['rounds']} rounds; raise coupling.chi2, coupling.max_passes or the epsilon, or accept it with "

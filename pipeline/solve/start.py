@@ -1,4 +1,4 @@
-"""`coupling.start`: potentials of another pair store that solves start from, by data id."""
+"""The start of solves from the potentials of another pair store, by data id (`coupling.start`)."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -18,7 +18,7 @@ def start_potentials(config: CoupleConfig, target: Target) -> Float64[np.ndarray
     A data id that no block of that store has starts from the mean, 0.
 
     Args:
-        config: whose start.
+        config: config whose `coupling.start` is read.
         target: the job's data.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A solver that reports what each of its blocks, or problems, took of this process."""
+"""A solver that reports the time and memory that each of its blocks or problems took in this process."""
 
 import resource
 import time
@@ -11,22 +11,22 @@ Solver = BlockSolver | PotentialSolver
 
 
 class TimedSolver:
-    """Wraps a solver: `solve` adds its seconds to what it found, `write` adds seconds and memory to the report.
+    """Wraps a solver: `solve` adds its seconds to the result, `write` adds seconds and memory to the report.
 
     Args:
-        solver: of blocks, or of semi-discrete problems.
+        solver: solver of blocks or of semi-discrete problems.
     """
 
     def __init__(self, solver: Solver) -> None:
         self.solver, self.start_bytes = solver, peak_bytes()
 
     def solve(self, number: int) -> tuple[Any, float]:
-        """What the solver found, and the seconds it took."""
+        """Return what the solver found and the seconds it took."""
         started = time.monotonic()
         return self.solver.solve(number), time.monotonic() - started
 
     def write(self, solved: tuple[Any, float]) -> dict[str, Any]:
-        """Write what `solve` returned; returns the report with `solve_seconds`, `write_seconds` and bytes of memory."""
+        """Write what `solve` returned; return the report with `solve_seconds`, `write_seconds` and bytes of memory."""
         found, seconds = solved
         started = time.monotonic()
         return {
@@ -39,5 +39,5 @@ class TimedSolver:
 
 
 def peak_bytes() -> int:
-    """The peak memory of this process on the CPU, in bytes."""
+    """Return the peak memory of this process on the CPU, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""blocks.parquet: a row per block, made from the sidecars' reports."""
+"""The file blocks.parquet: one row per block, made from the sidecars' reports."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -19,7 +19,11 @@ def write_blocks(directory: AnyPath, reports: Iterable[dict[str, Any]]) -> None:
 
 
 def read_blocks(directory: AnyPath) -> list[dict[str, Any]]:
-    """The rows of blocks.parquet; `InputError` where it is missing or damaged."""
+    """Read the rows of blocks.parquet.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 

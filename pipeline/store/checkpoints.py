@@ -1,6 +1,7 @@
-"""How far a solve has come, on disk: a killed process costs the passes since then, and no bits.
+"""Checkpoints of solves on disk: a killed process loses the passes since the last one, and the result keeps its bits.
 
-A checkpoint is an .npz of tensors; of a semi-discrete solve a .json beside it says the same for people to read.
+A checkpoint is an .npz of tensors; that of a semi-discrete solve has a .json alongside with its progress for people to
+read.
 """
 
 import json
@@ -17,11 +18,11 @@ from flowpairs.pipeline.base.paths import AnyPath
 if TYPE_CHECKING:
     from torch import Tensor
 
-PROGRESS_EVERY = 1.0  # seconds between two lines of progress
+PROGRESS_EVERY = 1.0  # seconds between two updates of the progress file
 
 
 def load_checkpoint(path: AnyPath) -> "dict[str, Tensor] | None":
-    """Read what a solve last recorded, for its `resume`; None where it starts.
+    """Read what a solve last recorded, for its `resume`; None where there is no checkpoint.
 
     Raises:
         InputError: the file is damaged.
@@ -33,12 +34,12 @@ def load_checkpoint(path: AnyPath) -> "dict[str, Tensor] | None":
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays}
-    except Exception as error:  # zip and header parsers raise a dozen kinds of them
+    except Exception as error:  # zip and header parsers raise a dozen kinds of exceptions
         raise InputError(f"{path}: not the record of a solve ({error}); remove it and run the job again") from error
 
 
 def checkpoint_writer(path: AnyPath, seconds: float) -> "Callable[[dict[str, Tensor]], None]":
-    """A solver's `save` that writes at most every so many seconds."""
+    """Make a solver's `save`, which writes at most once in this number of seconds."""
     last = time.monotonic()
 
     def save(arrays: "dict[str, Tensor]") -> None:
@@ -52,11 +53,11 @@ def checkpoint_writer(path: AnyPath, seconds: float) -> "Callable[[dict[str, Ten
 
 
 def progress_writer(path: AnyPath, target: float) -> Callable[[int, int, float], None]:
-    """A semi-discrete solver's `progress`, which others read with `read_progress`.
+    """Make a semi-discrete solver's `progress`, whose file others read with `read_progress`.
 
     Args:
-        path: of the checkpoint.
-        target: the chi-square that the solve ends at.
+        path: path of the checkpoint.
+        target: chi-square at which the solve ends.
     """
     last = -PROGRESS_EVERY
 
@@ -71,7 +72,7 @@ def progress_writer(path: AnyPath, target: float) -> Callable[[int, int, float],
 
 
 def read_progress(path: AnyPath) -> dict[str, Any] | None:
-    """Read the rounds, points, chi-square and its target that the solve of this checkpoint last wrote."""
+    """Read what the solve of this checkpoint last reported: rounds, points, chi-square and its target."""
     try:
         return json.loads(path.with_suffix(".json").read_bytes())
     except FileNotFoundError:
@@ -79,6 +80,6 @@ def read_progress(path: AnyPath) -> dict[str, Any] | None:
 
 
 def remove_checkpoint(path: AnyPath) -> None:
-    """Remove the record of a finished solve."""
+    """Remove the checkpoint of a finished solve and its progress file."""
     path.unlink(missing_ok=True)
     path.with_suffix(".json").unlink(missing_ok=True)

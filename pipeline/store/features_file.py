@@ -1,4 +1,4 @@
-"""features.npz: the feature map of a store, whose bits every later run in the same store uses again."""
+"""The file features.npz: the feature map of a store, which every later run in that store uses bit by bit."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def load_features(directory: AnyPath) -> Features:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             mean, basis = arrays["mean"], arrays.get("basis")
-    except Exception as error:  # zip and header parsers raise a dozen kinds of them
+    except Exception as error:  # zip and header parsers raise a dozen kinds of exceptions
         raise InputError(f"{path}: not the features of a pair store ({error}); couple into a new directory") from error
     if (
         mean.dtype != np.float32

@@ -3,13 +3,13 @@
     DIR/config.yaml              resolved config
     DIR/features.npz             mean and principal directions that the cost saw
     DIR/data.npy, labels.npy     copy of the data set, in stores of data ids alone and semi-discrete ones
-    DIR/source.npy               of the source's, in stores of ids alone whose x0 is another data set
+    DIR/source.npy               copy of the source's data set, in stores of ids alone where that is another data set
     DIR/shards/pairs-000000.tar  WebDataset; records of k pairs, each field [k, ...]
     DIR/shards/pairs-000000.json sidecar: what the shard holds and the report of its block
     DIR/potentials/b000000.npy   g of each block's target rows, float64
     DIR/potentials/g.npy         g of every data id, where one potential serves all blocks (semi-discrete)
-    DIR/blocks.parquet           a row per block, written with the index
-    DIR/outline.json             while the job runs: what the index will say, but for the shards' bytes and hashes
+    DIR/blocks.parquet           one row per block, written with the index
+    DIR/outline.json             while the job runs: the future index without the shards' bytes and hashes
     DIR/index.json               written last, atomically: only then is the store complete
 
 A shard counts only when its sidecar exists, since the sidecar is renamed into place after the tar is on disk.
@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 OUTLINE = "outline.json"
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
 
-# What an index says of its couplings' cost; a cost of the user's own goes by its name.
+# The cost in the words of an index; a cost of the user's own goes by its name.
 COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2", "geodesic": "-4 t log of the heat kernel"}
 CONVENTION = (
     "cost C = {cost} on the features; eps in units of C; potentials f, g without the marginals: "
@@ -59,21 +59,21 @@ class Shard:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """`pairs-000012.json`: the shard, where its noise starts, the data ids' range and its block's report."""
+    """Content of `pairs-000012.json`: the shard, the start of its noise, its range of data ids, its block's report."""
 
     shard: Shard
-    first_noise_counter: Count | None  # global source row of the shard's first pair; None where x0 is no noise of ours
+    first_noise_counter: Count | None  # global source row of the first pair; None where x0 is not this seed's noise
     data_ids: tuple[Count, Count]  # smallest and largest
     report: dict[str, Any]  # flowpairs.pipeline.ot's BlockReport, with seconds
 
 
 @dataclass(frozen=True)
 class Index:
-    """`index.json`: everything a reader needs to know before it opens a shard."""
+    """The content of `index.json`: everything a reader needs to know before it opens a shard."""
 
     config_hash: str
     data_fingerprint: str
-    pairs: Count  # 0: potentials alone
+    pairs: Count  # 0: only potentials
     shape: tuple[Size, ...]  # of one x0 and one x1, channels first for images
     num_classes: Count  # 0: no labels
     payload: Literal["full", "seeded", "ids"]  # see records.py
@@ -81,8 +81,8 @@ class Index:
     convention: str  # which cost, which eps and which potentials, in words
     shards: tuple[Shard, ...]
     weighted: bool = False  # every pair has a weight
-    source_fingerprint: str | None = None  # of the data that x0 is; None: it is noise
-    times: tuple[float, ...] = ()  # points of a chain over time, whose pairs have spans; none where there is no chain
+    source_fingerprint: str | None = None  # of the data that x0 is; None: x0 is noise
+    times: tuple[float, ...] = ()  # time points of a chain, whose pairs have spans; empty where there is no chain
     format_version: int = FORMAT_VERSION
 
     @property
@@ -92,18 +92,18 @@ class Index:
 
     @property
     def cost_name(self) -> str:
-        """What the costs in the blocks' reports are: squared distances, unless the cost is another."""
+        """Name of the costs in the blocks' reports: squared distances, unless the store's cost is another."""
         distances = [CONVENTION.format(cost=COSTS[cost]) for cost in ("dot", "sqeuclidean")]
         return "mean squared distance" if self.convention in (*distances, IMPORTED) else "mean cost"
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What the index will say, for those who read shards as they come.
+    """What the index will say, for readers that read shards while the job still writes.
 
     Attributes:
-        index: without shards, for whose bytes and hashes there are sidecars.
-        shards: block and pairs of every shard, by its number.
+        index: index without shards; the shards' bytes and hashes are in the sidecars.
+        shards: block and number of pairs of every shard, by the shard's number.
     """
 
     index: Index
@@ -111,33 +111,33 @@ class Outline:
 
 
 def shard_name(number: int) -> str:
-    """`pairs-000012.tar`."""
+    """Name a shard's tar by its number, as in `pairs-000012.tar`."""
     return f"pairs-{number:06d}.tar"
 
 
 def record_key(block: int, row: int) -> str:
-    """Zero-padded and without dots, since WebDataset takes what follows a dot for the field's name."""
+    """Name a record; zero-padded and without dots, since WebDataset takes what follows a dot for the field's name."""
     return f"b{block:06d}-r{row:09d}"
 
 
 def keeps_data(payload: str, method: str) -> bool:
-    """Whether a store has a copy of the data set, which ids and potentials mean nothing without."""
+    """Return whether a store has a copy of the data set, without which ids and potentials mean nothing."""
     return payload == "ids" or method == "semidiscrete"
 
 
 def source_copy(index: Index) -> str:
-    """The name of the copy of the source's data set in a two-sided store of ids."""
+    """Name the copy of the source's data set in a two-sided store of ids."""
     return "data.npy" if index.source_fingerprint == index.data_fingerprint else "source.npy"
 
 
 def pairs_per_record(shape: tuple[int, ...], payload: str) -> int:
-    """How many pairs make a record of about 1 MiB: full holds two float32 arrays, seeded one, ids 12 bytes a pair."""
+    """Count the pairs of a record of about 1 MiB: per pair, full holds two float32 arrays, seeded one, ids 12 bytes."""
     side = 4 * max(1, math.prod(shape))
     return max(1, RECORD_BYTES // {"full": 2 * side, "seeded": side, "ids": 12}[payload])
 
 
 def write_index(directory: AnyPath, index: Index) -> None:
-    """Write `index.json`; call it when every shard is in place."""
+    """Write `index.json` and remove `outline.json`; call it when every shard is in place."""
     write_atomically(directory / "index.json", _to_json(dataclasses.asdict(index)))
     (directory / OUTLINE).unlink(missing_ok=True)
 
@@ -148,12 +148,12 @@ def write_outline(directory: AnyPath, outline: Outline) -> None:
 
 
 def has_outline(directory: str | AnyPath) -> bool:
-    """Whether `read_outline` finds something to read."""
+    """Return whether `read_outline` finds something to read."""
     return any((as_path(directory) / name).is_file() for name in (OUTLINE, "index.json"))
 
 
 def write_sidecar(directory: AnyPath, sidecar: Sidecar) -> None:
-    """Write a shard's sidecar beside it; call it when the tar has its final name."""
+    """Write a shard's sidecar alongside it; call it when the tar has its final name."""
     write_atomically(sidecar_path(directory, sidecar.shard.name), _to_json(dataclasses.asdict(sidecar)))
 
 
@@ -184,7 +184,7 @@ def read_index(directory: str | AnyPath) -> Index:
 
 
 def read_outline(directory: str | AnyPath) -> Outline:
-    """What is known of a store whose job runs, is dead or is finished.
+    """Read what is known of a store, whether its job is running, dead or finished.
 
     Raises:
         InputError: no store, or one that no job of this version has begun.
@@ -194,7 +194,7 @@ def read_outline(directory: str | AnyPath) -> Outline:
         try:
             return _outline(root / OUTLINE)
         except FileNotFoundError:
-            pass  # there is none, or the index has replaced it just now
+            pass  # there is none, or the index has just replaced it
     index = read_index(directory)
     shards = tuple((shard.block, shard.pairs) for shard in index.shards)
     return Outline(dataclasses.replace(index, shards=()), shards)
@@ -213,12 +213,16 @@ def _outline(path: AnyPath) -> Outline:
 
 
 def sidecar_path(directory: AnyPath, name: str) -> AnyPath:
-    """Of a shard, by its name."""
+    """Path of a shard's sidecar, by the name of the shard."""
     return directory / "shards" / str(PurePosixPath(name).with_suffix(".json"))
 
 
 def read_sidecar(path: AnyPath) -> Sidecar:
-    """Read one sidecar; `InputError` when it is not one."""
+    """Read one sidecar.
+
+    Raises:
+        InputError: it is damaged or not a sidecar.
+    """
     data, _ = _read_json(path)
     try:
         return TypeAdapter(Sidecar).validate_json(data, strict=True)
@@ -232,7 +236,7 @@ def _to_json(tree: dict[str, Any]) -> bytes:
 
 
 def _read_json(path: AnyPath) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of a JSON file and the object that they are."""
+    """Read a JSON file; return its bytes and the object that they hold."""
     try:
         data = path.read_bytes()
         tree = json.loads(data)
@@ -244,6 +248,6 @@ def _read_json(path: AnyPath) -> tuple[bytes, dict[str, Any]]:
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, in pydantic's words."""
+    """Format the first of pydantic's errors."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"

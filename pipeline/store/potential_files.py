@@ -1,9 +1,9 @@
 """The files in DIR/potentials: their names, readers and writers.
 
 b000000.npy              g of the target rows of one block, float64
-b000000.checkpoint.npz   how far the solve of that block has come
+b000000.checkpoint.npz   checkpoint of that block's solve
 p000000.npz              semi-discrete: g of the data of one problem, and its report; one problem, or one per class
-p000000.checkpoint.npz   how far the solve of that problem has come; p000000.checkpoint.json for people to read
+p000000.checkpoint.npz   checkpoint of that problem's solve; p000000.checkpoint.json is its progress for people to read
 g.npy                    semi-discrete: g of every data id, once all problems are solved
 semidiscrete.json        the problems' reports, and the SHA-256 of g
 """
@@ -25,26 +25,26 @@ from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.store.checkpoints import read_progress
 
-ALMOST = 0.99  # the largest share that is reported of a solve that has not ended
+ALMOST = 0.99  # largest share that is reported of a solve that has not ended
 
 
 def block_file(directory: AnyPath, block: int) -> AnyPath:
-    """The potential of a block's target rows."""
+    """Path of the potential of a block's target rows."""
     return directory / "potentials" / f"b{block:06d}.npy"
 
 
 def block_checkpoint(directory: AnyPath, block: int) -> AnyPath:
-    """The checkpoint of a block's solve."""
+    """Path of the checkpoint of a block's solve."""
     return directory / "potentials" / f"b{block:06d}.checkpoint.npz"
 
 
 def problem_file(directory: AnyPath, problem: int) -> AnyPath:
-    """The potential of a semi-discrete problem."""
+    """Path of the potential of a semi-discrete problem."""
     return directory / "potentials" / f"p{problem:06d}.npz"
 
 
 def problem_checkpoint(directory: AnyPath, problem: int) -> AnyPath:
-    """The checkpoint of a semi-discrete problem's solve."""
+    """Path of the checkpoint of a semi-discrete problem's solve."""
     return directory / "potentials" / f"p{problem:06d}.checkpoint.npz"
 
 
@@ -54,9 +54,9 @@ class Potentials:
 
     Attributes:
         g: potential of every data id, in units of the cost.
-        eps: absolute, the same for all problems.
-        reports: of the problems, as `flowpairs.pipeline.ot.semidiscrete.solver.SemidiscreteReport` has them, with
-            their numbers.
+        eps: absolute epsilon, the same for all problems.
+        reports: reports of the problems in the form of `flowpairs.pipeline.ot.semidiscrete.solver.SemidiscreteReport`,
+            with the problems' numbers.
     """
 
     g: Float64[np.ndarray, " ids"]
@@ -65,20 +65,20 @@ class Potentials:
 
     @property
     def chi2(self) -> float:
-        """The largest chi-square of a problem."""
+        """Largest chi-square of a problem."""
         return max(report["chi2"] for report in self.reports)
 
     @property
     def rel_eps(self) -> float:
-        """eps / std(C), over all data."""
+        """Relative epsilon: eps / std(C), over all data."""
         return self.reports[0]["rel_eps"]
 
 
 def block_potentials(directory: AnyPath, blocks: Blocks) -> Float64[np.ndarray, " ids"]:
-    """Read the potential of every data id from a store's blocks, NaN for ids that no block has.
+    """Read the potential of every data id from a store's blocks; NaN for ids that are in no block.
 
-    An id has the value of the first block that it is in. Each block's potential is centred, as it is known up to a
-    constant.
+    An id has the value of the first block that it is in. Each block's potential is centred, as it is determined only up
+    to a constant.
 
     Raises:
         InputError: a block's potential is missing or damaged.
@@ -121,11 +121,12 @@ def problem_numbers(config: CoupleConfig, directory: AnyPath) -> list[int]:
 
 @dataclass(frozen=True)
 class SolveProgress:
-    """How far the potentials of a store are.
+    """How much of a store's potentials is solved.
 
     Attributes:
-        problems, solved: number of problems, in all and solved.
-        share: of the work, 0 to 1; a solve's chi-square falls as one over its points.
+        problems: number of problems.
+        solved: number of solved problems.
+        share: share of the work that is done, 0 to 1; a solve's chi-square falls as one over its points.
         text: the same in words.
     """
 
@@ -136,7 +137,7 @@ class SolveProgress:
 
 
 def solve_progress(directory: AnyPath, problems: list[int]) -> SolveProgress:
-    """Read how far the potentials are, from the files alone."""
+    """Read the progress of the potentials, from the files alone."""
     solved = [problem for problem in problems if problem_file(directory, problem).is_file()]
     lines = [line for problem in problems if (line := read_progress(problem_checkpoint(directory, problem)))]
     shares = [min(ALMOST, line["target"] / max(line["chi2"], line["target"])) for line in lines]
@@ -152,7 +153,7 @@ def solve_progress(directory: AnyPath, problems: list[int]) -> SolveProgress:
 
 
 def assemble_potentials(directory: AnyPath, conditions: Conditions, ids: int) -> Potentials:
-    """Put the problems' potentials together, and write g.npy and semidiscrete.json."""
+    """Join the problems' potentials, and write g.npy and semidiscrete.json."""
     parts = []
     for problem in conditions.problems():
         with np.load(BytesIO(problem_file(directory, problem).read_bytes()), allow_pickle=False) as arrays:
@@ -167,7 +168,7 @@ def assemble_potentials(directory: AnyPath, conditions: Conditions, ids: int) ->
 def join_potentials(
     parts: list[tuple[Float64[np.ndarray, " k"], dict[str, Any]]], conditions: Conditions, ids: int
 ) -> Potentials:
-    """The potential of every data id from those of the problems, in the order of `conditions.problems()`."""
+    """Join the problems' potentials, given in the order of `conditions.problems()`, into one value per data id."""
     g = np.zeros(ids)
     for problem, (values, _) in zip(conditions.problems(), parts, strict=True):
         g[conditions.ids(problem, ids)] = values
@@ -179,7 +180,7 @@ def load_potentials(directory: AnyPath) -> Potentials:
     """Read the potentials of a semi-discrete store.
 
     Raises:
-        InputError: it has none, or they are damaged.
+        InputError: the store has none, or they are damaged.
     """
     folder = directory / "potentials"
     try:
@@ -187,7 +188,7 @@ def load_potentials(directory: AnyPath) -> Potentials:
         notes = json.loads((folder / "semidiscrete.json").read_bytes())
         potentials = Potentials(g, float(notes["problems"][0]["eps"]), notes["problems"])
         intact = hashlib.sha256(g.data).hexdigest() == notes["g_sha256"]
-    except Exception as error:  # files and parsers raise a dozen kinds of them
+    except Exception as error:  # files and parsers raise a dozen kinds of exceptions
         raise InputError(
             f"{folder}: no potentials of a semi-discrete coupling ({error}); make them with `flowpairs couple CONFIG "
             "coupling.method=semidiscrete`"
@@ -203,7 +204,7 @@ def copy_potentials(source: AnyPath, destination: AnyPath) -> None:
     """Copy the potentials of one semi-discrete store into another.
 
     Raises:
-        InputError: it has none, or they are damaged.
+        InputError: the source has none, or they are damaged.
     """
     problems = [problem_file(source, report["block"]).name for report in load_potentials(source).reports]
     for name in ("g.npy", "semidiscrete.json", *problems):

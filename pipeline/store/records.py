@@ -1,16 +1,16 @@
-"""Records: k pairs as the members of a tar, and back.
+"""Records: k pairs encoded as the members of a tar, and decoded again.
 
 Three payloads hold the same pairs, bit by bit:
 
     full    x0.npy, x1.npy [k, ...] float32, label.npy [k] int64 where labelled, meta.json
-    seeded  without x0.npy, which is made again from the seed and the noise counters
+    seeded  without x0.npy, which is generated again from the seed and the noise counters
     ids     id.npy [k] uint32 alone. x1 and label are looked up in the store's data.npy and labels.npy, a copy of the
             data set
 
-Where x0 is data too, `seeded` does not exist, and `ids` has source_id.npy [k] uint32 besides, looked up in source.npy.
-Where the noise rows do not follow each other, row.npy [k] uint64 lists them: in `ids` at most 12 bytes a pair. Where
+Where x0 is data too, `seeded` does not exist, and `ids` also has source_id.npy [k] uint32, looked up in source.npy.
+Where the noise rows are not consecutive, row.npy [k] uint64 lists them: in `ids` at most 12 bytes per pair. Where
 pairs have weights for training, weight.npy [k] float32 holds them. meta.json names the seed, the block and the first
-noise row; in `full` and `seeded` the data ids as well. The whole format, for other programs: docs/pair-format.md.
+noise row; in `full` and `seeded` the data ids as well. docs/pair-format.md has the whole format, for other programs.
 """
 
 import json
@@ -40,14 +40,14 @@ class Record:
     Attributes:
         first_row: position of the first pair in its block.
         x0: source rows; None where the payload leaves them out.
-        x1: target rows; likewise.
-        data_ids: of x1.
-        labels: of x1, or None.
-        seed: of the noise; None where the source is no noise of ours.
-        rows: global source rows of the noise; None likewise.
-        weights: of the pairs in training, or None.
-        source_ids: of x0, where the source is a data set.
-        span: of a chain over time, from when to when these pairs lead.
+        x1: target rows; None where the payload leaves them out.
+        data_ids: data ids of x1.
+        labels: labels of x1, or None.
+        seed: seed of the noise; None where the source is not this seed's noise.
+        rows: global source rows of the noise; None where the source is not this seed's noise.
+        weights: weights of the pairs in training, or None.
+        source_ids: data ids of x0, where the source is a data set.
+        span: in a chain over time, the start and end time of these pairs.
     """
 
     first_row: int
@@ -63,7 +63,7 @@ class Record:
 
 
 def encode_record(record: Record, payload: str, block: int) -> dict[str, bytes]:
-    """The members of a record's tar entry, by extension."""
+    """Encode a record as the members of its tar entry, by extension."""
     first = None if record.rows is None else int(record.rows[0])
     meta: dict[str, Any] = {"block": block, "seed": record.seed, "first_noise_counter": first}
     if record.span is not None:
@@ -95,18 +95,18 @@ def encode_record(record: Record, payload: str, block: int) -> dict[str, bytes]:
 
 
 class Decoder:
-    """Turns the members of a record back into arrays, whatever the payload.
+    """Decodes the members of a record into arrays, whatever the payload.
 
     Args:
         directory: the pair store.
-        index: its index.
+        index: index of the store.
     """
 
     def __init__(self, directory: str | AnyPath, index: Index) -> None:
         self.directory, self.index = as_path(directory), index
 
     def members(self, names: Sequence[str]) -> set[str]:
-        """The tar extensions that hold the named arrays, as `decode` knows them."""
+        """List the tar extensions that hold the named arrays, by their names in `decode`."""
         out: set[str] = set()
         for name in names:
             out |= self._sources[name]
@@ -115,14 +115,14 @@ class Decoder:
     def decode(
         self, fields: Mapping[str, Any], names: Sequence[str], part: Part = slice(None)
     ) -> dict[str, np.ndarray]:
-        """The named arrays of one record, or of some of its pairs: a record of ids may stand for gigabytes.
+        """Decode the named arrays of a record, or of some of its pairs, since a record of ids may stand for gigabytes.
 
         These are x0, x1 [k, ...], weight [k], span [k, 2] float32, label, data_ids, source_ids, noise rows [k] int64.
 
         Args:
-            fields: the bytes of each member by extension; other entries, such as webdataset's `__key__`, are ignored.
-            names: of the arrays wanted.
-            part: of the record's pairs; no others are looked up or made.
+            fields: bytes of each member by extension; other entries, such as webdataset's `__key__`, are ignored.
+            names: names of the wanted arrays.
+            part: the record's pairs to decode; no others are looked up or generated.
 
         Raises:
             ValueError: a member is missing, is no plain array, or has another shape or type than the index promises.
@@ -168,7 +168,7 @@ class Decoder:
         return noise.gaussian_rows(seed, rows, math.prod(self.index.shape)).reshape(-1, *self.index.shape)
 
     def _rows(self, fields: Mapping[str, Any], part: Part) -> Int64[np.ndarray, " k"]:
-        """Global source rows of the noise."""
+        """Decode the global source rows of the noise."""
         if "row.npy" in fields:
             rows = array(fields, "row.npy", np.uint64)
         else:
@@ -209,7 +209,7 @@ class Decoder:
         return self._ids(fields, "source_id.npy", "source_ids", "source")[part]
 
     def _ids(self, fields: Mapping[str, Any], member: str, listed: str, side: str) -> Int64[np.ndarray, " k"]:
-        """Ids of one side: those in `member`, or those that meta.json lists."""
+        """Decode the ids of one side: those in `member`, or those that meta.json lists."""
         if self.index.payload != "ids":
             ids = np.array(read_meta(fields).get(listed))
             if ids.dtype != np.int64 or ids.ndim != 1:
@@ -222,12 +222,12 @@ class Decoder:
 
     @cached_property
     def data(self) -> Float32[np.ndarray, "N ..."]:
-        """The data set's copy in the store, mapped into memory."""
+        """The store's copy of the data set, mapped into memory."""
         return self._load("data.npy")
 
     @cached_property
     def source(self) -> Float32[np.ndarray, "N ..."]:
-        """The copy of the source's data set; in a chain over time it is that of the target."""
+        """The store's copy of the source's data set; in a chain over time it is that of the target."""
         return self._load(source_copy(self.index))
 
     def _load(self, name: str) -> Float32[np.ndarray, "N ..."]:
@@ -240,7 +240,7 @@ class Decoder:
 
     @cached_property
     def labels(self) -> Int64[np.ndarray, " N"]:
-        """The labels' copy in the store."""
+        """The store's copy of the labels."""
         labels = npy.load_npy(self.directory / "labels.npy")
         if labels.dtype != np.int64 or labels.shape != self.data.shape[:1]:
             raise ValueError(f"labels.npy is {list(labels.shape)} of {labels.dtype}, not one int64 a datum")
@@ -248,14 +248,14 @@ class Decoder:
 
 
 def samples(path: AnyPath, extensions: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members, by extension, of each record of a shard, in order.
+    """Yield the key and the members, by extension, of each record of a shard, in order.
 
     Args:
-        path: of the tar.
-        extensions: of the members to read; None reads all.
+        path: path of the tar.
+        extensions: extensions of the members to read; None reads all.
 
     Raises:
-        InputError: not a tar of plain files, or a member that stands twice.
+        InputError: not a tar of plain files, or a member that occurs twice.
     """
     with opened(path) as file:
         for key, extents in walk(file):
@@ -264,7 +264,11 @@ def samples(path: AnyPath, extensions: Collection[str] | None = None) -> Iterato
 
 
 def read_meta(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """meta.json of a record; ValueError where it is no JSON object."""
+    """Parse meta.json of a record.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
     try:
         meta = json.loads(fields["meta.json"])
     except RecursionError as error:
@@ -275,7 +279,11 @@ def read_meta(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def array(fields: Mapping[str, Any], member: str, dtype: type[np.generic], shape: tuple[int, ...] = ()) -> np.ndarray:
-    """An array of a record, read-only, `shape` a pair; ValueError where it is none, or of another shape or type."""
+    """Decode an array of a record, read-only, with `shape` per pair.
+
+    Raises:
+        ValueError: the member is no array, or one of another shape or type.
+    """
     try:
         out = npy.decode_npy(fields[member])
     except ValueError as error:

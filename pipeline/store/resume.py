@@ -1,4 +1,4 @@
-"""What a coupling job finds in its output directory, and whether it may go on there."""
+"""The output directory of a coupling job: what it holds, and whether the job may continue there."""
 
 import os
 import sys
@@ -19,10 +19,10 @@ from flowpairs.pipeline.store.shard_layout import damage
 
 
 def find_complete(config: CoupleConfig, directory: AnyPath) -> format.Index | None:
-    """Look at the output directory before anything is started; the index when the store is already complete.
+    """Check the output directory before anything is started; return the index when the store is already complete.
 
     Raises:
-        InputError: as `admit`.
+        InputError: as `check_directory`, or a directory that cannot be written.
     """
     earlier = check_directory(config, directory)
     if earlier is None:
@@ -34,7 +34,7 @@ def find_complete(config: CoupleConfig, directory: AnyPath) -> format.Index | No
 
 
 def check_directory(config: CoupleConfig, directory: AnyPath) -> CoupleConfig | None:
-    """The config of the store that is in the output directory, begun or complete; None where nothing is.
+    """Read the config of the store, begun or complete, in the output directory; None where that is empty or missing.
 
     Raises:
         InputError: a relative path inside a submitted job, a directory with other things in it, or a store made with
@@ -65,10 +65,10 @@ def check_directory(config: CoupleConfig, directory: AnyPath) -> CoupleConfig | 
 
 
 def check_same(config: CoupleConfig, directory: AnyPath) -> None:
-    """Hold a config with the fingerprints of its inputs against that of the store in the output directory, if any.
+    """Compare a config that has its inputs' fingerprints to that of the store in the output directory, if any.
 
     Raises:
-        InputError: the store is of other inputs.
+        InputError: the store was made from other inputs.
     """
     earlier = _earlier(directory)
     if earlier is not None:
@@ -76,7 +76,7 @@ def check_same(config: CoupleConfig, directory: AnyPath) -> None:
 
 
 def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, source: SourceData | None = None) -> None:
-    """Make the directories, write the resolved config and sweep out what a dead run left half-written."""
+    """Make the directories, write the resolved config and remove what a dead run left half-written."""
     for part in (directory, directory / "shards", directory / "potentials"):
         part.mkdir(parents=True, exist_ok=True)
         if isinstance(part, Path):  # at a URL nothing is ever half-written
@@ -95,7 +95,7 @@ def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, sour
 
 
 def blocks_done(directory: AnyPath, blocks: Blocks) -> set[int]:
-    """The blocks of which every shard is there; found from what is on disk, as a job may have any number of them."""
+    """List the blocks that have all their shards, found from the files, as a job may have any number of blocks."""
     shards, per_block = directory / "shards", len(blocks.shards(0))
     names = [path.name for path in shards.iterdir()] if shards.is_dir() else []
     numbers = [int(name[len("pairs-") : -len(".json")]) for name in names if fnmatch(name, "pairs-[0-9]*.json")]
@@ -104,7 +104,7 @@ def blocks_done(directory: AnyPath, blocks: Blocks) -> set[int]:
 
 
 def block_done(directory: AnyPath, blocks: Blocks, block: int) -> bool:
-    """Whether every shard of the block is there with its sidecar and its recorded size."""
+    """Return whether every shard of the block is there with its sidecar and its recorded size."""
     for number in blocks.shards(block):
         sidecar = format.sidecar_path(directory, format.shard_name(number))
         if not sidecar.is_file() or damage(directory, format.read_sidecar(sidecar).shard, content=False):
@@ -113,12 +113,12 @@ def block_done(directory: AnyPath, blocks: Blocks, block: int) -> bool:
 
 
 def _paths(config: CoupleConfig) -> tuple[str | None, ...]:
-    """Where all that a job reads lies."""
+    """List the paths of all that a job reads."""
     return config.data.path, getattr(config.source, "path", None), config.coupling.table, config.coupling.matrix
 
 
 def _finished(directory: AnyPath) -> format.Index | None:
-    """The index, where all that it promises is there, shards in their size; an index that promises more goes."""
+    """Read the index if all that it promises is there, with shards of their recorded sizes; otherwise remove it."""
     path = directory / "index.json"
     if not path.is_file():
         return None
@@ -139,8 +139,8 @@ def _finished(directory: AnyPath) -> format.Index | None:
 
 
 def _refuse_unwritable(directory: AnyPath) -> None:
-    """Refuse a place where nothing can be written, before anything is computed for it."""
-    if not isinstance(directory, Path):  # the first file, config.yaml, tells
+    """Refuse a directory that cannot be written, before anything is computed for it."""
+    if not isinstance(directory, Path):  # the first file, config.yaml, will show it
         return
     there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK):
@@ -148,9 +148,9 @@ def _refuse_unwritable(directory: AnyPath) -> None:
 
 
 def _is_whole(directory: AnyPath, shard: format.Shard) -> bool:
-    """Whether the shard and its sidecar are there, the tar in its recorded size.
+    """Return whether the shard and its sidecar are there and the tar has its recorded size.
 
-    Its bytes are not hashed: whole stores would be read at every start, and what is read for training is hashed then.
+    The tar is not hashed: that would read whole stores at every start, and training hashes what it reads.
     """
     return format.sidecar_path(directory, shard.name).is_file() and damage(directory, shard, content=False) is None
 
@@ -162,7 +162,7 @@ def _earlier(directory: AnyPath) -> CoupleConfig | None:
 
 def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: AnyPath) -> None:
     ours, theirs = config.determining(), earlier.determining()
-    if config.data.fingerprint is None:  # not read yet
+    if config.data.fingerprint is None:  # before the data are read
         for part in ("data", "source", "coupling"):
             for tree in (ours, theirs):
                 tree[part] = {key: value for key, value in tree[part].items() if not key.endswith("fingerprint")}

@@ -1,4 +1,4 @@
-"""Where the records of a shard lie: a tar is walked once, and any pair of it found at once from then on."""
+"""The layout of a shard: its tar is walked once, and from then on any pair is found at once."""
 
 import hashlib
 import tarfile
@@ -17,7 +17,7 @@ from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.tar import members
 from flowpairs.pipeline.store.format import Shard
 
-HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode` writes
+HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode_npy` writes
 
 Extents = dict[str, tuple[int, int]]  # extension -> offset and size of a record's member
 
@@ -27,20 +27,20 @@ class ReadableFile(Protocol):
     """An open file, local or one of fsspec's."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to an offset."""
+        """Move to an offset."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to `size` bytes from there."""
+        """Read up to `size` bytes from there."""
 
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """The records of one shard, in arrays: a store has as many of them as it has MiB.
+    """Positions of the records of one shard, in arrays, since a store has about one record per MiB.
 
     Attributes:
-        members: extensions that the reader needs.
-        extents: offset and size of each; size -1 where a record does without.
-        edges: pairs before each record, and of all.
+        members: extensions of the members that the reader needs.
+        extents: offset and size of each member; size -1 where a record lacks it.
+        edges: number of pairs before each record, and in all.
     """
 
     members: tuple[str, ...]
@@ -48,7 +48,7 @@ class ShardLayout:
     edges: Int64[np.ndarray, " edges"]
 
     def read(self, file: ReadableFile, record: int) -> dict[str, bytes]:
-        """The members of a record, by extension."""
+        """Read the members of a record, by extension."""
         out = {}
         for name, (offset, size) in zip(self.members, self.extents[record].tolist(), strict=True):
             if size >= 0:
@@ -57,10 +57,11 @@ class ShardLayout:
 
 
 def read_layout(path: AnyPath, wanted: Collection[str]) -> ShardLayout:
-    """Walk through a shard and note where its records' wanted members lie.
+    """Walk through a shard and record where its records' wanted members lie.
 
     Raises:
-        InputError: not a tar of plain files, a member that stands twice, a record that does not tell its length.
+        InputError: not a tar of plain files, a member that occurs twice, or a record without a member that has its
+            length.
     """
     names = tuple(sorted(wanted))
     extents, edges = [], [0]
@@ -77,10 +78,10 @@ def read_layout(path: AnyPath, wanted: Collection[str]) -> ShardLayout:
 
 
 def walk(file: ReadableFile) -> Iterator[tuple[str, Extents]]:
-    """Key and members of each record of a tar, in order; nothing is read but headers.
+    """Yield the key and members of each record of a tar, in order; only headers are read.
 
     Raises:
-        tarfile.TarError, ValueError and others: not a tar of plain files, or a member that stands twice; see `opened`.
+        tarfile.TarError, ValueError and others: not a tar of plain files, or a member that occurs twice; see `opened`.
     """
     source: Any = file
     with tarfile.open(fileobj=source, mode="r:") as tar:
@@ -95,14 +96,14 @@ def walk(file: ReadableFile) -> Iterator[tuple[str, Extents]]:
 
 
 def read_member(file: ReadableFile, extent: tuple[int, int]) -> bytes:
-    """The bytes at an offset, as many as there are up to a size."""
+    """Read the bytes at an offset, as many as there are up to a size."""
     file.seek(extent[0])
     return file.read(extent[1])
 
 
 @contextmanager
 def opened(path: AnyPath) -> Iterator[ReadableFile]:
-    """Open a shard; whatever its tar makes the standard library raise is an `InputError` that names it."""
+    """Open a shard; whatever its tar makes the standard library raise becomes an `InputError` that names the shard."""
     try:
         with path.open("rb") as file:
             yield file
@@ -113,12 +114,12 @@ def opened(path: AnyPath) -> Iterator[ReadableFile]:
 
 
 def damage(directory: AnyPath, shard: Shard, *, content: bool = True) -> str | None:
-    """What is wrong with a shard, to be put behind its name; None where nothing is.
+    """Describe what is wrong with a shard, to follow its name in a sentence; None where nothing is wrong.
 
     Args:
         directory: the pair store.
-        shard: as the index or the sidecar has it.
-        content: hash the file. Its size alone tells what a killed process leaves behind, in no time.
+        shard: the shard's entry in the index or the sidecar.
+        content: also hash the file; its size alone, which takes no time, shows what a killed process left behind.
     """
     path = directory / "shards" / shard.name
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""How far a coupling job is, from its config and its sidecars alone: it may be running, dead or finished."""
+"""The progress of a coupling job, read from its config and its sidecars alone; it may be running, dead or finished."""
 
 import time
 from dataclasses import dataclass
@@ -12,16 +12,20 @@ from flowpairs.pipeline.store import format
 
 @dataclass(frozen=True)
 class Status:
-    """What the files of a pair store tell.
+    """What the files of a pair store show.
 
     Attributes:
-        blocks_total, blocks: to do in all, and with every shard written so far.
-        pairs_total, pairs, bytes: likewise, of finished shards.
-        pairs_per_second: from the first shard's sidecar to the last one's; None with fewer than two.
-        seconds_left: at that pace; None when unknown, 0 when complete.
-        worst_marginal_error: L1, over the blocks so far.
-        seconds_since_last_shard: a job that runs keeps this below the time of a block.
-        potentials: of a semi-discrete coupling, the share of their solve that is done; None of other methods.
+        complete: whether the index is written.
+        blocks_total: number of blocks in all.
+        blocks: number of blocks with every shard written.
+        pairs_total: number of pairs in all.
+        pairs: number of pairs in finished shards.
+        bytes: bytes of finished shards.
+        pairs_per_second: pace from the first shard's sidecar to the last one's; None with fewer than two.
+        seconds_left: time left at that pace; None when unknown, 0 when complete.
+        worst_marginal_error: largest L1 error of a marginal over the blocks so far.
+        seconds_since_last_shard: age of the last sidecar; in a job that runs it stays below the time of a block.
+        potentials: share of a semi-discrete coupling's solve that is done; None for other methods.
         solve: the same in words.
     """
 
@@ -68,7 +72,7 @@ def read_status(directory: AnyPath) -> Status:
     complete = (directory / "index.json").is_file()
     left = 0.0 if complete else (total - pairs) / pace if pace else None
     sides = [s.report.get(side) for s in sidecars for side in ("source_error", "target_error")]
-    errors = [error for error in sides if error is not None]  # pairs made elsewhere have none
+    errors = [error for error in sides if error is not None]  # imported pairs have none
     solve = None
     if config.coupling.method == "semidiscrete":
         from flowpairs.pipeline.store import potential_files

@@ -1,4 +1,4 @@
-"""Reading every byte of a pair store and holding it against its index. A store with a fault is never trained on."""
+"""Verification of a pair store: every byte is read and checked. A store with a fault is never trained on."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ from flowpairs.pipeline.store.shard_layout import damage
 class Verdict:
     """What was read, and every fault found, one sentence each.
 
-    `draw_error` is the L1 distance between how often each datum that occurs was drawn and all of them equally often;
+    `draw_error` is the L1 distance between the frequencies at which the data that occur were drawn and equal ones;
     `chance_error` is what that many independent draws would give. A coupling's draws stay at or below chance.
     """
 
@@ -67,14 +67,14 @@ def verify(directory: AnyPath) -> Verdict:
 
 @dataclass
 class _Seen:
-    """What must be known over all shards."""
+    """What is collected over all shards."""
 
     keys: set[str] = field(default_factory=set)
-    data_ids: Counter[int] = field(default_factory=Counter)  # how often each was drawn
+    data_ids: Counter[int] = field(default_factory=Counter)  # how often each datum was drawn
 
 
 def _check_shard(directory: AnyPath, shard: format.Shard, index: format.Index, seen: _Seen, verdict: Verdict) -> None:
-    """Check one shard; a wrong hash is told once and its content is not looked at."""
+    """Check one shard; a wrong hash is reported once, and the shard's content is then not checked."""
     remedy = "remove it and its sidecar, then run the same `flowpairs couple` again"
     path, found = directory / "shards" / shard.name, damage(directory, shard)
     if found:
@@ -111,7 +111,7 @@ def _check_shard(directory: AnyPath, shard: format.Shard, index: format.Index, s
 
 
 def _recorded(path: AnyPath) -> format.Shard | None:
-    """What a shard's sidecar says of it; None where it is not a sidecar."""
+    """Read a shard's entry in its sidecar; None where the file is not a sidecar."""
     try:
         return format.read_sidecar(path.with_suffix(".json")).shard
     except InputError:
@@ -119,7 +119,11 @@ def _recorded(path: AnyPath) -> format.Shard | None:
 
 
 def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:
-    """The data ids of a record's pairs; ValueError or KeyError where it breaks the format."""
+    """Check a record and return the data ids of its pairs.
+
+    Raises:
+        ValueError, KeyError: the record breaks the format.
+    """
     index = decoder.index
     there = {"label": index.num_classes, "weight": index.weighted, "source_ids": index.two_sided, "span": index.times}
     arrays = decoder.decode(fields, ("x0", "x1", "data_ids", *(name for name, given in there.items() if given)))
@@ -137,7 +141,7 @@ def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:
 
 
 def _check_data(directory: AnyPath, index: format.Index, verdict: Verdict) -> None:
-    """Hold the copy of the data set in a store of ids against its fingerprint."""
+    """Check the store's copy of the data set against its fingerprint."""
     decoder = Decoder(directory, index)
     try:
         found = data_fingerprint(decoder.data, decoder.labels if index.num_classes else None)
@@ -158,7 +162,7 @@ def _check_data(directory: AnyPath, index: format.Index, verdict: Verdict) -> No
 
 
 def _check_potentials(directory: AnyPath, verdict: Verdict) -> None:
-    """Hold the potentials that pairs were matched by against their hash."""
+    """Check the potentials by which pairs were assigned against their hash."""
     from flowpairs.pipeline.store import potential_files
 
     try:

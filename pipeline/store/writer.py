@@ -1,7 +1,7 @@
-"""Writing one shard: a tar that is either complete under its final name or not there at all.
+"""Writing of one shard: a tar that is either complete under its final name or not there at all.
 
-The tar is written under a temporary name, hashed on the way, synced, renamed; its sidecar follows in the same manner.
-webdataset's own `ShardWriter` would leave a valid but short tar under the final name when the process dies.
+The tar is written under a temporary name, hashed on the way, synced and renamed; its sidecar follows in the same
+manner. webdataset's own `ShardWriter` would leave a valid but short tar under the final name when the process dies.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from flowpairs.pipeline.store.records import Record, encode_record
 
 
 class _HashingFile:
-    """A file that counts and hashes what passes through."""
+    """A file that counts and hashes the bytes that pass through."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256, self.bytes = file, hashlib.sha256(), 0
@@ -36,9 +36,9 @@ class ShardWriter:
 
     Args:
         directory: the pair store.
-        number: the shard's number.
-        block: the block that its pairs come from.
-        payload: what a record holds, see records.py.
+        number: number of the shard.
+        block: block that its pairs come from.
+        payload: what a record holds; see pipeline/store/records.py.
     """
 
     def __init__(self, directory: AnyPath, number: int, block: int, payload: str = "full") -> None:
@@ -53,7 +53,7 @@ class ShardWriter:
         self.stack = ExitStack()
         self.file = self.stack.enter_context(atomic_open(self.path))
         self.hashing = _HashingFile(self.file)
-        # A fixed time and no compression: the same pairs are the same bytes.
+        # A fixed time and no compression: the same pairs give the same bytes.
         self.tar = TarWriter(self.hashing, user="flowpairs", group="flowpairs", encoder=False, mtime=0, compress=False)
         return self
 
@@ -75,7 +75,7 @@ class ShardWriter:
             self.tar.close()
 
     def sidecar(self, first_noise_counter: int | None, report: dict[str, Any]) -> format.Sidecar:
-        """What the closed shard holds."""
+        """Build the sidecar of the closed shard."""
         assert self.file.closed
         assert self.id_range is not None, "a shard is never empty"
         shard = format.Shard(

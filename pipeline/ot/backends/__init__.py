@@ -1,1 +1,1 @@
-"""What computes a pass: torch tiles, KeOps or flash-sinkhorn, behind one protocol."""
+"""The backends that compute a pass: torch tiles, KeOps or flash-sinkhorn, behind one protocol."""

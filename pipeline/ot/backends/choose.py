@@ -1,4 +1,4 @@
-"""Which backend serves a problem: the one that the caller names, or the one for its device and number of features."""
+"""The choice of a problem's backend: the one that the caller names, or one by device and number of features."""
 
 from typing import Literal
 
@@ -10,16 +10,16 @@ from flowpairs.pipeline.ot.problem import Problem
 
 BackendName = Literal["auto", "torch", "keops", "flash"]
 
-FEW = 16  # features up to which a product costs less than writing it down
+FEW = 16  # largest number of features at which computing a product costs less than writing it to memory
 
 
 def choose(name: BackendName, problem: Problem) -> Backend:
-    """The backend for a problem.
+    """Choose the backend for a problem.
 
     Args:
-        name: "auto" takes torch tiles on a CPU; on CUDA KeOps up to 16 features and flash-sinkhorn above, where they
-            are installed and know the cost and the dtype, and torch tiles otherwise. The team's size has no say, since
-            pairs must not depend on it.
+        name: "auto" takes torch tiles on a CPU; on CUDA it takes KeOps up to 16 features and flash-sinkhorn above,
+            where they are installed and support the cost and the dtype, and torch tiles otherwise. The team's size
+            plays no role, since pairs must not depend on it.
         problem: the block.
 
     Raises:

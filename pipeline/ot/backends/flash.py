@@ -1,9 +1,9 @@
 """The flash-sinkhorn backend (arXiv 2602.03067): Triton kernels for CUDA that keep a tile's logits on the chip.
 
-Of that library the log-sum-exp kernel alone is used, -e log sum_j exp(x_i.y_j / e + bias_j) with its `cost_scale` 1/2;
-at e = log2(e) and a bias in nats it is a log-sum in base 2. TensorFloat-32, its default, is switched off: three digits
-of a logit are too few. It knows no entropies, so the pass that certifies a coupling is that of the torch tiles, as are
-draws.
+Only that library's log-sum-exp kernel is used, -e log sum_j exp(x_i.y_j / e + bias_j) with its `cost_scale` 1/2; at e =
+log2(e) and a bias in nats it is a log-sum in base 2. TensorFloat-32, its default, is switched off: three digits of a
+logit are too few. The kernel computes no entropies, so the pass that certifies a coupling, and draws, are those of the
+torch tiles.
 """
 
 import importlib.util
@@ -21,15 +21,15 @@ from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, to
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 LN2 = math.log(2)
-BLOCK = 128  # rows and columns of its tiles; left to itself it takes the fastest it finds, which changes bits
-FEWEST = 17  # features: its kernels take 16 at a time, and its source says that a single step may go wrong
+BLOCK = 128  # rows and columns of its tiles; by itself it chooses the fastest it finds, which changes bits
+FEWEST = 17  # features: its kernels take 16 at a time, and its source warns that a single step may go wrong
 
 
 class Flash:
-    """See `Backend`: inner-product costs in float32 with many features, on CUDA."""
+    """A `Backend` for inner-product costs in float32 with many features, on CUDA."""
 
     def refusal(self, problem: Problem) -> str | None:
-        """Why it cannot serve a problem, if so."""
+        """Explain why it cannot serve a problem; None if it can."""
         if callable(problem.cost):
             return "a cost given as a function needs torch tiles"
         if not problem.x0.is_cuda:
@@ -61,7 +61,7 @@ class Flash:
         x, y = logits.left[:, :-1], logits.right[:, :-1]
         phi, masses = torch.zeros_like(a), torch.zeros_like(gamma, dtype=torch.int64)
         phi[share.rows] = _log_sum(x[share.rows], y, gamma)
-        for k in share.mine if marginal else ():  # a sum for every section, or it would depend on the team's size
+        for k in share.mine if marginal else ():  # one sum per section, or it would depend on the team's size
             rows = share.sections[k]
             masses += to_fixed_point((gamma + _log_sum(y, x[rows], a[rows].log2() - phi[rows])).exp2())
         entries = None if keep is None else large_entries(logits, phi, share, workers, keep)
@@ -77,7 +77,7 @@ class Flash:
 
 
 def _log_sum(x: Float[Tensor, "r d"], y: Float[Tensor, "c d"], bias: Float[Tensor, " c"]) -> Float[Tensor, " r"]:
-    """log2 sum_j 2^(x_i.y_j + bias_j)."""
+    """Compute log2 sum_j 2^(x_i.y_j + bias_j)."""
     if len(x) == 0:
         return bias.new_zeros(0)
     from flash_sinkhorn.kernels.sinkhorn_flashstyle_sqeuclid import flashsinkhorn_lse

@@ -27,14 +27,14 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 LN2 = math.log(2)
 WIDTH = 4  # features are padded to a multiple of it, so that a formula serves several numbers of features
-MOST = 2**24  # rows of a side: KeOps returns their numbers as float32
+MOST = 2**24  # rows per side: KeOps returns their numbers as float32
 
 
 class KeOps:
-    """See `Backend`: inner-product costs, on CUDA or, through a C++ compiler, on a CPU."""
+    """A `Backend` for inner-product costs, on CUDA or, through a C++ compiler, on a CPU."""
 
     def refusal(self, problem: Problem) -> str | None:
-        """Why it cannot serve a problem, if so."""
+        """Explain why it cannot serve a problem; None if it can."""
         if callable(problem.cost):
             return "a cost given as a function needs torch tiles"
         if max(problem.n, problem.m) > MOST:
@@ -67,7 +67,7 @@ class KeOps:
         phi[share.rows] = top.double() / LN2 + total.double().log2()
         weights = (a[share.rows] / total).to(y.dtype)
         masses = torch.zeros_like(gamma, dtype=torch.int64)
-        for k in share.mine if marginal else ():  # a sum for every section, or it would depend on the team's size
+        for k in share.mine if marginal else ():  # one sum per section, or it would depend on the team's size
             section = share.sections[k]
             part = slice(section.start - share.rows.start, section.stop - share.rows.start)
             highest, mass, _ = _moments(y, x[part], weights[part])
@@ -88,7 +88,7 @@ class KeOps:
         return share.gather(best)
 
     def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> Int[Tensor, " n"]:
-        """See `Backend.draw`: the mass of every chunk by KeOps, the entries of the one that was hit by torch."""
+        """See `Backend.draw`; KeOps finds each chunk's mass, and torch the entries of the chunk that was hit."""
         share = RowPartition(logits.n, logits.m, logits.device, team)
         drawn = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
         with Workers(logits.device):
@@ -101,21 +101,21 @@ class KeOps:
 
 
 def _draw(x: Float[Tensor, "r k"], y: Float[Tensor, "m k"], u: Float[Tensor, " r"]) -> Int[Tensor, " r"]:
-    """A column for each of some rows, whose largest logit is 0."""
+    """Draw a column for each of some rows, whose largest logit is 0."""
     parts = [_moments(x, part, torch.ones_like(part[:, 0])) for part in y.split(CHUNK)]
     masses = torch.stack([highest.exp() * mass for highest, mass, _ in parts], 1).double()
     chunk, aim = chunk_of(masses, u)
     columns = chunk * CHUNK + torch.arange(CHUNK, device=y.device)
     logits = torch.linalg.vecdot(y[columns.clamp(max=len(y) - 1)], x[:, None])
     logits = logits.masked_fill(columns >= len(y), -math.inf)
-    # Relative to the chunk's own largest and to its own sum: the two ways to sum differ by rounding.
+    # Relative to the chunk's own maximum and sum, since the two ways to sum differ by rounding.
     inside = (logits - logits.amax(1, keepdim=True)).exp().double().cumsum(1)
     aim = aim / masses.gather(1, chunk) * inside[:, -1:]
     return (chunk * CHUNK + first_beyond(inside, aim))[:, 0]
 
 
 def _points(logits: Logits, share: RowPartition) -> tuple[Float[Tensor, "r k"], Float[Tensor, "m k"]]:
-    """This member's rows and all columns, whose products are the logits in nats; room for a row's shift is left."""
+    """Build this member's rows and all columns, with the logits in nats as products and a feature for a row's shift."""
     assert isinstance(logits, InnerLogits)
     left, right = logits.left[share.rows] * LN2, logits.right
     room = -(-(left.shape[1] + 1) // WIDTH) * WIDTH - left.shape[1]
@@ -127,7 +127,7 @@ def _points(logits: Logits, share: RowPartition) -> tuple[Float[Tensor, "r k"], 
 def _below_top(
     logits: Logits, share: RowPartition
 ) -> tuple[Float[Tensor, "r k"], Float[Tensor, "m k"], Float[Tensor, " r"], Float[Tensor, " r"]]:
-    """Points whose products are the logits below their row's largest, in nats; the largest, and the row's sums."""
+    """Build points whose products are the logits less their row's maximum, in nats; also the maxima and row sums."""
     x, y = _points(logits, share)
     top, total, _ = _moments(x, y, torch.ones_like(y[:, 0]))
     x[:, -1] = -top
@@ -137,7 +137,7 @@ def _below_top(
 def _moments(
     x: Float[Tensor, "r k"], y: Float[Tensor, "c k"], w: Float[Tensor, " c"]
 ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"], Float[Tensor, " r"]]:
-    """The formula at the top of this file."""
+    """Evaluate the formula at the top of this file."""
     if len(x) == 0:
         return x[:, 0], x[:, 0], x[:, 0]
     top, total, moment = _call(_moments_formula(x.shape[1]), x, y, w[:, None]).unbind(1)
@@ -158,12 +158,12 @@ def _argmax_formula(k: int) -> Any:
 
 
 def _call(formula: Any, *points: Tensor) -> Tensor:
-    """Without letting KeOps choose: one thread a row, so that no sum depends on what runs beside it."""
+    """Call a formula with one thread per row rather than by KeOps's choice, so that sums are reproducible."""
     return formula(*(part.contiguous() for part in points), backend="GPU_1D" if points[0].is_cuda else "CPU")
 
 
 def _import(module: str) -> Any:
-    """A part of pykeops, which looks for compilers and devices when it is imported, and prints what it finds."""
+    """Import a part of pykeops, which looks for compilers and devices when it is imported, and prints what it finds."""
     import importlib
 
     os.environ.setdefault("PYKEOPS_VERBOSE", "0")
@@ -171,8 +171,8 @@ def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except (EOFError, pickle.UnpicklingError):
-        # Its note of what is compiled is cut short: a process was killed at its end, or is writing it just now. Without
-        # it, what is compiled is found again by its name.
+        # KeOps's record of what is compiled is cut short: a process was killed while writing it, or is writing it now.
+        # Without the record, compiled formulas are found again by their names.
         folder = importlib.import_module("keopscore").build_folder
         for note in Path(folder).glob("*_cache.pkl"):
             note.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Backends: what reduces the logits of a kernel to vectors, behind one protocol; torch tiles serve every problem.
+"""The protocol of backends, which reduce a kernel's logits to vectors; torch tiles serve every problem.
 
 A backend is given logits (a kernel at some gamma and eps) and a team that shares the rows, and has three operations:
 the pass, whose log-sums, marginal and entropies are all that potentials, transport cost and entropy need; the most
-likely column of every row; and a draw from every row. choose.py says which backend serves which problem.
+likely column of each row; and a draw from each row. pipeline/ot/backends/choose.py chooses the backend of a problem.
 """
 
 from typing import Protocol, runtime_checkable
@@ -34,17 +34,17 @@ class Backend(Protocol):
         entropies: bool = False,
         marginal: bool = True,
     ) -> Sweep:
-        """One pass; see `flowpairs.pipeline.ot.sinkhorn.sweep.sweep`."""
+        """Make one pass; see `flowpairs.pipeline.ot.sinkhorn.sweep.sweep`."""
 
     def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
-        """The column of the largest logit of every row, the first of several."""
+        """Find the column of each row's largest logit, the first where several are."""
 
     def draw(self, logits: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> Int[Tensor, " n"]:
-        """A column per row, by the inverse distribution function at u; see `inverse_cdf.categorical`."""
+        """Draw a column per row, by the inverse distribution function at u; see `inverse_cdf.categorical`."""
 
 
 class TorchTiles:
-    """See `Backend`: any cost, any device, float32 and float64."""
+    """A `Backend` for any cost, any device, float32 and float64."""
 
     def sweep(
         self,

@@ -1,8 +1,8 @@
-"""Costs: the negative dot product, the squared distance, or a function of tiles that the user gives; their moments.
+"""Costs: the negative dot product, the squared distance, or the user's function of tiles; and their moments.
 
 The dot product C = -x0 x1^T is the default: at the same absolute eps it has the same plan as 0.5 |x0 - x1|^2, whose
-norms the potentials absorb. `sqeuclidean` is |x0 - x1|^2, hence the plan of the dot product at half its eps. They
-differ in std(C), so the same relative eps is not the same plan.
+norms the potentials absorb. `sqeuclidean` is |x0 - x1|^2, hence it has the plan of the dot product at half its eps.
+They differ in std(C), so the same relative eps does not give the same plan.
 """
 
 import math
@@ -20,7 +20,7 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 CostFunction = Callable[[Tensor, Tensor], Tensor]  # [r, d], [c, d] -> [r, c]
 Cost = Literal["dot", "sqeuclidean"] | CostFunction
 
-COLUMNS = 1024  # of a tile that a user's function sees: it may hold [r, c, d] on the way
+COLUMNS = 1024  # columns per tile of a user's function, which may hold [r, c, d] in between
 
 
 class Moments(NamedTuple):
@@ -31,7 +31,7 @@ class Moments(NamedTuple):
 
 
 def tile(cost: CostFunction, x0: Float[Tensor, "r d"], x1: Float[Tensor, "c d"]) -> Float[Tensor, "r c"]:
-    """The user's cost between some rows, a few columns at a time.
+    """Evaluate the user's cost between some rows, a few columns at a time.
 
     Raises:
         InputError: it returns another shape, or values that are not finite.
@@ -57,14 +57,19 @@ def moments(
     b: Float[Tensor, " m"],
     team: Team = SINGLE,
 ) -> Moments:
-    """Mean and deviation of the cost; in closed form, O((n + m) d^2), but for a user's function, which takes a pass.
+    """Compute mean and deviation of the cost in closed form, O((n + m) d^2); a user's function takes a pass instead.
 
     With means u0, u1 and covariances S0, S1 the dot product has Var C = <S0, S1> + u1.S0 u1 + u0.S1 u0, which, unlike
     E[C^2] - E[C]^2, does not cancel when the data have an offset. |x - y|^2 is p(x) + q(y) - 2 (x - u0).(y - u1), whose
     three terms do not correlate.
 
     Args:
-        cost: of the problem; x0, x1: rows [n, d], [m, d]; a, b: their weights, float64; team: who shares the pass.
+        cost: cost of the problem.
+        x0: source rows [n, d].
+        x1: target rows [m, d].
+        a: source weights, float64 [n].
+        b: target weights, float64 [m].
+        team: processes that share the pass.
     """
     if callable(cost):
         return _streamed(cost, x0, x1, a, b, team)
@@ -83,7 +88,7 @@ def moments(
 def centred(
     points: Float[Tensor, "k d"], weights: Float[Tensor, " k"]
 ) -> tuple[Float[Tensor, " d"], Float[Tensor, "k d"]]:
-    """The weighted mean of the rows and the rows without it, in float64."""
+    """Compute the weighted mean of the rows, and the rows less that mean, in float64."""
     exact = points.double()
     centre = exact.T @ weights
     return centre, exact - centre
@@ -97,7 +102,7 @@ def _streamed(
     b: Float[Tensor, " m"],
     team: Team,
 ) -> Moments:
-    """Over all entries, around the cost of the first few so that an offset does not cancel."""
+    """Compute the moments over all entries, relative to the first few costs, so that an offset does not cancel."""
     share = RowPartition(len(x0), len(x1), a.device, team)
     about = tile(cost, x0[:16], x1[:16]).double().mean()
     first, second = torch.zeros_like(a), torch.zeros_like(a)

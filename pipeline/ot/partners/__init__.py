@@ -1,1 +1,1 @@
-"""Drawing partners from a coupling: by the inverse distribution function, or every datum equally often."""
+"""Partners drawn from a coupling: by the inverse distribution function, or with every datum used equally often."""

@@ -1,6 +1,6 @@
 """Balanced draws: one target row per source row, and every target row used as often as its weight says.
 
-`fill` and `cheapest` draw so from a block's coupling, `relabel` mends what a semi-discrete assignment gave.
+`fill` and `cheapest` draw from a block's coupling; `relabel` corrects a semi-discrete assignment.
 """
 
 import numpy as np
@@ -15,17 +15,17 @@ from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.logits import Logits
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
 
-RESIDUAL = 1024  # rows left over that are assigned at once, at the least cost
+RESIDUAL = 1024  # remaining rows that are assigned at once, at the least cost
 
 
 def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
-    """n b rounded to integers that sum to n, by largest remainder; ties go to the first in `order`."""
+    """Round n b to integers that sum to n, by largest remainder; ties go to the first in `order`."""
     share = b.double() * n
-    # A share that is whole up to rounding must not lose one to the floor.
+    # A share that is an integer up to rounding must not lose one to the floor.
     share = torch.where((share - share.round()).abs() < 1e-9 * n, share.round(), share)
     room = share.floor().long()
     remainder = (share - room)[order]
-    # Equal remainders differ by rounding where the weights do not.
+    # Equal weights may have remainders that differ by rounding.
     odd = n - int(room.sum())
     rank = remainder.mul(2**30).round().argsort(descending=True, stable=True)
     room[order[rank[:odd]]] += 1
@@ -40,17 +40,17 @@ def fill(
     team: Team = SINGLE,
     backend: Backend = TORCH,
 ) -> Int[Tensor, " n"]:
-    """Rounds of categorical draws among the columns with room left; the last rows are assigned at the least cost.
+    """Draw in rounds among the columns with capacity left; the last rows are assigned at the least cost.
 
-    In a round every open row draws; a column drawn by more rows than it has room keeps some of them at random, and the
-    others stay open. Later rounds need fresh uniforms, which come from a generator seeded by `u`.
+    In each round every open row draws; a column drawn by more rows than its capacity keeps some of them at random, and
+    the others stay open. Later rounds need fresh uniforms, which come from a generator seeded by `u`.
 
     Args:
         kernel: logits with gamma in place.
-        room: how often each column is to be used [m]; sums to n.
+        room: how often each column is to be used [m], with sum n.
         u: uniforms in [0, 1), float64 [n].
-        team: who shares the draws; all get all partners.
-        backend: what draws.
+        team: processes that share the draws; all get all partners.
+        backend: backend that draws.
     """
     fresh = np.random.default_rng(u.cpu().numpy().view(np.uint64))
     room = room.clone()
@@ -68,7 +68,7 @@ def fill(
         rows = rows[left]
         u = torch.from_numpy(fresh.random(len(rows))).to(u.device)
     if len(rows):
-        from scipy.optimize import linear_sum_assignment  # a third of what torch's import takes: not in every actor
+        from scipy.optimize import linear_sum_assignment  # costs a third of torch's import: not in every actor
 
         slots = torch.arange(len(room), device=room.device).repeat_interleave(room)
         rest = kernel.restrict(rows, slots)
@@ -81,15 +81,18 @@ def fill(
 def relabel(
     assignment: Assignment, x: Float64[Tensor, "n d"], partners: Int64[Tensor, " n"], room: Int64[Tensor, " m"]
 ) -> tuple[Int64[Tensor, " n"], int]:
-    """Exchange the fewest partners so that every datum is used `room` times, those first that lose least by it.
+    """Exchange the fewest partners so that each datum is used `room` times, first those that lose least by it.
 
-    A datum used too often gives up as many points as it has too many, which is the fewest there can be. In a round each
-    of its points asks for the best datum with room; data give up, and take, those that lose least.
+    A datum used too often gives up only its surplus of points, which is the fewest possible. In each round each of its
+    points asks for the best datum with capacity left; data give up, and take, the points that lose least.
 
     Args:
-        assignment: of the data; x: the points [n, d]; partners: what they have now [n]; room: sums to n [m].
+        assignment: assignment among the data.
+        x: points [n, d].
+        partners: current partners of the points [n].
+        room: how often each datum is to be used [m], with sum n.
 
-    Returns: the new partners, and how many of them are new.
+    Returns: the new partners, and how many of them changed.
     """
     partners, before = partners.clone(), partners
     surplus = torch.bincount(partners, minlength=len(room)) - room
@@ -108,7 +111,7 @@ def relabel(
 
 
 def _rank_within(values: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
-    """How many earlier elements have the same value."""
+    """Count, for each element, the earlier elements with the same value."""
     by_value = values.argsort(stable=True)
     grouped = values[by_value]
     first = torch.searchsorted(grouped, grouped)
@@ -118,10 +121,10 @@ def _rank_within(values: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
 
 
 def cheapest(problem: Problem, room: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
-    """The assignment of least total cost that uses column j `room[j]` times.
+    """Find the assignment of least total cost that uses column j `room[j]` times.
 
-    With one unit per row and whole capacities every vertex of the transport polytope is an assignment, and the network
-    simplex ends in a vertex.
+    With one unit per row and integer capacities every vertex of the transport polytope is an assignment, and the
+    network simplex ends in a vertex.
     """
     import ot  # slow to import, and only this function needs it
 

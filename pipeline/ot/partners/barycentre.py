@@ -1,4 +1,4 @@
-"""Barycentric projection: the mean of target values under P(. | i) for every source row, a tile of rows at a time."""
+"""Barycentric projection: the mean of target values under P(. | i) for each source row, a tile of rows at a time."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,7 +9,7 @@ from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
 
 
 def of_logits(kernel: Logits, values: Float[Tensor, "m q"]) -> Float[Tensor, "n q"]:
-    """Average `values` over the columns with weights 2^logits over the row's sum.
+    """Average `values` over the columns with weights 2^logits, normalised per row.
 
     Args:
         kernel: logits with gamma in place.

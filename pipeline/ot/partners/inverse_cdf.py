@@ -21,7 +21,7 @@ def categorical(kernel: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> 
     Args:
         kernel: logits with gamma in place.
         u: uniforms in [0, 1), float64 [n].
-        team: who shares the rows; all get all draws.
+        team: processes that share the rows; all get all draws.
     """
     device = kernel.device
     share = RowPartition(kernel.n, kernel.m, device, team)
@@ -45,7 +45,7 @@ def categorical(kernel: Logits, u: Float[Tensor, " n"], team: Team = SINGLE) -> 
 
 
 def _invert(weights: Float[Tensor, "r width"], u: Float[Tensor, " r"]) -> Int[Tensor, " r"]:
-    """First find the chunk in which u falls, then the column in the chunk."""
+    """Find the chunk in which u falls, then the column in the chunk."""
     chunks = weights.unflatten(1, (-1, CHUNK))
     chunk, aim = chunk_of(chunks.sum(2, dtype=torch.float64), u)
     inside = chunks[torch.arange(len(u), device=u.device), chunk[:, 0]].double().cumsum(1)
@@ -55,7 +55,7 @@ def _invert(weights: Float[Tensor, "r width"], u: Float[Tensor, " r"]) -> Int[Te
 def chunk_of(
     masses: Float[Tensor, "r chunks"], u: Float[Tensor, " r"]
 ) -> tuple[Int[Tensor, "r 1"], Float[Tensor, "r 1"]]:
-    """The chunk in which u of the row's mass falls, and how much mass lies before that point in the chunk."""
+    """Find the chunk in which u of the row's mass falls, and how much mass precedes that point in the chunk."""
     cumulative = masses.cumsum(1)
     aim = u[:, None] * cumulative[:, -1:]
     chunk = first_beyond(cumulative, aim)
@@ -64,7 +64,7 @@ def chunk_of(
 
 
 def first_beyond(cumulative: Float[Tensor, "r c"], aim: Float[Tensor, "r 1"]) -> Int[Tensor, "r 1"]:
-    """The first column whose cumulative mass exceeds `aim`, which rounding may have put on the total or below 0."""
+    """Find the first column whose cumulative mass exceeds `aim`, which rounding may put on the total or below 0."""
     below_total = torch.nextafter(cumulative[:, -1:], torch.zeros_like(aim))
     return torch.searchsorted(cumulative, torch.minimum(aim.clamp(min=0), below_total), right=True)
 
@@ -75,8 +75,9 @@ def from_rows(
     """Draw one column per row of a sparse matrix stored by rows; a single row serves every u.
 
     Args:
-        starts: where each row's entries start [r + 1], r = n or 1; columns, mass: the entries [k], mass positive
-            somewhere in every row.
+        starts: start of each row's entries [r + 1], r = n or 1.
+        columns: columns of the entries [k].
+        mass: masses of the entries [k], positive somewhere in every row.
         u: uniforms in [0, 1), float64 [n].
     """
     cumulative = mass.double().cumsum(0)

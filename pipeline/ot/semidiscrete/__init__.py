@@ -1,1 +1,1 @@
-"""Couplings of a source without end with N data: potentials by rounds of points, and exact assignment."""
+"""Couplings of an infinite source with N data: potentials by rounds of points, and exact assignment."""

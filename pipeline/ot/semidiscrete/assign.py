@@ -1,9 +1,9 @@
-"""Partners of source points among data at a given potential: exact, tiled, and the same whatever computed them.
+"""Partners of source points among data at a given potential: exact, tiled, and the same on any device.
 
-At eps = 0 a point's partner is the datum of the largest g_j + <x, y_j>, at eps > 0 it is drawn with probabilities
+At eps = 0 a point's partner is the datum of the largest g_j + <x, y_j>; at eps > 0 it is drawn with probabilities
 proportional to b_j exp((g_j + <x, y_j>) / eps), by the inverse distribution function in the order of the data. Scores
-are computed in float32, and a point whose partner hangs on their rounding is done again in float64. So the partner of a
-point depends neither on the points beside it nor on tiles, threads or devices.
+are computed in float32, and a point whose partner depends on their rounding is computed again in float64. So the
+partner of a point does not depend on other points, tiles, threads or devices.
 """
 
 import math
@@ -16,10 +16,10 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E, NEVER
 from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
 
-TILE, GROUP = 2048, 128  # data of a tile, and of the groups whose largest score is noted
-ROWS, DOUBTFUL = 512, 2**22  # points of a tile, and scores at a time in float64
-UNIT, DOUBLE = 2.0**-24, 2.0**-53  # what float32 and float64 round to
-SUMS = 4e-6  # relative error of float32's exponentials and their sums, at most
+TILE, GROUP = 2048, 128  # data per tile, and per group of which the largest score is recorded
+ROWS, DOUBTFUL = 512, 2**22  # points per tile, and scores at a time in float64
+UNIT, DOUBLE = 2.0**-24, 2.0**-53  # rounding units of float32 and float64
+SUMS = 4e-6  # largest relative error of float32's exponentials and their sums
 CERTAIN = 8.0  # times sqrt(d) UNIT |x| |y|: a rounding error this large has a chance of 1e-13 (Higham and Mary 2019)
 
 
@@ -28,10 +28,10 @@ class Assignment:
 
     Args:
         y: the data, float32 or float64 [N, d].
-        g: their potential, in units of the dot-product cost [N].
-        eps: absolute, 0 or more.
-        b: their weights, where eps > 0 and they are not uniform [N].
-        device: where to compute.
+        g: potential of the data, in units of the dot-product cost [N].
+        eps: absolute epsilon, 0 or more.
+        b: weights of the data, where eps > 0 and they are not uniform [N].
+        device: "cpu" or "cuda", where to compute.
 
     Raises:
         InputError: a potential that does not match, or an eps out of range.
@@ -51,7 +51,7 @@ class Assignment:
             raise InputError(f"eps={eps!r}: the regularisation must be finite and not negative; give 0 or more")
         self.eps, self.scale = eps, LOG2E / eps if eps > 0 else 1.0
         exact = y.to(device).double()
-        self.y = exact - exact.mean(0)  # an offset adds one number to all scores of a point
+        self.y = exact - exact.mean(0)  # an offset adds the same number to all scores of a point
         self.gamma = g.to(device).double() * self.scale
         self.log_b = None if eps == 0 or b is None else b.to(device).double().log2()
         if self.log_b is not None:
@@ -65,11 +65,11 @@ class Assignment:
         self.highest = self.gamma.abs().max().item()
 
     def partners(self, x: Float64[Tensor, "n d"], u: Float64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-        """The partner of every point.
+        """Find the partner of each point.
 
         Args:
             x: points [n, d].
-            u: uniforms in [0, 1), one a point; without meaning at eps = 0.
+            u: uniforms in [0, 1), one per point; without effect at eps = 0.
         """
         x, u = x.to(self.y.device), u.to(self.y.device)
         out, sure = torch.zeros_like(u, dtype=torch.int64), torch.zeros_like(u, dtype=torch.bool)
@@ -88,19 +88,19 @@ class Assignment:
         return out
 
     def worth(self, x: Float64[Tensor, "n d"], partners: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-        """g_j + <x_i, y_j> of points and partners, up to a constant a point, which partners of one point share."""
+        """Compute g_j + <x_i, y_j> of points and partners, up to a constant per point, whichever its partner."""
         x, partners = x.to(self.y.device), partners.to(self.y.device)
         score = self.gamma[partners] / self.scale + (x * self.y[partners]).sum(1)
         return score if self.log_b is None else score - self.log_b[partners] / self.scale
 
     def among(self, data: Int64[Tensor, " k"]) -> "Assignment":
-        """The same at eps = 0 for some of the data, by their places among them."""
+        """Build the assignment at eps = 0 among some of the data, numbered by their positions in `data`."""
         data = data.to(self.y.device)
         g = self.gamma / self.scale if self.log_b is None else (self.gamma - self.log_b) / self.scale
         return Assignment(self.y[data], g[data], 0.0, device=str(self.y.device))
 
     def nats(self, x: Float64[Tensor, "n d"]) -> float:
-        """The entropies of the points' partners, added up; 0 at eps = 0."""
+        """Sum the entropies of the points' partners, in nats; 0 at eps = 0."""
         if self.eps == 0:
             return 0.0
         total = 0.0
@@ -109,20 +109,20 @@ class Assignment:
         return total
 
     def _score(self, left: Float[Tensor, "r k"], tile: Float[Tensor, "w k"], workers: Workers) -> Float[Tensor, "r w"]:
-        """float32 scores, in this thread's buffer."""
+        """Compute float32 scores in this thread's buffer."""
         return torch.mm(left, tile.T, out=workers.room(0, len(left), len(tile), left.new_empty))
 
     def _scores(self, x: Float64[Tensor, "r d"]) -> Float64[Tensor, "r N"]:
         return (x @ self.y.T) * self.scale + self.gamma
 
     def _error(self, x: Float64[Tensor, "r d"], unit: float = UNIT) -> Float64[Tensor, " r"]:
-        """How far a point's scores may be off, in float32 or another precision."""
+        """Bound the rounding error of a point's scores, in float32 or another precision."""
         return CERTAIN * unit * math.sqrt(x.shape[1] + 1) * (x.norm(dim=1) * self.longest + self.highest)
 
     def _largest(self, x: Float64[Tensor, "r d"], _: Float64[Tensor, " r"], workers: Workers) -> tuple[Tensor, Tensor]:
-        """The datum of the largest score of every point, and whether float32 can tell.
+        """Find the datum of the largest score of each point, and whether float32 suffices to decide it.
 
-        The maximum of a whole row is quick and its position is not: so maxima are taken over groups of data, and only
+        The maximum of a whole row is quick and its position is not; so maxima are taken over groups of data, and only
         the group with the largest is kept and searched.
         """
         left = _with_one(x)
@@ -138,12 +138,12 @@ class Assignment:
             group[new] = scores[new, where[new]]
             found[new] = number * TILE + where[new] * GROUP
             best = best.maximum(top)
-        best, position = group.max(1)  # once more with its position, then without it
+        best, position = group.max(1)  # now with its position, which the next line leaves out
         runner = runner.maximum(group.scatter_(1, position[:, None], -math.inf).amax(1))
         return found + position, best - runner > 2 * self._error(x)
 
     def _draw(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"], workers: Workers) -> tuple[Tensor, Tensor]:
-        """The datum that u falls on for every point, and whether float32 can tell: sums of tiles, then one tile."""
+        """Find the datum that u falls on for each point, by tiles and then in one; and whether float32 suffices."""
         left = _with_one(x)
         tops, sums = left.new_empty(len(self.tiles), len(x)), left.new_empty(len(self.tiles), len(x))
         for number, tile in enumerate(self.tiles):
@@ -167,7 +167,7 @@ class Assignment:
         return found, gap > 2 * total * (math.log(2) * 2 * self._error(x) + SUMS)
 
     def _decide(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"]) -> Int64[Tensor, " r"]:
-        """The same in float64; of scores that it cannot tell apart, as those of equal data, the first datum's."""
+        """Decide in float64; among scores that float64 cannot distinguish, as for equal data, the first datum wins."""
         scores = self._scores(x)
         top = scores.amax(1, keepdim=True)
         if self.eps == 0:

@@ -1,8 +1,9 @@
-"""One pass of source points over all targets: what every target gets, and who competes for whom.
+"""One pass of source points over all targets: the mass of each target, and the largest probabilities.
 
-Points come in batches. A member of the team computes the scores of a batch with its own targets, a tile at a time; of
-every section a maximum and a log-sum a point travel to the others, so that all know every point's normaliser; then each
-member adds up what its own targets get. Scores are base-2 logits, for the reason given in kernel.py.
+Points come in batches. A member of the team computes the scores of a batch with its own targets, a tile at a time. The
+members exchange a maximum and a log-sum per section and point, so that all know every point's normaliser; then each
+member sums the masses of its own targets. Scores are base-2 logits, for the reason given in
+pipeline/ot/tiles/kernel.py.
 """
 
 from collections.abc import Callable
@@ -19,20 +20,20 @@ from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
 from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
 
-BATCH_POINTS, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points of a tile
-TILE = 1024  # targets of a tile, which stays in a core's cache
+BATCH_POINTS, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points per tile
+TILE = 1024  # targets per tile, which stays in a core's cache
 
 
 @dataclass(frozen=True)
 class PointPass:
-    """What a pass found; of the arrays over targets a process fills in its own.
+    """The result of a pass; in the arrays over targets a process fills in only its own targets.
 
     Attributes:
-        points: how many.
+        points: number of points.
         masses: mean probability of each target over the points [N].
         squares: sum of the squared probabilities, without those that are not kept [N].
-        hits: for how many points it has the largest score [N].
-        entries: i target, j point, logits log2 of the probability of j among the points that i gets; sorted by i.
+        hits: number of points for which the target has the largest score [N].
+        entries: i target, j point, logits log2 of the probability of j among the points of i; sorted by i.
     """
 
     points: int
@@ -52,14 +53,16 @@ def point_pass(
     small: float,
     workers: Workers,
 ) -> PointPass:
-    """Points `first` to `first + points` of the source against all targets.
+    """Pass points `first` to `first + points` of the source over all targets.
 
     Args:
-        targets, source: the problem.
-        first, points: which points.
-        g: the potential, float64 [N], in units of the cost; this process's targets count.
-        eps: absolute, positive.
-        small: the probability from which on entries are kept one by one, hence at most 1 / small of them a point.
+        targets: data of the problem.
+        source: source of the problem.
+        first: number of the first point.
+        points: number of points.
+        g: potential, float64 [N], in units of the cost; only this process's targets matter.
+        eps: absolute epsilon, positive.
+        small: smallest probability of the entries that are kept one by one, hence at most 1 / small of them per point.
         workers: the threads.
     """
     own, device = len(targets.own), targets.own.device
@@ -87,7 +90,7 @@ def point_pass(
 
 
 class Tile:
-    """Some targets of a section, what they weigh in, and what they have got so far."""
+    """Some targets of a section, their part of the scores, and their sums so far."""
 
     def __init__(self, section: int, columns: slice, right: Float[Tensor, "w k"], small: float) -> None:
         self.section, self.columns, self.right, self.width, self.small = section, columns, right, len(right), small
@@ -96,7 +99,7 @@ class Tile:
         self.found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def score(self, left: Float[Tensor, "r k"], room: Float[Tensor, "r w"]) -> tuple[Tensor, Tensor]:
-        """Fill `room` with 2^(score - top); returns each row's top and sum."""
+        """Fill `room` with 2^(score - top); return each row's top and sum."""
         tops, sums = left.new_empty(len(left)), left.new_empty(len(left))
         for low in range(0, len(left), CHUNK):
             rows = slice(low, low + CHUNK)
@@ -108,12 +111,12 @@ class Tile:
     def get(
         self, weights: Float[Tensor, "r w"], scale: Float[Tensor, " r"], won: Int[Tensor, " k"], start: int
     ) -> None:
-        """Take what the batch's points, the first of which is number `start`, give to these targets.
+        """Add what the batch's points, the first of which is number `start`, give to these targets.
 
         Args:
-            weights: as `score` left them.
-            scale: what makes probabilities of them.
-            won: the rows whose largest score of all is in this tile.
+            weights: weights as `score` left them.
+            scale: factors that turn them into probabilities.
+            won: rows whose largest score of all is in this tile.
             start: number of the first row.
         """
         if len(won):
@@ -121,7 +124,7 @@ class Tile:
         for low in range(0, len(weights), CHUNK):
             part, factor = weights[low : low + CHUNK], scale[low : low + CHUNK]
             self.masses += part.T @ factor
-            rows = (factor >= self.small).nonzero()[:, 0]  # no other can have an entry as large
+            rows = (factor >= self.small).nonzero()[:, 0]  # no other row can have an entry as large
             where = _at_least(part[rows], self.small / factor[rows])
             row, column = rows[where // self.width], where % self.width
             shares = part[row, column] * factor[row]
@@ -130,14 +133,14 @@ class Tile:
 
 
 def _at_least(values: Float[Tensor, "r w"], bounds: Float[Tensor, " r"]) -> Int[Tensor, " k"]:
-    """Where values reach their row's bound, as positions in the flattened tensor; on a CPU numpy is faster by far."""
+    """Find where values reach their row's bound, as flat positions; on a CPU numpy is much faster."""
     if values.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(values.numpy() >= bounds.numpy()[:, None]))
     return (values >= bounds[:, None]).view(-1).nonzero()[:, 0]
 
 
 def _tiles(targets: Targets, g: Float[Tensor, " N"], eps: float, small: float) -> list[Tile]:
-    """This process's targets in tiles, ready for products with points that have a 1 behind them."""
+    """Cut this process's targets into tiles, ready for products with points that have a 1 appended."""
     scale, out = LOG2E / eps, []
     gamma = g * scale + targets.b.log2()
     for k in targets.share.mine:
@@ -160,7 +163,7 @@ def _pass_batch(
     prepare: Callable[[], None],
     workers: Workers,
 ) -> None:
-    """Let a batch meet this process's tiles, while `prepare` makes the next one."""
+    """Pass a batch over this process's tiles, while `prepare` makes the next batch."""
     left = torch.cat([points, points.new_ones(len(points), 1)], 1)
     rows, before = len(left), targets.share.rows.start
     rooms = [
@@ -187,9 +190,9 @@ def _pass_batch(
 def _settle(
     targets: Targets, section: list[int], tops: Float[Tensor, "tiles r"], sums: Float[Tensor, "tiles r"]
 ) -> tuple[Float[Tensor, " r"], Bool[Tensor, "tiles r"]]:
-    """The points' log-sums over all targets, and which of this process's tiles has a point's largest score.
+    """Compute the points' log-sums over all targets, and which of this process's tiles has a point's largest score.
 
-    What travels: for every section and point a maximum and a log-sum.
+    The members exchange a maximum and a log-sum per section and point.
     """
     share = targets.share
     stack = tops.new_zeros(2, len(share.sections), tops.shape[1])

@@ -1,13 +1,15 @@
-"""The semi-discrete coupling (arXiv 2509.25519): one potential a datum, good for noise that nobody has seen.
+"""The semi-discrete coupling (arXiv 2509.25519): one potential per datum, which holds for noise not seen in the solve.
 
-The dual is E_x[-eps log sum_j b_j exp((g_j + <x, y_j>) / eps)] + <b, g>, whose gradient is b less the masses that the
-data get. Each round draws fresh points, measures the masses at the potential so far, and solves the sparse stand-in
-that the same pass made (surrogate.py) for the potential that would be right for just these points. That is a Newton
-step without a step size, as noisy as so few points are; the average over the rounds is what all points together would
-have said. Points are fresh, so the masses of the next round are an unbiased test of it, and the solve ends there.
+The dual is E_x[-eps log sum_j b_j exp((g_j + <x, y_j>) / eps)] + <b, g>, whose gradient is b less the masses of the
+data. Each round draws fresh points, measures the masses at the current potential, and solves the sparse surrogate of
+the same pass (pipeline/ot/sinkhorn/surrogate.py) for the potential that would be right for just these points. That is a
+Newton step without a step size, with the noise of so few points; the average over the rounds is nearly the potential of
+all points together. Points are fresh, so the masses of the next round are an unbiased test of it, and the solve ends
+there.
 
-At eps = 0 the points are smoothed, since hard cells have no stand-in: the smoothing starts broad, where fewer points
-say more, and is lowered while it costs more chi-square than is left to gain. What ends the solve are the hard cells.
+At eps = 0 the points are smoothed, since hard cells have no surrogate: the smoothing starts broad, where fewer points
+are needed, and is lowered while it costs more chi-square than remains to be gained. The hard cells decide when the
+solve ends.
 """
 
 import math
@@ -28,19 +30,19 @@ from flowpairs.pipeline.ot.tiles.kernel import LOG2E
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 BLUR = 0.2  # rel_eps of the first round: the Gaussian potential is good there
-SHARPEN = 16.0  # at most this much of eps at a step
-SMOOTH = 0.06  # rel_eps that eps = 0 is smoothed with at first
-BEARABLE, BEARABLE_NOW = 0.25, 0.15  # of the chi-square asked for, and of the one so far: what smoothing may cost
+SHARPEN = 16.0  # largest factor by which eps is lowered in a step
+SMOOTH = 0.06  # rel_eps of the first smoothing at eps = 0
+BEARABLE, BEARABLE_NOW = 0.25, 0.15  # largest cost of smoothing, as a share of the wanted and of the current chi-square
 ROUGH = 1.0  # chi-square above which a round replaces the average instead of joining it
-MOMENTS = 2**14  # points whose moments stand for the source's
-INNER = 0.2  # L1 error of a stand-in's solution, in units of what chance gives its points
+MOMENTS = 2**14  # points by which the source's moments are estimated
+INNER = 0.2  # L1 error of a surrogate's solution, in units of its points' error by chance
 SHOWN = 1.5  # times N / chi2
-FEW, MANY = 16, 64  # entries of a point that are worth keeping: too few say nothing of cells a little further off
+FEW, MANY = 16, 64  # entries that are worth keeping per point: with too few, cells a little further off are missed
 SHALLOW, DEEP = 6.0, 60.0  # bounds of the depth that is found for that
-NEXT = 0.25  # of its chi-square, at least, a round leaves
-CERTAIN = 12.0  # a round has so many points that chance moves its chi-square by a 12th of what is asked for
-LEAST = 1e-30  # of a datum's mass, so that one that got nothing can be reached
-SIGMAS = 2.0  # what is asked for lies so far above the estimate
+NEXT = 0.25  # smallest share of its chi-square that a round leaves
+CERTAIN = 12.0  # a round has so many points that chance moves its chi-square by a 12th of the wanted one
+LEAST = 1e-30  # of a datum's mass, so that a datum without mass can be reached
+SIGMAS = 2.0  # the wanted chi-square lies this many deviations above the estimate
 STALLED = 20  # rounds without progress after which a solve gives up
 
 RoundProgress = Callable[[int, int, float], None]
@@ -51,8 +53,8 @@ Save = Callable[[dict[str, Float64[Tensor, "..."]]], None]
 class SemidiscreteReport:
     """How a potential was found and how good it is.
 
-    chi2 is the unbiased estimate of sum_j (p_j - b_j)^2 / b_j from points that the potential has not seen, at the eps
-    asked for; its root is the relative error of a datum's mass.
+    chi2 is the unbiased estimate of sum_j (p_j - b_j)^2 / b_j from points that the potential has not seen, at the
+    wanted eps; its root is the relative error of a datum's mass.
     """
 
     data: int  # N
@@ -61,7 +63,7 @@ class SemidiscreteReport:
     smoothing: float  # eps that the potential was found at; above eps only where that is 0
     chi2: float
     chi2_error: float  # standard deviation of that estimate
-    points: int  # of the source, drawn in all
+    points: int  # source points drawn in all
     rounds: int  # passes
     converged: bool
     seconds: float
@@ -77,26 +79,26 @@ class Semidiscrete:
 
 @dataclass
 class Ascent:
-    """Where a solve stands before a round: all that the rest of it depends on."""
+    """The state of a solve before a round, on which all the rest of it depends."""
 
     g: Float[Tensor, " N"]
     level: float  # eps of the next pass
-    smoothing: float  # eps that the rounds come down to
+    smoothing: float  # eps to which the rounds descend
     points: int = 0
     rounds: int = 0
-    weight: float = 0.0  # points that are averaged in g
+    weight: float = 0.0  # number of points that are averaged in g
     lowest: float = math.inf
     stalled: int = 0
-    depth: float = 10.0  # bits below 1 that a probability may lie and its entry be kept
+    depth: float = 10.0  # bits below 1 that the probability of a kept entry may lie
 
     def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
-        """Everything as float64 tensors."""
+        """Convert the state to float64 tensors."""
         _, *numbers = astuple(self)
         return {"g": self.g, "numbers": torch.tensor(numbers, dtype=torch.float64)}
 
     @classmethod
     def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Ascent":
-        """The state that `arrays` came from."""
+        """Build the state from its `arrays`."""
         level, smoothing, points, rounds, weight, lowest, stalled, depth = arrays["numbers"].tolist()
         counts = int(points), int(rounds)
         return cls(arrays["g"].to(device), level, smoothing, *counts, weight, lowest, int(stalled), depth)
@@ -115,19 +117,20 @@ def solve_semidiscrete(
     resume: dict[str, Float64[Tensor, "..."]] | None = None,
     save: Save | None = None,
 ) -> Semidiscrete:
-    """Find the potential whose data get their weights from fresh points, within `chi2`.
+    """Find the potential at which the data get their weights from fresh points, within `chi2`.
 
     Args:
-        targets: the data, and the team that shares them; each member calls this alike and gets the same bits.
-        source: where points come from.
-        eps: absolute regularisation, 0 or more; `cost_std` makes one of a relative one.
-        chi2: chi-square of the data marginal that is asked for, confirmed on fresh points at two standard deviations.
+        targets: the data, and the team that shares them; each member makes the same call and gets the same bits.
+        source: source of the points.
+        eps: absolute regularisation, 0 or more; `semidiscrete_cost_std` converts a relative one.
+        chi2: wanted chi-square of the data marginal, confirmed on fresh points at two standard deviations.
         max_rounds: passes before giving up.
-        g0: a potential to start from, such as `Coupling.g` of a block over all data [N].
+        g0: potential to start from, such as `Coupling.g` of a block over all data [N].
         scale: what the report's rel_eps is relative to; None: std(C) of this problem.
-        progress: told after each round how many there were, their points, and its chi-square.
-        resume: what an earlier solve of the same problem last gave to `save`, to go on from there to the same bits.
-        save: given all that the rest of the solve depends on, before each round but the first.
+        progress: called after each round with the number of rounds, their points, and the chi-square.
+        resume: what an earlier solve of the same problem last passed to `save`, to continue from there with the same
+            bits.
+        save: called before each round but the first with all that the rest of the solve depends on.
 
     Raises:
         InputError: eps, chi2 or max_rounds out of range, or a g0 that does not match.
@@ -183,16 +186,17 @@ def _relative(eps: float, scale: float) -> float:
 
 
 def semidiscrete_cost_std(targets: Targets, source: PointSource) -> float:
-    """Standard deviation of the cost between the source and the data: what a relative eps is relative to."""
+    """Compute the standard deviation of the cost between the source and the data, the unit of a relative eps."""
     return targets.cost_std(source.points(0, MOMENTS))
 
 
 def chi_square(targets: Targets, seen: PointPass, *, hard: bool) -> float:
-    """The unbiased estimate of sum_j (p_j - b_j)^2 / b_j from the points of a pass (arXiv 2509.25519, section 3.2).
+    """Estimate sum_j (p_j - b_j)^2 / b_j without bias from the points of a pass (arXiv 2509.25519, section 3.2).
 
     Args:
-        targets, seen: the data and the pass.
-        hard: of the cells, as at eps = 0, rather than of the probabilities.
+        targets: the data.
+        seen: the pass.
+        hard: use the cells, as at eps = 0, rather than the probabilities.
     """
     k = seen.points
     total = seen.hits.double() if hard else seen.masses * k
@@ -201,13 +205,13 @@ def chi_square(targets: Targets, seen: PointPass, *, hard: bool) -> float:
 
 
 def _chance(count: int, chi2: float, points: int) -> float:
-    """The standard deviation of that estimate, at most: of a U-statistic whose kernel's means spread by chi2."""
+    """Bound the standard deviation of that estimate: a U-statistic, the means of whose kernel spread by chi2."""
     level = max(chi2, 0.0)
     return math.sqrt(4 * level / points + 2 * count * (1 + level) / points**2)
 
 
 def _begin(targets: Targets, source: PointSource, eps: float, std: float, g0: Float[Tensor, " N"] | None) -> Ascent:
-    if std == 0:  # all data are alike: any potential serves
+    if std == 0:  # all data are equal: any potential will do
         return Ascent(torch.zeros_like(targets.b), eps or 1.0, eps or 1.0)
     smoothing = eps or SMOOTH * std
     if g0 is not None:
@@ -218,7 +222,7 @@ def _begin(targets: Targets, source: PointSource, eps: float, std: float, g0: Fl
 
 
 def _points(targets: Targets, state: Ascent, chi2: float) -> int:
-    """How many points the next round draws: two a datum, or what its own test takes; fewer while far off."""
+    """Choose the next round's number of points: two per datum, or as many as its test takes; fewer while far off."""
     aim = max(chi2, state.lowest * NEXT) if state.lowest < math.inf else chi2
     enough = math.ceil(CERTAIN * math.sqrt(2 * targets.count) / aim)
     far = state.level > state.smoothing or ROUGH <= state.lowest < math.inf
@@ -234,7 +238,7 @@ def _advance(
     chi2: float,
     workers: Workers,
 ) -> None:
-    """Go on to the potential of the next round: what this round's points say, averaged with what others said."""
+    """Move to the potential of the next round: the average of this round's and the earlier ones' estimates."""
     cost, bearable = found - soft, max(BEARABLE * chi2, BEARABLE_NOW * found)
     if state.level == state.smoothing and cost > bearable:  # what smoothing costs grows with its square
         less = max(bearable / cost, 1 / SHARPEN)
@@ -243,8 +247,8 @@ def _advance(
     own = _solve(targets, state, seen, following, workers)
     if found > ROUGH or state.level > 2 * following:
         state.weight = 0.0
-    # An average over k points has a chi-square of at most about N / k. One that has more holds what is not chance, and
-    # weighs as many points as it shows.
+    # An average over k points has a chi-square of at most about N / k by chance. An average that has more weighs only
+    # as many points as would explain it.
     state.weight = min(state.weight, SHOWN * targets.count / max(soft, LEAST))
     state.g = (state.weight * state.g + seen.points * own) / (state.weight + seen.points)
     state.weight += seen.points
@@ -256,9 +260,9 @@ def _advance(
 
 
 def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers: Workers) -> Float[Tensor, " N"]:
-    """The potential at `eps` that gives every datum its weight from the points of this pass alone.
+    """Solve for the potential at `eps` that gives every datum its weight from the points of this pass alone.
 
-    The stand-in's rows are the data and its columns the points, so that its iterations exchange a sum a point.
+    The surrogate's rows are the data and its columns the points, so that its iterations exchange one sum per point.
     """
     log_b, sharpen = targets.b.log2(), state.level / eps
     masses = seen.masses.clamp(min=LEAST)

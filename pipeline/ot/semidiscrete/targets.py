@@ -1,7 +1,8 @@
-"""Both sides of a semi-discrete problem: data cut into sections that a team's members own, and a source without end.
+"""Both sides of a semi-discrete problem: data in sections that a team's members own, and an infinite source.
 
 With the dot-product cost C = -<x, y> and a potential g, a source point x goes to datum j with a probability
-proportional to b_j exp((g_j + <x, y_j>) / eps), at eps = 0 to the one of the largest g_j + <x, y_j> (arXiv 2509.25519).
+proportional to b_j exp((g_j + <x, y_j>) / eps), at eps = 0 to the datum of the largest g_j + <x, y_j> (arXiv
+2509.25519).
 """
 
 import math
@@ -15,7 +16,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.sinkhorn.gaussian_potential import gaussian_potential
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 
-BATCH = 2**16  # points that sections are cut for: a constant, for they must not depend on how many come at once
+BATCH = 2**16  # points that sections are cut for: constant, since sections must not depend on the batch size
 MOMENT_ROWS = 2**16  # the data's moments come from at most this many of them, evenly spaced
 
 
@@ -24,20 +25,20 @@ class PointSource(Protocol):
     """A distribution whose points are functions of their number."""
 
     def points(self, first: int, count: int) -> Float[Tensor, "count d"]:
-        """Points `first` to `first + count`, float32: the same whenever and wherever they are asked for."""
+        """Generate points `first` to `first + count`, float32: the same in every call and process."""
 
 
 class Targets:
-    """N data with weights, of which this process holds the sections that are its own.
+    """N data with weights, of which this process holds the sections that it owns.
 
     Args:
         y: all data, float32 [N, d], such as an array that processes of a node map together.
-        b: their weights, positive, summing to 1; None is uniform.
-        device: where to compute.
-        team: who shares the sections.
+        b: weights of the data, positive, with sum 1; None is uniform.
+        device: "cpu" or "cuda", where to compute.
+        team: processes that share the sections.
 
     Attributes:
-        share: of the N rows.
+        share: partition of the N rows.
         own: this process's data without `centre`, the mean of (some of) them, float64 [own, d].
         b: weights of all data, float64 [N].
 
@@ -60,7 +61,7 @@ class Targets:
                 f"cluster.actors={team.size}: {self.count} data keep {len(self.share.sections)} busy; lower it"
             )
         self._some = y[:: -(-self.count // MOMENT_ROWS)].double().to(device)
-        # An offset of the data adds one number to all scores of a point, and would cost float32 its digits.
+        # An offset of the data adds the same number to all scores of a point, and would cost float32 digits.
         self.centre = self._some.mean(0)
         self._some -= self.centre
         self.own = y[self.share.rows].double().to(device) - self.centre
@@ -70,11 +71,10 @@ class Targets:
         self.b = (weights / weights.sum()).to(device)
 
     def cost_std(self, points: Float[Tensor, "p d"]) -> float:
-        """Standard deviation of the cost: what a relative eps is relative to, as in
-        `flowpairs.pipeline.ot.costs.cost.moments`.
+        """Compute the standard deviation of the cost as `flowpairs.pipeline.ot.costs.cost.moments` does.
 
         Args:
-            points: of the source, as many as moments need.
+            points: points of the source, as many as moments need.
         """
         mean, x = self._moments(points)
         covariance = x.T @ x / len(x)
@@ -85,7 +85,7 @@ class Targets:
         return math.sqrt(within + self.share.total(self.b * means.square()) - self.share.total(self.b * means) ** 2)
 
     def start(self, points: Float[Tensor, "p d"], eps: float) -> Float[Tensor, " N"]:
-        """The potential between Gaussians with these points' and the data's moments; of this process's data."""
+        """Compute the potential between Gaussians with the points' and the data's moments, for this process's data."""
         mean, x = self._moments(points)
         a, b = (x.new_full((len(z),), 1 / len(z)) for z in (x, self._some))
         g = torch.zeros_like(self.b)
@@ -93,10 +93,10 @@ class Targets:
         return g
 
     def centred(self, g: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """g without its mean, which no coupling sees; of this process's data."""
+        """Subtract from g its mean, which no coupling depends on, for this process's data."""
         return g - self.share.total(self.b * g)
 
     def _moments(self, points: Float[Tensor, "p d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "p d"]]:
-        """The mean of some source points, and they without it."""
+        """Compute the mean of some source points, and the points less that mean."""
         x = points.double().to(self.own.device)
         return x.mean(0), x - x.mean(0)

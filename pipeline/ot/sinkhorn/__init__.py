@@ -1,1 +1,1 @@
-"""Entropic couplings of two finite sets: passes over the kernel, and the stand-in that makes them few."""
+"""Entropic couplings of two finite sets: passes over the kernel, and the surrogate that makes them few."""

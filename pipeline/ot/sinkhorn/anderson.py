@@ -16,7 +16,7 @@ class Anderson:
         self.residuals: list[Tensor] = []
 
     def mix(self, point: Float[Tensor, " m"], image: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        """The next point, given one more `point` and its `image` under the map."""
+        """Compute the next point, given one more `point` and its `image` under the map."""
         self.images = [*self.images[-self.memory :], image]
         self.residuals = [*self.residuals[-self.memory :], image - point]
         if len(self.images) == 1:

@@ -1,8 +1,8 @@
-"""The path to the potentials: from a blurred problem down to its eps, one full pass a step.
+"""The descent to the potentials: from a blurred problem to the wanted eps, with one full pass per step.
 
-Each step solves a sparse stand-in made by the last pass (see surrogate.py), at a smaller eps where the last pass was
-good enough, and measures the result by the next pass, whose error is the one that counts. A step that does not
-lower the error is replaced by a plain Sinkhorn step from the best potentials so far, which never raises it.
+Each step solves a sparse surrogate made by the last pass (pipeline/ot/sinkhorn/surrogate.py), at a smaller eps where
+the last pass was good enough, and measures the result by the next pass, whose error is the one that counts. A step that
+does not lower the error is replaced by a plain Sinkhorn step from the best potentials so far, which never raises it.
 """
 
 import math
@@ -25,41 +25,41 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 Progress = Callable[[int, float], None]
 
 BLUR = 0.2  # rel_eps where a cold solve starts: the Gaussian potential is good there, and the plan is still broad
-SHARPEN = 16.0  # at most this much of eps at a step
+SHARPEN = 16.0  # largest factor by which eps is lowered in a step
 GOOD = 0.3  # L1 error below which eps is lowered
 FAR = 0.5  # L1 error above which a start is dropped for the Gaussian one
-FEW, MANY = 64, 256  # entries of a row that the stand-in keeps, as the few hold nearly all of the plan or not
+FEW, MANY = 64, 256  # entries per row that the surrogate keeps: few where they hold nearly all of the plan, else many
 NEARLY = 0.98
-NEAR = math.log(1.5)  # steps of eps that are not halved any more
-SLOW = 0.2  # a step that lowers the error to more than this share of it asks for four times the entries
-ENTRIES = 2**24  # of a stand-in, where it grows beyond MANY a row: a gigabyte; nor should it come near a pass in cost
+NEAR = math.log(1.5)  # smallest step of log eps that is still halved
+SLOW = 0.2  # a step that leaves more than this share of the error asks for four times the entries
+ENTRIES = 2**24  # largest surrogate of more than MANY entries per row: a gigabyte, and still cheaper than a pass
 CLOSE = 0.1  # L1 error below which the next pass may be the last and finds the entropies as well
 MEMORY = 3
 STALLED = 20  # passes without progress after which a solve gives up
 SMALL = 2**20  # entries below which a problem without a closed-form start starts from zero
-THINNED = 8  # one row in so many makes the problem that starts a larger one
-ROUGH = 0.05  # L1 error that such a start is worth
+THINNED = 8  # a larger problem starts from one with an eighth of its rows
+ROUGH = 0.05  # L1 error to which the thinned problem is solved
 
 
 @dataclass
 class SolveState:
-    """Where a solve stands before a pass: all that the rest of it depends on, in a few vectors of m."""
+    """The state of a solve before a pass, on which all the rest of it depends, in a few vectors of m."""
 
     gamma: Float[Tensor, " m"]
     level: float  # eps of gamma
-    eps: float  # where to end
+    eps: float  # eps at which to end
     may_end: bool
-    guess: bool = False  # somebody else's potential, to be dropped where it is far off
+    guess: bool = False  # whether gamma is another solve's potential, to be dropped where it is far off
     passes: int = 0
     keep: int = FEW
     best: tuple[Tensor, Tensor] | None = None  # gamma and columns of the best pass at this level
-    bar: float = math.inf  # its error
+    bar: float = math.inf  # error of that pass
     lowest: float = math.inf
     stalled: int = 0
     anderson: Anderson = field(default_factory=lambda: Anderson(MEMORY))
 
     def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
-        """Everything as float64 tensors."""
+        """Convert the state to float64 tensors."""
         numbers = [self.level, self.eps, self.may_end, self.passes, self.keep, self.bar, self.lowest, self.stalled]
         out = {"gamma": self.gamma, "numbers": torch.tensor(numbers, dtype=torch.float64)}
         if self.best is not None:
@@ -70,7 +70,7 @@ class SolveState:
 
     @classmethod
     def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "SolveState":
-        """The state that `arrays` came from."""
+        """Build the state from its `arrays`."""
         level, eps, may_end, passes, keep, bar, lowest, stalled = arrays["numbers"].tolist()
         state = cls(arrays["gamma"].to(device), level, eps, bool(may_end), passes=int(passes), keep=int(keep))
         state.bar, state.lowest, state.stalled = bar, lowest, int(stalled)
@@ -83,7 +83,7 @@ class SolveState:
         return state
 
     def move(self, gamma: Float[Tensor, " m"], level: float) -> None:
-        """Go on at another eps, where nothing that was measured counts."""
+        """Continue at another eps, where no earlier measurement counts."""
         self.gamma, self.level = gamma, level
         self.best, self.bar, self.lowest = None, math.inf, math.inf
         self.anderson = Anderson(MEMORY)
@@ -94,24 +94,24 @@ Save = Callable[[dict[str, Float64[Tensor, "..."]]], None]
 
 @runtime_checkable
 class Aim(Protocol):
-    """Moves the eps where a solve is to end, as its passes tell more."""
+    """The protocol of what moves the eps at which a solve is to end, as its passes give information."""
 
     def met(self, sweep: Sweep) -> bool:
-        """Whether a solve may end with this pass, whose entropies are known."""
+        """Return whether a solve may end with this pass, whose entropies are known."""
 
     def eps(self, surrogate: Surrogate, state: SolveState) -> float:
-        """Where to end, as far as a pass at `state.level` tells, whose stand-in this is."""
+        """Choose the eps at which to end, from a pass at `state.level` and its surrogate."""
 
 
 def cold(kernel: Kernel, eps: float, std: float, tol: float, team: Team = SINGLE) -> SolveState:
-    """The start of a solve that nothing is known about."""
+    """Build the start of a solve of which no potential is known."""
     blurred = max(eps, BLUR * std)
     gamma = kernel.closed_form(blurred)
     return SolveState(_extended(kernel, blurred, std, team) if gamma is None else gamma, blurred, eps, tol > CLOSE)
 
 
 def warm(kernel: Kernel, eps: float, g0: Float[Tensor, " m"]) -> SolveState:
-    """The start of a solve from a potential of an earlier one."""
+    """Build the start of a solve from the potential of an earlier one."""
     return SolveState(kernel.gamma(g0, eps), eps, eps, may_end=True, guess=True)
 
 
@@ -129,16 +129,20 @@ def descend(
     save: Save | None = None,
     team: Team = SINGLE,
 ) -> tuple[Sweep, SolveState]:
-    """Potentials at `state.eps` whose target marginal is within `tol`, or the best that was reached.
+    """Find potentials at `state.eps` whose target marginal is within `tol`, or the best that were reached.
 
     Args:
-        kernel, a, b, std: the problem.
-        state: where to start or to go on, and where to end.
-        tol, max_passes: when to end.
-        aim: what moves `state.eps` on the way.
-        progress: told the passes and the error after each.
-        save: given the state's arrays before each pass but the first.
-        team: who shares the rows.
+        kernel: kernel of the problem.
+        a: source weights [n], float64.
+        b: target weights [m], float64.
+        std: standard deviation of the cost.
+        state: state to start or to continue from; its eps is the one to end at.
+        tol: L1 error of the target marginal at which to end.
+        max_passes: passes after which to end.
+        aim: moves `state.eps` during the solve.
+        progress: called with the passes and the error after each pass.
+        save: called with the state's arrays before each pass but the first.
+        team: processes that share the rows.
 
     Returns: the sweep over the final potentials, with its large entries and entropies, and the state with its passes
     and its eps.
@@ -149,7 +153,7 @@ def descend(
         current: Sweep | None = None
         while state.passes < max_passes:
             last_one = state.passes + 1 == max_passes
-            if last_one and state.level != state.eps:  # the last pass is for the eps that was asked for
+            if last_one and state.level != state.eps:  # the last pass is for the wanted eps
                 state.move(kernel.rescaled(state.gamma, state.level / state.eps), state.eps)
             state.may_end = state.may_end or last_one
             if save is not None and state.passes:
@@ -201,14 +205,14 @@ def descend(
 
 
 def _keep(keep: int, rest: float, ratio: float, most: int) -> int:
-    """Entries of a row for the next stand-in, from the share of P it did not hold and how far it lowered the error."""
+    """Choose the next surrogate's entries per row, from the share of P that this one lacked and its gain in error."""
     if ratio > SLOW:
         return min(4 * keep, most)
     return max(keep, MANY) if rest > 1 - NEARLY else keep
 
 
 def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[SurrogateSolution, float]:
-    """The stand-in's solution at `following`, or nearer to `level` where it cannot be solved so far down."""
+    """Solve the surrogate at `following`, or nearer to `level` where it cannot be solved so far down."""
     while True:
         solution = surrogate.solve(level / following, tol)
         if solution.error < max(tol, 0.1) or following == level:
@@ -217,7 +221,7 @@ def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -
 
 
 def thinned(problem: Problem, eps: float, every: int = THINNED) -> Problem:
-    """One row and column in eight, or as many as said, of a problem whose weights are all positive."""
+    """Keep one row and column in `every` of a problem whose weights are all positive."""
     a, b = problem.weights()
     rows, columns = (_some(k, k // every).to(a.device) for k in (problem.n, problem.m))
     a, b = a[rows] / a[rows].sum(), b[columns] / b[columns].sum()
@@ -225,12 +229,12 @@ def thinned(problem: Problem, eps: float, every: int = THINNED) -> Problem:
 
 
 def _some(k: int, count: int) -> Int64[Tensor, " count"]:
-    """Numbers below k at random, the same ones always: an even stride would see one half of data that alternate."""
+    """Choose the same random numbers below k each time: an even stride might see only one half of alternating data."""
     return torch.randperm(k, generator=torch.Generator().manual_seed(0))[:count].sort().values
 
 
 def _extended(kernel: Kernel, eps: float, std: float, team: Team) -> Float[Tensor, " m"]:
-    """gamma for a cost without a closed form: from zero, or from a thinned problem and one soft-min over its rows."""
+    """Compute gamma for a cost without a closed form: zero, or a soft-min over the rows of a thinned problem."""
     problem = kernel.problem
     if problem.n * problem.m <= SMALL:
         return kernel.log_b

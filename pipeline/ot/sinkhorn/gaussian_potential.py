@@ -1,4 +1,4 @@
-"""The potential of the two Gaussians with the data's moments: where a cold solve starts, in closed form."""
+"""The potential of two Gaussians with the data's moments, in closed form, from which a cold solve starts."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-DIRECTIONS = 512  # more of them are not told apart: an eigenvalue problem of 3,072 takes longer than many passes
+DIRECTIONS = 512  # most directions treated separately: an eigenvalue problem of 3,072 takes longer than many passes
 
 
 def gaussian_potential(
@@ -17,15 +17,19 @@ def gaussian_potential(
     eps: float,
     at: Float[Tensor, "k d"] | None = None,
 ) -> Float[Tensor, " k"]:
-    """g between N(0, A) and N(0, B) at the columns, for the dot-product cost, up to a constant.
+    """Compute g between N(0, A) and N(0, B) at the columns, for the dot-product cost, up to a constant.
 
     For A = I it is -0.5 y.((B + eps^2/4)^(1/2) + eps/2)^(-1) y (after Janati et al. 2020, arXiv 2006.02572); for other
     A the dot product is kept by x -> A^(-1/2) x, y -> A^(1/2) y, and no inverse is needed. In many dimensions A and B
     are taken as multiples of the identity outside the span of some of the columns.
 
     Args:
-        rows, columns: centred points [n, d], [m, d], float64; a, b: their weights; eps: absolute.
-        at: where to evaluate it, if not at the columns.
+        rows: centred source points [n, d], float64.
+        columns: centred target points [m, d], float64.
+        a: weights of the rows [n].
+        b: weights of the columns [m].
+        eps: absolute epsilon.
+        at: points at which to evaluate it; None: the columns.
     """
     at = columns if at is None else at
     d = rows.shape[1]
@@ -46,11 +50,11 @@ def gaussian_potential(
 
 
 def _left_out(points: Float[Tensor, "k d"], inside: Float[Tensor, "k s"]) -> Float[Tensor, " k"]:
-    """The squared lengths that a projection takes from points."""
+    """Compute the squared lengths that a projection removes from points."""
     return (points.square().sum(1) - inside.square().sum(1)).clamp(min=0)
 
 
 def _function(matrix: Float[Tensor, "d d"], function: Callable[[Tensor], Tensor]) -> Float[Tensor, "d d"]:
-    """A function of a positive semidefinite matrix, by its eigenvalues."""
+    """Apply a function to a positive semidefinite matrix, by its eigenvalues."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * function(values.clamp(min=0))) @ vectors.T

@@ -1,4 +1,4 @@
-"""The entropic coupling: from a problem to potentials whose full-pass error is below the tolerance."""
+"""The entropic coupling: solves a problem for potentials whose full-pass error is below the tolerance."""
 
 import math
 import time
@@ -35,22 +35,24 @@ def solve_sinkhorn(
 ) -> EntropicCoupling:
     """Find potentials whose plan has marginals within `tol` in L1 (Cuturi 2013; arXiv 2506.05526).
 
-    A solve that does not get there within `max_passes` returns `report.converged = False` and the errors it reached.
+    A solve that does not reach `tol` within `max_passes` returns `report.converged = False` and the errors it reached.
 
     Args:
         problem: the block; its eps is absolute.
         tol: L1 error of the target marginal, in (0, 2); the source marginal holds by construction.
         max_passes: passes over the n x m entries before giving up.
-        g0: a potential to start from, in units of the cost [m], such as `Coupling.g` of an earlier block.
+        g0: potential to start from, in units of the cost [m], such as `Coupling.g` of an earlier block.
         progress: called after every pass with the passes so far and the error.
-        team: processes that solve the block together; each calls this with the same arguments and gets the same answer.
-        resume: what an earlier solve of the same problem last gave to `save`, to go on from there to the same bits.
+        team: processes that solve the block together; each makes this call with the same arguments and gets the same
+            result.
+        resume: what an earlier solve of the same problem last passed to `save`, to continue from there with the same
+            bits.
         save: called before each pass but the first with all that the rest of the solve depends on, some vectors of m.
-        backend: what computes passes and draws; see `flowpairs.pipeline.ot.backends.choose.choose`.
+        backend: name of the backend of passes and draws; see `flowpairs.pipeline.ot.backends.choose.choose`.
 
     Raises:
-        InputError: eps, tol or max_passes out of range, a g0 that does not match, more members than rows can keep
-            busy, or a backend that cannot serve the problem.
+        InputError: eps, tol or max_passes out of range, a g0 that does not match, more members than rows can keep busy,
+            or a backend that cannot serve the problem.
     """
     if not (problem.eps > 0 and math.isfinite(problem.eps)):
         raise InputError(f"eps={problem.eps!r}: the regularisation must be positive and finite; give a larger eps")
@@ -102,7 +104,7 @@ class ProblemArrays:
 def finish_coupling(
     block: ProblemArrays, state: SolveState, last: Sweep, tol: float, started: float
 ) -> EntropicCoupling:
-    """The coupling and its report from the end of a solve and the sweep over its final potentials."""
+    """Build the coupling and its report from the end of a solve and the sweep over its final potentials."""
     eps = state.eps
     problem, share, kernel = replace(block.whole, eps=eps), block.share, block.kernel
     f, g = kernel.f(share.gather(last.phi), eps), kernel.g(last.gamma, eps)
@@ -137,7 +139,7 @@ def finish_coupling(
 def _extend(
     problem: Problem, block: ProblemArrays, f: Float[Tensor, " n_support"], g: Float[Tensor, " m_support"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-    """Potentials of the rows of zero weight: the soft-min of the other side's, which all other rows satisfy already."""
+    """Extend the potentials to rows of zero weight by the soft-min, which holds for all other rows already."""
     supported, team, backend = block.supported, block.team, block.kernel.backend
     full_g = softmin(problem.turned(supported.x0, supported.a), f, team, backend)
     full_g[block.target] = g
@@ -149,11 +151,13 @@ def _extend(
 def softmin(
     problem: Problem, g: Float[Tensor, " m"], team: Team = SINGLE, backend: Backend = TORCH
 ) -> Float[Tensor, " n"]:
-    """f_i = -eps log sum_j b_j exp((g_j - C_ij) / eps), one half-pass.
+    """Compute f_i = -eps log sum_j b_j exp((g_j - C_ij) / eps), in one half-pass.
 
     Args:
-        problem: whose x0, x1, b and eps are used; g: in units of the cost [m]; team: who shares the rows;
-            backend: what computes it.
+        problem: problem with x0, x1, b and eps.
+        g: target potential, in units of the cost [m].
+        team: processes that share the rows.
+        backend: backend that computes it.
     """
     kernel = kernel_of(problem, backend)
     gamma = kernel.gamma(g, problem.eps)

@@ -1,11 +1,11 @@
-"""A sparse stand-in for the kernel near one sweep, on which Sinkhorn iterations cost next to nothing.
+"""A sparse surrogate of the kernel near one sweep, on which Sinkhorn iterations cost next to nothing.
 
 The large entries of the plan are kept one by one, all others together as the rank-one matrix r c^T / sum(r) that has
-their row sums r and column sums c. Because the rest is kept, no row or column can starve, and the stand-in has
-exactly the marginals that the sweep measured; because the large entries are kept with their logits, it can be solved at
-a smaller eps than it was made at. What it misses, the next sweep measures.
+their row sums r and column sums c. Because the rest is kept, no row or column can starve, and the surrogate has exactly
+the marginals that the sweep measured; because the large entries are kept with their logits, it can be solved at a
+smaller eps than it was made at. What it misses, the next sweep measures.
 
-Each process keeps the entries of its own rows; an iteration sums one number a column over the processes.
+Each process keeps the entries of its own rows; an iteration sums one number per column over the processes.
 """
 
 import math
@@ -24,33 +24,35 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 MEMORY = 8
 ITERATIONS = 200
-BOUND = 900.0  # of |log2 v|: float64 holds v and what it multiplies
+BOUND = 900.0  # largest |log2 v|: float64 holds v and what it multiplies
 SOLVED = 0.1  # L1 error of a solution from which another one may start
-SPREAD = 4.0  # log2 of how much the rest may grow with eps
-LEAST = 1e-30  # the rest's least share of a column, so that every column can be reached
+SPREAD = 4.0  # log2 of the largest growth of the rest with eps
+LEAST = 1e-30  # smallest share of the rest per column, so that every column can be reached
 TINY = 1e-300
-BUSY = 2**17  # entries that are worth a thread's start
+BUSY = 2**17  # number of entries that is worth a thread's start
 
 
 class SurrogateSolution(NamedTuple):
-    """What the stand-in's solution at some eps is expected to be."""
+    """The properties that the surrogate's solution at some eps is expected to have."""
 
     gamma: Float[Tensor, " m"]
-    rows: Float[Tensor, " n"]  # log2 of the factors that the entries' rows take, which gives each row its mass
-    error: float  # L1, of the target marginal, on the stand-in
-    rest: float  # the share of P that is not kept entry by entry
+    rows: Float[Tensor, " n"]  # log2 of the factors of the entries' rows, which give each row its mass
+    error: float  # L1 error of the target marginal, on the surrogate
+    rest: float  # share of P that is not kept entry by entry
     entropy: float  # H(P) in nats, where the sweep found its entropies
 
 
 class Surrogate:
-    """The stand-in for the plan with marginals a, b that `sweep` found on `share`.
+    """The surrogate of the plan with marginals a, b that `sweep` found on `share`.
 
     Args:
-        sweep: the pass that it stands for.
-        a, b: the marginals to be reached.
+        sweep: the pass that it represents.
+        a: source marginal to be reached.
+        b: target marginal to be reached.
         log_b: log2 b.
-        share, workers: who works on which rows, and the threads.
-        measured: the rows' masses in the plan whose marginal the pass measured, where they were not `a`.
+        share: partition of the rows among processes.
+        workers: the threads.
+        measured: masses of the rows in the plan whose marginal the pass measured, where they were not `a`.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Surrogate:
         measured = a if measured is None else measured
         self.gamma, self.a, self.b, self.log_b, self.share, self.workers = sweep.gamma, a, b, log_b, share, workers
         self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits.double()
-        self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling that the next solution is sought from
+        self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling from which the next solve starts
         bounds = [share.sections[k].start for k in share.mine] + [share.rows.stop]
         self.cuts = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
         runs = min(len(share.mine), workers.threads, 1 + len(self.i) // BUSY)
@@ -99,15 +101,15 @@ class Surrogate:
             self.entropy_of_rest = max(0.0, left) / rest
 
     def solve(self, sharpen: float, tol: float) -> SurrogateSolution:
-        """Sinkhorn with Anderson acceleration on the stand-in, at 1 / sharpen times the sweep's eps."""
+        """Solve the surrogate at 1 / sharpen times the sweep's eps, by Sinkhorn with Anderson acceleration."""
         log_b = self.log_b[self.j]
         logits = (self.logits - log_b) * sharpen + log_b
         top = torch.zeros_like(self.a).scatter_reduce_(0, self.i.long(), logits, "amax", include_self=False)
         mass = (logits - top[self.i]).exp2()
-        # An entry that was left out lies below every one kept, and shrinks by at least as much.
+        # A left-out entry lies below every kept one, and shrinks by at least as much.
         least = self.share.each([-_lowest(self.logits[low:high]) for low, high in pairwise(self.cuts)])
         growth = (-least.max() - self.log_b.mean()) * (sharpen - 1)
-        if sharpen < 1:  # where nearly all is kept, the rest is but rounding, which must not grow
+        if sharpen < 1:  # where nearly all is kept, the rest is only rounding, which must not grow
             growth = growth.clamp(max=SPREAD)
         r, c = self.rest_of_row * (growth - top).clamp(max=BOUND).exp2(), self.rest_of_column
         list(self.workers.map(lambda part: part.fill(mass, r), self.parts))
@@ -134,7 +136,7 @@ class Surrogate:
     def _iterate(
         self, v: Float[Tensor, " m"], r: Float[Tensor, " n"], c: Float[Tensor, " m"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-        """The rows' scaling that fits the columns' scaling v, and the columns' masses under both."""
+        """Compute the rows' scaling that fits the columns' scaling v, and the columns' masses under both."""
         u, masses = torch.zeros_like(self.a), torch.zeros_like(self.b, dtype=torch.int64)
         outside = c @ v
 
@@ -148,7 +150,7 @@ class Surrogate:
         return u, self.share.masses(masses)
 
     def _entropy_of(self, masses: Float[Tensor, " k"]) -> float:
-        """The sum of -p log p over the kept entries of all processes."""
+        """Sum -p log p over the kept entries of all processes."""
         each = [_entropy(masses[low:high]) for low, high in pairwise(self.cuts)]
         return self.share.each(each).sum().item()
 
@@ -156,14 +158,15 @@ class Surrogate:
 class SurrogatePart:
     """The kept entries of some consecutive sections, as a sparse matrix by rows and by columns.
 
-    By columns each section is apart, with a last column for the rest, since what a section adds must not depend on
-    which others stand beside it.
+    By columns each section is separate, with a last column for the rest, since what a section adds must not depend on
+    the sections next to it.
 
     Args:
-        i, j: rows and columns of the entries, sorted by rows.
-        bounds: the sections' first rows, and the end.
-        entries: where these entries stand among all.
-        m: columns.
+        i: rows of the entries, in increasing order.
+        j: columns of the entries.
+        bounds: first rows of the sections, and the end.
+        entries: positions of these entries among all.
+        m: number of columns.
     """
 
     def __init__(self, i: Int[Tensor, " k"], j: Int[Tensor, " k"], bounds: list[int], entries: slice, m: int) -> None:
@@ -182,7 +185,7 @@ class SurrogatePart:
         )
 
     def fill(self, mass: Float[Tensor, " entries"], r: Float[Tensor, " n"]) -> None:
-        """Put in the values of the kept entries, and the rest's row sums."""
+        """Set the values of the kept entries, and the rest's row sums."""
         count = self.rows.stop - self.rows.start
         values = mass[self.entries]
         self.kernel = _csr(*self.pattern, values, (count, self.m))
@@ -190,13 +193,13 @@ class SurrogatePart:
         self.transposed = _csr(*self.transposed_pattern, by_column, (self.sections * (self.m + 1), count))
 
     def spread(self, u: Float[Tensor, " n"], c: Float[Tensor, " m"], v: Float[Tensor, " m"]) -> Int64[Tensor, " m"]:
-        """The masses v (K^T u + c r.u) of these rows, in integers."""
+        """Compute the masses v (K^T u + c r.u) of these rows, in integers."""
         sums = (self.transposed @ u[self.rows]).view(self.sections, self.m + 1)
         return torch.addr(sums[:, :-1], sums[:, -1], c).mul_(v * UNIT).sum(0, dtype=torch.int64)
 
 
 def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """The least logit, 0 where there is none."""
+    """Find the smallest logit, 0 where there is none."""
     return torch.cat([logits, logits.new_zeros(1)]).min()
 
 

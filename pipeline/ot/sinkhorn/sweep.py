@@ -1,4 +1,4 @@
-"""One pass over all n x m entries: from g to everything that an iteration and its certificate need."""
+"""One pass over all n x m entries, from g to everything that an iteration and its certificate need."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from flowpairs.pipeline.ot.tiles.logits import Logits
 from flowpairs.pipeline.ot.tiles.partition import RowPartition, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
 
-SAMPLE = 2**17  # entries by which the window is judged
+SAMPLE = 2**17  # entries by which the window is estimated
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Entries:
 class Sweep:
     """What one pass at `gamma` found, for the plan whose source marginal is exact: P_ij = a_i 2^(logits_ij - phi_i).
 
-    Of the arrays over rows a process fills in those of its share.
+    In arrays over rows a process fills in only those of its share.
     """
 
     gamma: Float[Tensor, " m"]
@@ -49,20 +49,20 @@ def sweep(
     entropies: bool = False,
     marginal: bool = True,
 ) -> Sweep:
-    """Soft-min over every row and, from the same tiles, the target marginal; on demand large entries and entropies.
+    """Compute each row's soft-min and, from the same tiles, the target marginal; on demand large entries and entropies.
 
     A row is whole in its tile, so its sum is known before its entries are added to the columns: one product and one
-    exponential an entry give both halves of a Sinkhorn iteration.
+    exponential per entry give both halves of a Sinkhorn iteration.
 
     Args:
         kernel: logits with `gamma` in place.
-        gamma: the columns' part of the logits [m], carried along.
+        gamma: the columns' part of the logits [m], passed through.
         a: source weights [n], float64.
-        share: which rows are visited here.
+        share: partition whose rows are visited here.
         workers: the threads.
-        keep: collect about this many entries a row, the largest over all rows; None collects none.
+        keep: collect about this many entries per row, the largest over all rows; None collects none.
         entropies: also find the rows' entropies, for which logits must outlive their exponentials.
-        marginal: add up the target marginal, the other half of an iteration; without it `columns` are zero.
+        marginal: sum the target marginal, the other half of an iteration; without it `columns` are zero.
     """
     phi, bits = torch.zeros_like(a), torch.zeros_like(a) if entropies else None
     window = None if keep is None else _window(kernel, keep)
@@ -106,11 +106,14 @@ def sweep(
 def large_entries(
     kernel: Logits, phi: Float[Tensor, " n"], share: RowPartition, workers: Workers, keep: int
 ) -> Entries:
-    """The entries that `sweep` collects, for a backend that knows the rows' log-sums from elsewhere.
+    """Collect the entries that `sweep` collects, for a backend that has the rows' log-sums from elsewhere.
 
     Args:
-        kernel, share, workers, keep: as for `sweep`.
-        phi: the log-sums of this process's rows [n].
+        kernel: logits, as for `sweep`.
+        phi: log-sums of this process's rows [n].
+        share: partition whose rows are visited, as for `sweep`.
+        workers: the threads.
+        keep: entries per row, as for `sweep`.
     """
     window = _window(kernel, keep)
 
@@ -130,7 +133,7 @@ def large_entries(
 
 
 def _window(kernel: Logits, keep: int) -> float:
-    """How far below its row's largest an entry may lie so that about `keep` are kept a row, judged by some rows."""
+    """Estimate from some rows how far below its row's largest a kept entry may lie, for about `keep` per row."""
     count = min(kernel.n, max(16, 2**20 // kernel.m))
     some = torch.arange(count, device=kernel.device) * kernel.n // count
     sample = kernel.restrict(some, torch.arange(kernel.m, device=some.device))
@@ -143,7 +146,7 @@ def _window(kernel: Logits, keep: int) -> float:
 def _within(
     logits: Float[Tensor, "r m"], window: float, most: int, workers: Workers
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]:
-    """Rows, columns and logits of the entries above -window; with more than `most` it narrows, or thins its ties.
+    """Find rows, columns and logits of the entries above -window; beyond `most` it narrows the window, or thins ties.
 
     What a tile finds outlives it, so nothing as large as a tile may be allocated on the way: what is found would lie in
     the hole that it leaves, the next such beyond it, and so on, until memory is many times what is in use.
@@ -160,14 +163,14 @@ def _within(
 
 
 def _mark(values: Float[Tensor, "r m"], bound: float, mask: Bool[Tensor, "r m"]) -> int:
-    """Mark the values of at least `bound`; returns how many there are. numpy is four times as fast on a CPU."""
+    """Mark the values of at least `bound`; return how many there are. numpy is four times as fast on a CPU."""
     if values.device.type == "cpu":
         return int(np.count_nonzero(np.greater_equal(values.numpy(), bound, out=mask.numpy())))
     return int(torch.ge(values, bound, out=mask).sum())
 
 
 def _positions(mask: Bool[Tensor, "r m"]) -> Int[Tensor, " k"]:
-    """Where it is true, as positions in the flattened tensor; numpy is faster here, too."""
+    """Find where the mask is true, as positions in the flattened tensor; numpy is faster here, too."""
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.view(-1).nonzero()[:, 0]

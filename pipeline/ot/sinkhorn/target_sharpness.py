@@ -1,9 +1,10 @@
-"""The coupling of a wanted sharpness: epsilon by the entropy that it leaves.
+"""The coupling of a wanted sharpness, with epsilon chosen by the entropy of the plan.
 
 Sharpness E grows with eps, its logit nearly like a multiple of log eps, and a step of eps by a quarter raises the error
-of a plan to a hundredth or two. So eps moves in mid-solve: every pass finds how sharp its plan is, its sparse stand-in
-tells how sharp it will be once the marginals hold, and eps takes a secant step in these coordinates, or the one that
-the stand-in calls for where it holds most of the plan. A search so takes hardly more passes than a solve.
+of a plan to one or two hundredths. So eps moves during the solve: every pass finds how sharp its plan is, its sparse
+surrogate predicts how sharp it will be once the marginals hold, and eps takes a secant step in these coordinates, or
+the one that the surrogate calls for where it holds most of the plan. A search therefore takes hardly more passes than a
+solve.
 """
 
 import math
@@ -37,21 +38,21 @@ from flowpairs.pipeline.ot.tiles.kernel import LOG2E
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
-CLOSE = 0.008  # to the sharpness that was asked for
-STILL = 0.004  # so near to it eps stays
-MOVES = 12  # of eps, at most
-GUESS = 0.02  # L1 error of the stand-in's solutions in the search
-HELD = 0.8  # share of the plan that the stand-in must hold to be asked for eps
-STEPS = 12  # of the search on a stand-in, at most
-SLOPE = 1.0  # of the logit of E over log eps: between 0.4 and 2 on all data looked at
-SLOPES = 0.1, 4.0  # what is believed
-APART = 0.02  # of log eps, from which two passes tell a slope
+CLOSE = 0.008  # largest difference from the wanted sharpness
+STILL = 0.004  # difference within which eps stays
+MOVES = 12  # largest number of moves of eps
+GUESS = 0.02  # L1 error of the surrogate's solutions in the search
+HELD = 0.8  # share of the plan that the surrogate must hold to predict eps
+STEPS = 12  # largest number of steps of the search on a surrogate
+SLOPE = 1.0  # slope of the logit of E over log eps: between 0.4 and 2 on all data examined
+SLOPES = 0.1, 4.0  # bounds of an estimated slope
+APART = 0.02  # smallest difference of log eps between two passes that gives a slope
 
-BROAD = 0.4  # sharpness down to which a thinned problem stands for the whole
+BROAD = 0.4  # sharpness down to which a thinned problem represents the whole
 FEWEST, ENOUGH = 64, 512  # rows of a thinned problem
-MANY = 4  # rows of the whole behind each of them, at least
+MANY = 4  # smallest number of the problem's rows per row of it
 ROUGH = 0.02  # L1 error at which its sharpness is known well enough
-PASSES = 40  # over it, at most
+PASSES = 40  # largest number of passes over it
 
 
 @dataclass
@@ -61,10 +62,11 @@ class Sharpness:
     Args:
         block: the problem.
         wanted: the sharpness.
-        slope: of the logit of E over log eps, as far as is known.
-        estimated: whether the first eps is that of a thinned problem, so that a stand-in need not be asked above it.
-        moves: of eps so far.
-        log_eps, logit: where E was last looked at, and that of E.
+        slope: slope of the logit of E over log eps, as far as is known.
+        estimated: whether the first eps is that of a thinned problem, so that the surrogate is not needed above it.
+        moves: number of moves of eps so far.
+        log_eps: log eps at which E was last found.
+        logit: logit of that E.
     """
 
     block: ProblemArrays
@@ -102,7 +104,7 @@ class Sharpness:
         return state.level * math.exp(min(step, math.log(SHARPEN)))
 
     def _down(self, surrogate: Surrogate, step: float) -> float:
-        """How far to lower log eps: by `step`, or by what the stand-in says where it holds most of the plan."""
+        """Choose how far to lower log eps: by `step`, or as the surrogate predicts where it holds most of the plan."""
         low, high = 0.0, math.log(SHARPEN)
         last, logit, at = 0.0, self.logit, min(step, high)
         for _ in range(STEPS):
@@ -123,13 +125,14 @@ class Sharpness:
 
 
 def check_reachable(sharpness: float, source: float, target: float) -> None:
-    """Refuse a sharpness below that of a permutation, which no coupling of two sides of other entropies is.
+    """Refuse a sharpness below the smallest one, which is not 0 where the entropies of the two sides differ.
 
-    H(P) is at least that of the wider side, since every row of it has a partner.
+    H(P) is at least the larger of the sides' entropies, since every row of that side has a partner.
 
     Args:
-        sharpness: E that is asked for.
-        source, target: H of the marginals; log n where rows count alike.
+        sharpness: wanted E.
+        source: H of the source marginal; log n for equal weights.
+        target: H of the target marginal; log m for equal weights.
 
     Raises:
         InputError: no coupling is so sharp.
@@ -156,16 +159,22 @@ def solve_for_sharpness(
 ) -> EntropicCoupling:
     """Find the eps whose coupling has the sharpness E = 2 H(P) / (H(a) + H(b)) - 1, and that coupling.
 
-    `report.sharpness` is what was reached, and `report.converged` speaks of the marginals alone.
+    `report.sharpness` is the reached sharpness; `report.converged` refers to the marginals alone.
 
     Args:
         problem: the block; its eps is ignored, and the coupling's problem holds the one found.
-        sharpness: in (0, 1); 0 a permutation, 1 independent.
-        tol, max_passes, progress, team, resume, save, backend: as `solve_sinkhorn`, over all passes.
+        sharpness: wanted E in (0, 1); 0 a permutation, 1 independent.
+        tol: L1 error of the target marginal, as for `solve_sinkhorn`.
+        max_passes: passes of the whole search before giving up.
+        progress: as for `solve_sinkhorn`, over all passes.
+        team: as for `solve_sinkhorn`.
+        resume: as for `solve_sinkhorn`.
+        save: as for `solve_sinkhorn`.
+        backend: as for `solve_sinkhorn`.
 
     Raises:
-        InputError: a sharpness outside (0, 1) or that no coupling has, tol or max_passes out of range, or marginals
-            of which one is a point.
+        InputError: a sharpness outside (0, 1) or that no coupling has, tol or max_passes out of range, or a marginal
+            that is concentrated on one point.
     """
     if not 0 < sharpness < 1:
         raise InputError(f"sharpness={sharpness!r}: lies between 0 (a permutation) and 1 (independent); give 0.1, say")
@@ -199,10 +208,10 @@ def solve_for_sharpness(
 
 
 def _first(block: ProblemArrays, wanted: float, tol: float) -> tuple[Sharpness, SolveState]:
-    """Where the search begins: at a blurred eps, or where a thinned problem leaves the same mutual information.
+    """Build the start of the search: a blurred eps, or that of a thinned problem with the same mutual information.
 
-    H(a) + H(b) - H(P) = (1 - E) (H(a) + H(b)) / 2 hardly depends on how many points stand for two densities, as long as
-    each has many partners. Sharp plans have too few, but show their entropy on the stand-in of a blurred pass.
+    H(a) + H(b) - H(P) = (1 - E) (H(a) + H(b)) / 2 hardly depends on how many points represent two densities, as long as
+    each has many partners. Sharp plans have too few, but show their entropy on the surrogate of a blurred pass.
     """
     aim, eps = Sharpness(block, wanted), BLUR * block.std
     least = min(len(block.a), len(block.b))
@@ -214,7 +223,7 @@ def _first(block: ProblemArrays, wanted: float, tol: float) -> tuple[Sharpness, 
             rough = max(tol, ROUGH)
             small, state = _first(few, alike, rough)
             _, state = descend(few.kernel, few.a, few.b, few.std, state, rough, PASSES, aim=small)
-            # Of the same information over log eps.
+            # slope of the same information over log eps
             aim.slope, aim.estimated, eps = small.slope * alike / wanted, True, state.eps
     return aim, cold(block.kernel, eps, block.std, tol, block.team)
 

@@ -1,1 +1,1 @@
-"""The n x m kernel that is never stored: its tiles, their logits, and the rows of one process."""
+"""The n x m kernel, which is never stored: its tiles, their logits, and the rows of one process."""

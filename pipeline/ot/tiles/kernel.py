@@ -6,7 +6,7 @@ Inside the solver everything is in base 2: with s = log2(e) / eps and the cost s
 
 Base 2 because exp2, unlike exp, does not slow down where it underflows, which is where most entries lie at small eps.
 Where c is an inner product, it is that of the centred points, since an offset of the data only moves the potentials but
-would cost float32 its digits, and one matrix product with a column more gives the logits.
+would cost float32 digits, and one matrix product with one more column gives the logits.
 """
 
 import math
@@ -27,12 +27,13 @@ NEVER = -1e30  # a logit that stands for zero probability and, unlike -inf, surv
 
 
 class Kernel(ABC):
-    """What the solver asks of a problem's geometry, at any eps; all rows and columns, zero weights included.
+    """The geometry of a problem as the solver needs it, at any eps; all rows and columns, zero weights included.
 
     Args:
-        problem: whose points and weights.
-        p, q: the parts of the cost that the potentials absorb, float64 [n], [m].
-        backend: what reduces the logits.
+        problem: problem with the points and weights.
+        p: part of the cost that f absorbs, float64 [n].
+        q: part of the cost that g absorbs, float64 [m].
+        backend: backend that reduces the logits.
     """
 
     def __init__(self, problem: Problem, p: Float[Tensor, " n"], q: Float[Tensor, " m"], backend: Backend) -> None:
@@ -40,41 +41,41 @@ class Kernel(ABC):
         self.log_b = torch.log2(problem.weights()[1]).clamp(min=NEVER)
 
     def gamma(self, g: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
-        """The columns' part of the logits from the potential g, in units of the cost."""
+        """Convert the potential g, in units of the cost, to the columns' part of the logits."""
         return (g.double() - self.q) * (LOG2E / eps) + self.log_b
 
     def g(self, gamma: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
-        """The potential g, in units of the cost, from the columns' part of the logits."""
+        """Convert the columns' part of the logits to the potential g, in units of the cost."""
         return (gamma - self.log_b) * (eps / LOG2E) + self.q
 
     def f(self, phi: Float[Tensor, " n"], eps: float) -> Float[Tensor, " n"]:
-        """The potential f, in units of the cost, from the rows' log-sums."""
+        """Convert the rows' log-sums to the potential f, in units of the cost."""
         return self.p - phi * (eps / LOG2E)
 
     def rescaled(self, gamma: Float[Tensor, " m"], sharpen: float) -> Float[Tensor, " m"]:
-        """gamma of the same g at 1 / sharpen times the eps."""
+        """Convert gamma to that of the same g at 1 / sharpen times the eps."""
         return (gamma - self.log_b) * sharpen + self.log_b
 
     @abstractmethod
     def closed_form(self, eps: float) -> Float[Tensor, " m"] | None:
-        """gamma of Gaussians with the data's moments, where the cost has such a formula."""
+        """Compute gamma of Gaussians with the data's moments; None where the cost has no such formula."""
 
     @abstractmethod
     def bound(self, gamma: Float[Tensor, " m"], eps: float) -> Logits:
-        """The logits at `gamma` and `eps`, ready for tiles."""
+        """Build the logits at `gamma` and `eps`, ready for tiles."""
 
     @abstractmethod
     def dense(self) -> Float[Tensor, "n m"]:
-        """c, written down in float64: for problems small enough."""
+        """Compute c as a matrix in float64, for problems that are small enough."""
 
 
 def kernel_of(problem: Problem, backend: Backend = TORCH) -> Kernel:
-    """The kernel of the problem's cost."""
+    """Build the kernel of the problem's cost."""
     return CostKernel(problem, backend) if callable(problem.cost) else InnerKernel(problem, backend)
 
 
 class InnerKernel(Kernel):
-    """The dot product, c = -x.y, and the squared distance, c = -2 x.y, of the centred points x, y."""
+    """The dot product, c = -x.y, or the squared distance, c = -2 x.y, of the centred points x, y."""
 
     def __init__(self, problem: Problem, backend: Backend) -> None:
         a, b = problem.weights()
@@ -116,7 +117,7 @@ class CostKernel(Kernel):
         super().__init__(problem, torch.zeros_like(a), torch.zeros_like(b), backend)
 
     def closed_form(self, eps: float) -> None:
-        """There is none; see descent.py for where such a solve starts."""
+        """Return None; pipeline/ot/sinkhorn/descent.py finds the start of such a solve."""
 
     def bound(self, gamma: Float[Tensor, " m"], eps: float) -> "CostLogits":
         """See `Kernel.bound`."""

@@ -1,6 +1,6 @@
-"""Base-2 logits of the Gibbs kernel, computed a tile of whole rows at a time: what the backends reduce.
+"""Base-2 logits of the Gibbs kernel, which backends reduce, computed a tile of whole rows at a time.
 
-How they come from a problem: see kernel.py.
+pipeline/ot/tiles/kernel.py derives them from a problem.
 """
 
 from typing import Protocol, runtime_checkable
@@ -14,20 +14,20 @@ from flowpairs.pipeline.ot.costs.cost import CostFunction, tile
 
 @runtime_checkable
 class Logits(Protocol):
-    """Logits with their `gamma` inside."""
+    """Logits that include their `gamma`."""
 
     n: int
     m: int
     device: torch.device
 
     def restrict(self, rows: Int[Tensor, " r"], columns: Int[Tensor, " c"]) -> "Logits":
-        """The same logits for some of the rows and columns."""
+        """Return the same logits for some of the rows and columns."""
 
     def tile(self, rows: slice, out: Float[Tensor, "_ m"]) -> Float[Tensor, "r m"]:
         """Write the logits of some rows into the first rows of `out` and return them."""
 
     def empty(self, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
-        """Room for a tile, of the kernel's type and device."""
+        """Allocate a tile, of the kernel's type and device."""
 
 
 class InnerLogits:

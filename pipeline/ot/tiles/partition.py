@@ -1,8 +1,8 @@
-"""One block over several processes: each does the same steps, the passes over its own rows only.
+"""One block over several processes: each takes the same steps, and passes over its own rows only.
 
-The rows are cut into sections, the same ones however many processes there are, and a process owns whole sections. What
-sections add to a sum over all rows is turned into integers before it is added (vectors), or added in the sections'
-order (numbers), so a result has the same bits whatever the number of processes. Only such sums travel.
+The rows are cut into sections, which do not depend on the number of processes, and a process owns whole sections. What
+sections add to a sum over all rows is converted to integers before it is added (vectors), or added in the sections'
+order (numbers), so a result has the same bits for any number of processes. Only such sums are exchanged.
 """
 
 from typing import Protocol, runtime_checkable
@@ -14,12 +14,12 @@ from torch import Tensor
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.tiles.tiling import TileRun, sections, tile_runs
 
-UNIT = 2.0**62  # what a mass of 1 counts in integers: all of them fit, and a mass of 1e-6 keeps 42 bits
+UNIT = 2.0**62  # integer that stands for a mass of 1: all masses fit, and a mass of 1e-6 keeps 42 bits
 
 
 @runtime_checkable
 class Team(Protocol):
-    """Processes that solve one block together, this one among them."""
+    """Processes that solve one block together, including this one."""
 
     rank: int
     size: int
@@ -45,9 +45,9 @@ class RowPartition:
     """The rows of an n x m kernel that this member of `team` works on.
 
     Attributes:
-        sections: of all rows, in order.
-        mine: numbers of the sections that are this member's.
-        rows: what they span.
+        sections: sections of all rows, in order.
+        mine: numbers of this member's sections.
+        rows: rows that this member's sections span.
     """
 
     def __init__(self, n: int, m: int, device: torch.device, team: Team = SINGLE) -> None:
@@ -59,26 +59,26 @@ class RowPartition:
         self.rows = slice(bounds[self.mine.start], bounds[self.mine.stop])
 
     def groups(self) -> list[TileRun]:
-        """Runs of tiles that cover this member's rows."""
+        """Cut this member's rows into runs of tiles."""
         return [group for k in self.mine for group in tile_runs(self.sections[k], self.m, self.device)]
 
     def masses(self, parts: Int64[Tensor, " k"]) -> Float[Tensor, " k"]:
-        """Masses summed over the members, from this member's in integers (see `count`)."""
+        """Sum masses over the members, given this member's in fixed point (see `to_fixed_point`)."""
         return self.team.sum(parts).double() / UNIT
 
     def each(self, numbers: list[Tensor]) -> Float[Tensor, " sections"]:
-        """A number of every section, from those of this member's sections."""
+        """Collect one number per section, given those of this member's sections."""
         out = torch.zeros(len(self.sections), dtype=torch.float64, device=self.device)
         if numbers:
             out[self.mine.start : self.mine.stop] = torch.stack(numbers).double()
         return self.team.sum(out)
 
     def total(self, values: Float[Tensor, " n"]) -> float:
-        """The sum over all rows; `values` need to be right for this member's."""
+        """Sum over all rows; `values` need to be right only for this member's rows."""
         return self.each([values[self.sections[k]].sum() for k in self.mine]).sum().item()
 
     def gather(self, values: Shaped[Tensor, "n *rest"]) -> Shaped[Tensor, "n *rest"]:
-        """All rows of `values`, of which every member knows its own."""
+        """Collect all rows of `values`, given this member's own."""
         if self.team.size == 1:
             return values
         whole = torch.zeros_like(values)
@@ -94,5 +94,5 @@ def check_team(size: int, n: int, m: int, device: torch.device) -> None:
 
 
 def to_fixed_point(masses: Float[Tensor, "*k"]) -> Int64[Tensor, "*k"]:
-    """Masses of at most 1 as integers, whose sums are exact in any order."""
+    """Convert masses of at most 1 to integers, whose sums are exact in any order."""
     return (masses.double() * UNIT).long()

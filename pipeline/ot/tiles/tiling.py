@@ -1,8 +1,8 @@
 """Streaming over an n x m kernel that is never stored: row tiles, and the threads that run them.
 
-A tile is a few whole rows of the kernel. Tiles have a fixed size and each is computed by one thread, what they
-contribute is added up in a fixed order, and everything between passes runs on one thread, since torch splits its sums
-by the number of threads. So every result has the same bits whatever that number is.
+A tile is a few whole rows of the kernel. Tiles have a fixed size and each is computed by one thread, their
+contributions are added in a fixed order, and everything between passes runs on one thread, since torch splits its sums
+by the number of threads. So every result has the same bits for any number of threads.
 """
 
 import threading
@@ -18,8 +18,8 @@ from torch import Tensor
 CPU_SMALL, CPU_LARGE = 2**20, 2**22  # entries of a tile: enough to hide a call's cost, few enough for the cache
 CPU_ROWS = (16, 128, 512)  # fewer than 16 starve the matrix product, 128 feed it, 512 are plenty
 GPU_ENTRIES = 2**27
-CPU_SECTIONS, GPU_SECTIONS = 16, 64  # at most: so many processes can share a block
-GROUPS = 4  # of a section, at most: runs of tiles that one thread adds up
+CPU_SECTIONS, GPU_SECTIONS = 16, 64  # largest numbers of sections, hence of processes that can share a block
+GROUPS = 4  # largest number per section: runs of tiles that one thread adds up
 
 TileRun = list[slice]  # consecutive tiles, as row numbers
 
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 
 def tile_rows(m: int, device: torch.device) -> int:
-    """How many rows of m entries make a tile."""
+    """Compute how many rows of m entries make a tile."""
     if device.type != "cpu":
         return max(1, GPU_ENTRIES // m)
     least, good, most = CPU_ROWS
@@ -38,12 +38,12 @@ def tile_rows(m: int, device: torch.device) -> int:
 
 
 def sections(n: int, m: int, device: torch.device) -> list[slice]:
-    """Cut n rows of m entries into consecutive sections of whole tiles, alike in size."""
+    """Cut n rows of m entries into consecutive sections of whole tiles, similar in size."""
     return _cut(slice(0, n), tile_rows(m, device), CPU_SECTIONS if device.type == "cpu" else GPU_SECTIONS)
 
 
 def tile_runs(section: slice, m: int, device: torch.device) -> list[TileRun]:
-    """The tiles of a section, as consecutive groups."""
+    """Cut a section into consecutive groups of tiles."""
     size = tile_rows(m, device)
     return [
         [slice(start, min(run.stop, start + size)) for start in range(run.start, run.stop, size)]
@@ -52,7 +52,7 @@ def tile_runs(section: slice, m: int, device: torch.device) -> list[TileRun]:
 
 
 def _cut(rows: slice, size: int, most: int) -> list[slice]:
-    """At most `most` runs of whole tiles of `size` rows."""
+    """Cut rows into at most `most` runs of whole tiles of `size` rows."""
     tiles = -(-(rows.stop - rows.start) // size)
     count = min(most, tiles)
     cuts = [min(rows.stop, rows.start + size * (tiles * k // count)) for k in range(count + 1)]
@@ -62,8 +62,9 @@ def _cut(rows: slice, size: int, most: int) -> list[slice]:
 class Workers:
     """A scope in which tiles run on as many threads as torch had, and all else on one; a GPU needs no threads.
 
-    torch's number of threads is per calling thread: each worker takes one, and the caller's is put back at the end. A
-    scope inside another is that other one, so whatever needs the same bits on any number of threads opens one.
+    torch's number of threads is set per calling thread: each worker takes one, and the caller's number is restored at
+    the end. A scope inside another one is the outer one, so whatever needs the same bits on any number of threads opens
+    one.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -90,7 +91,7 @@ class Workers:
             torch.set_num_threads(self.threads)
 
     def room(self, number: int, rows: int, columns: int, like: Callable[[int, int], Tensor]) -> Tensor:
-        """A buffer [rows, columns] of this thread, the same memory at every call: fresh pages cost as much as a sum."""
+        """Return a buffer [rows, columns] of this thread, always the same memory: fresh pages cost as much as a sum."""
         buffers = self._rooms.__dict__.setdefault("buffers", {})
         found = buffers.get(number)
         if found is None or found.numel() < rows * columns or found.dtype != like(0, 0).dtype:
