@@ -1,4 +1,5 @@
-"""Thin entry points, one module per command; `flowpairs couple` and `python -m jobs.couple` reach the same code.
+"""Thin entry points, one module per command; `flowpairs couple` and `python -m jobs.couple` run the same code.
 
-remote/ is what `submit`, `jobs` and `stop` share, _stream_job.py and _children.py are how `stream` runs two of them.
+public/ is the package `flowpairs` itself. remote/ is shared by `submit`, `jobs` and `stop`; _stream_job.py and
+_children.py run the two jobs of `stream`.
 """

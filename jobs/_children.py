@@ -1,4 +1,4 @@
-"""Commands of flowpairs as processes below this one, which end together where one of them fails.
+"""Commands of flowpairs as child processes, which end together if one of them fails.
 
     python -m flowpairs.jobs._children flowpairs.pipeline.couple couple job.yaml
 
@@ -20,18 +20,18 @@ from types import TracebackType
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.progress import LOOK_EVERY
 
-GRACE = 20.0  # seconds that a process has to end in order
+GRACE = 20.0  # seconds that a process has to end by itself before it is killed
 
 
 class Child:
-    """A process whose lines on standard error are passed on under its name.
+    """A child process, whose lines on standard error are printed with its name in front.
 
-    It leads a session of its own, so that Ctrl-C in a terminal reaches this process alone, which ends the others.
+    It leads a session of its own, so that Ctrl-C in a terminal reaches the parent process alone, which ends the others.
 
     Args:
-        name: of the job, for people.
-        command: what to run.
-        environment: of the process.
+        name: the name of the job, for printing.
+        command: the command line to run.
+        environment: the environment variables of the process.
     """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -41,7 +41,7 @@ class Child:
         self._process = subprocess.Popen(
             command,
             env=environment,
-            stdin=subprocess.PIPE,  # which closes with this process, however it dies; see `die_with_parent`
+            stdin=subprocess.PIPE,  # closes when this process dies in any way; see `die_with_parent`
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -59,10 +59,11 @@ class Child:
             self._process.stdin.flush()
 
     def done(self) -> bool:
-        """Whether it has come to its end.
+        """Return whether the process has ended with success.
 
         Raises:
-            InputError, JobError: it has failed; with its own sentence, where it gave one.
+            InputError: the process has failed with exit status 2; the message is its own, if it printed one.
+            JobError: it has failed in another way; likewise.
         """
         status = self._process.poll()
         if status is None or status == 0:
@@ -73,13 +74,13 @@ class Child:
         raise (InputError if status == 2 else JobError)(f"{self.name}: {sentence}")
 
     def stop(self) -> None:
-        """Ask it to end as by Ctrl-C; what it says of that is not passed on."""
+        """Interrupt the process as Ctrl-C does; its further lines are not printed."""
         self._stopped = True
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
 
     def wait(self, seconds: float) -> None:
-        """Wait until it has ended, and kill it after so many seconds."""
+        """Wait until the process has ended, and kill it after the given number of seconds."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -90,7 +91,7 @@ class Child:
         self._process.stdin.close()
 
     def _pass_on(self) -> None:
-        """Pass on its lines, but for the sentence that it fails with."""
+        """Print the lines of the process, except the error message that it fails with, which `done` raises."""
         assert self._process.stderr is not None
         with self._process.stderr as lines:
             for line in lines:
@@ -108,7 +109,7 @@ class Child:
 
 
 class Children:
-    """Processes that run at the same time; leaving the block ends those that still run."""
+    """Child processes that run at the same time; leaving the body of the `with` ends those that still run."""
 
     def __init__(self) -> None:
         self._all: list[Child] = []
@@ -126,22 +127,26 @@ class Children:
             child.wait(max(0.0, deadline - time.monotonic()))
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> Child:
-        """Start one more; see `Child`."""
+        """Start another process; see `Child`."""
         self._all.append(Child(name, command, environment))
         return self._all[-1]
 
     def wait(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Wait until all have come to their ends, or something holds.
+        """Wait until all processes have ended, or until a condition holds.
+
+        Args:
+            until: the condition.
 
         Raises:
-            InputError, JobError: one of them has failed; see `Child.done`.
+            InputError: a process has failed; see `Child.done`.
+            JobError: likewise.
         """
         while [child for child in self._all if not child.done()] and not until():
             time.sleep(LOOK_EVERY)
 
 
 def die_with_parent() -> None:
-    """Kill this process as soon as its standard input ends, which is when the process that started it is gone."""
+    """Kill this process as soon as its standard input closes, which happens when its parent process is gone."""
 
     def watch() -> None:
         while os.read(0, 1):

@@ -1,7 +1,7 @@
-"""A coupling job and a training job at once, on one cluster: two processes, each of them the ordinary command.
+"""A coupling job and a training job at once on one cluster: two processes, each of which runs the ordinary command.
 
-Both get numbers with which they fit side by side, whichever Ray starts first. Both go on where they were when the same
-command is run again, and neither depends on how fast the other is: the first epoch reads the blocks in their order.
+Both get sizes with which they fit side by side, whichever Ray starts first. Both resume when the same command is run
+again, and neither result depends on the speed of the other job: the first epoch reads the blocks in their order.
 """
 
 import os
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 
 def stream(config: StreamConfig) -> None:
-    """Couple and train to the end of both; a job that is done already leaves the cluster to the other.
+    """Couple and train until both are done; if one job is done already, the other one gets the whole cluster.
 
     Raises:
-        InputError, JobError: as either job, with its name; the other one has been ended then, too.
+        InputError: one of the jobs raised it; the message has the name of the job, and the other job has been ended.
+        JobError: likewise.
     """
     with _of("couple"):
         coupled = check_couplings(config.couple)
@@ -48,7 +49,7 @@ def stream(config: StreamConfig) -> None:
 
 
 def check_couplings(config: CoupleConfig) -> bool:
-    """Refuse what can be refused before Ray is started, as `flowpairs couple` does; whether the store is complete."""
+    """Check the coupling job before Ray is started, as `flowpairs couple` does; return whether it is complete."""
     if resume.find_complete(config, as_path(config.output.dir)):
         return True
     check_inputs(config)
@@ -56,7 +57,11 @@ def check_couplings(config: CoupleConfig) -> bool:
 
 
 def check_training(config: StreamConfig) -> bool:
-    """The same for the run; whether it is finished. A store that nobody has begun says little about its pairs."""
+    """Check the training job before Ray is started; return whether the run is finished.
+
+    Without an outline of the pair store, which the coupling job writes first, little is known about the pairs; then
+    only the numbers and the output directory are checked.
+    """
     from flowpairs.training.run import directory
 
     if has_outline(config.couple.output.dir):
@@ -68,7 +73,7 @@ def check_training(config: StreamConfig) -> bool:
 
 
 def _run_both(config: StreamConfig) -> None:
-    """Join or start Ray, fix the numbers that are `auto`, and run the two commands until both are done."""
+    """Join or start Ray, choose the numbers that are `auto`, and run the two commands until both are done."""
     import ray
 
     from flowpairs.pipeline.cluster.connect import connect
@@ -80,7 +85,7 @@ def _run_both(config: StreamConfig) -> None:
     cores = 1.0 if asked.cpus == "auto" else float(asked.cpus)
     bundle = {"CPU": cores} | ({"GPU": 1.0} if asked.gpus == 1 else {})
     connect(config.couple.cluster, [bundle] * asked.workers if isinstance(asked.workers, int) else [])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # Ray's handler would abort in 3 s
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # Ray's handler aborts after 3 s
     blocks = -(-config.couple.output.pairs // config.couple.coupling.n)
     workers, actors = share_nodes(live_nodes(), asked, config.couple.cluster, blocks)
     with _of("train"):
@@ -103,7 +108,7 @@ def _run_both(config: StreamConfig) -> None:
 
 
 def with_numbers(config: StreamConfig, workers: "WorkerShape", actors: "ActorShape") -> StreamConfig:
-    """The config with these sizes in the place of `auto`, and without a request for nodes, which is made already."""
+    """Replace `auto` by the given sizes, and drop the request for nodes, which has been made already."""
     couple, train = config.couple, config.train
     ours = {"actors": actors.actors, "cpus_per_actor": actors.cpus, "gpus_per_actor": actors.gpus, "scale_seconds": 0.0}
     theirs = {"workers": workers.workers, "cpus": workers.cpus, "gpus": workers.gpus}
@@ -117,7 +122,7 @@ def with_numbers(config: StreamConfig, workers: "WorkerShape", actors: "ActorSha
 
 @contextmanager
 def _of(name: str) -> Iterator[None]:
-    """Say which of the two jobs an input is wrong of."""
+    """Put the name of the job in front of the message of an InputError."""
     try:
         yield
     except InputError as error:

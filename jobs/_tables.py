@@ -1,10 +1,10 @@
-"""The table of two columns that several commands print."""
+"""The two-column table that several commands print."""
 
 from collections.abc import Iterable
 
 
 def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    """Print names and their values below a title."""
+    """Print names and their values in a table with a title."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,8 +1,9 @@
-"""Runs on the cluster, ahead of the command: holds what is installed there against what was shipped, then hands over.
+"""Entry point of a submitted job on the cluster: compares the environment with what was shipped, then runs the command.
 
     python -m flowpairs.jobs.arrival couple job.yaml
 
-It must get as far as its sentence in other environments than flowpairs': nothing but Python and `packaging`, of Ray's.
+Its error message must also appear in an environment without flowpairs' dependencies, so the comparison uses only
+Python and `packaging`, which Ray installs.
 """
 
 import importlib.metadata
@@ -12,14 +13,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-NUMERIC = ("numpy", "scipy", "torch", "pot", "pykeops")  # whose versions may change the last bits of pairs and weights
+NUMERIC = ("numpy", "scipy", "torch", "pot", "pykeops")  # their versions may change the last bits of pairs and weights
 
 
 def compare(shipped: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """What is wrong with the environment here, and what is merely another than where the job was submitted.
+    """Compare the environment here with the one where the job was submitted.
 
     Args:
         shipped: the content of environment.json.
+
+    Returns:
+        The faults that prevent the job, and the differences that may only change the last bits of results.
     """
     try:
         from packaging.specifiers import SpecifierSet
@@ -42,7 +46,7 @@ def compare(shipped: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def arrive() -> None:
-    """Refuse with exit status 2, or run the command in this very process."""
+    """Run the command in this process, or exit with status 2 if the environment does not fit."""
     wrong, other = compare(json.loads(Path("environment.json").read_text()))
     if wrong:
         print(

@@ -27,7 +27,7 @@ COMMANDS = (
 
 
 def print_versions(asked: bool) -> bool:
-    """Print the versions of flowpairs and of what its results depend on, with the devices seen, and exit."""
+    """Print the versions of flowpairs, Python, Ray and torch, and the CUDA devices, and exit."""
     if not asked:
         return False
     import platform
@@ -58,7 +58,7 @@ def root(
 
 
 def application() -> typer.Typer:
-    """All commands as one application."""
+    """Build the application with all commands."""
     app = typer.Typer(no_args_is_help=True, **SETTINGS)
     app.callback()(root)
     for name in COMMANDS:
@@ -67,7 +67,7 @@ def application() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point of `flowpairs`."""
+    """Run the `flowpairs` command; this is its entry point."""
     guarded(application())
 
 

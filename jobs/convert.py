@@ -1,4 +1,4 @@
-"""`flowpairs convert DIR DESTINATION --payload P`: the same pairs in another payload."""
+"""`flowpairs convert DIR DESTINATION --payload P`: write the same pairs with another payload."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ def convert(
     destination: Annotated[str, typer.Argument(help="a new directory or URL")],
     payload: Annotated[str, typer.Option(help="full, seeded (noise left out) or ids (12 bytes a pair at most)")],
 ) -> None:
-    """Write a pair store anew as `full`, `seeded` or `ids`; the pairs stay the same bit by bit.
+    """Copy a pair store with payload `full`, `seeded` or `ids`; the pairs stay the same bit by bit.
 
     Example: `flowpairs convert out/digits out/digits-ids --payload ids`
     """

@@ -10,7 +10,7 @@ def couple(
     config: Annotated[Path, typer.Argument(help="YAML config, such as configs/digits/couple.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in coupling.n=4096")] = None,
 ) -> None:
-    """Couple noise, or other data, with data and write the pairs as WebDataset shards; run it again to resume.
+    """Couple noise, or other data, with data and write the pairs as WebDataset shards; run again to resume.
 
     Example: `flowpairs couple configs/digits/couple.yaml coupling.rel_eps=0.03 output.dir=out/sharp`
     """

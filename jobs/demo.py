@@ -1,4 +1,4 @@
-"""`flowpairs demo`: from embedded data to a trained flow and a report, OT pairs against independent pairs."""
+"""`flowpairs demo`: couple embedded data, train flows, and compare OT pairs with independent pairs in a report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +14,9 @@ def demo(
         list[str] | None, typer.Argument(help="a step's key=value, as in couple.coupling.n=4096 train.train.steps=500")
     ] = None,
 ) -> None:
-    """Couple scikit-learn's digits with noise, train on the pairs, and compare with independent pairs trained alike.
+    """Couple scikit-learn's digits with noise, train on the pairs, and compare with training on independent pairs.
 
-    Takes about two minutes on two cores. Run again, it goes on where it stopped.
+    This takes about two minutes on two cores. Run it again to resume where it stopped.
 
     Example: `flowpairs demo out/demo`
     """
@@ -71,10 +71,10 @@ def demo(
 
 
 def _by_step(overrides: list[str]) -> dict[str, list[str]]:
-    """The overrides of each step's configuration.
+    """Sort the overrides by step of the demo, and remove the step from their keys.
 
     Raises:
-        InputError: one of no step.
+        InputError: an override does not begin with a step.
     """
     from flowpairs.pipeline.base.errors import InputError
 

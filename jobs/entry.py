@@ -1,6 +1,6 @@
-"""One way for every command to run and to fail.
+"""The one way in which every command runs and fails.
 
-Exit status 0: done. 2: bad input, told in one sentence without a traceback. 1: failure.
+Exit status 0: done. 2: bad input, reported in one sentence without a traceback. 1: failure.
 """
 
 import sys
@@ -11,12 +11,12 @@ import typer
 
 from flowpairs.pipeline.base.errors import InputError, JobError
 
-INTERRUPTED = 130  # what typer makes of Ctrl-C
+INTERRUPTED = 130  # typer's exit status after Ctrl-C
 SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": "markdown"}
 
 
 def run_command(command: Callable[..., None]) -> None:
-    """Run one command as `python -m jobs.NAME`, under the rules of `flowpairs NAME`."""
+    """Run one command for `python -m jobs.NAME`, with the same rules as `flowpairs NAME`."""
     app = typer.Typer(**SETTINGS)
     app.command()(command)
     guarded(app)

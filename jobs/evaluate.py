@@ -11,7 +11,7 @@ def evaluate(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as in samples=10000")] = None,
     json: Annotated[bool, typer.Option("--json", help="print evaluation.json for machines")] = False,
 ) -> None:
-    """Sample with few and with many steps, compare with the data, and leave evaluation.json and samples.npz in RUN.
+    """Sample with few and with many steps, compare with the data, and write evaluation.json and samples.npz to RUN.
 
     Example: `flowpairs evaluate runs/digits euler=[1,2,4]`
     """

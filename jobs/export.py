@@ -1,4 +1,4 @@
-"""`flowpairs export RUN`: a trained network for those who do not have this project."""
+"""`flowpairs export RUN`: write a trained network for users who do not have this project."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ def export(
     output: Annotated[Path, typer.Option(help="the directory to make")],
     license: Annotated[str, typer.Option(help="for the model card, as Hugging Face abbreviates it")] = "unknown",
 ) -> None:
-    """Write averaged weights as safetensors, UNets in diffusers' layout, with a model card that says how to sample.
+    """Write averaged weights as safetensors (UNets in diffusers' layout), with a model card that shows how to sample.
 
     Example: `flowpairs export runs/digits --output digits-model`
     """

@@ -1,4 +1,4 @@
-"""`flowpairs jobs`: what was submitted to a cluster."""
+"""`flowpairs jobs`: list or follow the jobs that were submitted to a cluster."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,7 @@ def jobs(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
-    """List the jobs of a cluster, or follow one.
+    """List the jobs of a cluster, or follow the log of one.
 
     Example: `flowpairs jobs --address http://HEAD:8265`
     """
@@ -37,7 +37,7 @@ def jobs(
 
 
 def _print(listed: list["SubmittedJob"]) -> None:
-    """One line a job; no table, whose frame would break names and directories to be copied."""
+    """Print one line per job, without a table, whose frame would break names and directories that users copy."""
     from datetime import datetime, timedelta
     from time import time
 

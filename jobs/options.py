@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Types of options and arguments that several commands share."""
 
 from typing import Annotated, Literal
 

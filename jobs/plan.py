@@ -1,4 +1,4 @@
-"""`flowpairs plan CONFIG`: what a coupling job will take on this cluster."""
+"""`flowpairs plan CONFIG`: forecast the time, memory and storage of a coupling job on this cluster."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ def plan(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in coupling.n=4096")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
-    """Forecast seconds, memory of an actor and bytes of shards from a trial of a few seconds; refuse what cannot fit.
+    """Forecast seconds, memory per actor and bytes of shards from a trial of a few seconds; refuse what cannot fit.
 
     Example: `flowpairs plan configs/digits/couple.yaml coupling.n=65536 output.pairs=1000000`
     """
@@ -54,7 +54,7 @@ def print_plan(forecast: "Plan", as_json: bool) -> None:
 
 
 def _left(forecast: "Plan") -> str:
-    """What is left to do, in words."""
+    """Describe the work that is left."""
     if forecast.blocks_left == forecast.blocks:
         return "all" if forecast.blocks or forecast.potential_points else "nothing"
     if not forecast.blocks_left:

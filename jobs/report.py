@@ -1,4 +1,4 @@
-"""`flowpairs report`: pair stores and training runs as one HTML page."""
+"""`flowpairs report`: show pair stores and training runs on one HTML page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +12,9 @@ def report(
         Path | None, typer.Option(help="the HTML file to write", show_default="report.html in the first directory")
     ] = None,
 ) -> None:
-    """Write one HTML page that compares training runs and shows the pairs they learnt from.
+    """Write one HTML page that compares training runs and shows the pairs they were trained on.
 
-    The page holds its pictures itself: it can be sent by mail, opened without a network, or printed.
+    The page contains its pictures: it can be sent by mail, opened without a network, or printed.
 
     Example: `flowpairs report out/pairs-sinkhorn out/run-sinkhorn out/run-independent --output report.html`
     """

@@ -1,4 +1,4 @@
-"""`flowpairs sample RUN`: samples of a trained network."""
+"""`flowpairs sample RUN`: draw samples of a trained network."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ def sample(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="samples at a time; takes memory, changes rounding alone")] = 512,
 ) -> None:
-    """Draw samples from a run and write arrays, a grid or single images, as the output's suffix says.
+    """Draw samples from a run and write arrays, a grid or single images, depending on the suffix of the output.
 
     Example: `flowpairs sample runs/digits --solver euler --steps 8 --output digits.png`
     """

@@ -1,4 +1,4 @@
-"""`flowpairs status DIR`: how far a coupling job or a training run is, from the files alone."""
+"""`flowpairs status DIR`: show the progress of a coupling job or a training run, from its files alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +15,10 @@ def status(
     directory: Annotated[str, typer.Argument(help="the pair store or the training run, finished or not")],
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
-    """Show how much is done, the pace, the time left and how good it is, while the job runs or after it died.
+    """Show progress, pace, time left and quality of a job, while it runs or after it died.
 
-    Of a coupling job: blocks, pairs, the worst marginal error. Of a training run: steps, loss, data wait, the last
-    checkpoint. Any machine that sees the directory can ask.
+    For a coupling job: blocks, pairs, the worst marginal error. For a training run: steps, loss, data wait, the newest
+    checkpoint. It works on any machine that sees the directory.
 
     Example: `flowpairs status out/digits`
     """
@@ -50,7 +50,7 @@ def status(
 
 
 def _store_rows(found: "Status") -> Iterator[tuple[str, str]]:
-    """What is shown of a pair store."""
+    """Yield the rows of the table for a pair store."""
     if found.potentials is not None:
         yield "potentials", f"{100 * found.potentials:.0f} %  {found.solve}"
     yield "blocks", f"{found.blocks:,} of {found.blocks_total:,}"
@@ -66,7 +66,7 @@ def _store_rows(found: "Status") -> Iterator[tuple[str, str]]:
 
 
 def _run_rows(found: "RunStatus") -> Iterator[tuple[str, str]]:
-    """What is shown of a training run."""
+    """Yield the rows of the table for a training run."""
     yield "steps", f"{found.step:,} of {found.steps:,}"
     if found.loss is not None:
         yield "loss", f"{found.loss:.4f}"

@@ -11,7 +11,7 @@ def stop(
     job: Annotated[str, typer.Argument(metavar="ID", help="as `flowpairs jobs` lists it")],
     address: Address = None,
 ) -> None:
-    """End a job that was submitted; what it had finished stays, and submitted again it goes on from there.
+    """End a submitted job; finished work is kept, and the job resumes from it when submitted again.
 
     Example: `flowpairs stop couple-digits-1a2b3c-1 --address http://HEAD:8265`
     """

@@ -1,4 +1,4 @@
-"""`flowpairs stream CONFIG`: couple and train at once; training reads the shards as they come."""
+"""`flowpairs stream CONFIG`: couple and train at the same time; training reads the shards as they appear."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ def stream(
     config: Annotated[Path, typer.Argument(help="YAML with `couple:` and `train:`, as configs/digits/stream.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in train.train.steps=4000")] = None,
 ) -> None:
-    """Run a coupling job and the training job on its pairs side by side; run it again to resume both.
+    """Run a coupling job and the training job on its pairs side by side; run again to resume both.
 
     Example: `flowpairs stream configs/digits/stream.yaml couple.output.dir=out/digits train.output.dir=runs/digits`
     """

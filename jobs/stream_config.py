@@ -1,4 +1,4 @@
-"""The model of `flowpairs stream CONFIG`."""
+"""Configuration model of `flowpairs stream CONFIG`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from flowpairs.training.config import TrainConfig
 
 
 class StreamConfig(Strict):
-    """All of `flowpairs stream CONFIG`: both jobs; the pairs of the second are what the first one makes."""
+    """The complete configuration of `flowpairs stream CONFIG`: a coupling job, and the training job on its pairs."""
 
     couple: CoupleConfig
     train: TrainConfig
@@ -17,12 +17,12 @@ class StreamConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
-        """Fill in `train.pairs`, which is not for the user to say."""
+        """Fill in `train.pairs`, which follows from the coupling job."""
         try:
             pairs = {"dir": value["couple"]["output"]["dir"], "source": "stream", "patience": None}
             train = dict(value["train"])
         except (KeyError, TypeError):
-            return value  # whose faults the fields will tell
+            return value  # validation of the fields reports the fault
         given = train.get("pairs", pairs)
         if not isinstance(given, dict) or {**given, "fingerprint": None} != {**pairs, "fingerprint": None}:
             raise ValueError("train.pairs: are those that couple.output.dir will hold; remove it")

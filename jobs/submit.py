@@ -1,4 +1,4 @@
-"""`flowpairs submit COMMAND CONFIG`: run a command on a cluster, through the HTTP address of its dashboard."""
+"""`flowpairs submit COMMAND CONFIG`: run a command on a cluster, by the HTTP address of its dashboard."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +16,9 @@ def submit(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="return once it is submitted")] = False,
     pip: Annotated[Path | None, typer.Option(help="install first what this file pins, as constraints.txt")] = None,
 ) -> None:
-    """Ship code and config, follow the log, and end with the job's exit status; submitted again, the job goes on.
+    """Ship code and config, follow the log, and end with the job's exit status; submit again to resume the job.
 
-    Every path must be absolute, on storage that the nodes share, or a URL.
+    Every path must be absolute and on storage that the nodes share, or a URL.
 
     Example: `flowpairs submit couple configs/digits/couple.yaml output.dir=/shared/digits --address http://HEAD:8265`
     """

@@ -10,7 +10,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML config, such as configs/digits/train.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in train.steps=4000")] = None,
 ) -> None:
-    """Train a flow on precomputed pairs; run it again to resume from the newest checkpoint.
+    """Train a flow on precomputed pairs; run again to resume from the newest checkpoint.
 
     Example: `flowpairs train configs/digits/train.yaml pairs.dir=out/digits output.dir=runs/digits`
     """
@@ -24,7 +24,7 @@ def train(
 
 
 def print_run(run: Path, summary: dict[str, Any]) -> None:
-    """What a finished run came to, and where it is."""
+    """Print the steps, loss and time of a finished run, and the paths of its checkpoint and curves."""
     print(f"steps {summary['steps']:,}  loss {summary['loss']:.4f}  {summary['seconds']:.0f} s of training")
     print(f"checkpoint  {run / summary['checkpoint']}")
     print(f"curves      {run / 'tensorboard'}")

@@ -1,4 +1,4 @@
-"""`flowpairs verify DIR`: read every byte of a pair store and hold it against its index."""
+"""`flowpairs verify DIR`: read every byte of a pair store and compare it with the index."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ def verify(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
-    """Check counts, hashes, record keys, shapes and data ids; exit 1 and name each fault where there is one.
+    """Check counts, hashes, record keys, shapes and data ids; print each fault and exit with status 1 if there is one.
 
     Example: `flowpairs verify out/digits --deep 1`
     """
@@ -29,7 +29,7 @@ def verify(
 
 
 def print_verdict(verdict: "Verdict", as_json: bool) -> None:
-    """Print every fault and what was read, or both as one JSON object."""
+    """Print every fault and the counts of what was read, or both as one JSON object."""
     if as_json:
         from json import dumps
 

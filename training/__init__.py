@@ -1,1 +1,1 @@
-"""Regression on pairs: the verbs (train, evaluate, sample) and, below them, the rooms that they work on."""
+"""Regression on pairs: the verbs (train.py, evaluate.py, sample.py) and the packages that they use."""

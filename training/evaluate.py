@@ -1,4 +1,4 @@
-"""Evaluation of a finished run: curvature, Frechet distance against function evaluations, samples to look at."""
+"""Evaluation of a finished run: curvature, Frechet distance against function evaluations, and sample images."""
 
 import io
 import time
@@ -24,25 +24,25 @@ from flowpairs.training.sampling import flow
 from flowpairs.training.sampling.curvature import integrate_unit_interval
 from flowpairs.training.sampling.sampler import CURVATURE_STEPS, Sampler
 
-SHOWN = 64  # samples kept to look at
-FILM = 8, 9  # images whose trajectories are kept, and times
+SHOWN = 64  # samples per solver that are kept for the report
+FILM = 8, 9  # number of images whose trajectories are kept, and number of times per trajectory
 
 
 def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate the averaged weights of a finished run; leaves evaluation.json and samples.npz in its directory.
+    """Evaluate the averaged weights of a finished run and write evaluation.json and samples.npz to its directory.
 
-    The work is one Ray task that asks for a GPU where the cluster has one.
+    The evaluation runs as one Ray task, which requests a GPU if the cluster has one.
 
     Args:
         run_dir: the directory of the run.
-        config: of the evaluation.
+        config: the configuration of the evaluation.
 
     Returns:
         The content of evaluation.json.
 
     Raises:
-        InputError: no such run, a run that is not finished, pairs that are gone or have changed, or samples that the
-            model cannot give, or features that are not at hand or do not fit.
+        InputError: the run does not exist or is not finished, its pairs are gone or have changed, the model cannot
+            produce the requested samples, or the features are not available or do not fit the data.
     """
     trained = read_finished(run_dir)
     index = check_pairs(trained.config.pairs.model_copy(update={"dir": trained.pairs}))
@@ -71,7 +71,7 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
 def measure(
     trained: Trained, config: EvaluateConfig, endpoints: Endpoints, network: Extractor | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The task: figures for evaluation.json and arrays for samples.npz."""
+    """Compute the figures for evaluation.json and the arrays for samples.npz; this is the Ray task."""
     start = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
@@ -112,7 +112,7 @@ def measure(
 
 
 def solvers(config: EvaluateConfig, trained: TrainConfig) -> list[tuple[str, int | None]]:
-    """Which solvers, with how many steps; None where a solver chooses."""
+    """List the solvers to sample with and their numbers of steps; None for a solver that chooses its steps."""
     out: list[tuple[str, int | None]] = []
     if trained.objective.kind == "meanflow":
         out += [("jump", steps) for steps in config.jumps]
@@ -122,10 +122,10 @@ def solvers(config: EvaluateConfig, trained: TrainConfig) -> list[tuple[str, int
 
 
 def trajectories(sampler: Sampler, real: Tensor) -> np.ndarray | None:
-    """Where samples run, as the report draws it: a few images [k, times, C, H, W], or points [k, times, 2].
+    """Compute sample trajectories for the report: a few images [k, times, C, H, W], or points [k, times, 2].
 
-    Points are the coordinates of planar data, and of others those on the data's first two principal directions. Data of
-    one coordinate have no such picture.
+    For data in the plane the points are the coordinates; for other data they are the coordinates on the first two
+    principal directions of the data. Data with one coordinate have no such picture: the result is None.
     """
     shape = sampler.trained.shape
     if pictures.kind(shape) == "image":

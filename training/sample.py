@@ -1,7 +1,7 @@
-"""`flowpairs sample`: samples of a trained network as arrays, as a picture to look at, or as one image each.
+"""`flowpairs sample`: samples of a trained network as arrays, as one picture, or as one image file per sample.
 
-It runs in this process, on a GPU where this machine has one. It needs no Ray, and of the pairs nothing but how frequent
-the labels are, where it is not told which ones to draw.
+Sampling runs in this process, on a GPU if this machine has one, and does not need Ray. A flow from noise needs the pair
+store only for the frequencies of the labels, if none are given; a flow from data reads the store to find its starts.
 """
 
 import math
@@ -35,19 +35,19 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
     """Draw samples with the averaged weights and write them.
 
     Args:
-        directory: of a finished run, or of one of a run's checkpoints.
-        config: how many samples, and how.
-        start: of a flow from data to data, the data to lead on, `samples` of them at most and in their order; None:
-            those of the pairs, in a random order.
-        output: FILE.npz holds `samples` [n, ...] and, of a conditional network, `labels` [n]; FILE.png is a grid of
-            images or a scatter plot of points in the plane; without a suffix it is a new directory of images, in a
-            folder a label where there are labels.
+        directory: the directory of a finished run, or of one checkpoint of a run.
+        config: the number of samples and how to draw them.
+        output: FILE.npz receives `samples` [n, ...] and, for a conditional network, `labels` [n]; FILE.png receives a
+            grid of images or a scatter plot of points in the plane; a path without a suffix becomes a new directory of
+            images, with one folder per label if there are labels.
+        start: for a flow from data to data, the path or URL of the data to start from, at most `samples` rows in their
+            order; None: the source data of the pairs, in a random order.
 
     Returns:
-        The mean number of function evaluations that a sample took.
+        The mean number of function evaluations per sample.
 
     Raises:
-        InputError: no such run, samples that it cannot give, or an output that they do not fit into.
+        InputError: the run does not exist, it cannot produce these samples, or they do not fit the output.
     """
     trained = read_trained(directory)
     form = output_form(output, trained.shape)
@@ -63,10 +63,14 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
 
 
 def output_form(output: Path, shape: tuple[int, ...]) -> Form:
-    """What to write, by the output's suffix.
+    """Choose what to write from the suffix of the output.
+
+    Args:
+        output: the path to write to.
+        shape: the shape of one datum.
 
     Raises:
-        InputError: another suffix, a place that cannot be written to, or data that no picture shows.
+        InputError: the suffix is unknown, the path cannot be written to, or the data cannot be shown as a picture.
     """
     where, kind = f"--output {str(output)!r}", pictures.kind(shape)
     form = FORMS.get(output.suffix.lower())
@@ -85,11 +89,12 @@ def output_form(output: Path, shape: tuple[int, ...]) -> Form:
 
 
 def check_samples(config: SampleConfig, trained: Trained) -> None:
-    """Refuse samples that the network cannot give.
+    """Refuse samples that the network cannot produce.
 
     Raises:
-        InputError: steps of a solver that chooses them or none of one that does not, jumps of another objective than
-            meanflow, an SDE without a score, labels or guidance of a network that knows none.
+        InputError: steps are given for a solver that chooses them, or missing for one that does not; jumps are
+            requested from an objective other than meanflow, an SDE from a run without a score, or labels or guidance
+            from a network that was not trained for them.
     """
     solver = f"--solver {config.solver}"
     if config.solver == "dopri5" and config.steps is not None:
@@ -110,10 +115,11 @@ def check_samples(config: SampleConfig, trained: Trained) -> None:
 
 
 def starting(config: SampleConfig, trained: Trained, start: str | None) -> Float32[Tensor, "n *shape"] | None:
-    """The data that a two-sided flow leads on; None where it starts from noise.
+    """Read the data that a two-sided flow starts from; None if the flow starts from noise.
 
     Raises:
-        InputError: data for a flow that starts from noise, of another shape or not readable; or pairs that are gone.
+        InputError: data are given for a flow that starts from noise, have another shape or cannot be read; or the
+            pairs are gone.
     """
     where = f"--from {start!r}"
     if not trained.two_sided:
@@ -130,10 +136,10 @@ def starting(config: SampleConfig, trained: Trained, start: str | None) -> Float
 
 
 def classes(config: SampleConfig, trained: Trained) -> Int64[Tensor, " c"] | None:
-    """The labels to draw from: those asked for, or those of the data.
+    """Return the labels to draw from: the requested ones, or those of the data.
 
     Raises:
-        InputError: the latter, from pairs that are gone.
+        InputError: no labels are requested, and the pairs that would give them are gone.
     """
     if config.labels or not trained.config.model.conditional:
         return torch.tensor(config.labels) if config.labels else None
@@ -146,7 +152,7 @@ def classes(config: SampleConfig, trained: Trained) -> Int64[Tensor, " c"] | Non
 def write_samples(
     output: Path, form: Form, samples: Float32[np.ndarray, "n *shape"], labels: Int64[np.ndarray, " n"] | None
 ) -> None:
-    """Write samples in one of the forms."""
+    """Write samples as arrays, as one picture or as single images."""
     if form == "arrays":
         with atomic_open(output) as file:
             arrays: dict[str, Any] = {"samples": samples} | ({} if labels is None else {"labels": labels})

@@ -1,7 +1,7 @@
-"""Training as a Ray Train job: starts it, resumes it, and shows how far it is.
+"""Training as a Ray Train job: starts the job, resumes it, and shows its progress.
 
-A run resumes from its newest checkpoint whenever the same command is started again: Ray Train finds its own notes under
-the same storage path. A worker that dies is replaced, and all workers go on from the newest checkpoint.
+A run resumes from its newest checkpoint when the same command is started again: Ray Train finds its own snapshot under
+the same storage path. A worker that dies is replaced, and all workers continue from the newest checkpoint.
 """
 
 import os
@@ -40,16 +40,22 @@ from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
 from flowpairs.training.run.state import TrainState
 from flowpairs.training.run.workers import worker_shape
 
-MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again has three more
+MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again allows three more
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train to the end, from where an earlier start came to; the summary of train.json.
+    """Train to the end, starting from the newest checkpoint of an earlier start if there is one.
+
+    Args:
+        config: the configuration of the run.
+
+    Returns:
+        The summary that is written to train.json.
 
     Raises:
-        InputError: what `flowpairs.training.run.directory.check` refuses, a cluster too small, damaged shards, a
-            diverging loss.
-        JobError: workers died more often than is tolerated.
+        InputError: `flowpairs.training.run.directory.check_run` refuses the config, the cluster is too small, shards
+            are damaged, or the loss diverges.
+        JobError: workers died more than MAX_FAILURES times.
     """
     config, index = directory.check_run(config)
     run = RunDirectory(Path(config.output.dir).absolute())
@@ -85,7 +91,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             storage_path=str(run.path),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[Refusals()],  # type: ignore[list-item]  # likewise
+            callbacks=[Refusals()],  # type: ignore[list-item]  # the same first version
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -118,7 +124,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """What every worker runs."""
+    """Train as one worker of the job; Ray Train calls this in every worker process."""
     config = TrainConfig.model_validate(settings["config"])
     context = ray.train.get_context()
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
@@ -136,7 +142,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     log = Logbook(RunDirectory(Path(settings["run"])).metrics, state.step) if rank == 0 else None
 
     def save(metrics: dict[str, float]) -> None:
-        """Rank 0 hands in the weights, the others just come to the barrier."""
+        """Report a checkpoint from rank 0; the other ranks only join the barrier."""
         if rank:
             ray.train.report(metrics)
             return
@@ -163,23 +169,23 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 
 class Refusals(ray.train.UserCallback):
-    """Ends a run at once where the input is at fault: workers that start again would find the same."""
+    """A callback that ends a run at once if the input is at fault: restarted workers would fail in the same way."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise, in Ray Train's controller, what a worker raised; the controller does not go on after that."""
+        """Raise a worker's InputError again in Ray Train's controller, which then does not restart the workers."""
         for error in worker_exceptions.values():
             if isinstance(error, InputError):
                 raise error
 
 
 def check_compiler() -> None:
-    """Refuse to compile where nothing can."""
+    """Refuse `train.compile` on a node without a C++ compiler."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
         raise InputError("train.compile=true: this node has no C++ compiler; install g++ there or give false")
 
 
 def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Exception:
-    """The sentence behind Ray Train's error: the worker's own, where it was the input's fault."""
+    """Turn Ray Train's error into ours: the worker's own sentence if the input was at fault, else a JobError."""
     if isinstance(refused := getattr(error, "controller_failure", None), InputError):
         return InputError(str(refused))
     causes = list(getattr(error, "worker_failures", {}).values()) or [error]
@@ -189,7 +195,10 @@ def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Except
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C while Ray Train runs, which ends the run and then the program, is one like any other, then and later."""
+    """Make Ctrl-C during Ray Train an ordinary KeyboardInterrupt, and restore the handler of SIGINT afterwards.
+
+    Ray Train installs its own handler, which ends the run and then exits the program.
+    """
     main = threading.current_thread() is threading.main_thread()
     meaning = signal.getsignal(signal.SIGINT)
     try:
@@ -203,7 +212,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
-    """Show the newest line of the log while the job runs."""
+    """Show the newest line of the log, and export it as gauges, while the job runs."""
     shown: int | None = None
     with progress("training", steps) as show, telemetry(run.path) as gauges:
 

@@ -1,9 +1,9 @@
 """flowpairs: optimal-transport pairs for flow matching.
 
 In memory, without Ray and without files: `couple` arrays into `Pairs`, or `solve` for a `Coupling` to draw from.
-Over a pair store: `PairStore` to look at it, `PairDataset` and `PairLoader` to train on it, `Assigner` to pair fresh
-noise by its potentials. For a training loop of your own: `flow_matching_loss` and `sample`.
-One page on all of them: docs/python.md.
+On a pair store: `PairStore` to make and inspect it, `PairDataset` and `PairLoader` to train on its pairs, `Assigner` to
+assign data to fresh noise by its potentials. For your own training loop: `flow_matching_loss` and `sample`.
+All of them are described in docs/python.md.
 
 Each name is imported at its first use (PEP 562), so `import flowpairs` imports neither torch nor Ray.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# The module that defines each public name.
+# Public name -> the module that defines it.
 _MODULES = {
     "couple": "flowpairs.arrays",
     "solve": "flowpairs.arrays",
@@ -27,7 +27,7 @@ _MODULES = {
     "sample": "flowpairs.training.sampling.ode",
 }
 
-__all__ = [  # written out for tools that read it without running anything; a test holds it against the table
+__all__ = [  # written out for tools that do not run code; a test compares it with the table
     "Assigner",
     "Coupling",
     "PairDataset",
@@ -40,7 +40,7 @@ __all__ = [  # written out for tools that read it without running anything; a te
     "solve",
 ]
 
-if TYPE_CHECKING:  # what type checkers and editors see of the table
+if TYPE_CHECKING:  # the same table for type checkers and editors
     from flowpairs.arrays import Coupling, Pairs, couple, solve
     from flowpairs.pair_store import PairStore
     from flowpairs.training.objectives.loss import flow_matching_loss
@@ -60,5 +60,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The module's names, public ones included before their first use."""
+    """List the names of the module, including public names that have not been used yet."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Couplings of arrays in memory: no Ray, no files, the numbers of the job that reads the same arrays from a file."""
+"""Couplings of arrays in memory, without Ray or files; a job that reads the same arrays gives the same numbers."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs drawn from a coupling: row k of `x0` meets row k of `x1`.
+    """Pairs drawn from a coupling: row k of `x0` is paired with row k of `x1`.
 
-    Arrays are numpy, or torch tensors on the device of `x1` where `couple` was given tensors.
+    Arrays are numpy arrays, or torch tensors on the device of `x1` if `couple` was given tensors.
 
     Attributes:
-        x0: source rows [n, ...], float32.
-        x1: target rows [n, ...], float32.
-        data_ids: which row of the given x1 each is [n], int64.
-        source_ids: which row of the given x0 each is [n], int64; None where the source is noise.
-        report: how sharp the coupling is and what it costs; as a row of a store's blocks.parquet.
+        x0: the source rows [n, ...], float32.
+        x1: the target rows [n, ...], float32.
+        data_ids: the row number of each target in the given x1 [n], int64.
+        source_ids: the row number of each source in the given x0 [n], int64; None if the source is noise.
+        report: figures on the coupling, such as sharpness and costs: the row of blocks.parquet in a pair store.
     """
 
     x0: "Array"
@@ -56,9 +56,9 @@ class Coupling:
     """A coupling of two sets of points, as `solve` returns it.
 
     Attributes:
-        potentials: f [n] and g [m] in units of the cost, float64: P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps); None
-            for methods exact and independent.
-        report: method, eps, sharpness, partners per row, marginal errors, costs, passes.
+        potentials: the potentials f [n] and g [m], float64 in units of the cost, with the coupling
+            P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps); None for methods exact and independent.
+        report: figures on the coupling: method, eps, sharpness, partners per row, marginal errors, costs, passes.
     """
 
     def __init__(self, found: "ot.Coupling", back: "Callable[[torch.Tensor], Array]") -> None:
@@ -67,7 +67,14 @@ class Coupling:
         self.potentials = None if f is None or found.g is None else (back(f), back(found.g))
 
     def sample(self, seed: int = 0) -> "Array":
-        """Draw one partner for every source row: target row numbers [n], int64; the same for the same seed."""
+        """Draw one partner for every source row.
+
+        Args:
+            seed: the seed of the draws; the same seed gives the same partners.
+
+        Returns:
+            The numbers of the target rows [n], int64.
+        """
         import torch
 
         from flowpairs.pipeline.blocks import noise
@@ -76,14 +83,24 @@ class Coupling:
         return self._back(self._found.draw(u.to(self._found.problem.x0.device)))
 
     def argmax(self) -> "Array":
-        """The most likely partner of every source row: target row numbers [n], int64."""
+        """Find the most likely partner of every source row.
+
+        Returns:
+            The numbers of the target rows [n], int64.
+        """
         return self._back(self._found.argmax())
 
     def barycentric(self, values: "Array | None" = None) -> "Array":
-        """The mean partner of every source row [n, d]: the barycentric projection of the target rows.
+        """Compute the mean partner of every source row: the barycentric projection.
 
         Args:
-            values: what to average instead of the target rows [m, q].
+            values: the values to average, one row per target row [m, q]; None: the target rows [m, d].
+
+        Returns:
+            The means over the partners of each source row, [n, d] or [n, q].
+
+        Raises:
+            InputError: `values` is not a matrix with m rows.
         """
         import torch
 
@@ -110,24 +127,28 @@ def couple(
     device: str | None = None,
     **options: Any,
 ) -> Pairs:
-    """Couple data with noise, or with other data, and draw n pairs: what block 0 of a coupling job holds.
+    """Couple data with noise, or with other data, and draw n pairs: the pairs of block 0 of a coupling job.
 
     Args:
-        x1: data [N, ...]: vectors [N, d] or images; uint8 images are scaled to [-1, 1], as files of them are.
-        x0: the source [M, ...], of the same shape per row; None: standard Gaussian noise of `seed`.
-        n: pairs, and the size of the coupling; by default as many as there are rows of the larger side.
-        rel_eps: regularisation, relative to the standard deviation of the cost.
-        eps: the same in units of the cost. At most one of rel_eps, eps and sharpness is given; by default rel_eps=0.1,
-            for method semidiscrete 0.
-        sharpness: E to find eps for: 0 is a permutation, 1 independent pairs (arXiv 2506.05526).
-        method: sinkhorn, exact, independent or semidiscrete.
-        cost: dot, sqeuclidean, geodesic, or a function of two tiles of features [r, k], [c, k] -> [r, c] that is
-            defined at the top of a module or notebook.
-        pca: principal directions that the cost sees; None: all coordinates.
-        draw: categorical, or balanced, which uses every datum equally often.
-        seed: of the noise, the choice of data and the draws.
-        device: where to compute; by default where x1 is.
-        options: further keys of `coupling:` in a configuration, such as tol or max_passes.
+        x1: the data [N, ...]: vectors [N, d] or images; uint8 images are scaled to [-1, 1], as in files.
+        x0: the source data [M, ...], with the same shape per row; None: standard Gaussian noise from `seed`.
+        n: the number of pairs, which is also the size of the coupling; None: the number of rows of the larger side.
+        rel_eps: the regularisation eps relative to the standard deviation of the cost. Give at most one of rel_eps,
+            eps and sharpness; the default is rel_eps=0.1, and 0 for method semidiscrete.
+        eps: the regularisation in units of the cost.
+        sharpness: the normalised entropy E that eps is chosen for: 0 is a permutation, 1 independent pairs
+            (arXiv 2506.05526).
+        method: the method: sinkhorn, exact, independent or semidiscrete.
+        cost: the cost: dot, sqeuclidean, geodesic, or a function of two tiles of features [r, k], [c, k] -> [r, c] that
+            is defined at the top level of a module or notebook.
+        pca: the number of principal directions that the cost sees; None: all coordinates.
+        draw: how pairs are drawn: categorical, or balanced, which uses every datum equally often.
+        seed: the seed of the noise, of the choice of data and of the draws.
+        device: the device to compute on; None: the device of x1.
+        **options: further keys of `coupling:` in a configuration, such as tol or max_passes.
+
+    Returns:
+        The n pairs, with figures on the coupling.
 
     Raises:
         InputError: a ValueError that names the argument, the value and the remedy.
@@ -196,16 +217,26 @@ def solve(
     device: str | None = None,
     **options: Any,
 ) -> Coupling:
-    """Solve the coupling of two sets of points, which the cost sees as they are.
+    """Solve for the coupling of two sets of points; the cost is computed on the points as given.
 
     Args:
-        x0: source rows [n, d], float32 or float64.
-        x1: target rows [m, d], of the same type.
-        a: weights of the source rows [n], not negative, summing to 1; None: uniform.
-        b: weights of the target rows [m], likewise.
-        rel_eps, eps, sharpness, cost, options: as for `couple`.
-        method: sinkhorn, exact or independent.
-        device: where to compute; by default where x1 is.
+        x0: the source rows [n, d], float32 or float64.
+        x1: the target rows [m, d], of the same dtype.
+        a: the weights of the source rows [n], not negative and with sum 1; None: uniform.
+        b: the weights of the target rows [m], not negative and with sum 1; None: uniform.
+        rel_eps: the regularisation eps relative to the standard deviation of the cost. Give at most one of rel_eps,
+            eps and sharpness; the default is rel_eps=0.1.
+        eps: the regularisation in units of the cost.
+        sharpness: the normalised entropy E that eps is chosen for: 0 is a permutation, 1 independent pairs
+            (arXiv 2506.05526).
+        method: the method: sinkhorn, exact or independent.
+        cost: the cost: dot, sqeuclidean, geodesic, or a function of two tiles of points [r, d], [c, d] -> [r, c] that
+            is defined at the top level of a module or notebook.
+        device: the device to compute on; None: the device of x1.
+        **options: further keys of `coupling:` in a configuration, such as tol or max_passes.
+
+    Returns:
+        The coupling, to draw partners from.
 
     Raises:
         InputError: a ValueError that names the argument, the value and the remedy.
@@ -228,7 +259,7 @@ def solve(
 
 
 def _rows(values: "Array", name: str) -> np.ndarray:
-    """The rows of an argument in model space, by the rules for files: channels first, uint8 scaled to [-1, 1]."""
+    """Convert an argument to rows in model space, by the rules for files: channels first, uint8 scaled to [-1, 1]."""
     import torch
 
     given = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
@@ -262,7 +293,7 @@ def _solve_potentials(job: Job, threads: int, device: str) -> "Potentials":
 
 
 def _name(cost: "Cost") -> str:
-    """A cost as a configuration names it."""
+    """Return the name of a cost in a configuration, `module:function` for a function."""
     if isinstance(cost, str):
         return cost
     import sys
@@ -274,7 +305,7 @@ def _name(cost: "Cost") -> str:
 
 
 def _back(like: "Array") -> "Callable[[torch.Tensor], Array]":
-    """What turns results into arrays of the kind that was given."""
+    """Return a function that converts results to the type and device of a given array."""
     import torch
 
     if isinstance(like, torch.Tensor):
@@ -284,7 +315,7 @@ def _back(like: "Array") -> "Callable[[torch.Tensor], Array]":
 
 @contextmanager
 def _arguments() -> Iterator[None]:
-    """Let sentences name arguments rather than keys of a configuration."""
+    """Make error messages name arguments rather than keys of a configuration."""
     try:
         yield
     except InputError as error:

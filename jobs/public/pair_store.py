@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 
 class PairStore:
-    """The pairs in a directory or at a URL, and the coupling job that makes them.
+    """A pair store in a directory or at a URL, and the coupling job that makes it.
 
     `len(store)`, `store[i]`, `store[2:8]` and iteration read pairs of a complete store as `PairDataset` does.
 
     Args:
-        directory: of the store, which may be complete, begun, or not there yet where a config is given.
-        config: of the coupling job: the path of a YAML file, nested keys and values, or a validated config. Its
-            `output.dir` is `directory`. None: the one that the store has recorded.
+        directory: the directory or URL of the store, which may be complete or incomplete; with a config it need not
+            exist yet.
+        config: the config of the coupling job: the path of a YAML file, nested keys and values, or a validated config.
+            Its `output.dir` is set to `directory`. None: the config that the store has recorded.
 
     Raises:
-        InputError: a ValueError that names the key, the value and the remedy; from the methods too.
+        InputError: a ValueError that names the key, the value and the remedy; also raised by the methods.
     """
 
     def __init__(
@@ -40,7 +41,11 @@ class PairStore:
 
     @classmethod
     def of(cls, config: CoupleConfig) -> "PairStore":
-        """The store that a config makes, in its `output.dir`."""
+        """Open the store that a config makes, in its `output.dir`.
+
+        Args:
+            config: the config of the coupling job.
+        """
         return cls(config.output.dir, config)
 
     def __repr__(self) -> str:
@@ -48,10 +53,10 @@ class PairStore:
 
     @property
     def config(self) -> CoupleConfig:
-        """The config of the coupling job: the given one, else what the store has recorded.
+        """The config of the coupling job: the given one, else the one that the store has recorded.
 
         Raises:
-            InputError: neither is there.
+            InputError: there is neither.
         """
         if self._config is not None:
             return self._config
@@ -62,7 +67,7 @@ class PairStore:
 
     @property
     def index(self) -> Index:
-        """What the store holds: shape, classes, payload, method, hashes of every shard.
+        """The index of the store: shape, classes, payload, method, hashes of every shard.
 
         Raises:
             InputError: the store is not complete.
@@ -70,41 +75,61 @@ class PairStore:
         return read_index(self.directory)
 
     def couple(self, on_block: Callable[[dict[str, Any]], None] = lambda report: None) -> Index:
-        """Make the store, or complete it: on Ray, or with `cluster.actors: 0` in this process.
+        """Make the store or complete it, on Ray, or in this process with `cluster.actors: 0`.
 
         Args:
-            on_block: called with the report of every block, as it comes.
+            on_block: a function that is called with the report of each block when the block is done.
+
+        Returns:
+            The index of the complete store.
 
         Raises:
-            InputError: anything wrong with the config, the data or the directory.
-            JobError: a block did not converge or died too often.
+            InputError: the config, the data or the directory is invalid.
+            JobError: a block did not converge, or its actors died too often.
         """
         from flowpairs.pipeline.couple import couple
 
         return couple(self.config, on_block)
 
     def plan(self) -> "Plan":
-        """Forecast seconds, memory and bytes of what is left of the job, from a trial of a few seconds.
+        """Forecast the seconds, memory and bytes of the rest of the job, from a trial of a few seconds.
+
+        Returns:
+            The forecast; times are in seconds and sizes in bytes.
 
         Raises:
-            InputError: what `couple` refuses, and a job that memory or disk cannot hold.
+            InputError: `couple` would refuse the job, or memory or disk cannot hold it.
         """
         from flowpairs.pipeline.plan import plan
 
         return plan(self.config)
 
     def status(self) -> "Status":
-        """Read from the files how far the job is: blocks, pairs, bytes, pace, worst marginal error."""
+        """Read the progress of the job from the files of the store: blocks, pairs, bytes, pace, worst marginal error.
+
+        Returns:
+            The status; times are in seconds and sizes in bytes.
+
+        Raises:
+            InputError: the directory holds no pair store.
+        """
         from flowpairs.pipeline.store.status import read_status
 
         return read_status(self.directory)
 
     def verify(self, deep: int = 0, *, import_cost: bool = False) -> "Verdict":
-        """Read every byte and hold it against the index; `.faults` lists what is wrong, one sentence each.
+        """Read every byte of the store and compare it with the index.
 
         Args:
-            deep: how many blocks to compute again and compare bit by bit.
+            deep: the number of blocks to compute again and compare bit by bit.
             import_cost: whether `deep` may import a cost that the store's config names as module:function.
+
+        Returns:
+            The verdict, whose `.faults` lists the faults, one sentence each; it is empty for a sound store.
+
+        Raises:
+            InputError: the store is not complete; or, with `deep`, its data set is not where its config says, or its
+                cost would have to be imported without permission.
         """
         from flowpairs.pipeline.store.verify import verify
 
@@ -116,10 +141,16 @@ class PairStore:
         return verdict
 
     def report(self, output: str | AnyPath | None = None) -> AnyPath:
-        """Write one HTML page that shows the pairs; returns its path.
+        """Write one HTML page that shows the pairs.
 
         Args:
-            output: the file; None: report.html in the store.
+            output: the file to write; None: report.html in the store.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            InputError: the store is not complete, or the output cannot be a file.
         """
         require("a report", "jinja2", "matplotlib")
         from flowpairs.training.report.page import write_report
@@ -140,7 +171,7 @@ class PairStore:
 
 
 def _read(config: "str | AnyPath | Mapping[str, Any] | CoupleConfig", directory: str) -> CoupleConfig:
-    """The config of a job that writes to a directory."""
+    """Read or validate a config, and set its `output.dir` to a directory."""
     if isinstance(config, CoupleConfig):
         return config.model_copy(update={"output": config.output.model_copy(update={"dir": directory})})
     if isinstance(config, Mapping):

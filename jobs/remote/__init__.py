@@ -1,8 +1,8 @@
-"""Jobs on a cluster, through the HTTP address of its dashboard; why so: docs/cluster.md.
+"""Jobs on a cluster, by the HTTP address of its dashboard; the reasons are in docs/cluster.md.
 
-request.py    what a command line asks for, checked here as far as it can be
-bundle.py     what is shipped: code, config, versions
-dashboard.py  the jobs of a cluster: submitted, followed, listed, stopped
+request.py    checks a command line as far as possible on this machine
+bundle.py     packs what is shipped: code, config, versions
+dashboard.py  submits, follows, lists and stops the jobs of a cluster
 
-What runs there, ahead of the command, is jobs/arrival.py: is this the environment that it needs?
+On the cluster, jobs/arrival.py runs before the command and checks the environment.
 """

@@ -1,7 +1,7 @@
-"""What a submission ships: one directory with the code, the config and what the code needs; Ray uploads it by its hash.
+"""The bundle that a submission ships: a directory with code, config and required versions; Ray uploads it by its hash.
 
-The code comes from where this process imported it, a clone or site-packages alike. Nothing else of that place goes
-along, so that no data, cache, output or secret beside the code can.
+The code is copied from where this process imported it, a clone or site-packages. No other file is copied from there, so
+that no data, cache, output or secret next to the code is shipped.
 """
 
 import hashlib
@@ -24,22 +24,22 @@ from flowpairs.pipeline.config import Strict, save
 PACKAGES = ("pipeline", "training", "jobs", "configs")
 CONFIG, ENVIRONMENT = "job.yaml", "environment.json"
 LEFTOVERS = shutil.ignore_patterns("__pycache__", ".*")
-TOOLS = ("dev", "bench")  # the extras that no job needs
+TOOLS = ("dev", "bench")  # extras that no job needs
 
 
 def pack(directory: Path, config: Strict | None) -> None:
-    """Fill an empty directory.
+    """Fill an empty directory with the bundle.
 
     Args:
-        directory: becomes the working directory of the job.
-        config: goes along as job.yaml, with the modules of the user's own that it names.
+        directory: the directory to fill, which becomes the working directory of the job.
+        config: the config to ship as job.yaml, together with the user's own modules that it names; None: no config.
 
     Raises:
-        InputError: flowpairs is not installed here, so that nobody can say what it needs.
+        InputError: flowpairs is not installed here, so that its requirements are unknown.
     """
     code = directory / "flowpairs"
     shutil.copytree(_folder("flowpairs"), code, ignore=LEFTOVERS)
-    for name in PACKAGES:  # a folder of its own in a clone, below the first in site-packages
+    for name in PACKAGES:  # in a clone a folder of its own, in site-packages below `flowpairs`
         shutil.copytree(_folder(f"flowpairs.{name}"), code / name, ignore=LEFTOVERS, dirs_exist_ok=True)
     (directory / ENVIRONMENT).write_text(json.dumps(versions(), indent=1))
     if config is not None:
@@ -49,7 +49,7 @@ def pack(directory: Path, config: Strict | None) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """What the code needs, and what is installed here; `jobs.arrival` holds the cluster against it."""
+    """List the versions that the code needs and those installed here; `jobs.arrival` compares the cluster with them."""
     return {
         "python": {"needs": metadata.metadata("flowpairs")["Requires-Python"], "here": platform.python_version()},
         "packages": {
@@ -61,16 +61,16 @@ def versions() -> dict[str, Any]:
 
 
 def pinned_requirements(constraints: Path, directory: Path) -> list[str]:
-    """Lines for the `pip` of Ray's runtime environment: what flowpairs needs, at the versions that a file pins.
+    """List the lines for `pip` in Ray's runtime environment: flowpairs' requirements, at the versions that a file pins.
 
-    Ray itself is left out, since a job runs on the cluster's. Of the extras goes along what is installed here.
+    Ray is left out, since a job runs on the cluster's Ray. Requirements of extras are included if installed here.
 
     Args:
-        constraints: lines of name==version, as in constraints.txt.
-        directory: the bundle, where the file goes; its name has its hash, by which Ray tells environments apart.
+        constraints: the path of a file with lines name==version, such as constraints.txt.
+        directory: the bundle, to which the file is copied; the hash in its name lets Ray distinguish environments.
 
     Raises:
-        InputError: no such file.
+        InputError: the file does not exist.
     """
     if not constraints.is_file():
         raise InputError(f"--pip {str(constraints)!r}: no such file; give one with lines name==version")
@@ -85,13 +85,13 @@ def pinned_requirements(constraints: Path, directory: Path) -> list[str]:
 def _needs() -> list[Requirement]:
     try:
         needs = [Requirement(line) for line in metadata.requires("flowpairs") or []]
-        return [need for need in needs if need.name != "flowpairs"]  # an extra of others
+        return [need for need in needs if need.name != "flowpairs"]  # an extra that consists of other extras
     except metadata.PackageNotFoundError as error:
         raise InputError("flowpairs: not installed here, only on the path; run pip install for it first") from error
 
 
 def _of_an_extra(need: Requirement) -> bool:
-    """Whether an optional requirement is one that a job may need and that is installed here."""
+    """Return whether an optional requirement may be needed by a job and is installed here."""
     assert need.marker is not None
     if any(need.marker.evaluate({"extra": tool}) for tool in TOOLS):
         return False
@@ -103,9 +103,10 @@ def _of_an_extra(need: Requirement) -> bool:
 
 
 def _own_modules(tree: Any) -> Iterator[Path]:
-    """The user's modules and packages that a config names as `module:function`: those not installed as packages.
+    """Yield the paths of the user's modules and packages that a config names as `module:function`.
 
-    `check_cost` has imported them, so that they are known by where they lie.
+    Installed packages are left out. `check_cost` must have imported the modules, since their paths are taken from
+    `sys.modules`.
     """
     if isinstance(tree, dict):
         for value in tree.values():
@@ -122,7 +123,7 @@ def _own_modules(tree: Any) -> Iterator[Path]:
 
 
 def _copy(source: Path, directory: Path) -> None:
-    """Copy a module or a package, without what Python and editors leave in it."""
+    """Copy a module or a package, without the files that Python and editors create in it."""
     if source.is_file():
         shutil.copy(source, directory)
     else:
@@ -130,7 +131,7 @@ def _copy(source: Path, directory: Path) -> None:
 
 
 def _folder(package: str) -> Path:
-    """Where a package's code lies."""
+    """Return the folder of a package's code."""
     spec = importlib.util.find_spec(package)
     assert spec is not None
     assert spec.origin is not None

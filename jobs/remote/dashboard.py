@@ -1,4 +1,4 @@
-"""The jobs of a cluster, through Ray's job submission client, with a sentence for whatever is in the way."""
+"""The jobs of a cluster, by Ray's job submission client, with a clear error message for each obstacle."""
 
 import asyncio
 import hashlib
@@ -22,18 +22,18 @@ from ray.job_submission import JobStatus, JobSubmissionClient, JobType
 from flowpairs.jobs.remote.request import Request
 from flowpairs.pipeline.base.errors import InputError, JobError
 
-PATIENCE = (10, 120)  # seconds to connect, and for an answer: an upload is stored by then
+PATIENCE = (10, 120)  # seconds to connect, and to wait for an answer, which includes storing an upload
 FOLLOW, STOP = "flowpairs jobs --follow", "flowpairs stop"
 
 
 class Client(JobSubmissionClient):
-    """Ray's client with an end to its patience: without one, an address that swallows packets hangs for ever."""
+    """Ray's client with timeouts: without them, an address that drops packets hangs forever."""
 
     def _do_request(self, *arguments: Any, **options: Any) -> Any:
         return super()._do_request(*arguments, timeout=PATIENCE, **options)
 
     def ray_version(self) -> str:
-        """That of the cluster."""
+        """Ask the cluster for its version of Ray."""
         return self._do_request("GET", "/api/version").json()["ray_version"]
 
 
@@ -43,16 +43,16 @@ class SubmittedJob:
 
     id: str
     status: str  # PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED
-    exit_code: int | None  # of the command, once it has ended by itself
-    command: str | None  # of flowpairs; None of a job that another program submitted
-    output: str | None  # the directories or URLs that it writes to, a line each
+    exit_code: int | None  # of the command, if it ended by itself
+    command: str | None  # the flowpairs command; None for a job that another program submitted
+    output: str | None  # the directories or URLs that it writes to, one per line
     entrypoint: str
     started: float | None  # seconds since 1970
     ended: float | None
 
     @classmethod
     def of(cls, details: JobDetails) -> "SubmittedJob":
-        """What is of interest in Ray's account."""
+        """Take the fields from Ray's description of a job."""
         metadata = details.metadata or {}
         start, end = ((ms / 1000 if ms else None) for ms in (details.start_time, details.end_time))
         return cls(
@@ -68,7 +68,7 @@ class SubmittedJob:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether the job has ended, in any way."""
         return JobStatus(self.status).is_terminal()
 
 
@@ -76,10 +76,11 @@ class Dashboard:
     """A cluster that jobs can be submitted to.
 
     Args:
-        address: the URL of its dashboard.
+        address: the URL of the dashboard.
 
     Raises:
-        InputError: no URL, nobody there, a token that is missing or wrong, another version of Ray.
+        InputError: the address is not a URL or does not answer, the token is missing or wrong, or the version of Ray
+            differs.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -93,7 +94,7 @@ class Dashboard:
                 f"--address={address!r}: no URL of a dashboard, which takes jobs; give one, as in http://127.0.0.1:8265"
             )
         self.address = address
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray's client prefers to what it is given
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray's client prefers this to its argument
         for handler in logging.getLogger("ray").handlers:  # Ray's modules set their own loggers' levels
             handler.setLevel(logging.WARNING)
         with self._asking():
@@ -101,24 +102,27 @@ class Dashboard:
             check_ray(address, self.client.ray_version(), ray.__version__)
 
     def jobs(self) -> list[SubmittedJob]:
-        """All that were submitted, oldest first."""
+        """List all submitted jobs, oldest first."""
         with self._asking():
             listed = [SubmittedJob.of(job) for job in self.client.list_jobs() if job.type is JobType.SUBMISSION]
         return sorted(listed, key=lambda job: job.started or 0.0)
 
     def submit(self, request: Request, bundle: Path, pip: list[str] | None) -> str:
-        """Ship a bundle and have the command run in it; returns the job's name.
+        """Ship a bundle and run the command in it on the cluster.
 
-        The name numbers the submissions of a command for one directory, and a name is taken once: of two that are
-        submitted at the same time, one is refused.
+        The name of the job ends with the number of the submission of a command for one directory. A name can be used
+        only once: of two jobs that are submitted at the same time, one is refused.
 
         Args:
-            request: what to run.
-            bundle: what is shipped, as `jobs.remote.bundle` packed it.
-            pip: lines of requirements to install first; None: none.
+            request: the command to run.
+            bundle: the directory to ship, as `jobs.remote.bundle` packed it.
+            pip: the lines of requirements to install first; None: none.
+
+        Returns:
+            The name of the job.
 
         Raises:
-            InputError: a job that still runs writes to the same place.
+            InputError: a job that still runs writes to the same directory.
         """
         jobs = self.jobs()
         for job in jobs:
@@ -143,11 +147,14 @@ class Dashboard:
             )
 
     def follow(self, name: str) -> int:
-        """Print a job's log as it grows, from its start, until the job ends; returns the exit status of its command.
+        """Print the log of a job from its start until the job ends.
+
+        Returns:
+            The exit status of the command; 1 if the user interrupts.
 
         Raises:
-            InputError: no such job.
-            JobError: it ended without an exit status of its own, or the cluster is gone.
+            InputError: the job does not exist.
+            JobError: the job was stopped or ended with another exit status than 0, 1 or 2, or the cluster is gone.
         """
         try:
             job = asyncio.run(self._print_log(name))
@@ -158,7 +165,7 @@ class Dashboard:
             return 0
         if job.status == JobStatus.STOPPED:
             raise JobError(f"{name} was stopped; submit it again to go on where it was")
-        if job.exit_code in (1, 2):  # the log has told why
+        if job.exit_code in (1, 2):  # the log says why
             return job.exit_code
         if job.exit_code is None:
             with self._asking(name):
@@ -167,10 +174,10 @@ class Dashboard:
         raise JobError(f"{name} ended with exit status {job.exit_code}; submit it again to go on where it was")
 
     def stop(self, name: str) -> SubmittedJob:
-        """End a job and wait until it has ended, at once where it had already; returns it.
+        """Stop a job, wait until it has ended, and return it; a job that has already ended is returned at once.
 
         Raises:
-            InputError: no such job.
+            InputError: the job does not exist.
         """
         with self._asking(name):
             self.client.stop_job(name)
@@ -179,19 +186,19 @@ class Dashboard:
         return job
 
     async def _print_log(self, name: str) -> SubmittedJob:
-        """Follow the log to the job's end, and take it up again where a connection breaks."""
+        """Print the log until the job ends, and reconnect if the connection breaks."""
         with self._asking(name):
             self.client.get_job_info(name)
         shown = 0
         while True:
             seen = 0
             try:
-                async for text in self.client.tail_job_logs(name):  # from the start, whenever it is called
+                async for text in self.client.tail_job_logs(name):  # each call starts at the beginning
                     seen += len(text)
                     if seen > shown:
                         print(text[shown - seen :], end="", flush=True)
                         shown = seen
-            except Exception as error:  # of aiohttp, a dozen kinds; whether the job lives is asked next
+            except Exception as error:  # aiohttp raises a dozen kinds; the next request shows whether the job lives
                 print(f"the connection broke ({error}); trying again", file=sys.stderr)
             try:
                 job = SubmittedJob.of(self.client.get_job_info(name))
@@ -206,7 +213,7 @@ class Dashboard:
 
     @contextmanager
     def _asking(self, name: str | None = None) -> Iterator[None]:
-        """Turn what Ray's client raises into a sentence; `name` is that of the job asked about."""
+        """Turn errors of Ray's client into InputError and JobError; `name` is the job that the request is about."""
         where = f"--address={self.address!r}"
         try:
             yield
@@ -218,7 +225,7 @@ class Dashboard:
             raise InputError(
                 f"{where}: no answer; start the cluster, or forward its port as `ray dashboard cluster.yaml` does"
             ) from error
-        except OSError as error:  # as all errors of requests are
+        except OSError as error:  # the base of all errors of requests
             raise InputError(f"{where}: no Ray dashboard answers ({error}); mend the address") from error
         except RuntimeError as error:
             if name is not None and "status code 404" in str(error):
@@ -229,7 +236,7 @@ class Dashboard:
 
 
 def check_ray(address: str, theirs: str, ours: str) -> None:
-    """Refuse a cluster whose Ray is not that of this machine, up to patches: flowpairs is tried with one at a time."""
+    """Refuse a cluster with another minor version of Ray than this machine: flowpairs is tested with one at a time."""
     if theirs.split(".")[:2] != ours.split(".")[:2]:
         raise InputError(
             f"--address={address!r}: Ray {theirs} there and {ours} here; "
@@ -238,7 +245,7 @@ def check_ray(address: str, theirs: str, ours: str) -> None:
 
 
 def _token(error: str) -> str:
-    """The sentence for a refusal."""
+    """Compose the error message for a refused or missing token."""
     if "invalid" in error.lower():
         return "wrong token; put the cluster's into RAY_AUTH_TOKEN or ~/.ray/auth_token"
     return (

@@ -1,4 +1,4 @@
-"""What `flowpairs submit` was asked for, checked as far as it can be without the cluster's files."""
+"""The request of `flowpairs submit`, checked as far as possible without the files of the cluster."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ CONFIGS: dict[str, type[Strict]] = {
     "train": TrainConfig,
     "stream": StreamConfig,
 }
-# The keys of a config that say where something lies.
+# Keys of a config whose values are paths or URLs, and those of an evaluation.
 LOCATIONS = ("dir", "path", "table", "start", "matrix", "condition_file")
-EVALUATED = ("data", "source", "features")  # and of an evaluation
-EMBEDDED = "digits"  # the data set that lies nowhere
+EVALUATED = ("data", "source", "features")
+EMBEDDED = "digits"  # the name of the embedded data set, which has no path
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Request:
     """A command that can be run on a cluster.
 
     Attributes:
-        command: one of flowpairs' own.
-        config: the resolved config, which is shipped; None of a command that takes a directory instead.
+        command: the flowpairs command.
+        config: the resolved config, which is shipped; None for a command that takes a directory instead.
         arguments: the rest of the command line.
-        subject: what the job is about: the first of what it writes to, or the config that it plans.
-        outputs: the directories or URLs that it writes to.
+        subject: the first output of the job, the directory that it reads, or the config that it plans, for its name.
+        outputs: the directories or URLs that the job writes to.
     """
 
     command: Command
@@ -44,13 +44,13 @@ def request(command: Command, subject: str, overrides: list[str] | None) -> Requ
     """Check a command line before anything is shipped.
 
     Args:
-        command: what is to be run.
-        subject: the YAML config, on this machine; of `evaluate`, `status` and `verify`, the directory on the cluster.
-        overrides: `key.sub=value`; of `status` and `verify`, their options.
+        command: the command to run.
+        subject: the YAML config on this machine; for `evaluate`, `status` and `verify`, the directory on the cluster.
+        overrides: the overrides `key.sub=value`; for `status` and `verify`, their options.
 
     Raises:
-        InputError: what the command itself would say of the config, or a relative path: it would lie in the job's
-            working directory, which holds the code alone and is thrown away.
+        InputError: the command would refuse the config, or a path is relative: it would lie in the working directory
+            of the job, which holds the code only and is deleted.
     """
     if command in ("evaluate", "status", "verify"):
         _refuse_relative("", subject)
@@ -65,7 +65,7 @@ def request(command: Command, subject: str, overrides: list[str] | None) -> Requ
     config = load(CONFIGS[command], subject, overrides)
     for part in (config, getattr(config, "couple", None)):
         if isinstance(part, CoupleConfig):
-            check_cost(part)  # whose module is shipped from where it was imported
+            check_cost(part)  # imports the module, whose path is needed to ship it
     tree = config.model_dump(mode="json")
     for key, value in leaves(tree):
         if key.rpartition(".")[2] in LOCATIONS and isinstance(value, str) and value != EMBEDDED:

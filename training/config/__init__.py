@@ -1,4 +1,4 @@
-"""Configuration of training (training.py) and of what is done with a trained run (sampling.py)."""
+"""Configuration of training (training.py) and of evaluating and sampling a trained run (sampling.py)."""
 
 from flowpairs.training.config.sampling import EvaluateConfig, SampleConfig, SamplerConfig, SolverName
 from flowpairs.training.config.training import (

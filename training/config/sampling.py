@@ -1,4 +1,4 @@
-"""The models of `flowpairs evaluate RUN` and `flowpairs sample RUN`."""
+"""Configuration models of `flowpairs evaluate RUN` and `flowpairs sample RUN`."""
 
 from typing import Literal
 
@@ -8,27 +8,27 @@ from flowpairs.pipeline.config import Strict
 
 
 class SamplerConfig(Strict):
-    """How samples are drawn, whatever for."""
+    """The settings for drawing samples that `evaluate` and `sample` share."""
 
     samples: PositiveInt
-    rtol: PositiveFloat = 1e-5  # of dopri5
-    atol: PositiveFloat = 1e-5
+    rtol: PositiveFloat = 1e-5  # relative tolerance of dopri5
+    atol: PositiveFloat = 1e-5  # absolute tolerance of dopri5, in units of x
     guidance: float = Field(default=1.0, ge=0)  # scale of classifier-free guidance; 1: the label's own velocity
     batch: PositiveInt = 512
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class EvaluateConfig(SamplerConfig):
-    """All of `flowpairs evaluate RUN`."""
+    """The complete configuration of `flowpairs evaluate RUN`."""
 
     samples: int = Field(default=5000, ge=64)
     euler: tuple[PositiveInt, ...] = (4, 8, 16)
-    sde: tuple[PositiveInt, ...] | None = None  # steps of Euler-Maruyama; None: 16 and 64 for [SF]2M, else none
-    jumps: tuple[PositiveInt, ...] = (1, 2, 4)  # steps of MeanFlow models by their average velocity
-    features: str = "pca"  # what the Frechet distance sees; else a network: see training/metrics/feature_network.py
-    pca: PositiveInt = 64  # principal directions of the data, for features=pca
-    data: str | None = None  # held-out data to hold samples to, with the columns of the pairs' own
-    source: str | None = None  # and to start from, where the source is data
+    sde: tuple[PositiveInt, ...] | None = None  # numbers of Euler-Maruyama steps; None: 16 and 64 for [SF]2M, else none
+    jumps: tuple[PositiveInt, ...] = (1, 2, 4)  # numbers of average-velocity steps, for MeanFlow models
+    features: str = "pca"  # features of the Frechet distance: pca, or a network (training/metrics/feature_network.py)
+    pca: PositiveInt = 64  # number of principal directions of the data, for features=pca
+    data: str | None = None  # held-out data to compare samples with, with the same columns as the data of the pairs
+    source: str | None = None  # held-out data to start from, if the source is data
 
     @model_validator(mode="after")
     def _directions(self) -> "EvaluateConfig":
@@ -41,8 +41,8 @@ SolverName = Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"]
 
 
 class SampleConfig(SamplerConfig):
-    """All of `flowpairs sample RUN`, as its options give it."""
+    """The complete configuration of `flowpairs sample RUN`, made from its options."""
 
     solver: SolverName = "dopri5"
-    steps: PositiveInt | None = None  # none of dopri5, which chooses
-    labels: tuple[int, ...] = ()  # drawn among these; none: among those of the data
+    steps: PositiveInt | None = None  # number of equal steps; None for dopri5, which chooses its steps
+    labels: tuple[int, ...] = ()  # labels to draw from; empty: the labels of the data

@@ -1,4 +1,4 @@
-"""The models of `flowpairs train CONFIG` and of `flowpairs evaluate RUN`."""
+"""Configuration models of `flowpairs train CONFIG`."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,14 +10,14 @@ from flowpairs.pipeline.config import Strict
 class PairsConfig(Strict):
     """The pair store to regress on.
 
-    `stream:DIR` is short for one that is read while its coupling job still runs, `semidiscrete:DIR` for one whose
-    potentials match noise while training.
+    `stream:DIR` is short for a store that is read while its coupling job still runs, `semidiscrete:DIR` for a store
+    whose potentials assign data to fresh noise during training.
     """
 
     dir: str
     source: Literal["shards", "stream", "semidiscrete"] = "shards"
-    fingerprint: str | None = None  # hash that the pairs must have; the resolved config holds that of the ones read
-    patience: PositiveFloat | None = 3600.0  # seconds that a stream waits for a shard; None: as long as it takes
+    fingerprint: str | None = None  # hash that the pairs must have; the resolved config records the one read
+    patience: PositiveFloat | None = 3600.0  # seconds that a stream waits for a shard; None: without limit
 
     @model_validator(mode="before")
     @classmethod
@@ -37,7 +37,7 @@ class PairsConfig(Strict):
 
 
 class MLPConfig(Strict):
-    """Residual MLP on the flattened data: vectors, and images small enough to be treated as such."""
+    """Residual MLP on the flattened data, for vectors and small images."""
 
     kind: Literal["mlp"]
     width: PositiveInt = 512
@@ -69,9 +69,9 @@ ModelConfig = MLPConfig | UNetConfig | DiTConfig
 
 
 class PathConfig(Strict):
-    """What lies between the two ends of a pair: see training/objectives/probability_paths.py and docs/training.md."""
+    """The path between x0 and x1 of a pair: see training/objectives/probability_paths.py and docs/training.md."""
 
-    belonging: ClassVar = {"kind": ("sigma",)}  # which means something else for each
+    belonging: ClassVar = {"kind": ("sigma",)}  # sigma has another meaning for each kind
 
     kind: Literal["cfm", "fm", "sb", "vp"] = "cfm"
     sigma: float = Field(default=0.0, ge=0)
@@ -92,7 +92,7 @@ class VelocityConfig(Strict):
 
 
 class BridgeMatchingConfig(Strict):
-    """[SF]2M: a velocity net and a score net on Brownian bridges, sampled as an ODE and as an SDE."""
+    """[SF]2M: a velocity network and a score network on Brownian bridges, sampled as an ODE and as an SDE."""
 
     kind: Literal["sf2m"]
 
@@ -101,20 +101,20 @@ class MeanFlowConfig(Strict):
     """MeanFlow: regress on the average velocity of an interval, sampled in one to four steps."""
 
     kind: Literal["meanflow"]
-    spans: float = Field(default=0.25, ge=0, le=1)  # share of the samples whose interval has a length
+    spans: float = Field(default=0.25, ge=0, le=1)  # fraction of the samples whose interval has positive length
 
 
 ObjectiveConfig = VelocityConfig | BridgeMatchingConfig | MeanFlowConfig
 
 
 class TimesConfig(Strict):
-    """How the times of the samples are distributed."""
+    """The distribution of the training times."""
 
     belonging: ClassVar = {"kind": ("mean", "std")}
 
     kind: Literal["uniform", "logit-normal"] = "uniform"
-    mean: float = 0.0  # of logit(t); above 0 is nearer to the data
-    std: PositiveFloat = 1.0
+    mean: float = 0.0  # mean of logit(t); values above 0 give times nearer to the data
+    std: PositiveFloat = 1.0  # standard deviation of logit(t)
 
     @model_validator(mode="after")
     def _moments(self) -> "TimesConfig":
@@ -124,51 +124,51 @@ class TimesConfig(Strict):
 
 
 class LossConfig(Strict):
-    """Weights of the samples' squared errors; those that the pairs carry come on top."""
+    """The weights of the squared errors; the weights of the pairs, if they have any, multiply them."""
 
-    time: Literal["uniform", "bridge"] = "uniform"  # bridge: 4 t (1 - t), which tames the velocity of path sb
-    adaptive: float = Field(default=0.0, ge=0, le=1)  # p: divided by (error + 0.001)^p; 0.5 like a pseudo-Huber loss
+    time: Literal["uniform", "bridge"] = "uniform"  # bridge: 4 t (1 - t), cancels the pole of path sb's error
+    adaptive: float = Field(default=0.0, ge=0, le=1)  # p: weight 1 / (error + 0.001)^p; 0.5 is like pseudo-Huber
 
 
 class OptimisationConfig(Strict):
-    """Steps of AdamW on the regression loss."""
+    """The optimisation of the regression loss with AdamW."""
 
     steps: PositiveInt
-    batch: PositiveInt = 256  # pairs a step, over all workers
-    accumulate: PositiveInt = 1  # parts that a worker computes its share of a step in, for want of memory
+    batch: PositiveInt = 256  # pairs per step, over all workers
+    accumulate: PositiveInt = 1  # number of parts in which a worker computes its share of a step, to save memory
     lr: PositiveFloat = 1e-3
     warmup: NonNegativeInt = 100  # steps of linear warm-up; constant afterwards
-    ema: float = Field(default=0.999, ge=0, lt=1)  # decay of the averaged weights that are evaluated
-    clip: PositiveFloat = 1.0  # norm of the gradient
-    label_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of samples whose label is hidden, for guidance
+    ema: float = Field(default=0.999, ge=0, lt=1)  # decay of the averaged weights, which are the ones evaluated
+    clip: PositiveFloat = 1.0  # largest norm of the gradient
+    label_dropout: float = Field(default=0.0, ge=0, lt=1)  # fraction of samples whose label is hidden, for guidance
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that have it
-    compile: bool = False  # by torch.compile; the first step takes a minute or so
+    compile: bool = False  # whether to use torch.compile; the first step then takes about a minute
     seed: int = Field(default=0, ge=0, lt=2**63)
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000
 
 
 class RunConfig(Strict):
-    """The directory of the run, and where its log goes besides."""
+    """The directory of the run, and the trackers that also receive its log."""
 
     dir: str
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)  # see training/run/trackers.py
 
 
 class TrainClusterConfig(Strict):
-    """What the job asks of Ray; changes the result by rounding only."""
+    """The resources that the job requests from Ray; they change the result by rounding only."""
 
-    # auto: one per GPU, without GPUs one per node. [least, most]: as many as there is room for, as nodes come and go.
+    # auto: one per GPU, or one per node without GPUs. [least, most]: as many as fit, as nodes come and go.
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = "auto"
     gpus: Literal[0, 1, "auto"] = "auto"  # per worker; auto: 1 where the cluster has GPUs
-    cpus: PositiveInt | Literal["auto"] = "auto"  # per worker; auto: all, shared out among those that a node can hold
+    cpus: PositiveInt | Literal["auto"] = "auto"  # per worker; auto: a node's cores divided among the workers it holds
 
 
-ASIDE = "log_every", "checkpoint_every", "accumulate", "compile"  # of `train`: they change weights by rounding only
+ASIDE = "log_every", "checkpoint_every", "accumulate", "compile"  # keys of `train` that change weights by rounding only
 
 
 class TrainConfig(Strict):
-    """All of `flowpairs train CONFIG`."""
+    """The complete configuration of `flowpairs train CONFIG`."""
 
     pairs: PairsConfig
     model: ModelConfig = Field(discriminator="kind")
@@ -191,6 +191,6 @@ class TrainConfig(Strict):
         return self
 
     def determining(self) -> dict[str, Any]:
-        """The part that determines the weights; the pairs enter by their fingerprint, wherever they lie."""
+        """Return the part that determines the weights; the pairs enter by fingerprint, not by directory."""
         aside: Any = {"pairs": {"dir", "patience"}, "output": True, "cluster": True, "train": set(ASIDE)}
         return self.model_dump(mode="json", exclude=aside)

@@ -1,4 +1,4 @@
-"""The model card: what the weights are of, how they came about, how to sample with plain torch, what was measured."""
+"""The model card: what was trained and how, how to sample with plain torch, and what the evaluation measured."""
 
 import statistics
 from pathlib import Path
@@ -16,7 +16,7 @@ from flowpairs.training.report.pictures import kind
 from flowpairs.training.report.runs import read_evaluation
 from flowpairs.training.run.trained import Trained
 
-SHOWN = 64  # samples that the card's lines draw
+SHOWN = 64  # number of samples that the card's example code draws
 
 PATHS = {
     "cfm": "x_t = (1 - t) x0 + t x1{}",
@@ -27,14 +27,14 @@ PATHS = {
 
 
 def card(trained: Trained, license: str) -> str:
-    """The README of an export.
+    """Render the README of an export.
 
     Args:
-        trained: what is exported.
-        license: as Hugging Face abbreviates it; the data's own may bind the weights.
+        trained: the network to export.
+        license: Hugging Face's abbreviation of a license; the license of the data may also bind the weights.
 
     Raises:
-        InputError: an evaluation or blocks.parquet that cannot be read.
+        InputError: evaluation.json or blocks.parquet cannot be read.
     """
     config, shape = trained.config, trained.shape
     image, classes = kind(shape) == "image", trained.num_classes if config.model.conditional else 0
@@ -70,7 +70,7 @@ def card(trained: Trained, license: str) -> str:
 
 
 def facts(trained: Trained) -> list[tuple[str, str]]:
-    """What a reader asks first, one row each."""
+    """List the main facts about the network as (name, value), one per row of the card's table."""
     config, path = trained.config, trained.config.path
     data = " x ".join(map(str, trained.shape))
     if len(trained.shape) == 3:
@@ -88,7 +88,7 @@ def facts(trained: Trained) -> list[tuple[str, str]]:
 
 
 def coupled_how(trained: Trained) -> str:
-    """How the pairs were coupled, as far as their store is at hand to tell."""
+    """Describe how the pairs were coupled, in as much detail as their store is available to give."""
     store = as_path(trained.pairs)
     blocks = read_blocks(store) if (store / "blocks.parquet").is_file() else []
     parts = [f"method {trained.method}"]
@@ -107,6 +107,6 @@ def coupled_how(trained: Trained) -> str:
 
 
 def settings(trained: Trained) -> str:
-    """The training's configuration as YAML, without the places of this machine."""
+    """Dump the training configuration as YAML, without paths and cluster settings of this machine."""
     aside: Any = {"pairs": {"dir"}, "output": True, "cluster": True}
     return yaml.safe_dump(trained.config.model_dump(mode="json", exclude=aside), sort_keys=False)

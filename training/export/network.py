@@ -1,7 +1,7 @@
-"""Averaged weights as safetensors, and what makes them a network again.
+"""Averaged weights as safetensors, with the files that turn them into a network again.
 
-A UNet is written as diffusers writes its UNet2DModel. Modules of our own come with their source in one file, model.py,
-put together from this project's modules, so that what was trained is what is exported.
+A UNet is written as diffusers writes its UNet2DModel. Our own modules come with their source in one file, model.py,
+which is assembled from this project's modules, so that the exported code is the trained code.
 """
 
 import ast
@@ -22,7 +22,7 @@ from flowpairs.training.models import conditioning
 from flowpairs.training.objectives.objective import VelocityAndScore, form
 from flowpairs.training.run.trained import Trained
 
-OURS = {"flowpairs", "jaxtyping"}  # whose imports model.py does without
+OURS = {"flowpairs", "jaxtyping"}  # packages whose imports model.py omits
 
 LOAD = '''
 def load(directory: str | Path = ".") -> {name}:
@@ -35,12 +35,12 @@ def load(directory: str | Path = ".") -> {name}:
 
 
 def in_diffusers_layout(trained: Trained) -> bool:
-    """Whether diffusers alone loads it: a UNet, but one that answers for intervals has an embedding of our own."""
+    """Return whether diffusers alone can load the network: a UNet without the interval embedding, which is ours."""
     return trained.config.model.kind == "unet" and trained.config.objective.kind != "meanflow"
 
 
 def parts(trained: Trained) -> dict[str, nn.Module]:
-    """The networks, by the folder that each is written into; [SF]2M has two, which its folders name."""
+    """Map the folder of each network in the export to the network; [SF]2M has two, velocity/ and score/."""
     network = trained.network(torch.device("cpu"))
     if isinstance(network, VelocityAndScore):
         return {"velocity/": network.velocity, "score/": network.score}
@@ -48,7 +48,7 @@ def parts(trained: Trained) -> dict[str, nn.Module]:
 
 
 def files(trained: Trained) -> dict[str, bytes]:
-    """Paths in the export, and what they hold; flow.json tells machines what the card tells people."""
+    """Map the paths in the export to their contents; flow.json states for programs what the card states for readers."""
     out = {}
     for folder, network in parts(trained).items():
         if in_diffusers_layout(trained):
@@ -67,7 +67,7 @@ def files(trained: Trained) -> dict[str, bytes]:
 
 
 def described(trained: Trained, out: dict[str, bytes]) -> dict[str, Any]:
-    """What the weights are of, with the hashes of the files that hold them."""
+    """Build the content of flow.json: what the weights were trained for, and the hashes of the exported files."""
     config = trained.config
     return {
         "time": "0 source, 1 data",
@@ -84,7 +84,7 @@ def described(trained: Trained, out: dict[str, bytes]) -> dict[str, Any]:
 
 
 def module_source(network: type[nn.Module]) -> str:
-    """One Python file with a network's class, what that is made of, and a function that loads it."""
+    """Assemble one Python file with a network's class, the classes that it uses, and a function that loads it."""
     modules = [conditioning, sys.modules[network.__module__]]
     imports = ["import json", "from pathlib import Path", "from safetensors.torch import load_file"]
     bodies = []
@@ -101,7 +101,7 @@ def module_source(network: type[nn.Module]) -> str:
 
 
 def _split(module: ModuleType) -> tuple[list[str], str]:
-    """A module's imports of others' packages, and what stands below all of its imports."""
+    """Split a module into its imports of third-party packages and the source below all of its imports."""
     text = inspect.getsource(module)
     nodes = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
     kept = []

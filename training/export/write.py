@@ -1,4 +1,4 @@
-"""`flowpairs export`: the files of a trained network in a directory of their own, all of them or none."""
+"""`flowpairs export`: writes the files of a trained network to a directory of their own, all of them or none."""
 
 import re
 from pathlib import Path
@@ -11,20 +11,20 @@ from flowpairs.training.run.trained import read_trained
 
 
 def export(directory: str | Path, output: Path, license: str) -> list[str]:
-    """Write the averaged weights, what makes them a network, and a model card.
+    """Write the averaged weights, the config and code that turn them into a network, and a model card.
 
-    An earlier export of the same weights is written over, which brings its card up to date.
+    An earlier export of the same weights is overwritten, which updates its card.
 
     Args:
-        directory: of a finished run, or of one of a run's checkpoints.
-        output: the directory to make.
-        license: of the weights, for the card.
+        directory: the directory of a finished run, or of one checkpoint of a run.
+        output: the directory to create.
+        license: the license of the weights, for the card.
 
     Returns:
         The names of the files.
 
     Raises:
-        InputError: no such run, a directory that holds something else, or what is no abbreviation of a license.
+        InputError: the run does not exist, the output holds something else, or the license is not an abbreviation.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         raise InputError(f"--license {license!r}: not of Hugging Face's abbreviations; give one, as in apache-2.0")

@@ -1,1 +1,1 @@
-"""What says how good samples are: Frechet distances, curvature, Wasserstein distances per time point."""
+"""Measures of sample quality: Frechet distances, their feature networks, Wasserstein distances per time point."""

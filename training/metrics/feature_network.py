@@ -1,7 +1,7 @@
-"""What the Frechet distance of images sees instead of their principal components: the outputs of a network.
+"""Feature networks, whose outputs the Frechet distance of images can use in place of principal components.
 
-The driver reads a network's file and tries it, so that what cannot work is refused before Ray is started; the bytes go
-with the task, whichever node it runs on. A network takes images [n, C, H, W] in [-1, 1] and answers with [n, f].
+The driver reads a network's file and runs it once, so that an unusable network is refused before Ray is started; the
+bytes are sent with the task to whichever node runs it. A network maps images [n, C, H, W] in [-1, 1] to [n, f].
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
 
-BATCH = 250  # images at a time
-INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity keeps them
+BATCH = 250  # images per call of the network
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's name of its file of weights
 
 Network = Callable[[Tensor], Tensor]
 
@@ -32,8 +32,8 @@ class Extractor:
     """A feature network that can be sent to another process.
 
     Attributes:
-        given: `features` of the evaluation.
-        content: bytes of its file.
+        given: the value of `features` in the evaluation's configuration.
+        content: the bytes of the network's file.
     """
 
     given: str
@@ -44,11 +44,11 @@ class Extractor:
         return f"{name} (sha256 {hashlib.sha256(self.content).hexdigest()[:12]})"
 
     def on(self, device: torch.device) -> Callable[[Float[Tensor, "n c h w"]], Float64[Tensor, "n f"]]:
-        """The network on a device, for any number of images.
+        """Load the network on a device and return it as a function of any number of images.
 
         Raises:
-            InputError: from this, where the file holds no such network; from what it returns, where the network fails
-                on the images, or its outputs are not one finite vector each.
+            InputError: the file holds no such network; or, from the returned function, the network fails on the images,
+                or its outputs are not one finite vector per image.
         """
         where, load = f"features={self.given!r}", _of_inception if self.given == "inception" else _torchscript
         try:
@@ -74,14 +74,14 @@ class Extractor:
 
 
 def extractor(features: str, shape: tuple[int, ...]) -> Extractor | None:
-    """The network that an evaluation of data of that shape names, tried; None for principal components.
+    """Read and test the feature network that an evaluation names; None for principal components.
 
     Args:
         features: pca, inception, or the path or URL of a TorchScript file (.pt, .ts).
-        shape: of one datum.
+        shape: the shape of one datum.
 
     Raises:
-        InputError: no such network is at hand, or it does not fit the data.
+        InputError: the network is not available, or it does not fit the data.
     """
     if features == "pca":
         return None
@@ -102,7 +102,7 @@ def extractor(features: str, shape: tuple[int, ...]) -> Extractor | None:
 
 
 def _inception() -> Path:
-    """Where torch-fidelity keeps its weights; nothing is fetched here."""
+    """Return the path where torch-fidelity stores its weights; nothing is downloaded."""
     weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     if importlib.util.find_spec("torch_fidelity") is None:
         raise InputError("features='inception': torch-fidelity is not installed; install it, or give features=pca")
@@ -119,7 +119,7 @@ def _of_inception(content: bytes, device: torch.device) -> Network:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     weights = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-    with tempfile.TemporaryDirectory() as temporary:  # torch-fidelity unpickles, so it gets what is tensors alone
+    with tempfile.TemporaryDirectory() as temporary:  # torch-fidelity unpickles, so it gets a file of tensors only
         torch.save(weights, path := f"{temporary}/weights.pth")
         network: nn.Module = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path)
     network = network.to(device)
@@ -131,7 +131,7 @@ def _of_inception(content: bytes, device: torch.device) -> Network:
 
 
 def _first(error: BaseException) -> str:
-    """The last line of a library's message: TorchScript's are tracebacks, with what went wrong at their end."""
+    """Return the last line of a library's message: TorchScript's are tracebacks that end with the cause."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 

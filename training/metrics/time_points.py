@@ -1,7 +1,7 @@
-"""A flow over time against the data at each time point, those left out of training among them.
+"""Comparison of a flow over time with the data at each time point, including the points left out of training.
 
-As in arXiv 2302.00482, section 5.3: the data of the last point before that was trained on are led on to the point, and
-held to its data by the 1-Wasserstein distance.
+As in arXiv 2302.00482, section 5.3: the flow moves the data of the last earlier training point to the time point, and
+the 1-Wasserstein distance compares them with the data there.
 """
 
 from typing import Any
@@ -17,17 +17,24 @@ from flowpairs.training.pairs.endpoints import Endpoints
 from flowpairs.training.run.trained import Trained
 from flowpairs.training.sampling.sampler import Sampler
 
-MOST, DRAWN = 2_000, 256  # data of a point that are led on and compared, and those that the report draws
+MOST, DRAWN = 2_000, 256  # largest numbers of data per point: moved and compared, and drawn in the report
 
 
 def measure_time_points(
     trained: Trained, config: EvaluateConfig, endpoints: Endpoints, device: torch.device
 ) -> tuple[list[dict[str, Any]], Float32[np.ndarray, "points 2 k 2"]]:
-    """W1 of every point after the first, for evaluation.json, and what there is to draw.
+    """Measure W1 at every time point after the first training point, and prepare the points to draw.
 
-    Returns: a row a point, with the distance of the flow's points, `w1`, and that of the data before as they were,
-    `w1_still`; and of each the data and the flow's points on the two principal directions of all data, NaN where there
-    are fewer than DRAWN.
+    Args:
+        trained: the network.
+        config: the configuration of the evaluation.
+        endpoints: the data at every time point of the chain.
+        device: the device to sample on.
+
+    Returns:
+        One row per time point for evaluation.json, with W1 of the flow's points, `w1`, and W1 of the earlier data left
+        where they were, `w1_still`, both in units of x; and per time point the data and the flow's points on the two
+        principal directions of all data, padded with NaN to DRAWN rows.
     """
     principal = Principal.fit(torch.cat([point.x for point in endpoints.points]), 2)
     first = next(number for number, point in enumerate(endpoints.points) if not point.left_out)
@@ -47,7 +54,7 @@ def measure_time_points(
 
 
 def wasserstein(x: Float32[Tensor, "n *shape"], y: Float32[Tensor, "m *shape"]) -> float:
-    """The 1-Wasserstein distance of two samples in the Euclidean norm, by POT's network simplex."""
+    """Compute the 1-Wasserstein distance of two samples in the Euclidean norm, with POT's network simplex."""
     import ot  # slow to import
 
     cost = torch.cdist(x.flatten(1).double(), y.flatten(1).double()).numpy()

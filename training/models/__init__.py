@@ -1,7 +1,7 @@
 """Velocity models, all called as `model(t, x, label, until)`.
 
 t [b] in [0, 1], x [b, *shape], label [b] int64 or None -> velocity [b, *shape]. Models built with `spans` also take
-`until` [b] in [t, 1], and answer with the average velocity from t to there.
+`until` [b] in [t, 1] and return the average velocity from t to `until`.
 """
 
 import math
@@ -20,11 +20,12 @@ def check_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -
 
     Args:
         config: the model's part of the configuration.
-        shape: of one datum; [C, H, W] for images.
-        num_classes: 0 where the pairs carry no labels.
+        shape: the shape of one datum; [C, H, W] for images.
+        num_classes: the number of classes of the data; 0 if the pairs have no labels.
 
     Raises:
-        InputError: an image model on data that are no images or do not divide, labels asked for but absent.
+        InputError: an image model is used for data that are not images or whose size it does not divide, or labels are
+            requested but absent.
     """
     if config.conditional and num_classes == 0:
         raise InputError("model.conditional=True: the pairs carry no labels; couple with data.label or set it to False")
@@ -53,7 +54,7 @@ def check_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -
 def arguments(
     config: ModelConfig, shape: tuple[int, ...], num_classes: int, spans: bool = False, null: bool = False
 ) -> dict[str, Any]:
-    """What a network is built with, besides its seed: the keyword arguments of its class, see `build`."""
+    """Return the keyword arguments of the network's class; the arguments are those of `build_model`."""
     size = {"dim": math.prod(shape)} if isinstance(config, MLPConfig) else {"shape": shape}
     classes = num_classes + null if config.conditional else 0
     return size | config.model_dump(exclude={"kind", "conditional"}) | {"num_classes": classes, "spans": spans}
@@ -62,15 +63,18 @@ def arguments(
 def build_model(
     config: ModelConfig, shape: tuple[int, ...], num_classes: int, seed: int, spans: bool = False, null: bool = False
 ) -> nn.Module:
-    """The untrained model, initialised from `seed` alone.
+    """Build an untrained model, initialised from `seed` alone.
 
     Args:
         config: the model's part of the configuration.
-        shape: of one datum; [C, H, W] for images.
-        num_classes: 0 where the pairs carry no labels.
-        seed: of the weights; the global generator is left as it was.
-        spans: whether the model answers for intervals.
-        null: whether a conditional model knows one label more, `num_classes`, for samples without theirs.
+        shape: the shape of one datum; [C, H, W] for images.
+        num_classes: the number of classes of the data; 0 if the pairs have no labels.
+        seed: the seed of the weights; the state of the global generator is preserved.
+        spans: whether the model takes `until` and returns average velocities.
+        null: whether a conditional model has an extra label, `num_classes`, that stands for no label.
+
+    Raises:
+        InputError: the model does not fit the data, see `check_model`.
     """
     check_model(config, shape, num_classes)
     given = arguments(config, shape, num_classes, spans, null)

@@ -1,4 +1,4 @@
-"""What a velocity model is conditioned on: time, and the label and the end of an interval where there are such."""
+"""The conditioning of a velocity model: time and, where the model has them, the label and the interval's end."""
 
 import math
 
@@ -10,20 +10,20 @@ FREQUENCIES = 32
 
 
 class Conditioning(nn.Module):
-    """One vector per sample from sinusoids of t, plus a learned vector per class, plus one from an interval's length.
+    """The sum of three vectors per sample: of sinusoids of t, of the class, and of the interval's length.
 
     Args:
-        width: of the vector.
-        num_classes: 0 for an unconditional model.
-        spans: whether the model answers for intervals.
+        width: the length of the vector.
+        num_classes: the number of labels; 0 for an unconditional model.
+        spans: whether the model takes `until` and returns average velocities.
     """
 
     frequencies: Tensor
 
     def __init__(self, width: int, num_classes: int, spans: bool = False) -> None:
         super().__init__()
-        # Wavelengths from 2 down to 0.2 of the unit interval: shorter ones let the velocity jitter in time. Ten times
-        # longer where its time derivative is trained on, which would else converge several times more slowly.
+        # Wavelengths from 2 down to 0.2 of the unit interval: shorter ones let the velocity jitter in time. They are
+        # ten times longer if its time derivative is trained on, which would otherwise converge several times slower.
         shortest = 0 if spans else 1
         frequencies = math.pi * torch.logspace(shortest - 1, shortest, FREQUENCIES)
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -34,7 +34,7 @@ class Conditioning(nn.Module):
     def forward(
         self, t: Float[Tensor, " b"], label: Int64[Tensor, " b"] | None, until: Float[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b w"]:
-        """Embed t in [0, 1], the label, and the length of the interval [t, until]; without `until` it has none."""
+        """Embed t in [0, 1], the label, and the length of the interval [t, until], which is 0 without `until`."""
         out = self.time(self._sinusoids(t))
         if self.span is not None:
             out = out + self.span(self._sinusoids(torch.zeros_like(t) if until is None else until - t))

@@ -1,7 +1,7 @@
 """A compact diffusion transformer (arXiv 2212.09748) with adaLN-Zero conditioning.
 
-diffusers' DiTTransformer2DModel is not used: it cannot go without labels, drops 10 % of them at random from the global
-generator (a resumed run would differ), takes square images only and starts from a non-zero output.
+diffusers' DiTTransformer2DModel is not used: it requires labels, drops 10 % of them at random with the global generator
+(a resumed run would differ), takes square images only, and its initial output is not zero.
 """
 
 import torch
@@ -15,12 +15,12 @@ from flowpairs.training.models.conditioning import Conditioning
 def modulate(
     h: Float[Tensor, "b n w"], shift: Float[Tensor, "b w"], scale: Float[Tensor, "b w"]
 ) -> Float[Tensor, "b n w"]:
-    """Shift and scale every token by its sample's conditioning."""
+    """Shift and scale the tokens of each sample by the sample's conditioning."""
     return h * (1 + scale[:, None]) + shift[:, None]
 
 
 class DiTBlock(nn.Module):
-    """Attention and MLP, each gated by the conditioning; the identity at initialisation."""
+    """A transformer layer of attention and MLP, each gated by the conditioning; the identity at initialisation."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -33,28 +33,28 @@ class DiTBlock(nn.Module):
         self.modulation = zeroed(nn.Linear(width, 6 * width))
 
     def forward(self, h: Float[Tensor, "b n w"], condition: Float[Tensor, "b w"]) -> Float[Tensor, "b n w"]:
-        """One transformer layer."""
+        """Apply the layer to tokens h."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=1)
         h = h + gate1[:, None] * self.attend(modulate(self.norm1(h), shift1, scale1))
         return h + gate2[:, None] * self.mlp(modulate(self.norm2(h), shift2, scale2))
 
     def attend(self, h: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
-        """Self-attention over the tokens."""
+        """Apply self-attention over the tokens."""
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.project(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class DiT(nn.Module):
-    """Velocity field on images cut into patches, with a learned position per patch.
+    """A velocity field on images cut into patches, with a learned position per patch.
 
     Args:
-        shape: [C, H, W]; H and W divisible by `patch`.
-        patch: side of a patch, pixels.
-        width: of a token; divisible by `heads`.
-        depth: transformer layers.
-        heads: of the attention.
-        num_classes: 0 for an unconditional model.
-        spans: whether it answers for intervals.
+        shape: the shape [C, H, W] of an image; H and W divisible by `patch`.
+        patch: the side of a patch, in pixels.
+        width: the length of a token's vector; divisible by `heads`.
+        depth: the number of transformer layers.
+        heads: the number of attention heads.
+        num_classes: the number of labels; 0 for an unconditional model.
+        spans: whether the model takes `until` and returns average velocities.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class DiT(nn.Module):
         label: Int64[Tensor, " b"] | None = None,
         until: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Velocity at (t, x)."""
+        """Compute the velocity at (t, x)."""
         condition = silu(self.conditioning(t, label, until))
         h = self.enter(x).flatten(2).transpose(1, 2) + self.position
         for block in self.blocks:
@@ -97,7 +97,7 @@ class DiT(nn.Module):
 
 
 def zeroed(layer: nn.Linear) -> nn.Linear:
-    """The layer with weights and bias zero: adaLN-Zero's start at the identity."""
+    """Set a layer's weights and bias to zero and return it, so that adaLN-Zero starts at the identity."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

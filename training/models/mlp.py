@@ -8,7 +8,7 @@ from flowpairs.training.models.conditioning import Conditioning
 
 
 class MLPBlock(nn.Module):
-    """x + W2 silu(W1 [x, c]): one residual step that sees the conditioning."""
+    """A residual block with conditioning c: h + W2 silu(W1 norm(h) + Wc c)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -18,19 +18,19 @@ class MLPBlock(nn.Module):
         self.outer = nn.Linear(width, width)
 
     def forward(self, h: Float[Tensor, "b w"], condition: Float[Tensor, "b w"]) -> Float[Tensor, "b w"]:
-        """One residual step."""
+        """Apply the residual block."""
         return h + self.outer(nn.functional.silu(self.inner(self.norm(h)) + self.condition(condition)))
 
 
 class MLP(nn.Module):
-    """Velocity field on flattened data.
+    """A velocity field on flattened data.
 
     Args:
-        dim: number of coordinates of one datum.
-        width: of the hidden layers.
-        depth: residual blocks.
-        num_classes: 0 for an unconditional model.
-        spans: whether it answers for intervals.
+        dim: the number of coordinates of one datum.
+        width: the width of the hidden layers.
+        depth: the number of residual blocks.
+        num_classes: the number of labels; 0 for an unconditional model.
+        spans: whether the model takes `until` and returns average velocities.
     """
 
     def __init__(self, dim: int, width: int, depth: int, num_classes: int, spans: bool = False) -> None:
@@ -47,7 +47,7 @@ class MLP(nn.Module):
         label: Int64[Tensor, " b"] | None = None,
         until: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b *shape"]:
-        """Velocity at (t, x)."""
+        """Compute the velocity at (t, x)."""
         condition = nn.functional.silu(self.conditioning(t, label, until))
         h = self.enter(torch.flatten(x, 1))
         for block in self.blocks:

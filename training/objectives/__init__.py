@@ -1,4 +1,4 @@
-"""What is regressed on: probability paths, velocities, scores and average velocities."""
+"""Training objectives: probability paths, and the velocities, scores and average velocities regressed on them."""
 
 from flowpairs.training.objectives.objective import Objective, build_network, build_objective
 

@@ -1,4 +1,4 @@
-"""`flow_matching_loss`: the regression of flow matching, for a training loop of one's own."""
+"""`flow_matching_loss`: the regression loss of flow matching, for your own training loop."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,27 +25,30 @@ def flow_matching_loss(
     label: Int64[Tensor, " b"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    """The mean over a batch of |v(t, x_t) - d x_t / dt|^2 per coordinate, with t uniform in [0, 1].
+    """Compute the mean of |v(t, x_t) - d x_t / dt|^2 per coordinate over a batch, with t uniform in [0, 1].
 
-    x_t lies on a path from x0 at t = 0 to x1 at t = 1, with standard noise z:
+    x_t lies on a path from x0 at t = 0 to x1 at t = 1, with standard noise z (arXiv 2302.00482, table 1):
 
         cfm    x_t = (1 - t) x0 + t x1 + sigma z
         vp     x_t = cos(pi t / 2) x0 + sin(pi t / 2) x1 + sigma z
-        sb     x_t = (1 - t) x0 + t x1 + sigma sqrt(t (1 - t)) z, a Brownian bridge; t keeps 0.001 off 0 and 1
+        sb     x_t = (1 - t) x0 + t x1 + sigma sqrt(t (1 - t)) z, a Brownian bridge; t stays 0.001 away from 0 and 1
         fm     x_t = t x1 + (1 - (1 - sigma) t) z, which starts from z and does not use x0
 
     Args:
-        model: the velocity v, called as `model(t, x)`, or as `model(t, x, label)` where a label is given: t [b], x and
-            the answer [b, *shape].
-        batch: the pairs, by key or attribute: x0, x1 [b, *shape]; where there are any, weight [b], which multiplies
-            the pairs' errors, and span [b, 2], the part of [0, 1] in which x0 leads to x1.
-        path: cfm, vp, sb or fm.
-        sigma: spread of the path, in units of x.
-        label: of the pairs, for a conditional model.
-        generator: of the times and the noise; None: torch's own.
+        model: the velocity v, called as `model(t, x)`, or as `model(t, x, label)` if a label is given, with t [b] and
+            x [b, *shape]; it returns [b, *shape].
+        batch: the pairs, by key or attribute: x0 and x1 [b, *shape]; optionally weight [b], which multiplies the
+            errors of the pairs, and span [b, 2], the part of [0, 1] during which x0 moves to x1.
+        path: the kind of path: cfm, vp, sb or fm.
+        sigma: the spread of the path, in units of x; for fm at t = 1, for sb the diffusion.
+        label: the labels of the pairs [b], for a conditional model.
+        generator: the source of the times and the noise; None: torch's global generator.
+
+    Returns:
+        The loss, a scalar that gradients can be taken of, in units of x squared.
 
     Raises:
-        InputError: a ValueError; a path, a sigma or a batch that make no sense, or an answer of another shape.
+        InputError: a ValueError: the path, sigma or batch is invalid, or the model returns another shape.
     """
     x0, x1, weight, span = (_field(batch, name) for name in ("x0", "x1", "weight", "span"))
     if x0 is None or x1 is None or x0.shape != x1.shape or not len(x1):
@@ -68,7 +71,7 @@ def flow_matching_loss(
 
 
 def _field(batch: Any, name: str) -> Tensor | None:
-    """A field of a batch, by key or attribute; numpy arrays become tensors."""
+    """Get a field of a batch, by key or attribute, as a tensor; None if the batch does not have it."""
     value = batch.get(name) if isinstance(batch, Mapping) else getattr(batch, name, None)
     return None if value is None else torch.as_tensor(value)
 

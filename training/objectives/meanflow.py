@@ -1,6 +1,6 @@
-"""MeanFlow: the average velocity of a flow over an interval, to sample in one to four steps (arXiv 2505.13447).
+"""MeanFlow: the average velocity of a flow over an interval, for sampling in one to four steps (arXiv 2505.13447).
 
-With (e - t) u(x_t, t, e) = int_t^e v(s, x_s) ds, differentiated along the trajectory by t:
+The definition (e - t) u(x_t, t, e) = int_t^e v(s, x_s) ds, differentiated by t along the trajectory, gives the identity
 
     u(x_t, t, e) = v(t, x_t) + (e - t) d/dt u(x_t, t, e)
 
@@ -22,15 +22,18 @@ def average_velocity(
     v: Float[Tensor, "b *shape"],
     label: Int64[Tensor, " b"] | None,
 ) -> Float[Tensor, "b *shape"]:
-    """The identity's right side, by a Jacobian-vector product with tangents (1, v) for (t, x); no gradient.
+    """Compute the right side of the identity, by a Jacobian-vector product with tangents (1, v) for (t, x).
+
+    No gradient flows through the result.
 
     Args:
-        model: u, not wrapped for data parallelism. Samples must not see each other, for those whose interval is empty
-            are spared the product.
-        t, until: the intervals.
-        x: points at t.
-        v: velocities there, the pairs' own.
-        label: of each sample.
+        model: u, not wrapped for data parallelism. It must treat samples independently of each other, since those with
+            an empty interval skip the product.
+        t: the start of each interval.
+        until: the end of each interval.
+        x: the points at t.
+        v: the velocities of the pairs there.
+        label: the label of each sample; None for an unconditional model.
     """
     rows = (until > t).nonzero().squeeze(1)
     target = v.clone()
@@ -41,7 +44,7 @@ def average_velocity(
     def average(t: Tensor, x: Tensor) -> Tensor:
         return model(t, x, labels, end).float()
 
-    # Fused attention knows no forward mode.
+    # Fused attention does not support forward-mode differentiation.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         start = (t[rows], x[rows])
         rate = torch.func.jvp(average, start, (torch.ones_like(start[0]), v[rows]))[1]

@@ -1,6 +1,6 @@
-"""What a step regresses on: the velocity of a path, with the score of a bridge beside it, or the average velocity.
+"""Objectives of a training step: the velocity of a path, the velocity and the score of a bridge, the average velocity.
 
-An objective turns a batch of pairs into squared errors and their weights, one a sample. Its randomness comes from
+An objective turns a batch of pairs into squared errors and weights, one of each per sample. Its randomness comes from
 training/objectives/randomness.py.
 """
 
@@ -26,14 +26,16 @@ Draw = Callable[[Purpose], Tensor]
 
 @dataclass(frozen=True)
 class Sample:
-    """A batch on its paths.
+    """A batch of points on the paths of its pairs.
 
     Attributes:
-        t, until: times, and the ends of the intervals where the objective has such.
-        x: points on the paths at t.
-        velocity: of the paths there.
-        z: the standard noise in x, where the path is noisy; std: how it is scaled there.
-        label: `Objective.num_classes` where it was dropped.
+        t: the time of each sample, in [0, 1].
+        until: the end of each interval; None for objectives without intervals.
+        x: the points on the paths at t.
+        velocity: the velocity of each path at t.
+        z: the standard noise in x; None if the path has none.
+        std: the standard deviation of the path at t, which scales z.
+        label: the label of each sample; `Objective.num_classes` if it was dropped.
     """
 
     t: Float[Tensor, " b"]
@@ -47,15 +49,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Objective:
-    """Flow matching: |v(t, x_t) - d x_t / dt|^2, which makes v the marginal velocity.
+    """Flow matching: |v(t, x_t) - d x_t / dt|^2, whose minimiser v is the marginal velocity.
 
     Args:
-        seed: of the run.
-        path: between the two ends of a pair.
-        times: their distribution.
-        loss: weights of the samples' errors.
-        label_dropout: share of the samples whose label becomes `num_classes`.
-        num_classes: of the pairs.
+        seed: the seed of the run.
+        path: the path between x0 and x1 of a pair.
+        times: the distribution of the times.
+        loss: the weights of the samples' errors.
+        label_dropout: the fraction of the samples whose label becomes `num_classes`.
+        num_classes: the number of classes of the pairs.
     """
 
     seed: int
@@ -68,13 +70,13 @@ class Objective:
     def __call__(
         self, model: nn.Module, bare: nn.Module, batch: Batch, step: int
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-        """Squared error per coordinate of each sample, and its weight; the loss is the mean of their product.
+        """Compute each sample's squared error per coordinate and its weight; the loss is the mean of their product.
 
         Args:
-            model: takes the gradients; it may be wrapped for data parallelism.
-            bare: the same without the wrapper.
-            batch: this worker's pairs; its randomness follows from the seed, the step and `batch.rows`.
-            step: of the run.
+            model: the network that receives the gradients; it may be wrapped for data parallelism.
+            bare: the same network without the wrapper.
+            batch: this worker's pairs; the randomness is a function of the seed, the step and `batch.rows`.
+            step: the number of the step in the run.
         """
         device, shape = batch.x1.device, batch.x1.shape[1:]
         draw = partial(step_uniforms, self.seed, step, batch.rows)
@@ -89,10 +91,10 @@ class Objective:
         return errors, self.weights(t, errors.detach(), batch.weight)
 
     def on_path(self, batch: Batch, t: Tensor, until: Tensor | None, z: Tensor | None, label: Tensor | None) -> Sample:
-        """The batch on its paths at t in [0, 1]: of pairs with spans, t of the way through their span.
+        """Move the batch to its paths at t in [0, 1]; t is relative to the span of pairs that have one.
 
-        A span of length L takes the path at 1/L of the speed, and a bridge at L times the variance, so that its
-        diffusion in time is sigma whatever L is.
+        A span of length L follows the path at 1/L of the speed, and a bridge with L times the variance, so that its
+        diffusion in time is sigma for any L.
         """
         if batch.span is None:
             pair = (batch.x0, batch.x1, z)
@@ -108,17 +110,17 @@ class Objective:
         )
 
     def instants(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
-        """The samples' times and, where intervals are asked of the model, their ends."""
+        """Draw the samples' times and, for objectives with intervals, the ends of the intervals."""
         return times(self.times, draw(Purpose.TIMES), self.path.margin), None
 
     def errors(self, model: nn.Module, bare: nn.Module, sample: Sample) -> Float[Tensor, " b"]:
-        """Squared error per coordinate."""
+        """Compute each sample's squared error per coordinate."""
         return squared(model(sample.t, sample.x, sample.label).float() - sample.velocity)
 
     def weights(
         self, t: Float[Tensor, " b"], errors: Float[Tensor, " b"], of_pairs: Float[Tensor, " b"] | None
     ) -> Float[Tensor, " b"]:
-        """Weights by time, by error and of the pairs, multiplied."""
+        """Multiply the weights by time, the adaptive weights by error, and the weights of the pairs."""
         weights = torch.ones_like(t) if of_pairs is None else of_pairs
         if self.loss.time == "bridge":
             weights = weights * 4 * t * (1 - t)
@@ -128,14 +130,14 @@ class Objective:
 
 
 class BridgeMatching(Objective):
-    """[SF]2M (arXiv 2307.03672): the velocity, and the bridge's score -z / std_t by a net of its own.
+    """[SF]2M (arXiv 2307.03672): the velocity, and the bridge's score -z / std_t learned by a second network.
 
-    That net answers with r = sigma^2/2 score, by which the SDE's drift exceeds the velocity. Multiplied by lambda =
-    2 std_t / sigma^2 its target is -z: of the same size at all times.
+    The second network returns r = sigma^2/2 score, the difference between the SDE's drift and the velocity. Multiplied
+    by lambda = 2 std_t / sigma^2, its target is -z, which has the same size at all times.
     """
 
     def errors(self, model: nn.Module, bare: nn.Module, sample: Sample) -> Float[Tensor, " b"]:
-        """Both nets' squared errors, added."""
+        """Add the squared errors of both networks."""
         assert sample.z is not None
         velocity, excess = model(sample.t, sample.x, sample.label)
         scale = 2 * sample.std / self.path.sigma**2
@@ -147,20 +149,20 @@ class MeanFlow(Objective):
     """The average velocity of the intervals [t, until]; see training/objectives/meanflow.py.
 
     Args:
-        spans: share of the samples whose interval has a length; the others are plain flow matching.
+        spans: the fraction of the samples whose interval has positive length; the others are plain flow matching.
     """
 
     spans: float = 0.25
 
     def instants(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
-        """Two times in order, or one twice."""
+        """Draw two ordered times per sample, or the same time twice for an empty interval."""
         one = super().instants(draw)[0]
         two = times(self.times, draw(Purpose.UNTIL), self.path.margin)
         spanned = draw(Purpose.SPANS) < self.spans
         return torch.where(spanned, torch.minimum(one, two), one), torch.where(spanned, torch.maximum(one, two), one)
 
     def errors(self, model: nn.Module, bare: nn.Module, sample: Sample) -> Float[Tensor, " b"]:
-        """Squared error against the identity's right side."""
+        """Compute each sample's squared error against the right side of the identity."""
         assert sample.until is not None
         where = (sample.t, sample.until, sample.x, sample.velocity, sample.label)
         target = average_velocity(bare, *where)
@@ -168,7 +170,7 @@ class MeanFlow(Objective):
 
 
 class VelocityAndScore(nn.Module):
-    """Two nets of one architecture called as one, the velocity and sigma^2/2 times the score."""
+    """Two networks of one architecture called as one: the velocity, and sigma^2/2 times the score."""
 
     def __init__(self, velocity: nn.Module, score: nn.Module) -> None:
         super().__init__()
@@ -177,12 +179,12 @@ class VelocityAndScore(nn.Module):
     def forward(
         self, t: Float[Tensor, " b"], x: Float[Tensor, "b *shape"], label: Int64[Tensor, " b"] | None = None
     ) -> tuple[Float[Tensor, "b *shape"], Float[Tensor, "b *shape"]]:
-        """Both at (t, x)."""
+        """Compute both at (t, x)."""
         return self.velocity(t, x, label), self.score(t, x, label)
 
 
 def build_objective(config: TrainConfig, num_classes: int) -> Objective:
-    """The objective that the config names, on pairs of so many classes."""
+    """Build the objective that the config names, for pairs with the given number of classes."""
     train = config.train
     common = (
         train.seed,
@@ -198,17 +200,17 @@ def build_objective(config: TrainConfig, num_classes: int) -> Objective:
 
 
 def build_network(config: TrainConfig, shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """The untrained network that the config's objective trains, initialised from the run's seed alone."""
+    """Build the untrained network of the config's objective, initialised from the run's seed alone."""
     net = partial(models.build_model, config.model, shape, num_classes, **form(config))
     seed = config.train.seed
     return VelocityAndScore(net(seed=seed), net(seed=seed + 1)) if config.objective.kind == "sf2m" else net(seed=seed)
 
 
 def form(config: TrainConfig) -> dict[str, bool]:
-    """What the config asks of its networks besides a velocity; see `models.build`."""
+    """Return the arguments `spans` and `null` of `models.build_model` that the config requires."""
     return {"spans": config.objective.kind == "meanflow", "null": config.train.label_dropout > 0}
 
 
 def squared(error: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
-    """Mean square over the coordinates of each sample."""
+    """Compute the mean square over the coordinates of each sample."""
     return error.square().flatten(1).mean(1)

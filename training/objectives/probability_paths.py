@@ -1,7 +1,7 @@
-"""Probability paths: what the model sees between a pair's two ends, and the velocity it should answer there.
+"""Probability paths: the points between x0 and x1 that a model is trained on, and their target velocities.
 
-All are Gaussian: p_t(x given x0, x1) = N(mean_t, std_t^2), reached from standard noise z by x_t = mean_t + std_t z,
-whose time derivative mean_t' + std_t' z is the regression target (arXiv 2302.00482, table 1).
+All paths are Gaussian: p_t(x given x0, x1) = N(mean_t, std_t^2), sampled as x_t = mean_t + std_t z with standard noise
+z. The time derivative mean_t' + std_t' z is the regression target (arXiv 2302.00482, table 1).
 t runs from 0 (source, x0) to 1 (target, x1).
 """
 
@@ -22,68 +22,69 @@ class Path(ABC):
     """A conditional path and its time derivative.
 
     Args:
-        sigma: spread of the path; each one says what of.
+        sigma: the spread of the path, in units of x; each subclass defines its meaning.
     """
 
-    margin = 0.0  # times are kept so far from 0 and 1
+    margin = 0.0  # least distance of the times from 0 and from 1
 
     def __init__(self, sigma: float = 0.0) -> None:
         self.sigma = sigma
 
     @property
     def noisy(self) -> bool:
-        """Whether x_t is more than a function of (t, x0, x1), so that `point` and `velocity` read z."""
+        """Whether x_t depends on z, so that `point` and `velocity` need it."""
         return self.sigma > 0
 
     def point(self, t: Time, x0: Points, x1: Points, z: Points | None = None) -> Points:
-        """x_t at each pair's own time.
+        """Compute x_t at each pair's own time.
 
         Args:
-            t: times [b].
-            x0, x1: the pairs.
-            z: standard noise; needed where the path is noisy.
+            t: the time of each pair.
+            x0: the source points of the pairs.
+            x1: the target points of the pairs.
+            z: standard noise; required if the path is noisy.
         """
         t = per_sample(t, x1)
         mean = self.mean(t, x0, x1)
         return mean + self.std(t) * self._needed(z) if self.noisy else mean
 
     def velocity(self, t: Time, x0: Points, x1: Points, z: Points | None = None) -> Points:
-        """d x_t / dt at each pair's own time and fixed z: the regression target."""
+        """Compute d x_t / dt at each pair's own time and fixed z: the regression target."""
         t = per_sample(t, x1)
         rate = self.mean_rate(t, x0, x1)
         return rate + self.std_rate(t) * self._needed(z) if self.noisy else rate
 
-    # Below, t has been given trailing dimensions of 1 to stand against x.
+    # In the methods below, t already has trailing dimensions of 1, so that it broadcasts against x.
 
     @abstractmethod
     def mean(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
-        """mean_t."""
+        """Compute mean_t."""
 
     @abstractmethod
     def mean_rate(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
-        """Its time derivative."""
+        """Compute mean_t', the time derivative of mean_t."""
 
     def std(self, t: Tensor) -> Tensor:
-        """std_t; constant unless a path says otherwise."""
+        """Compute std_t; it is constant unless a subclass overrides it."""
         return torch.full_like(t, self.sigma)
 
     def std_rate(self, t: Tensor) -> Tensor:
-        """Its time derivative."""
+        """Compute std_t', the time derivative of std_t."""
         return torch.zeros_like(t)
 
     def score(self, t: Time, x: Points, v: Points) -> Points:
-        """The score grad log p_t(x) of the marginal out of its velocity, by linear algebra on conditional means.
+        """Compute the score grad log p_t(x) of the marginal from its velocity, by linear algebra on conditional means.
 
-        It holds where x0 is N(0, I) and independent of x1, and, for sigma = 0, where x0 determines x1 by a semidiscrete
-        coupling at eps = 0: there too x0 given x1 has the Gaussian's score.
+        The formula holds if x0 is N(0, I) and independent of x1, and, for sigma = 0, if x0 determines x1 by a
+        semi-discrete coupling at eps = 0: there too x0 given x1 has the Gaussian's score.
 
         Args:
-            t: times [b] in [0, 1).
-            x: where.
-            v: the marginal velocity there.
+            t: the times, in [0, 1).
+            x: the points.
+            v: the marginal velocity at (t, x).
 
         Raises:
-            NotImplementedError: the bridge, whose velocity does not determine its score.
+            NotImplementedError: the path is a bridge, whose velocity does not determine its score.
         """
         raise NotImplementedError(f"{type(self).__name__}: its velocity does not determine its score")
 
@@ -93,9 +94,9 @@ class Path(ABC):
 
 
 class Straight(Path):
-    """N((1 - t) x0 + t x1, sigma^2), velocity x1 - x0.
+    """The path N((1 - t) x0 + t x1, sigma^2), with velocity x1 - x0.
 
-    I-CFM on independent pairs, OT-CFM on optimal ones; rectified flow with sigma = 0.
+    It is I-CFM on independent pairs, OT-CFM on optimal pairs, and rectified flow with sigma = 0.
     """
 
     def mean(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
@@ -113,14 +114,14 @@ class Straight(Path):
 
 
 class TargetOnly(Path):
-    """N(t x1, (1 - (1 - sigma) t)^2), velocity x1 - (1 - sigma) z: flow matching after Lipman et al., eq. 20 to 23.
+    """The path N(t x1, (1 - (1 - sigma) t)^2), with velocity x1 - (1 - sigma) z: Lipman et al., eq. 20 to 23.
 
-    The source is z, standard Gaussian and independent of x1; x0 is not used, hence neither is how it was coupled.
+    The source is z, standard Gaussian and independent of x1; x0 is not used, and so its coupling has no effect.
     """
 
     @property
     def noisy(self) -> bool:
-        """Always: z is its source."""
+        """Always True: z is the source."""
         return True
 
     def mean(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
@@ -148,9 +149,9 @@ class TargetOnly(Path):
 class Bridge(Path):
     """Brownian bridges of diffusion sigma: N((1 - t) x0 + t x1, sigma^2 t (1 - t)); SB-CFM and [SF]2M.
 
-    Mixed over entropic pairs of absolute eps = 2 sigma^2 on squared distances, or sigma^2 on the dot product, they are
-    the Schroedinger bridge between the two distributions. The velocity has a pole at either end, and its square no
-    finite mean up to there, so times keep off.
+    Their mixture over entropic pairs of absolute eps = 2 sigma^2 on squared distances, or sigma^2 on the dot product,
+    is the Schroedinger bridge between the two distributions. The velocity has a pole at t = 0 and at t = 1, where the
+    mean of its square diverges, so times keep the distance `margin` from both.
     """
 
     margin = 1e-3
@@ -168,12 +169,12 @@ class Bridge(Path):
         return self.sigma * (t * (1 - t)).sqrt()
 
     def std_rate(self, t: Tensor) -> Tensor:
-        """See `Path`: with z = (x - mean_t) / std_t, (1 - 2 t) / (2 t (1 - t)) (x - mean_t)."""
+        """See `Path`: std_t' z is (1 - 2 t) / (2 t (1 - t)) (x - mean_t) for z = (x - mean_t) / std_t."""
         return self.sigma * (1 - 2 * t) / (2 * (t * (1 - t)).sqrt())
 
 
 class Trigonometric(Path):
-    """N(cos(pi t / 2) x0 + sin(pi t / 2) x1, sigma^2): VP-CFM, variance preserving on independent pairs."""
+    """The path N(cos(pi t / 2) x0 + sin(pi t / 2) x1, sigma^2): VP-CFM, variance preserving on independent pairs."""
 
     def mean(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         """See `Path`."""
@@ -195,10 +196,10 @@ KINDS: dict[str, type[Path]] = {"cfm": Straight, "fm": TargetOnly, "sb": Bridge,
 
 
 def build_path(config: PathConfig) -> Path:
-    """The path that the config names."""
+    """Build the path that the config names."""
     return KINDS[config.kind](config.sigma)
 
 
 def per_sample(t: Time, x: Points) -> Tensor:
-    """Times with trailing dimensions of 1, to stand against x."""
+    """Append dimensions of 1 to times, so that they broadcast against x."""
     return t.view(-1, *(1,) * (x.ndim - 1))

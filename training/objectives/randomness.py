@@ -1,7 +1,6 @@
 """The randomness of a training step, a pure function of (seed, step) over the global batch.
 
-Each worker takes its own rows of it, so results depend neither on how many workers there are nor on where a run was
-interrupted.
+Each worker takes its own rows, so results depend neither on the number of workers nor on where a run was interrupted.
 """
 
 from enum import IntEnum
@@ -17,35 +16,35 @@ from flowpairs.training.pairs.batch import BatchRows
 
 
 class Purpose(IntEnum):
-    """Independent draws of one step."""
+    """The purpose of a draw; draws of one step for different purposes are independent."""
 
     TIMES = 0
-    LABELS = 1  # which are dropped
-    UNTIL = 2  # second times
-    SPANS = 3  # which samples have one
+    LABELS = 1  # which labels are dropped
+    UNTIL = 2  # second times, for intervals
+    SPANS = 3  # which samples have an interval of positive length
 
 
 def step_uniforms(seed: int, step: int, rows: BatchRows, purpose: Purpose) -> Float32[Tensor, " b"]:
-    """Some rows of the global batch's uniforms on [0, 1)."""
+    """Draw the given rows of the global batch's uniforms on [0, 1)."""
     state = np.random.SeedSequence([seed, step, purpose]).generate_state(1, np.uint64)[0]
     drawn = torch.rand(rows.total, generator=torch.Generator().manual_seed(int(state)))
     return drawn[rows.start : rows.stop]
 
 
 def normals(seed: int, step: int, rows: BatchRows, shape: tuple[int, ...]) -> Float32[Tensor, "b *shape"]:
-    """Some rows of the global batch's standard noise, made by counter: a worker makes no other's."""
+    """Draw the given rows of the global batch's standard noise, by counter: a worker makes its own rows only."""
     first = step * rows.total + rows.start
     drawn = noise.gaussian(seed, first, len(rows), int(np.prod(shape)), noise.Stream.PATH)
     return torch.from_numpy(drawn).view(len(rows), *shape)
 
 
 def times(config: TimesConfig, u: Float[Tensor, " b"], margin: float = 0.0) -> Float[Tensor, " b"]:
-    """Times of the configured distribution out of uniforms, by its quantile function.
+    """Map uniforms to times of the configured distribution, by its quantile function.
 
     Args:
-        config: which distribution.
-        u: uniforms.
-        margin: the times are squeezed into [margin, 1 - margin].
+        config: the distribution.
+        u: uniforms on [0, 1).
+        margin: the times are scaled linearly into [margin, 1 - margin].
     """
     if config.kind == "logit-normal":
         u = torch.sigmoid(config.mean + config.std * torch.special.ndtri(u))

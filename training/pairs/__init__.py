@@ -1,1 +1,1 @@
-"""Pairs for a training loop: exact epochs of stored pairs, or fresh noise assigned online."""
+"""Pairs for a training loop: exact epochs of stored pairs, or fresh noise with data assigned online."""

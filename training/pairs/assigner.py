@@ -1,4 +1,4 @@
-"""`Assigner`: data for noise of one's own, by the potentials of a semi-discrete pair store."""
+"""`Assigner`: assigns data to your own noise, by the potentials of a semi-discrete pair store."""
 
 from typing import Any
 
@@ -14,24 +14,24 @@ from flowpairs.training.pairs.online import SemidiscreteStore
 
 
 class Assigner:
-    """Finds the datum that belongs to each noise.
+    """The semi-discrete coupling of a pair store, as a function from noise to data.
 
-    With features p(x) = (x - mean) @ basis and the potential g, noise x0 belongs to the datum j with the largest score
-    g_j + <x0 @ basis, p(x_j)>; at eps > 0 a datum is drawn, with probabilities proportional to exp(score / eps). For
-    standard Gaussian noise the pairs (x0, x1) are thus draws from the coupling that g was solved for, without end.
+    With features p(x) = (x - mean) @ basis and the potential g, noise x0 is assigned the datum j with the largest score
+    g_j + <x0 @ basis, p(x_j)>; at eps > 0 the datum is drawn with probabilities proportional to exp(score / eps). For
+    standard Gaussian noise the pairs (x0, x1) are draws from the coupling that g was solved for, as many as needed.
 
         assigner = Assigner("out/potentials")
         x0 = torch.randn(256, 3, 32, 32)
         x1, data_ids = assigner(x0)
 
-    Picklable, and safe under fork: a worker of a `DataLoader` may call it as a training loop does.
+    An assigner can be pickled and is safe under fork, so workers of a `DataLoader` may call it.
 
     Args:
-        store: directory or URL of a semi-discrete pair store, with or without pairs.
-        device: where to compute scores.
+        store: the directory or URL of a semi-discrete pair store, with or without pairs.
+        device: the device that computes the scores.
 
     Raises:
-        InputError: a ValueError; no such store, or potentials or data that are missing or damaged.
+        InputError: a ValueError: the store does not exist, or its potentials or data are missing or damaged.
     """
 
     def __init__(self, store: str | AnyPath, device: str | torch.device = "cpu") -> None:
@@ -41,7 +41,7 @@ class Assigner:
                 f"pair store {str(store)!r}: of method {index.method}, which has no potentials; use its pairs"
             )
         self._open(store, index, str(device))
-        _ = self._store.assigner  # what is missing or damaged is found now
+        _ = self._store.assigner  # so that missing or damaged files are found now
 
     def _open(self, store: str | AnyPath, index: Index, device: str) -> None:
         self._state = store, index, device
@@ -62,20 +62,22 @@ class Assigner:
         z: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "b *shape"], Int64[Tensor, " b"]]:
-        """The data of some noises.
+        """Assign a datum to each row of noise.
 
         Args:
-            x0: standard Gaussian noise.
-            labels: int64 [b], class of each noise, for potentials that depend on it (coupling.condition class, or
+            x0: standard Gaussian noise [b, *shape], in the shape of the data.
+            labels: the class of each row, int64 [b], for potentials that depend on it (coupling.condition class, or
                 extended by labels).
-            z: [b, q], condition of each noise, for potentials extended by a file of them (coupling.condition_file).
-            generator: of the draws at eps > 0; None: torch's own.
+            z: the condition of each row [b, q], for potentials extended by a file of conditions
+                (coupling.condition_file).
+            generator: the source of the draws at eps > 0; None: torch's global generator.
 
         Returns:
-            x1, float32 on the device of x0, and the data ids; an id of N or more is the mirror image of id - N.
+            The data x1, float32 [b, *shape] on the device of x0, and their ids, int64 [b]; of N data, an id of N or
+            more is the mirror image of the datum id - N.
 
         Raises:
-            InputError: x0 of another shape or not finite; conditions that are missing, not asked for, or unknown.
+            InputError: x0 has another shape or is not finite; conditions are missing, not needed, or unknown.
         """
         shape = self._store.index.shape
         if x0.shape[1:] != shape:
@@ -97,17 +99,23 @@ class Assigner:
         return torch.from_numpy(x1).to(x0.device), ids.to(x0.device)
 
     def labels(self, data_ids: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
-        """The labels of data, by their ids.
+        """Look up the labels of data.
+
+        Args:
+            data_ids: the ids of the data, as a call returns them.
+
+        Returns:
+            The labels, int64 [b] on the device of the ids.
 
         Raises:
-            InputError: the data have none.
+            InputError: the data have no labels.
         """
         if not self._store.index.num_classes:
             raise InputError("labels: the data of this store have none; couple with data.label")
         return torch.from_numpy(self._store.labels(data_ids.cpu().numpy())).to(data_ids.device)
 
     def _points(self, x0: Tensor, labels: Tensor | None, z: Tensor | None) -> Float64[Tensor, "b kq"]:
-        """What the cost sees of noises: their features, with conditions behind them."""
+        """Compute the points that the cost sees: the features of the noise, followed by its conditions."""
         conditions, coupling = self._store.assigner.conditions, self._store.config.coupling
         needed = {"blind": None, "class": "labels", "extended": "z" if coupling.condition_file else "labels"}
         for name, given in (("labels", labels), ("z", z)):
@@ -136,11 +144,11 @@ class Assigner:
         assert z is not None
         if z.shape[1:] != conditions.rows.shape[1:]:
             raise InputError(f"z: {z.shape[1]} numbers per noise; the data have {conditions.width}")
-        scaled = coupling.beta**0.5 * z.to(self._device, torch.float32)  # rounded as the data's own are
+        scaled = coupling.beta**0.5 * z.to(self._device, torch.float32)  # float32, as the data's own conditions
         return torch.cat([points, scaled.double()], 1)
 
     def _rows(self, problem: int, count: int, labels: Tensor | None) -> Bool[Tensor, " b"]:
-        """Which noises belong to a problem: where classes are solved apart, those of its class."""
+        """Mark the rows of noise of one problem: all of them, or its class if classes are solved separately."""
         if self._store.assigner.conditions.labels is None or labels is None:
             return torch.ones(count, dtype=torch.bool, device=self._device)
         return (labels == problem).to(self._device)

@@ -1,4 +1,4 @@
-"""A batch of pairs, and which rows of the global batch it is."""
+"""A batch of pairs, and the rows of the global batch that it holds."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BatchRows:
-    """Rows `start` to `stop` of a global batch of `total`: they say whose share of a step's randomness is whose."""
+    """Rows `start` to `stop` of a global batch of `total` rows; they select a worker's part of a step's randomness."""
 
     start: int
     stop: int
@@ -19,7 +19,7 @@ class BatchRows:
         return self.stop - self.start
 
     def split(self, count: int) -> list["BatchRows"]:
-        """The rows in `count` parts of equal size."""
+        """Split the rows into `count` parts of equal size."""
         size = len(self) // count
         return [BatchRows(first, first + size, self.total) for first in range(self.start, self.stop, size)]
 
@@ -29,10 +29,10 @@ class BatchPart:
     """One worker's rows of every global batch, and the arcs (see training/pairs/reading/order.py) that they come from.
 
     Args:
-        batch: global; a multiple of `arcs`, which it is laid out from arc after arc, batch / arcs rows of each.
-        rank: of this worker.
-        world: number of workers; they share out a batch that is no multiple of it as evenly as they can.
-        arcs: of the order.
+        batch: the size of the global batch, a multiple of `arcs`; it consists of batch / arcs rows per arc, arc by arc.
+        rank: the rank of this worker.
+        world: the number of workers; if it does not divide the batch, their parts are as even as possible.
+        arcs: the number of arcs of the order.
     """
 
     batch: int
@@ -46,7 +46,7 @@ class BatchPart:
 
     @property
     def per_arc(self) -> int:
-        """Rows that every arc gives to a global batch."""
+        """The number of rows per arc in a global batch."""
         return self.batch // self.arcs
 
     @property
@@ -56,7 +56,7 @@ class BatchPart:
         return BatchRows(first, last, self.batch)
 
     def slices(self) -> dict[int, slice]:
-        """Arc -> which of its `per_arc` rows are this worker's."""
+        """Map each arc that this worker reads to this worker's slice of the arc's `per_arc` rows."""
         rows, out = self.rows, {}
         for arc in range(rows.start // self.per_arc, -(-rows.stop // self.per_arc)):
             left = arc * self.per_arc
@@ -66,17 +66,17 @@ class BatchPart:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some pairs; `label` where the loader was asked for labels, `weight` and `span` where the pairs have them."""
+    """A batch of pairs; `label` is None unless labels are requested, `weight` and `span` unless the pairs have them."""
 
     x0: Float[Tensor, "b *shape"]
     x1: Float[Tensor, "b *shape"]
     rows: BatchRows
     label: Int64[Tensor, " b"] | None = None
     weight: Float[Tensor, " b"] | None = None
-    span: Float[Tensor, "b 2"] | None = None  # of a chain over time: when x0 and x1 are, between 0 and 1
+    span: Float[Tensor, "b 2"] | None = None  # for a chain over time: the times of x0 and x1, in [0, 1]
 
     def split(self, count: int) -> list["Batch"]:
-        """The pairs in `count` parts of equal size."""
+        """Split the pairs into `count` parts of equal size."""
         size, rows = len(self.rows) // count, self.rows.split(count)
         fields = {name: field.split(size) for name, field in self._tensors().items()}
         parts = zip(*fields.values(), strict=True)
@@ -85,7 +85,7 @@ class Batch:
         ]
 
     def to(self, device: torch.device) -> "Batch":
-        """On another device; asynchronous from pinned memory."""
+        """Copy the batch to another device, asynchronously from pinned memory."""
         fields = {name: field.to(device, non_blocking=True) for name, field in self._tensors().items()}
         return Batch(rows=self.rows, **fields)
 

@@ -18,27 +18,28 @@ from flowpairs.training.pairs.reading.shards import FIELDS, ShardReader, choose_
 
 
 class PairDataset(Dataset[Tensors]):
-    """The pairs of a store by their number, shard after shard, whatever its payload.
+    """The pairs of a store by number, in the order of its shards, for every payload.
 
-    `dataset[i]` is a dict of tensors; `dataset[2:8]` and `dataset[[3, 1]]` are dicts of stacked ones:
+    `dataset[i]` is a dict of tensors; `dataset[2:8]` and `dataset[[3, 1]]` are dicts of stacked tensors:
 
         x0, x1     float32 [*shape]
-        label      int64 []; where the store has labels
-        data_id    int64 [], of x1; source_id int64 [], of x0; where x0 is data
-        weight     float32 []; where pairs have weights
-        span       float32 [2]; of a chain over time, when x0 and x1 are, in [0, 1]
+        label      int64 []; if the store has labels
+        data_id    int64 []; the id of x1
+        source_id  int64 []; the id of x0, if x0 is data
+        weight     float32 []; if the pairs have weights
+        span       float32 [2]; for a chain over time, the times of x0 and x1, in [0, 1]
 
-    It holds no open file, so it is safe under fork and picklable for spawn. Each process hashes a shard before it first
-    reads from it, and from then on keeps where its records lie. A read fetches whole records, of about 1 MiB;
-    `PairLoader`, which reads in long stretches, fetches each of them once per epoch.
+    The dataset holds no open file, so it is safe under fork and can be pickled for spawn. Each process hashes a shard
+    before it first reads from it, and then remembers the positions of the records. A read fetches whole records of
+    about 1 MiB; `PairLoader`, which reads long stretches, fetches each record once per epoch.
 
     Args:
-        store: directory or URL of a complete pair store.
-        fields: names of the tensors wanted; None: all that the store has.
+        store: the directory or URL of a complete pair store.
+        fields: the names of the tensors to read; None: all that the store has.
 
     Raises:
-        InputError: a ValueError; no complete store there, no pairs in it, an unknown field; and while reading, a shard
-            that is missing or damaged.
+        InputError: a ValueError: there is no complete store, it has no pairs, or a field is unknown; and while reading,
+            a shard is missing or damaged.
     """
 
     def __init__(self, store: str | AnyPath, *, fields: Sequence[str] | None = None) -> None:
@@ -56,11 +57,17 @@ class PairDataset(Dataset[Tensors]):
         return int(self._edges[-1])
 
     def __getitem__(self, which: Any) -> Tensors:
-        """One pair by its number, negative from the end, or the pairs of a slice or of a list of numbers, stacked.
+        """Read one pair by its number, or the stacked pairs of a slice or of a list of numbers.
+
+        Args:
+            which: a number, counted from the end if negative; a slice; or a list, array or tensor of numbers.
+
+        Returns:
+            The tensors by name, with a leading dimension for a slice or a list.
 
         Raises:
-            IndexError: beyond the store.
-            TypeError: neither of these.
+            IndexError: a number is beyond the store.
+            TypeError: `which` is none of these.
         """
         if isinstance(which, slice):
             return self._pairs(np.arange(len(self))[which])
@@ -70,7 +77,14 @@ class PairDataset(Dataset[Tensors]):
         return self._pairs(_numbers(which))
 
     def __getitems__(self, which: Sequence[int]) -> list[Tensors]:
-        """Many pairs at once, one dict each: what a `DataLoader` asks for a batch."""
+        """Read many pairs at once, as one dict per pair; a `DataLoader` calls this to make a batch.
+
+        Args:
+            which: the numbers of the pairs.
+
+        Returns:
+            The tensors of each pair by name.
+        """
         found = self._pairs(_numbers(which))
         return [{name: tensor[row] for name, tensor in found.items()} for row in range(len(which))]
 
@@ -81,7 +95,7 @@ class PairDataset(Dataset[Tensors]):
         self._open(*state)
 
     def _pairs(self, numbers: Int64[np.ndarray, " n"]) -> Tensors:
-        """The numbered pairs, stacked; each record is read once."""
+        """Read the numbered pairs, stacked; each record is read once."""
         beyond = (numbers < -len(self)) | (numbers >= len(self))
         if beyond.any():
             raise IndexError(f"pair {numbers[beyond][0]}: the store has {len(self)} pairs")
@@ -105,7 +119,7 @@ class PairDataset(Dataset[Tensors]):
 
 
 def _numbers(which: Any) -> Int64[np.ndarray, " n"]:
-    """A list, an array or a tensor of whole numbers."""
+    """Convert a list, an array or a tensor of whole numbers to an array."""
     try:
         numbers = np.asarray(which)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a flow leads from and to: noise or the source's data, the data, and in a chain over time what lies between."""
+"""The data at both ends of a flow and, for a chain over time, at the time points between them."""
 
 from dataclasses import dataclass
 
@@ -22,10 +22,10 @@ class TimePoint:
     """The data at one time point of a chain.
 
     Attributes:
-        time: as the data have it.
-        t: where that is between the first point of the chain, 0, and the last, 1; beyond them where left out there.
-        x: the data.
-        left_out: whether no pair has any of them.
+        time: the time, in the units of the data's time column.
+        t: the same time, scaled so that the chain of pairs runs from 0 to 1; a left-out point may lie outside.
+        x: the data at this time.
+        left_out: whether the point was left out of the pairs.
     """
 
     time: float
@@ -36,12 +36,12 @@ class TimePoint:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Both ends of a flow.
+    """The data at both ends of a flow.
 
     Attributes:
-        start: the source's data; None where the flow starts from noise.
-        end: the data that samples are held to.
-        points: of a chain, in the order of time.
+        start: the data of the source; None if the flow starts from noise.
+        end: the data that samples are compared with.
+        points: the time points of a chain, in the order of time; empty for other pairs.
     """
 
     start: Float32[Tensor, "n *shape"] | None
@@ -49,7 +49,7 @@ class Endpoints:
     points: tuple[TimePoint, ...] = ()
 
     def starts(self, count: int, seed: int) -> Float32[Tensor, "count *shape"] | None:
-        """`count` data to start from, in a random order, and again in another one where there are fewer."""
+        """Choose `count` data to start from, in a random order, repeated in new orders if there are fewer."""
         if self.start is None:
             return None
         generator, size = torch.Generator().manual_seed(seed), len(self.start)
@@ -58,17 +58,18 @@ class Endpoints:
 
 
 def read_endpoints(directory: str, index: Index, config: EvaluateConfig) -> Endpoints:
-    """The ends of a flow that was trained on a pair store.
+    """Read the data at the ends of a flow that was trained on a pair store.
 
-    A chain's data are read again, since the store has none of those left out; Ray may be needed, as for `data.read`.
+    The data of a chain are read from their source, since the store lacks the left-out points; Ray may be needed, as for
+    `data.read_data`.
 
     Args:
-        directory: of the store.
-        index: what `read_index` returned for it.
-        config: which held-out data to take instead of the store's.
+        directory: the directory or URL of the store.
+        index: the store's index, from `read_index`.
+        config: the evaluation, which may name held-out data to use instead of the store's.
 
     Raises:
-        InputError: a damaged store, data that are gone or others than were coupled, or held-out ones that do not fit.
+        InputError: the store is damaged, its data are gone or have changed, or the held-out data do not fit.
     """
     coupled = load(CoupleConfig, as_path(directory) / "config.yaml") if _needs_config(index, config) else None
     if index.times:
@@ -96,16 +97,16 @@ def _needs_config(index: Index, config: EvaluateConfig) -> bool:
 
 
 def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str) -> Target:
-    """Data that took no part in the coupling, read as those were that did.
+    """Read data that took no part in the coupling, in the way in which the coupled data were read.
 
     Args:
-        coupled: how they were read.
-        path: of the other data.
-        shape: of one datum.
-        where: the head of the sentence, should they be refused.
+        coupled: the data configuration of the coupling.
+        path: the path or URL of the held-out data.
+        shape: the shape of one datum.
+        where: the beginning of the error message, if the data are refused.
 
     Raises:
-        InputError: data that cannot be read, or of another shape.
+        InputError: the data cannot be read, or have another shape.
     """
     plain = {"weight": None, "time": None, "leave_out": (), "fingerprint": None, "columns_fingerprint": None}
     config = coupled.model_copy(update=plain | {"path": path})
@@ -119,7 +120,7 @@ def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str)
 
 
 def _chain(config: CoupleConfig, index: Index) -> Endpoints:
-    """The data at every time point."""
+    """Read the data at every time point."""
     target = data.read_data(config.data, data.check_data(config.data))
     if target.fingerprint != index.data_fingerprint or target.columns_fingerprint != config.data.columns_fingerprint:
         raise InputError(f"data.path={config.data.path!r}: not the data of these pairs; mend the path in config.yaml")

@@ -1,7 +1,8 @@
-"""The endless loaders of a training run: batches for one worker, read ahead, resumable to the batch.
+"""The endless loaders of a training run: batches for one worker, read ahead, resumable at any batch.
 
-The state is three numbers: how many arcs there are (see training/pairs/reading/order.py), the epoch, and how far every
-arc is read in it. For loops of one's own there is `PairLoader` (training/pairs/pair_loader.py), made of the same parts.
+The state is three numbers: the number of arcs (see training/pairs/reading/order.py), the epoch, and the position in it,
+which is the same in every arc. For your own training loop there is `PairLoader` (training/pairs/pair_loader.py), which
+is made of the same parts.
 """
 
 import math
@@ -25,10 +26,14 @@ STATE = ("arcs", "epoch", "position")
 
 
 def check_state(state: Any, keys: tuple[str, ...] = STATE) -> State:
-    """The state of a loader, as a checkpoint holds it.
+    """Check the state of a loader, as read from a checkpoint, and return it.
+
+    Args:
+        state: the state to check.
+        keys: the keys that it must have.
 
     Raises:
-        InputError: another thing, or a state of another version.
+        InputError: it is not the state of a loader, or of another version.
     """
     if not isinstance(state, Mapping) or set(state) != set(keys):
         found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
@@ -40,12 +45,12 @@ def check_state(state: Any, keys: tuple[str, ...] = STATE) -> State:
 
 
 class Loader(ABC):
-    """An endless iterator over a worker's batches in a training run; as a context manager it stops its thread.
+    """An endless iterator over a worker's batches in a training run; leaving its context stops its thread.
 
     Args:
-        part: of the global batch.
-        consumed: batches that an earlier loader handed out.
-        ahead: the batches from there on.
+        part: this worker's part of the global batch.
+        consumed: the number of batches that earlier loaders of the run returned.
+        ahead: the batches that follow those.
     """
 
     def __init__(self, part: BatchPart, consumed: int, ahead: ReadAhead) -> None:
@@ -53,11 +58,11 @@ class Loader(ABC):
 
     @abstractmethod
     def state(self) -> State:
-        """Where the next batch starts: the same for every worker, and good for any number of them."""
+        """Return where the next batch starts: the same for every worker, and valid for any number of workers."""
 
     @property
     def waited(self) -> float:
-        """Seconds that `next` has waited for batches."""
+        """The seconds that `next` has waited for batches."""
         return self._ahead.waited
 
     def __iter__(self) -> Iterator[Batch]:
@@ -76,21 +81,22 @@ class Loader(ABC):
 
 
 class ShardLoader(Loader):
-    """Batches of the pairs in shards; exact epochs, shuffled; a batch may reach over from one epoch into the next.
+    """A loader of the pairs in shards, in exact shuffled epochs; a batch may extend from one epoch into the next.
 
     Args:
-        directory: of the pair store.
-        index: what `read_index` returned for it.
-        part: of the global batch; its size is a multiple of `part.world`.
-        seed: of the order.
+        directory: the directory or URL of the pair store.
+        index: the store's index, from `read_index`.
+        part: this worker's part of the global batch, whose size is a multiple of `part.world`.
+        seed: the seed of the order.
         labels: whether to read labels.
-        state: of an earlier loader over the same store, arcs and seed.
-        pin: put batches in pinned memory, for CUDA.
-        outline: of a store that is still being written; the first epoch then follows the order of its shards.
-        patience: seconds to wait for one of them; None: as long as it takes.
+        state: the state of an earlier loader over the same store with the same arcs and seed; None: the beginning.
+        pin: whether to put batches in pinned memory, for CUDA.
+        outline: the outline of a store that is still being written; the first epoch then follows the order of its
+            shards. None for a complete store.
+        patience: the seconds to wait for a shard of such a store; None: without limit.
 
     Raises:
-        InputError: from `next`, where a shard is missing or damaged, or does not appear.
+        InputError: from `next`: a shard is missing or damaged, or does not appear in time.
     """
 
     def __init__(

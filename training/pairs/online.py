@@ -1,7 +1,8 @@
-"""Batches of fresh noise, assigned inside the training job by the potentials of a semi-discrete coupling: no shards.
+"""Batches of fresh noise, with data assigned inside the training job by the potentials of a semi-discrete coupling.
 
-A step's global batch are the next source rows of the coupling's seed: row r has the noise, the condition and the
-partner that the coupling job gives it, so batches are the pairs that its shards would hold, and never end.
+No shards are read. The global batch of a step is the next source rows of the coupling's seed: row r has the noise, the
+condition and the partner that the coupling job gives it, so the batches are the pairs that shards would hold, without
+end.
 """
 
 import math
@@ -29,19 +30,19 @@ from flowpairs.training.pairs.reading.shard_batches import Tensors
 
 
 class OnlineLoader(Loader):
-    """See `Loader`.
+    """A loader of fresh noise with assigned data; see `Loader`.
 
     Args:
-        directory: of a semi-discrete pair store, with or without pairs.
-        index: what `read_index` returned for it.
-        part: of the global batch.
-        labels: whether to give labels.
-        state: of an earlier loader over the same store and batch.
-        device: where to assign.
-        pin: put batches in pinned memory, for CUDA.
+        directory: the directory or URL of a semi-discrete pair store, with or without pairs.
+        index: the store's index, from `read_index`.
+        part: this worker's part of the global batch.
+        labels: whether to include labels.
+        state: the state of an earlier loader over the same store with the same batch size; None: the beginning.
+        device: the device that assigns data to noise.
+        pin: whether to put batches in pinned memory, for CUDA.
 
     Raises:
-        InputError: from `next`, where potentials or data are missing or damaged.
+        InputError: from `next`: potentials or data are missing or damaged.
     """
 
     def __init__(
@@ -61,14 +62,14 @@ class OnlineLoader(Loader):
         super().__init__(part, consumed, ReadAhead(online_batches(store, part, consumed, labels, pin)))
 
     def state(self) -> State:
-        """See `Loader.state`; the position counts batches."""
+        """See `Loader.state`; here the position counts batches."""
         return {"arcs": self._part.arcs, "epoch": 0, "position": self._consumed}
 
 
 def online_batches(
     store: "SemidiscreteStore", part: BatchPart, consumed: int, labels: bool = False, pin: bool = False
 ) -> Iterator[list[Tensors]]:
-    """One worker's batches, without end, in lists of one; the arguments are those of `OnlineLoader`."""
+    """Yield one worker's batches without end, in lists of one; the arguments are those of `OnlineLoader`."""
     rows, step = part.rows, consumed
     while True:
         x0, ids = store.pairs(step * part.batch + rows.start, len(rows))
@@ -79,14 +80,15 @@ def online_batches(
 
 
 class SemidiscreteStore:
-    """What a semi-discrete pair store has besides pairs: its data, and the partner of any source row.
+    """The data and the potentials of a semi-discrete pair store, which give the partner of any source row.
 
     Args:
-        directory, index: of the store.
-        device: where to assign.
+        directory: the directory or URL of the store.
+        index: the store's index, from `read_index`.
+        device: the device that assigns data to noise.
 
     Raises:
-        InputError: from its methods, where something is missing or damaged.
+        InputError: from the methods: a file is missing or damaged.
     """
 
     def __init__(self, directory: AnyPath, index: Index, device: str = "cpu") -> None:
@@ -95,35 +97,35 @@ class SemidiscreteStore:
 
     @cached_property
     def config(self) -> CoupleConfig:
-        """Of the coupling job."""
+        """The config of the coupling job."""
         return load(CoupleConfig, self.directory / "config.yaml")
 
     @cached_property
     def ids(self) -> int:
-        """Data ids, mirror images included."""
+        """The number of data ids, mirror images included."""
         return len(self._read("data")) * (2 if self.config.data.flips else 1)
 
     def data(self, ids: np.ndarray) -> np.ndarray:
-        """The data of some ids, mirrored where an id says so."""
+        """Gather the data of some ids; ids of mirror images give the mirrored data."""
         return features.gather(self._read("data"), ids)
 
     def labels(self, ids: np.ndarray) -> np.ndarray:
-        """Their labels."""
+        """Look up the labels of some ids."""
         return self._read("labels")[ids % len(self._read("data"))]
 
     def pairs(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Noise [count, ...] and data ids [count] of source rows `first` to `first + count`."""
+        """Compute the noise [count, ...] and the data ids [count] of source rows `first` to `first + count`."""
         x0 = noise.gaussian(self.assigner.seed, first, count, math.prod(self.index.shape))
         return x0.reshape(count, *self.index.shape), self.assigner.assign(first, x0, None).ids
 
     @cached_property
     def potentials(self) -> Potentials:
-        """Of the coupling."""
+        """The potentials of the coupling."""
         return load_potentials(self.directory)
 
     @cached_property
     def assigner(self) -> RowAssigner:
-        """Finds the partners of source rows."""
+        """The object that finds the partners of source rows."""
         config, index, x = self.config, self.index, np.asarray(self._read("data"))
         labels = self._read("labels") if index.num_classes else None
         given = read_conditions(config.coupling, Target(x, labels, index.num_classes, index.data_fingerprint))

@@ -1,4 +1,4 @@
-"""`PairLoader`: exact epochs of shuffled batches out of a pair store, for a training loop of one's own."""
+"""`PairLoader`: exact epochs of shuffled batches from a pair store, for your own training loop."""
 
 import operator
 import os
@@ -21,34 +21,36 @@ from flowpairs.training.pairs.reading.shards import FIELDS, ShardReader, choose_
 
 
 class PairLoader:
-    """Batches of the pairs in a store; one iteration is one epoch, and the next iteration the next epoch.
+    """A loader of shuffled batches of the pairs in a store; each iteration is one epoch.
 
-    An epoch meets every pair once, in an order drawn from (seed, epoch) that does not depend on the number of ranks up
-    to 8. Left out are a remainder of fewer pairs than arcs (at most 7 up to 8 ranks), different ones each epoch, and a
-    last batch with fewer pairs than ranks. Batches are read ahead by one thread, which ends when the loader is dropped
-    or closed; use it in place of a `DataLoader`, not inside one.
+    An epoch returns every pair once, in an order drawn from (seed, epoch) that is the same for any number of ranks up
+    to 8. Two remainders are left out: fewer pairs than the order has arcs (at most 7 with up to 8 ranks), which change
+    from epoch to epoch, and a last batch with fewer pairs than ranks. One thread reads batches ahead and ends when the
+    loader is deleted or closed; use a `PairLoader` in place of a `DataLoader`, not inside one.
 
-    A batch is a dict of tensors, of the b pairs that this rank has of the global batch:
+    A batch is a dict of tensors with the b pairs of the global batch that belong to this rank:
 
         x0, x1     float32 [b, *shape]
-        label      int64 [b]; where the store has labels
-        data_id    int64 [b], of x1; source_id int64 [b], of x0; where x0 is data
-        weight     float32 [b]; where pairs have weights
-        span       float32 [b, 2]; of a chain over time, when x0 and x1 are, in [0, 1]
+        label      int64 [b]; if the store has labels
+        data_id    int64 [b]; the ids of x1
+        source_id  int64 [b]; the ids of x0, if x0 is data
+        weight     float32 [b]; if the pairs have weights
+        span       float32 [b, 2]; for a chain over time, the times of x0 and x1, in [0, 1]
 
     Args:
-        store: directory or URL of a complete pair store.
-        batch_size: pairs of a batch over all ranks together; a multiple of their number.
-        rank: of this process; None: torch.distributed's where that is initialised, else 0.
-        world: number of processes; likewise, else 1. Give both or neither.
-        seed: of the order, at least 0.
-        fields: names of the tensors wanted; None: all that the store has.
-        drop_last: leave out a last batch of an epoch that is smaller than the others.
-        pin_memory: put batches in pinned memory, for CUDA.
+        store: the directory or URL of a complete pair store.
+        batch_size: the number of pairs per batch over all ranks together; a multiple of the number of ranks.
+        rank: the rank of this process; None: the rank in torch.distributed if that is initialised, else 0.
+        world: the number of processes; None: the world size of torch.distributed if that is initialised, else 1. Give
+            both `rank` and `world` or neither.
+        seed: the seed of the order, at least 0.
+        fields: the names of the tensors to read; None: all that the store has.
+        drop_last: whether to leave out the last batch of an epoch if it is smaller than the others.
+        pin_memory: whether to put batches in pinned memory, for CUDA.
 
     Raises:
-        InputError: a ValueError; an argument out of range, no complete store there; and while iterating, a shard that
-            is missing or damaged.
+        InputError: a ValueError: an argument is out of range, or there is no complete store; and while iterating, a
+            shard is missing or damaged.
     """
 
     def __init__(
@@ -79,23 +81,26 @@ class PairLoader:
         self.drop_last, self._pin, self._names = drop_last, pin_memory, choose_fields(index, fields)
         self._counts = [shard.pairs for shard in index.shards]
         self._reader = ShardReader(as_path(store), index, [FIELDS[name] for name in self._names])
-        self._arcs: int | None = None  # of a state that was loaded, or of the first batch
-        self._epoch, self._position = 0, 0  # where the next batch begins, in pairs of every arc
-        self._goes_on = False  # whether the next iteration goes on in mid-epoch
-        self._turn = 0  # of the iteration that batches belong to
+        self._arcs: int | None = None  # set by a loaded state or by the first batch
+        self._epoch, self._position = 0, 0  # where the next batch begins, in pairs per arc
+        self._goes_on = False  # whether the next iteration continues in mid-epoch
+        self._turn = 0  # number of the iteration that may return batches
         self._ahead: ReadAhead | None = None
         self._ahead_at: tuple[BatchPart, int, int] | None = None  # part, epoch and position of its next batch
         self._process = os.getpid()
         self._plan()
 
     def __len__(self) -> int:
-        """Batches of an epoch, the same on every rank."""
+        """Return the number of batches per epoch, which is the same on every rank."""
         return self._plan()[2].per_epoch
 
     def __iter__(self) -> Iterator[Tensors]:
-        """Iterate over the next epoch, or just after `load_state_dict` over the rest of one.
+        """Iterate over the next epoch or, just after `load_state_dict`, over the rest of an epoch.
 
         Leaving an iteration early ends its epoch.
+
+        Raises:
+            InputError: it is called inside a worker of a `DataLoader`, which would read all batches once per worker.
         """
         if torch.utils.data.get_worker_info() is not None:
             raise InputError(
@@ -131,9 +136,11 @@ class PairLoader:
                 )
 
     def state_dict(self) -> State:
-        """Where the next batch begins, behind those handed out: integers, the same on every rank.
+        """Return where the next batch begins, after those returned so far.
 
-        Good for another number of ranks and another batch size, where the arcs divide it.
+        Returns:
+            Integers by name, the same on every rank. They are valid for another number of ranks, and for another batch
+            size that is a multiple of the number of arcs.
         """
         part, state = self._plan()[0], {"epoch": self._epoch, "position": self._position}
         return {"arcs": part.arcs, **state, "seed": self.seed, "pairs": sum(self._counts)}
@@ -141,8 +148,11 @@ class PairLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where another loader over the same store was; the next iteration is the rest of its epoch.
 
+        Args:
+            state: the result of `state_dict` of that loader.
+
         Raises:
-            InputError: not such a state, or one of another seed, store or batch size.
+            InputError: it is not such a state, or it does not fit the seed, the store or the batch size.
         """
         state = check_state(state, (*STATE, "seed", "pairs"))
         for key, value in {"seed": self.seed, "pairs": sum(self._counts)}.items():
@@ -159,20 +169,27 @@ class PairLoader:
         self._goes_on, self._turn = True, self._turn + 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration that of an epoch, from its beginning."""
+        """Start the next iteration at the beginning of an epoch.
+
+        Args:
+            epoch: the number of the epoch, from 0.
+
+        Raises:
+            InputError: `epoch` is not a whole number of at least 0.
+        """
         self._epoch, self._position = _integer("epoch", epoch, 0), 0
         self._goes_on, self._turn = False, self._turn + 1
 
     @property
     def sampler(self) -> "_Start":
-        """What Lightning tells of the epoch that begins."""
+        """The object whose `set_epoch` Lightning calls at the start of every epoch."""
         return _Start(self)
 
     def close(self) -> None:
-        """Stop reading ahead; another iteration starts it again."""
+        """Stop reading ahead; the next iteration starts it again."""
         if self._ahead is not None and self._process == os.getpid():
             self._ahead.close()
-            self._turn += 1  # what iterates still would wait for ever
+            self._turn += 1  # an iterator still in use would wait forever
         self._ahead = self._ahead_at = None
 
     def __enter__(self) -> "PairLoader":
@@ -187,16 +204,16 @@ class PairLoader:
         )
 
     def _refuse_fork(self) -> None:
-        """Threads do not survive a fork: a child would wait for batches for ever."""
+        """Refuse to read in a forked child: threads do not survive a fork, so it would wait for batches forever."""
         if self._ahead is not None and self._process != os.getpid():
             raise InputError(
                 "PairLoader: forked while it reads; make one in each process, or use flowpairs.PairDataset"
             )
 
     def _plan(self) -> tuple[BatchPart, Order, Steps]:
-        """Which rows are this rank's, in which order, and how batches divide epochs.
+        """Compute this rank's part of the batch, the order of the pairs, and the division of epochs into batches.
 
-        Asked anew each time, since torch.distributed may be initialised later than a loader is made.
+        This is computed at each use, since torch.distributed may be initialised after the loader is made.
         """
         rank, world = self._given or (0, 1)
         if self._given is None and torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -214,10 +231,11 @@ class PairLoader:
 
 
 class _Start:
-    """Sets the first epoch of a loader that was neither read nor restored: all others follow by themselves.
+    """A setter of the first epoch, for Lightning, of a loader that was neither read nor restored.
 
-    Lightning calls `loader.sampler.set_epoch` before every epoch. A run that goes on behind its last epoch is told so
-    in no other way; one that goes on in mid-epoch has the loader's state restored, which knows better.
+    Lightning calls `loader.sampler.set_epoch` before every epoch. For a run that resumes at the start of an epoch, this
+    is the only way to learn its number; for a run that resumes in mid-epoch, the restored state of the loader counts.
+    Later epochs follow without being set.
     """
 
     def __init__(self, loader: PairLoader) -> None:
@@ -229,7 +247,7 @@ class _Start:
 
 
 def _integer(name: str, value: Any, least: int) -> int:
-    """A whole number that a caller gave, numpy's included."""
+    """Convert an argument to an int, numpy integers included, and check its lower bound."""
     try:
         number = operator.index(value)
     except TypeError:

@@ -1,4 +1,4 @@
-"""The data set behind a side of a pair store: every datum that occurs in its pairs, once."""
+"""The data set on one side of a pair store: every datum that occurs in its pairs, once."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,12 +13,12 @@ from flowpairs.pipeline.store.format import Index
 from flowpairs.training.pairs.online import SemidiscreteStore
 from flowpairs.training.pairs.reading.shards import ShardReader
 
-LIMIT = 50_000  # data; more change a Frechet distance by less than the samples' own noise
+LIMIT = 50_000  # number of data; more change a Frechet distance by less than the noise of the samples
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Distinct data, in the order in which the shards first mention them, or in their own."""
+    """Distinct data, in the order of their first occurrence in the shards, or in the order of the data set."""
 
     x: Float32[Tensor, "n *shape"]
     label: Int64[Tensor, " n"] | None
@@ -28,14 +28,14 @@ def read_reference(directory: str | AnyPath, index: Index, side: Literal["target
     """Read the distinct data of a store, up to LIMIT of them.
 
     Args:
-        directory: of the pair store.
-        index: what `read_index` returned for it.
-        side: whose; a source has data where the store is two-sided, and no labels.
+        directory: the directory or URL of the pair store.
+        index: the store's index, from `read_index`.
+        side: the side to read; a source has data only in a two-sided store, and no labels.
 
     Raises:
-        InputError: a damaged shard.
+        InputError: a shard is damaged.
     """
-    if index.method == "semidiscrete":  # which keeps its data set, and may have no shards
+    if index.method == "semidiscrete":  # such a store holds its data set, and may have no shards
         store = SemidiscreteStore(as_path(directory), index)
         ids = np.arange(min(store.ids, LIMIT))
         labels = torch.from_numpy(store.labels(ids)) if index.num_classes else None

@@ -1,7 +1,7 @@
-"""Directories in, stores and runs out.
+"""Reader of the pair stores and training runs in directories.
 
-A pair store is a directory with index.json, a training run one with train.json. Whatever else they may hold is
-optional, since a report is most wanted while something is still missing: absent parts are None, and the page says so.
+A pair store is a directory with index.json, a training run one with train.json. All other files are optional, since a
+report is most useful while something is still missing: absent parts are None, and the page says so.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ def collect(directories: Sequence[AnyPath]) -> tuple[list[StoreSummary], list[Ru
     """Read every directory as a pair store, a training run, or both.
 
     Args:
-        directories: in the order in which the page shows them; one given twice is read once.
+        directories: the directories, in the order in which the page shows them; a repeated one is read once.
 
     Raises:
-        InputError: no directory given, one that is neither store nor run, or a file in it that cannot be read.
+        InputError: no directory is given, one is neither store nor run, or a file in it cannot be read.
     """
     if not directories:
         raise InputError("report: no directory given; name at least one pair store or training run")
@@ -45,7 +45,7 @@ def collect(directories: Sequence[AnyPath]) -> tuple[list[StoreSummary], list[Ru
 
 
 def short_names(paths: Sequence[AnyPath]) -> list[str]:
-    """The shortest path endings, of equal depth, that tell distinct paths apart."""
+    """Find the shortest path endings, of equal depth, that distinguish the paths."""
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1

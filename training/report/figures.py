@@ -1,4 +1,4 @@
-"""The curves and scatter plots, each a function from what was read to an inline SVG."""
+"""The curves and scatter plots; each function draws what was read and returns an inline SVG, or bytes of a PNG."""
 
 import io
 
@@ -11,11 +11,11 @@ from flowpairs.training.report.runs import Metrics, Run
 from flowpairs.training.report.stores import BlockSummary
 from flowpairs.training.report.theme import INK, MARKERS, MUTED, PAGE, axes, run_color, run_style, to_svg
 
-RunNumber = int  # of a run among the directories, which decides its colour
+RunNumber = int  # the position of a run among the directories, which determines its colour
 
 
 def loss_curves(runs: list[tuple[RunNumber, Run]]) -> str:
-    """Training loss against steps, raw and smoothed, on axes that fit the smoothed curves."""
+    """Plot the training loss against steps, raw and smoothed, on axes that fit the smoothed curves."""
     with axes() as (figure, ax):
         extremes = []
         for index, run in runs:
@@ -34,7 +34,7 @@ def loss_curves(runs: list[tuple[RunNumber, Run]]) -> str:
 
 
 def smoothed(metrics: Metrics) -> Metrics:
-    """A centred moving mean over a twentieth of the log, without padding, so no value is made up at the ends."""
+    """Compute a centred moving mean over a twentieth of the log, without padding, which would invent values."""
     window = max(1, len(metrics.step) // 20)
     kernel = np.full(window, 1 / window)
     loss = np.convolve(metrics.loss, kernel, mode="valid")
@@ -42,7 +42,7 @@ def smoothed(metrics: Metrics) -> Metrics:
 
 
 def frechet_against_nfe(runs: list[tuple[RunNumber, Run]]) -> str:
-    """Frechet distance against function evaluations: Euler joined by a line, adaptive solvers as open marks."""
+    """Plot the Frechet distance against function evaluations: Euler as a line, other solvers as open marks."""
     with axes() as (figure, ax):
         ticks = set()
         for index, run in runs:
@@ -69,7 +69,7 @@ def frechet_against_nfe(runs: list[tuple[RunNumber, Run]]) -> str:
 
 
 def _apart(ticks: list[float]) -> list[float]:
-    """Drop the ticks whose labels would run into the one before: adaptive solvers end close to each other."""
+    """Drop ticks whose labels would overlap the previous one: adaptive solvers need similar numbers of evaluations."""
     kept: list[float] = []
     for tick in ticks:
         if not kept or tick >= 1.25 * kept[-1]:
@@ -78,7 +78,7 @@ def _apart(ticks: list[float]) -> list[float]:
 
 
 def curvature_along_t(runs: list[tuple[RunNumber, Run]]) -> str:
-    """Where along the path the velocity departs from the straight line."""
+    """Plot the curvature at each time: the squared distance of the velocity from that of the straight line."""
     with axes() as (figure, ax):
         for index, run in runs:
             assert run.evaluation is not None
@@ -93,7 +93,7 @@ def curvature_along_t(runs: list[tuple[RunNumber, Run]]) -> str:
 
 
 def sharpness_by_block(blocks: list[BlockSummary], name: str) -> str:
-    """E of every block."""
+    """Plot the sharpness E of every block."""
     with axes() as (figure, ax):
         rows = [(block.block, block.sharpness) for block in blocks if block.sharpness is not None]
         number, sharpness = [block for block, _ in rows], [level for _, level in rows]
@@ -106,7 +106,7 @@ def sharpness_by_block(blocks: list[BlockSummary], name: str) -> str:
 
 
 def errors_by_block(blocks: list[BlockSummary], tolerance: float | None, name: str) -> str:
-    """Both marginal errors of every block, the tolerance as a line where there is one."""
+    """Plot both marginal errors of every block, and the tolerance as a line if there is one."""
     rows = [
         (block.block, block.source_error, block.target_error)
         for block in blocks
@@ -135,7 +135,7 @@ def errors_by_block(blocks: list[BlockSummary], tolerance: float | None, name: s
 
 
 def plane_pairs(x0: Float[np.ndarray, "k 2"], x1: Float[np.ndarray, "k 2"], name: str) -> str:
-    """Pairs in the plane: a line from each x0 to its x1."""
+    """Draw pairs in the plane, with a line from each x0 to its x1."""
     with axes(width=4.6, height=4.4) as (figure, ax):
         for start, end in zip(x0, x1, strict=True):
             ax.plot([start[0], end[0]], [start[1], end[1]], color=MUTED, linewidth=0.8, alpha=0.7)
@@ -152,7 +152,7 @@ def plane_samples(
     name: str,
     axis: str = "coordinate",
 ) -> str:
-    """Samples in the plane over the real data."""
+    """Draw samples in the plane over the real data."""
     with axes(width=2.9, height=2.8) as (figure, ax):
         ax.plot(*real.T, "o", color=MUTED, alpha=0.4, markersize=4, markeredgewidth=0)
         ax.plot(*samples.T, MARKERS[index % len(MARKERS)], color=run_color(index), markersize=3)
@@ -161,7 +161,7 @@ def plane_samples(
 
 
 def scatter(samples: Float[np.ndarray, "k 2"], labels: Int[np.ndarray, " k"] | None) -> bytes:
-    """A PNG of points in the plane, coloured by label, to be looked at by itself."""
+    """Draw points in the plane, coloured by label, as a PNG file of its own."""
     buffer = io.BytesIO()
     with axes(width=4.6, height=4.4) as (figure, ax):
         figure.patch.set(visible=True, facecolor=PAGE)
@@ -172,7 +172,14 @@ def scatter(samples: Float[np.ndarray, "k 2"], labels: Int[np.ndarray, " k"] | N
 
 
 def draw_trajectories(paths: Float[np.ndarray, "k times 2"], index: RunNumber, name: str, axis: str) -> str:
-    """The flow's paths in the plane of two of the `axis`, from open circles at t = 0 to filled ones at t = 1."""
+    """Draw trajectories of the flow in a plane, from open circles at t = 0 to filled ones at t = 1.
+
+    Args:
+        paths: the trajectories.
+        index: the run that they belong to.
+        name: the prefix of the SVG's ids.
+        axis: what the axes show, as in coordinate or principal direction.
+    """
     with axes(width=4.6, height=4.4) as (figure, ax):
         for path in paths:
             ax.plot(*path.T, color=run_color(index), linewidth=0.7, alpha=0.55)
@@ -183,7 +190,7 @@ def draw_trajectories(paths: Float[np.ndarray, "k times 2"], index: RunNumber, n
 
 
 def _square(ax: Axes, shown: Float[np.ndarray, "k 2"], axis: str = "coordinate") -> None:
-    """Equal scales on both axes, around the points that matter."""
+    """Set equal scales on both axes, with limits that fit the points `shown`."""
     low, high = shown.min(0), shown.max(0)
     centre, reach = (low + high) / 2, 0.56 * float((high - low).max()) or 1.0
     ax.set_xlim(centre[0] - reach, centre[0] + reach)

@@ -1,4 +1,4 @@
-"""The page: what was read and drawn, put in order for the template."""
+"""The HTML page: arranges what was read and drawn for the template."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -19,23 +19,23 @@ from flowpairs.training.report.collect import collect
 from flowpairs.training.report.runs import Run, TimePointRow, differing_settings
 from flowpairs.training.report.stores import PairSamples, StoreSummary
 
-BLOCKS_IN_FULL = 12  # more are summarised
-BLOCKS_DRAWN = 4  # fewer are read off the table
+BLOCKS_IN_FULL = 12  # largest number of blocks in the table; more are summarised
+BLOCKS_DRAWN = 4  # least number of blocks for a figure; fewer are in the table only
 UNDRAWN = "independent", "imported", "semidiscrete"  # methods whose blocks have no errors to draw
 
 
 def write_report(directories: Sequence[AnyPath], output: AnyPath | None = None) -> AnyPath:
-    """Write the report of pair stores and training runs as one HTML file that needs nothing else.
+    """Write the report of pair stores and training runs as one self-contained HTML file.
 
     Args:
-        directories: pair stores and training runs, in the order in which they are shown.
-        output: the file; report.html in the first directory by default.
+        directories: the pair stores and training runs, in the order in which they are shown.
+        output: the file to write; None: report.html in the first directory.
 
     Returns:
-        The file written.
+        The path of the file.
 
     Raises:
-        InputError: a directory that is neither store nor run, an unreadable file in one, an output that is no file's.
+        InputError: a directory is neither store nor run, a file in it cannot be read, or the output cannot be a file.
     """
     page = render(*collect(directories))
     output = output or directories[0] / "report.html"
@@ -46,7 +46,7 @@ def write_report(directories: Sequence[AnyPath], output: AnyPath | None = None) 
 
 
 def render(stores: list[StoreSummary], runs: list[Run]) -> str:
-    """The page's HTML."""
+    """Render the HTML of the page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -73,7 +73,7 @@ def render(stores: list[StoreSummary], runs: list[Run]) -> str:
 
 
 def _store(index: int, store: StoreSummary) -> dict[str, Any]:
-    """One pair store: its totals, its blocks and its first pairs."""
+    """Collect what the template shows of a pair store: its totals, its blocks and its first pairs."""
     blocks = store.blocks
     view: dict[str, Any] = {"store": store, "blocks": None, "figures": None, "potentials": _potentials(store)}
     if blocks:
@@ -100,7 +100,7 @@ def _store(index: int, store: StoreSummary) -> dict[str, Any]:
 
 
 def _potentials(store: StoreSummary) -> dict[str, Any] | None:
-    """How the potentials of a semi-discrete coupling were found and how good they are."""
+    """Summarise how the potentials of a semi-discrete coupling were found and how accurate they are."""
     if store.potentials is None:
         return None
     reports = store.potentials.reports
@@ -122,7 +122,7 @@ def _potentials(store: StoreSummary) -> dict[str, Any] | None:
 
 
 def _summary(store: StoreSummary) -> list[tuple[str, float | None, float | None, float | None]]:
-    """(figure, smallest, median, largest) over the blocks."""
+    """List (figure, smallest, median, largest) over the blocks."""
     assert store.blocks
     rows = []
     for label, field in {
@@ -136,7 +136,7 @@ def _summary(store: StoreSummary) -> list[tuple[str, float | None, float | None,
 
 
 def _over(values: Sequence[int | float | None], figure: Callable[[list[float]], float]) -> float | None:
-    """A figure over those values that are not None; None where all are."""
+    """Compute a figure over the values that are not None; None if there are none."""
     numbers = [float(value) for value in values if value is not None]
     return figure(numbers) if numbers else None
 
@@ -147,7 +147,7 @@ def _tolerance(store: StoreSummary) -> float | None:
 
 
 def _pairs(index: int, pairs: PairSamples) -> Any:
-    """What the template shows of a store's first pairs: an SVG, image tiles with captions, or strips."""
+    """Draw a store's first pairs for the template: an SVG, image tiles with captions, or strips."""
     match pictures.kind(pairs.x1.shape[1:]):
         case "plane":
             return Markup(figures.plane_pairs(pairs.x0, pairs.x1, f"pairs-{index}"))
@@ -166,7 +166,7 @@ def _pairs(index: int, pairs: PairSamples) -> Any:
 
 
 def _curves(runs: list[Run]) -> dict[str, Markup | None]:
-    """The overlaid figures of all runs; None where no run has what a figure needs."""
+    """Draw the figures that overlay all runs; None for a figure whose input no run has."""
     numbered = list(enumerate(runs))
     logged = [(index, run) for index, run in numbered if run.metrics]
     evaluated = [(index, run) for index, run in numbered if run.evaluation]
@@ -179,7 +179,7 @@ def _curves(runs: list[Run]) -> dict[str, Markup | None]:
 
 
 def _samples(index: int, run: Run) -> dict[str, Any] | None:
-    """One run's samples at every solver beside real data, all in the same form, and its trajectories."""
+    """Draw one run's samples with every solver, real data in the same form, and its trajectories."""
     if run.samples is None:
         return None
     real, paths = run.samples.real, run.samples.trajectories
@@ -208,7 +208,7 @@ def _samples(index: int, run: Run) -> dict[str, Any] | None:
 
 
 def _points(index: int, run: Run) -> list[tuple[TimePointRow, Markup]]:
-    """Of a chain over time, each point with the flow's points over its data."""
+    """Draw the flow's points over the data at each time point of a chain; empty for other runs."""
     if run.samples is None or run.samples.timepoints is None or run.evaluation is None:
         return []
     out = []
@@ -221,7 +221,7 @@ def _points(index: int, run: Run) -> list[tuple[TimePointRow, Markup]]:
 
 
 def _trajectories(index: int, kind: pictures.ImageKind, paths: np.ndarray) -> Any:
-    """Tiles, a row a sample and a column a time, or an SVG of paths in a plane."""
+    """Draw trajectories as tiles, with a row per sample and a column per time, or as an SVG of paths in a plane."""
     if kind == "image":
         return pictures.upscale(paths.reshape(-1, *paths.shape[2:]), paths.shape[1], reach=1.0)
     axis = "coordinate" if kind == "plane" else "principal direction"

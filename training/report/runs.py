@@ -1,4 +1,4 @@
-"""A training run as the report sees it: train.json, and whatever else of it is there already."""
+"""The files of a training run that the report shows: train.json, and those of the others that exist."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,13 @@ from flowpairs.training.run.logbook import read_metrics
 
 
 class _Json(BaseModel):
-    """A JSON file of another part of the project: the keys that the report needs, any others let through."""
+    """A JSON file of another part of the project, with the keys that the report needs; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Train(_Json):
-    """train.json: how a run was trained and how fast."""
+    """The content of train.json: how a run was trained and how fast."""
 
     pairs_dir: str
     method: str
@@ -31,19 +31,19 @@ class Train(_Json):
     loss: float
     seconds: float
     samples_per_s: float
-    data_wait: float  # share of the time spent waiting for data
+    data_wait: float  # fraction of the time spent waiting for data
     checkpoint: str
 
 
 class Curve(_Json):
-    """A quantity along the path."""
+    """A quantity as a function of t."""
 
     t: list[float]
     value: list[float]
 
 
 class Frechet(_Json):
-    """One Frechet distance, and the mean number of function evaluations that a sample took."""
+    """One Frechet distance, and the mean number of function evaluations per sample."""
 
     solver: str
     nfe: float
@@ -51,17 +51,17 @@ class Frechet(_Json):
 
 
 class TimePointRow(_Json):
-    """How near the flow comes to the data at one point of a chain over time."""
+    """The distance of the flow to the data at one time point of a chain."""
 
     time: float
     t: float
     left_out: bool
     w1: float
-    w1_still: float  # of the data before, had they stayed where they were
+    w1_still: float  # of the earlier data, left where they were
 
 
 class Evaluation(_Json):
-    """evaluation.json: how straight the flow is and how close its samples come to the data."""
+    """The content of evaluation.json: the curvature of the flow and the distances of its samples to the data."""
 
     samples: int
     seed: int
@@ -75,7 +75,7 @@ class Evaluation(_Json):
 
 @dataclass(frozen=True)
 class Metrics:
-    """metrics.jsonl: the training loss as it was logged."""
+    """The training loss in metrics.jsonl, by step."""
 
     step: Int[np.ndarray, " s"]
     loss: Float[np.ndarray, " s"]
@@ -83,19 +83,19 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Samples:
-    """samples.npz: real data, what every solver made of the same starts, and the paths that some of them took."""
+    """The content of samples.npz: real data, the samples of every solver from the same starts, and trajectories."""
 
     real: Float[np.ndarray, "r ..."]
-    by_solver: dict[str, np.ndarray]  # "euler4", ..., "dopri5", each [k, *shape], few steps first as in the file
-    trajectories: Float[np.ndarray, "k times ..."] | None  # images, or points of a plane
+    by_solver: dict[str, np.ndarray]  # "euler4", ..., "dopri5": each [k, *shape], in the order of the file
+    trajectories: Float[np.ndarray, "k times ..."] | None  # images, or points in a plane
     timepoints: (
         Float[np.ndarray, "points 2 drawn 2"] | None
-    )  # data and flow at the points of a chain, NaN beyond the last
+    )  # data and flow at the time points of a chain, padded with NaN
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run."""
+    """A training run; parts that do not exist yet are None."""
 
     name: str
     path: Path
@@ -107,7 +107,7 @@ class Run:
 
 
 def read_run(path: Path, name: str) -> Run:
-    """Read what a training run and its evaluation left."""
+    """Read the files that a training run and its evaluation wrote."""
     train = _read_json(Train, path / "train.json")
     config = path / "config.yaml"
     return Run(
@@ -122,13 +122,13 @@ def read_run(path: Path, name: str) -> Run:
 
 
 def differing_settings(runs: list[Run]) -> list[tuple[str, list[str]]]:
-    """The dotted keys of config.yaml whose values are not the same in all runs that have one.
+    """Find the dotted keys of config.yaml whose values differ among the runs that have one.
 
     Returns:
-        (key, its value in every run, in their order; a dash where it has none).
+        Tuples of the key and its value in every run, in their order; a dash for a run without it.
 
     Raises:
-        InputError: a config.yaml that cannot be read.
+        InputError: a config.yaml cannot be read.
     """
     flat = [{} if run.config is None else dict(leaves(read_yaml(run.path / "config.yaml"))) for run in runs]
     compared = [settings for settings, run in zip(flat, runs, strict=True) if run.config is not None]
@@ -140,7 +140,7 @@ def differing_settings(runs: list[Run]) -> list[tuple[str, list[str]]]:
 
 
 def read_evaluation(path: Path) -> Evaluation | None:
-    """evaluation.json of the run there, where it has been evaluated."""
+    """Read evaluation.json of a run; None if it has not been evaluated."""
     file = path / "evaluation.json"
     return _read_json(Evaluation, file) if file.is_file() else None
 
@@ -158,9 +158,9 @@ def _read_json(model: type[Model], path: Path) -> Model:
 
 
 def _read_losses(path: Path) -> Metrics | None:
-    """The logged losses; None before the first line of the log."""
+    """Read the logged losses; None before the first line of the log."""
     try:
-        # A resumed run logs the steps since its checkpoint again: the later line counts.
+        # A resumed run logs the steps after its checkpoint again: the later line counts.
         losses = {int(line["step"]): float(line["loss"]) for line in read_metrics(path)}
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not lines of JSON with step and loss ({error!r}); train again") from error

@@ -1,4 +1,4 @@
-"""A pair store as the report sees it: its index, its blocks' reports and its first pairs."""
+"""The parts of a pair store that the report shows: its index, the reports of its blocks and its first pairs."""
 
 import dataclasses
 import tarfile
@@ -21,7 +21,7 @@ PAIRS_SHOWN = 12
 
 @dataclass(frozen=True)
 class BlockSummary:
-    """A row of blocks.parquet: one coupling problem and what came of it."""
+    """A row of blocks.parquet: one coupling problem and its solution."""
 
     block: int
     method: str
@@ -29,7 +29,7 @@ class BlockSummary:
     m: int
     eps: float | None
     rel_eps: float | None
-    sharpness: float | None  # these four of imported pairs are not known
+    sharpness: float | None  # this and the next three are None for imported pairs
     partners: float | None
     source_error: float | None
     target_error: float | None
@@ -38,7 +38,7 @@ class BlockSummary:
     passes: int
     converged: bool
     seconds: float
-    relabelled: int | None = None  # pairs exchanged to use every datum equally often, of semi-discrete couplings alone
+    relabelled: int | None = None  # pairs changed to use every datum equally often; semi-discrete couplings only
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PairSamples:
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """One pair store."""
+    """A pair store; parts that it does not have are None."""
 
     name: str
     path: AnyPath
@@ -61,11 +61,11 @@ class StoreSummary:
     blocks: list[BlockSummary] | None
     pairs: PairSamples
     config: str | None
-    potentials: Potentials | None  # of a semi-discrete coupling
+    potentials: Potentials | None  # for a semi-discrete coupling
 
 
 def read_store(path: AnyPath, name: str) -> StoreSummary:
-    """Read a pair store's index, its blocks' reports and its first pairs."""
+    """Read a pair store's index, the reports of its blocks and its first pairs."""
     index, config = read_index(path), path / "config.yaml"
     return StoreSummary(
         name,
@@ -79,7 +79,7 @@ def read_store(path: AnyPath, name: str) -> StoreSummary:
 
 
 def _read_blocks(directory: AnyPath) -> list[BlockSummary] | None:
-    """The blocks' reports; None where none are there."""
+    """Read the reports of the blocks; None if there are none."""
     if not (directory / "blocks.parquet").is_file():
         return None
     names = {field.name for field in dataclasses.fields(BlockSummary)}
@@ -92,7 +92,7 @@ def _read_blocks(directory: AnyPath) -> list[BlockSummary] | None:
 
 
 def _read_pairs(directory: AnyPath, index: Index) -> PairSamples:
-    """The first pairs of the first shard; where there are potentials alone, the first that these make."""
+    """Read the first pairs of the first shard; for potentials without shards, make their first pairs."""
     if not index.shards:
         from flowpairs.training.pairs import online
 

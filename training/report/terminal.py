@@ -1,4 +1,4 @@
-"""Tables in the terminal: one evaluation, and the comparison of runs with the page's own words."""
+"""Tables for the terminal: one evaluation, and the comparison of runs in the words of the page."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from flowpairs.training.report.verdict import caveats, headline, number, scores,
 
 
 def print_comparison(directories: list[Path]) -> None:
-    """Print curvature and Frechet distances of all runs, the best of each column marked, and who won on what.
+    """Print curvature and Frechet distances of all runs, with the best of each column marked, and a verdict in words.
 
     Args:
-        directories: training runs.
+        directories: the directories of the training runs.
 
     Raises:
-        InputError: a file of a run that cannot be read.
+        InputError: a file of a run cannot be read.
     """
     paths = [Path(directory).resolve() for directory in directories]
     runs = [read_run(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
@@ -42,7 +42,7 @@ def print_comparison(directories: list[Path]) -> None:
 
 
 def print_evaluation(report: dict[str, Any]) -> None:
-    """Print what evaluation.json holds."""
+    """Print the content of evaluation.json."""
     table = Table(
         title=f"{report['run']}: {report['method']} pairs, {report['samples']:,} samples", title_justify="left"
     )

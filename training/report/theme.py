@@ -1,7 +1,7 @@
-"""The page's colours, and matplotlib figures as inline SVG that follows them.
+"""The colours of the page, and matplotlib figures as inline SVG that follows them.
 
-Figures are drawn in the light palette. On the way into the page each of its colours becomes a CSS variable, so that one
-SVG serves the light page, the dark page and print. Text stays text, in the page's own font.
+Figures are drawn in the light palette. In the SVG, each of its colours becomes a CSS variable, so that one SVG serves
+the light page, the dark page and print. Text stays text, in the font of the page.
 """
 
 import html
@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-# name -> (light, dark). The runs' colours are Okabe and Ito's, darkened or lightened to 4.5:1 against the page; every
-# light value is unique, since it is also the name that `to_svg` looks for.
+# name -> (light, dark). The colours of the runs are Okabe and Ito's, darkened or lightened to a contrast of 4.5:1 with
+# the page; every light value is unique, since `to_svg` recognises colours by it.
 PAPER = {
     "page": ("#fdfdfc", "#16181c"),
     "panel": ("#f4f4f1", "#1f2227"),
@@ -46,18 +46,18 @@ _RC: Any = {
 
 
 def run_color(number: int) -> str:
-    """The light colour of the run of that index."""
+    """Return the light colour of a run."""
     return RUNS[number % len(RUNS)][0]
 
 
 def run_style(number: int) -> dict[str, Any]:
-    """Line keywords of one run: colour and dashes, so that colour is never the only difference."""
+    """Return matplotlib's line keywords of a run: colour and dashes, so that colour is never the only difference."""
     dashes = DASHES[number % len(DASHES)]
     return {"color": run_color(number), "linestyle": (0, dashes) if dashes else "-"}
 
 
 def swatch(number: int) -> str:
-    """A run's line as a small inline SVG, for legends and tables."""
+    """Draw a run's line as a small inline SVG, for legends and tables."""
     dashes, color = " ".join(map(str, DASHES[number % len(DASHES)])), f"var(--run-{number % len(RUNS)})"
     return (
         '<svg class="swatch" viewBox="0 0 26 10" aria-hidden="true">'
@@ -66,14 +66,14 @@ def swatch(number: int) -> str:
 
 
 def variables(dark: bool) -> dict[str, str]:
-    """CSS variable names and their values on the light or the dark page."""
+    """Map the names of the CSS variables to their values on the light or the dark page."""
     names = PAPER | {f"run-{number}": pair for number, pair in enumerate(RUNS)}
     return {name: pair[dark] for name, pair in names.items()}
 
 
 @contextmanager
 def axes(width: float = 5.0, height: float = 3.1) -> Iterator[tuple[Figure, Axes]]:
-    """A figure with quiet axes, sizes in inches, to be filled inside the `with`."""
+    """Create a figure with plain axes for the body of a `with`; width and height are in inches."""
     with mpl.rc_context(_RC):
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.patch.set_visible(False)
@@ -93,12 +93,12 @@ def axes(width: float = 5.0, height: float = 3.1) -> Iterator[tuple[Figure, Axes
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an `<svg>` element to be placed in the page.
+    """Convert a figure to an `<svg>` element for the page.
 
     Args:
-        figure: drawn in the palette's light colours.
-        name: unique in the page; prefixes the element ids, which matplotlib numbers from 1 in every figure.
-        description: what a screen reader says.
+        figure: the figure, drawn in the light colours of the palette.
+        name: a name that is unique in the page; it prefixes the ids, which matplotlib numbers from 1 in every figure.
+        description: the text for screen readers.
     """
     buffer = io.StringIO()
     with mpl.rc_context(_RC):
@@ -111,7 +111,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)  # it would style the page
     for variable, color in variables(dark=False).items():
         svg = svg.replace(color, f"var(--{variable})")
-    # Without width and height the page's width decides; the viewBox keeps the shape.
+    # Without width and height the SVG takes the width of the page; the viewBox keeps its aspect ratio.
     svg = re.sub(r'<svg width="[^"]*" height="[^"]*"', "<svg", svg, count=1)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)

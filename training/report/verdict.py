@@ -1,4 +1,4 @@
-"""Which run won which figure, in numbers and in words, whether or not optimal transport came out ahead."""
+"""The best run on each measure, in numbers and in words, whether or not optimal transport comes out ahead."""
 
 import math
 from collections.abc import Callable
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 from flowpairs.training.report.runs import Evaluation, Run
 
-STEPPED = {"euler": "Euler", "sde": "SDE", "jump": "MeanFlow"}  # solvers that are told how many steps to take
+STEPPED = {"euler": "Euler", "sde": "SDE", "jump": "MeanFlow"}  # solvers whose number of steps is given
 OPTIMAL_TRANSPORT = frozenset({"exact", "sinkhorn", "semidiscrete"})
 
 
 @dataclass(frozen=True)
 class Score:
-    """One figure of every run, lower is better; None where a run has no such figure."""
+    """One measure of every run, lower is better; None for a run without it."""
 
-    label: str  # as a column's head: "Euler 4"
+    label: str  # the heading of its column, as in "Euler 4"
     values: list[float | None]
-    nfe: list[float | None]  # only where the label does not say it
+    nfe: list[float | None]  # only if the label does not state it
 
     @property
     def best(self) -> list[int]:
-        """The indices of the runs with the lowest figure; nobody wins a race run alone, nor with NaN."""
+        """The indices of the runs with the lowest finite value; none if only one run has a value."""
         finite = [
             (value, index) for index, value in enumerate(self.values) if value is not None and math.isfinite(value)
         ]
@@ -31,12 +31,12 @@ class Score:
 
 
 def scores(runs: list[Run]) -> list[Score]:
-    """Curvature, then the Frechet distance of every solver that any run was sampled with, from few to many steps."""
+    """List curvature, then the Frechet distance of each solver used for any run, from few to many steps."""
     evaluations = [run.evaluation for run in runs]
     if not any(evaluations):
         return []
     curvature = Score("Curvature", [e.curvature if e else None for e in evaluations], [None] * len(runs))
-    # A told step count is part of the method; dopri5 chooses its own, so its column holds whatever it took.
+    # A given number of steps is part of the method; dopri5 chooses its steps, so it has one column for any number.
     solvers = {(f.solver, f.nfe if f.solver in STEPPED else None) for e in evaluations if e for f in e.frechet}
     return [curvature, *(_frechet(evaluations, *solver) for solver in sorted(solvers, key=_few_steps_first))]
 
@@ -57,7 +57,7 @@ def _frechet(evaluations: list[Evaluation | None], solver: str, nfe: float | Non
 
 
 def headline(runs: list[Run], table: list[Score]) -> str:
-    """The page's title: on how many measures optimal transport won, where the runs allow that question."""
+    """Compose the title of the page: on how many measures optimal transport won, if the runs can show that."""
     decided = [score for score in table if score.best]
     if not runs:
         return "Pairs, ready to train on"
@@ -75,7 +75,7 @@ def headline(runs: list[Run], table: list[Score]) -> str:
 
 
 def sentences(runs: list[Run], table: list[Score]) -> list[str]:
-    """A plain sentence for each run, on where it won or that it did not, and one for each tie."""
+    """Compose a sentence per run, on the measures that it won or that it won none, and one per tie."""
     decided = [score for score in table if score.best]
     out = []
     for index, run in enumerate(runs):
@@ -93,7 +93,7 @@ def sentences(runs: list[Run], table: list[Score]) -> list[str]:
 
 
 def caveats(runs: list[Run]) -> list[str]:
-    """What must be known before the runs are compared: whatever was not the same for all of them."""
+    """Compose the caveats of the comparison: runs not evaluated, and conditions that differ between runs."""
     measured = [(run, run.evaluation) for run in runs if run.evaluation]
     out = [
         f"{run.name} has not been evaluated yet: flowpairs evaluate fills its cells."
@@ -115,7 +115,7 @@ def caveats(runs: list[Run]) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, two below a thousandth, thousands grouped; a dash for what is not there."""
+    """Format a number with three significant digits, two below 0.001, and grouped thousands; a dash for None."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -128,7 +128,7 @@ def number(value: float | None) -> str:
 
 
 def _phrases(won: list[Score], remark: Callable[[Score], str]) -> list[str]:
-    """The scores within a sentence, "Fréchet distance" said once: curvature comes first, all others are distances."""
+    """Name scores within a sentence, with "Fréchet distance" once: curvature comes first, all others are distances."""
     out: list[str] = []
     distances = 0
     for score in won:

@@ -1,1 +1,1 @@
-"""One training run: the loop, its state and checkpoints, its directory and its log."""
+"""A training run: the loop, its state and checkpoints, its directory, its log, and the workers that it runs on."""

@@ -1,11 +1,11 @@
-"""The directory of a training run: what it holds, and whether a run may start, go on or is done already.
+"""The directory of a training run: its files, and checks whether a run may start, may resume, or is finished.
 
 RUN/config.yaml      resolved config, with the fingerprint of the pairs
-RUN/metrics.jsonl    a line per log interval
-RUN/tensorboard/     the same for TensorBoard; mlflow.json and wandb.json: the run's names there
-RUN/checkpoints/     Ray Train's storage: step-000001000/state.pt, the newest two, and Ray's own notes
-RUN/train.json       written last: the run is finished
-RUN/evaluation.json, RUN/samples.npz   left by `flowpairs evaluate`
+RUN/metrics.jsonl    the log, a line per log interval
+RUN/tensorboard/     the same for TensorBoard; mlflow.json and wandb.json hold the ids of the run there
+RUN/checkpoints/     Ray Train's storage: step-000001000/state.pt, the newest two, and Ray's own snapshot
+RUN/train.json       written last, when the run is finished
+RUN/evaluation.json, RUN/samples.npz   written by `flowpairs evaluate`
 """
 
 import hashlib
@@ -27,34 +27,38 @@ from flowpairs.training.config import PairsConfig, TrainConfig
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The names in the directory of a run."""
+    """The paths in the directory of a run."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The resolved config."""
+        """The path of the resolved config."""
         return self.path / "config.yaml"
 
     @property
     def metrics(self) -> Path:
-        """The log."""
+        """The path of the log."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """Ray Train's storage."""
+        """The directory of Ray Train's storage."""
         return self.path / "checkpoints"
 
     def newest_checkpoint(self) -> str | None:
-        """The name below the run of the newest checkpoint that Ray Train has noted as whole; a run goes on from it."""
+        """Find the newest checkpoint that Ray Train lists as complete, from which a run resumes: checkpoints/NAME."""
         notes = self.checkpoints / "checkpoint_manager_snapshot.json"
         noted = notes.read_text() if notes.is_file() else ""
         whole = [path.name for path in self.checkpoints.glob("step-*") if f'"{path.name}"' in noted]
         return f"{self.checkpoints.name}/{max(whole)}" if whole else None
 
     def summary(self) -> dict[str, Any] | None:
-        """train.json, once the run is finished."""
+        """Read train.json; None if the run is not finished.
+
+        Raises:
+            InputError: the file is not the summary of a run.
+        """
         path = self.path / "train.json"
         if not path.is_file():
             return None
@@ -72,19 +76,19 @@ class RunDirectory:
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
-    """Write a JSON file for people and machines."""
+    """Write a JSON file, indented, in one atomic step."""
     write_atomically(path, (json.dumps(tree, indent=1) + "\n").encode())
 
 
 def check_run(config: TrainConfig) -> tuple[TrainConfig, Index]:
-    """All that can be refused before Ray is started: the pairs, the model, the numbers, the output directory.
+    """Check all that can be checked before Ray is started: the pairs, the model, the numbers, the output directory.
 
     Returns:
-        The config with the fingerprint of the pairs, and the pairs' index.
+        The config with the fingerprint of the pairs, and the index of the pairs.
 
     Raises:
-        InputError: the pair store is missing or not complete, the model does not fit the data, steps and batch make no
-            sense, or the directory holds another run.
+        InputError: the pair store is missing or not complete, the model does not fit the data, steps or batch are
+            invalid, or the directory holds another run.
     """
     index = check_pairs(config.pairs, coming=config.pairs.source == "stream")
     pairs = config.pairs.model_copy(update={"fingerprint": pairs_fingerprint(config.pairs, index)})
@@ -99,7 +103,7 @@ def check_run(config: TrainConfig) -> tuple[TrainConfig, Index]:
 
 
 def pairs_fingerprint(pairs: PairsConfig, index: Index) -> str:
-    """A hash of all the pairs of a store, or of what determines those that are still to be made."""
+    """Compute a hash of all pairs of a store, or of what determines them if they are still to be made."""
     if pairs.source == "shards":
         return digest({"shards": [shard.sha256 for shard in index.shards]})
     if pairs.source == "stream":
@@ -109,14 +113,14 @@ def pairs_fingerprint(pairs: PairsConfig, index: Index) -> str:
 
 
 def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
-    """The index of a store, of the fingerprint expected where one is.
+    """Read the index of a store and check its fingerprint, if one is expected.
 
     Args:
         pairs: the store.
-        coming: its shards need not be there yet, and the index has none.
+        coming: whether the store may be incomplete; the index then has no shards.
 
     Raises:
-        InputError: there is none, it has no pairs or no potentials, or other ones than expected.
+        InputError: there is no store, it has no pairs or no potentials, or its pairs are not the expected ones.
     """
     index = read_outline(pairs.dir).index if coming else read_index(pairs.dir)
     where = f"pairs={pairs.dir!r}"
@@ -133,7 +137,7 @@ def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
 
 
 def check_path(config: TrainConfig, index: Index) -> None:
-    """Refuse paths that begin in noise where x0 is data, and average velocities over a chain of them."""
+    """Refuse paths that start from noise if x0 is data, and average velocities on a chain over time."""
     if index.two_sided and config.path.kind == "fm":
         raise InputError("path.kind=fm: starts from noise, and x0 of these pairs is data; give path.kind=cfm")
     if index.times and config.objective.kind == "meanflow":
@@ -143,7 +147,7 @@ def check_path(config: TrainConfig, index: Index) -> None:
 
 
 def check_numbers(config: TrainConfig, pairs: int) -> None:
-    """Refuse steps, batches and workers that make no sense with a store of so many pairs."""
+    """Refuse steps, batches and workers that are invalid for a store with the given number of pairs."""
     train = config.train
     if config.pairs.source != "semidiscrete" and train.batch > pairs:
         raise InputError(f"train.batch={train.batch}: more than the {pairs} pairs of the store; lower it")
@@ -154,7 +158,7 @@ def check_numbers(config: TrainConfig, pairs: int) -> None:
 
 
 def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
-    """Refuse a global batch that cannot be shared out evenly, among any number of workers that there may be."""
+    """Refuse a global batch that does not divide evenly among every possible number of workers."""
     least, most = (workers, workers) if isinstance(workers, int) else workers
     if least > most:
         raise InputError(f"cluster.workers=[{least}, {most}]: give the least number first")
@@ -169,7 +173,7 @@ def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
 
 
 def check_directory(config: TrainConfig) -> None:
-    """Refuse a directory that holds something else."""
+    """Refuse a directory that holds another run or something else."""
     if not check_output(config):
         return
     earlier = load(TrainConfig, RunDirectory(Path(config.output.dir)).config)
@@ -182,10 +186,10 @@ def check_directory(config: TrainConfig) -> None:
 
 
 def check_output(config: TrainConfig) -> bool:
-    """Refuse a directory that cannot be a run's; whether it holds a run, of whatever config."""
+    """Refuse a directory that cannot be that of a run; return whether it holds a run, of any config."""
     run = RunDirectory(Path(config.output.dir))
     where = f"output.dir={config.output.dir!r}"
-    if "://" in config.output.dir:  # which would become a local directory of that name
+    if "://" in config.output.dir:  # pathlib would make it a local directory
         raise InputError(f"{where}: runs are not written to URLs; give a directory that all nodes mount")
     if in_submitted_job() and not run.path.is_absolute():
         raise InputError(
@@ -202,7 +206,7 @@ def check_output(config: TrainConfig) -> bool:
 
 
 def prepare_run(config: TrainConfig) -> RunDirectory:
-    """Make the directory of a checked run and write its resolved config, unless it is there from an earlier start."""
+    """Create the directory of a checked run and write its resolved config, unless an earlier start wrote it."""
     run = RunDirectory(Path(config.output.dir).absolute())
     run.path.mkdir(parents=True, exist_ok=True)
     if not run.config.is_file():

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, a line per log interval, written by the first worker and read by whoever watches."""
+"""The log of a run: metrics.jsonl, with a line per log interval, written by the first worker and read by others."""
 
 import json
 import os
@@ -15,11 +15,11 @@ TAIL_BYTES = 4096  # more than any line
 
 
 class Logbook:
-    """Appends to the log of a run that starts or goes on at `step`; lines past that step are cut.
+    """A writer that appends to the log of a run which starts or resumes; lines after `step` are removed first.
 
     Args:
-        path: of the log.
-        step: the last one that the checkpoint has seen.
+        path: the path of the log.
+        step: the last step of the checkpoint that the run resumes from; 0 for a new run.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -32,16 +32,16 @@ class Logbook:
         self._file.write(json.dumps(asdict(line)) + "\n")
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close the file."""
         self._file.close()
 
 
 class Follower:
-    """Reads what a log gains while others write it: each step once, though a run that resumes may log it again.
+    """A reader of the new lines of a growing log; it returns each step once, even if a resumed run logs it again.
 
     Args:
-        path: of the log, which need not be there yet.
-        step: the last one that is known already.
+        path: the path of the log, which need not exist yet.
+        step: the last step that is already known.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -49,12 +49,12 @@ class Follower:
         self._file = self._read = 0  # the file's inode, and the bytes read of it
 
     def new(self) -> list[dict[str, Any]]:
-        """The complete lines of steps past the last one known, which are known then."""
+        """Return the complete lines of later steps than any returned before."""
         if not self._path.is_file():
             return []
         with self._path.open("rb") as file:
             now = os.fstat(file.fileno())
-            if now.st_ino != self._file or now.st_size < self._read:  # cut back to a checkpoint, under another inode
+            if now.st_ino != self._file or now.st_size < self._read:  # rewritten up to a checkpoint, in a new inode
                 self._file, self._read = now.st_ino, 0
             file.seek(self._read)
             text = file.read()
@@ -67,14 +67,14 @@ class Follower:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete lines; a last line without its end, as a killed run leaves it, is passed over."""
+    """Read all complete lines; an incomplete last line, as a killed run leaves it, is skipped."""
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
 def newest_metrics(path: Path) -> dict[str, Any] | None:
-    """The last complete line, without reading those before it."""
+    """Read the last complete line, without reading the whole file; None if there is none."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

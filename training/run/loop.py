@@ -1,7 +1,7 @@
 """The training loop of one worker: flow matching as plain regression on pairs.
 
-It knows neither Ray nor files: the model may be wrapped for data parallelism, batches come from an iterator, and the
-lines of the log and the checkpoints go to the two functions it is given.
+It uses neither Ray nor files: the model may be wrapped for data parallelism, batches come from an iterator, and two
+functions receive the lines of the log and the checkpoints.
 """
 
 import time
@@ -24,14 +24,14 @@ from flowpairs.training.run.state import TrainState
 
 @dataclass(frozen=True)
 class LogLine:
-    """Means over the steps since the last line."""
+    """A line of the log: means over the steps since the previous line."""
 
     step: int
     loss: float  # squared error per coordinate before weights, over all workers
     grad_norm: float  # before clipping
     lr: float
     samples_per_s: float  # pairs, over all workers
-    data_wait: float  # share of this worker's time, 0 to 1
+    data_wait: float  # fraction of this worker's time, 0 to 1
     seconds: float  # of training so far, over all restarts
 
 
@@ -47,13 +47,14 @@ def train_loop(
     """Train from `state.step` to `config.steps`.
 
     Args:
-        state: advanced in place.
+        state: the state of the run, advanced in place.
         model: `state.model`, or its wrapper for data parallelism.
-        loader: of this worker's part of the batches.
-        objective: what is regressed on.
-        config: of the optimisation.
-        log: gets a line every `log_every` steps and at the end.
-        save: gets the last line as numbers, every `checkpoint_every` steps and at the end, the same on every worker.
+        loader: the loader of this worker's part of the batches.
+        objective: the objective of the regression.
+        config: the configuration of the optimisation.
+        log: called with a line every `log_every` steps and at the end.
+        save: called with the last line as numbers every `checkpoint_every` steps and at the end, at the same steps on
+            every worker.
 
     Raises:
         InputError: the loss is not finite.
@@ -106,19 +107,19 @@ def train_loop(
 
 
 def alone(model: nn.Module) -> AbstractContextManager[None]:
-    """While it lasts, gradients stay with this worker, so that they are exchanged once a step."""
+    """Return a context in which gradients stay on this worker, so that they are exchanged once per step."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to run the model under bf16 autocast."""
+    """Return whether to run the model under bf16 autocast."""
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bf16"
 
 
 def mean_over_workers(values: Tensor) -> Tensor:
-    """The mean of each entry over the process group, where there is one."""
+    """Compute the mean of each entry over the process group, if there is one."""
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(values)
         values = values / torch.distributed.get_world_size()

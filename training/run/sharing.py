@@ -1,7 +1,7 @@
-"""How train workers and coupling actors share a cluster: numbers with which both fit, whichever Ray starts first.
+"""Division of a cluster between train workers and coupling actors, such that both fit whichever Ray starts first.
 
-Two jobs that do not know of each other get whatever nodes Ray chooses for them. So sizes are counted at their worst: as
-many actors as find room wherever the workers are, and as leave room for the workers wherever they are themselves.
+Ray chooses the nodes of two independent jobs freely. So the worst case counts: as many actors as fit wherever the
+workers are, and as leave room for the workers wherever the actors are.
 """
 
 import math
@@ -16,26 +16,26 @@ from flowpairs.pipeline.config import ClusterConfig
 from flowpairs.training.config import TrainClusterConfig
 from flowpairs.training.run.workers import Node, WorkerShape, fit_workers, gpus_per_actor
 
-Value = tuple[float, int, int, int]  # of a choice, to be compared in order
+Value = tuple[float, int, int, int]  # the value of a choice, compared lexicographically
 
 
 def share_nodes(
     nodes: Sequence[Node], train: TrainClusterConfig, couple: ClusterConfig, blocks: int
 ) -> tuple[WorkerShape, ActorShape]:
-    """Decide on workers and on actors beside them.
+    """Choose the workers, and the actors that run alongside them.
 
-    Workers are those of `fit_workers`. Of what can be had besides, actors take the most GPUs, then as many cores as
-    make the smaller of the two jobs' shares largest, then the most cores and the most actors. Where not both take GPUs,
-    workers have fewer cores if that gives actors more than it takes.
+    The workers are those of `fit_workers`. Among the actors that also fit, the choice maximises in this order their
+    GPUs, the smaller of the two jobs' numbers of cores, the actors' cores, and their number. Unless both jobs take
+    GPUs, workers get fewer cores if the choice becomes better by that.
 
     Args:
-        nodes: of the cluster.
-        train: what is asked for workers; their number is one, not a range.
-        couple: what is asked for actors.
-        blocks: that the couplings keep busy.
+        nodes: the CPUs and GPUs of the nodes of the cluster.
+        train: the request for workers; their number is a single one, not a range.
+        couple: the request for actors.
+        blocks: the number of blocks of the coupling job, which limits the useful actors.
 
     Raises:
-        InputError: the cluster cannot hold what is asked for.
+        InputError: the cluster cannot hold what is requested.
     """
     try:
         workers, gpus = fit_workers(nodes, train, couple), gpus_per_actor(nodes, couple)
@@ -57,7 +57,7 @@ def share_nodes(
         shape = WorkerShape(count, each, workers.gpus)
         left = total[0] - count * each, total[1] - count * workers.gpus
         for cpus in range(least, largest + 1):
-            limit = min(most, _room(left, (cpus, gpus)))  # as if there were one node
+            limit = min(most, _room(left, (cpus, gpus)))  # a bound: as if all were one node
             if best and value(limit, cpus, shape) <= best[0]:
                 continue
             actors = room_for_actors(nodes, shape, (cpus, gpus), limit) // team * team
@@ -76,13 +76,13 @@ def share_nodes(
 
 
 def room_for_actors(nodes: Sequence[Node], workers: WorkerShape, actor: Node, most: int) -> int:
-    """How many actors find room wherever the workers are, and leave these room wherever they are themselves.
+    """Count the actors that fit wherever the workers are, and leave room for the workers wherever the actors are.
 
     Args:
-        nodes: of the cluster, which holds the workers alone.
-        workers: that share it.
-        actor: CPUs and GPUs of one actor.
-        most: actors that are of interest.
+        nodes: the CPUs and GPUs of the nodes; the workers alone fit on them.
+        workers: the workers that share the cluster.
+        actor: the CPUs and GPUs of one actor.
+        most: the largest count of interest.
     """
     assert isinstance(workers.workers, int)
     worker, count = (workers.cpus, float(workers.gpus)), workers.workers
@@ -92,9 +92,9 @@ def room_for_actors(nodes: Sequence[Node], workers: WorkerShape, actor: Node, mo
 
 
 def _least_room(nodes: Sequence[Node], first: Node, most: int, second: Node) -> Float64[np.ndarray, " k"]:
-    """How many of a second size find room at the least when k of a first size are there, for k = 0, ..., `most`.
+    """Count how many of size `second` fit in the worst case next to k of size `first`, for k = 0, ..., `most`.
 
-    The least over all ways to put the first ones on the nodes, node by node; -1 where there is none.
+    The count is the minimum over all ways to put the k on the nodes, computed node by node; -1 if k do not fit.
     """
     least = np.where(np.arange(most + 1) == 0, 0.0, np.inf)
     for cpus, gpus in nodes:
@@ -107,6 +107,6 @@ def _least_room(nodes: Sequence[Node], first: Node, most: int, second: Node) -> 
 
 
 def _room(node: Node, size: Node) -> int:
-    """How many of a size fit on one node."""
+    """Count how many of a size fit on one node."""
     by_cpus = int(node[0] // size[0])
     return min(by_cpus, math.floor(node[1] / size[1] + 1e-9)) if size[1] else by_cpus

@@ -1,7 +1,7 @@
-"""What a run carries from step to step, and how it is saved: tensors and numbers only, loaded with weights_only=True.
+"""The state of a run and its checkpoints: tensors and numbers only, loaded with weights_only=True.
 
-No state of a random generator is among it. All randomness of a step is a function of (seed, step), so a resumed run
-draws what an undisturbed one would have drawn.
+The state of random generators is not part of it: all randomness of a step is a function of (seed, step), so a resumed
+run draws what an uninterrupted run would have drawn.
 """
 
 from dataclasses import dataclass
@@ -22,21 +22,21 @@ _REMEDY = "train again into another output.dir, or give the right one"
 
 @dataclass
 class TrainState:
-    """Weights, their average, the optimiser, and how far the run has come.
+    """The weights, their moving average, the optimiser, and the position of the run.
 
-    `model` is the bare module: parallel wrappers are the worker's business.
+    `model` is the module without wrappers for data parallelism, which the worker adds.
     """
 
     model: nn.Module
     ema: AveragedModel
     optimiser: torch.optim.AdamW
-    loader: State | None = None  # None: from the start
+    loader: State | None = None  # None: at the beginning
     step: int = 0
     seconds: float = 0.0  # of training, over all restarts
 
     @classmethod
     def start(cls, model: nn.Module, config: OptimisationConfig) -> "TrainState":
-        """The state before the first step."""
+        """Create the state before the first step."""
         optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
         return cls(model, AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)), optimiser)
 
@@ -53,10 +53,10 @@ class TrainState:
         torch.save(tree, directory / FILE)
 
     def load(self, directory: Path, device: torch.device) -> None:
-        """Go on from a checkpoint of the same model and configuration.
+        """Load a checkpoint of the same model and configuration.
 
         Raises:
-            InputError: no such checkpoint, or one of another model or another version.
+            InputError: the checkpoint does not exist, or belongs to another model or another version.
         """
         tree = read_checkpoint(directory, device)
         try:
@@ -71,19 +71,17 @@ class TrainState:
 
 
 def read_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
-    """The saved tree: model, ema, optimiser, loader, step, seconds.
+    """Read a checkpoint as the tree that was saved: model, ema, optimiser, loader, step, seconds.
 
     Raises:
-        InputError: no such file, a damaged one, or one that holds anything but tensors and numbers: no code is run.
+        InputError: the file does not exist, is damaged, or holds anything but tensors and numbers; no code is run.
     """
     where = f"checkpoint {str(directory / FILE)!r}"
     try:
         tree = torch.load(directory / FILE, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # zip, pickle and storages each fail in their own way, in texts that advise against safety
+    except Exception as error:  # zip, pickle and storages raise many kinds, with texts that advise unsafe loading
         raise InputError(f"{where}: damaged, or not of tensors alone ({type(error).__name__}); {_REMEDY}") from error
     kinds = {"model": dict, "ema": dict, "optimiser": dict, "loader": dict | None, "step": int, "seconds": float}
     for key, kind in kinds.items():

@@ -1,4 +1,4 @@
-"""How far a training run is, from its directory alone: it may be running, dead or finished."""
+"""The status of a training run, from its directory alone; the run may be running, dead or finished."""
 
 import time
 from dataclasses import dataclass
@@ -12,15 +12,20 @@ from flowpairs.training.run.logbook import newest_metrics
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What the files of a run tell.
+    """The status of a run.
 
     Attributes:
-        step, steps: logged last, and to take in all; 0 before the first line of the log.
-        loss, pairs_per_second, data_wait: of the log's last line; None before it.
-        seconds: of training so far, over all restarts.
-        seconds_left: at the pace of the last line; None when unknown, 0 when complete.
-        seconds_since_last_line: a run that goes on keeps this below the time of `train.log_every` steps.
-        checkpoint: the newest one, relative to the directory, from which the run would resume; None before the first.
+        complete: whether the run is finished.
+        step: the last step logged; 0 before the first line of the log.
+        steps: the number of steps of the whole run.
+        loss: the loss in the last line of the log; None before it, as for the next two.
+        pairs_per_second: the pace in that line, over all workers.
+        data_wait: the fraction of the time spent waiting for data in that line.
+        seconds: the seconds of training so far, over all restarts.
+        seconds_left: the remaining seconds at the pace of the last line; None if unknown, 0 if complete.
+        seconds_since_last_line: the age of the last line, below the time of `train.log_every` steps while a run works.
+        checkpoint: the newest checkpoint, relative to the directory, from which the run would resume; None before the
+            first.
     """
 
     complete: bool
@@ -39,7 +44,7 @@ def read_run_status(directory: Path) -> RunStatus:
     """Read the status of a training run.
 
     Raises:
-        InputError: the directory holds none.
+        InputError: the directory holds no training run.
     """
     run = RunDirectory(directory)
     train = load(TrainConfig, run.config).train

@@ -1,8 +1,8 @@
-"""Where the log of a run goes besides its directory: TensorBoard, MLflow, Weights & Biases, through their own clients.
+"""Trackers, which also receive the log of a run: TensorBoard, MLflow, Weights & Biases, through their own clients.
 
-The driver feeds them from metrics.jsonl, each from a thread of its own, so that no worker waits for a server and none
-needs its credentials. A server that does not answer holds lines up and nothing else: the log has them all. Where they
-go is said as the clients have it: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME; WANDB_PROJECT, WANDB_MODE, wandb login.
+The driver feeds each tracker from metrics.jsonl in a thread of its own, so that no worker waits for a server or needs
+its credentials. A server that does not answer delays its own lines only, and the log has them all. The destination is
+set as the clients document it: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME; WANDB_PROJECT, WANDB_MODE, wandb login.
 """
 
 import importlib.util
@@ -23,26 +23,26 @@ from flowpairs.training.config import TrainConfig
 from flowpairs.training.run.directory import RunDirectory, write_json
 from flowpairs.training.run.logbook import Follower
 
-CLIENTS = {"mlflow": "mlflow-skinny", "wandb": "wandb"}  # tracker, and name of the extra -> what it installs
-PROJECT = "flowpairs"  # the experiment or project, where the environment names none
-AT_ONCE = 100  # parameters, or lines of the log, in one request to MLflow, which takes 100 and 1,000 numbers
+CLIENTS = {"mlflow": "mlflow-skinny", "wandb": "wandb"}  # tracker (also the extra's name) -> package to install
+PROJECT = "flowpairs"  # the experiment or project if the environment names none
+AT_ONCE = 100  # parameters or lines of the log per request; MLflow's limits are 100 parameters and 1,000 numbers
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """One of them, opened for a run or opened again."""
+    """A tracker, opened for a new or a resumed run."""
 
-    seen: int  # the last step that it has of the run
+    seen: int  # the last step of the run that the tracker has
 
     def write(self, lines: list[dict[str, Any]]) -> None:
-        """Take over lines of the log."""
+        """Send lines of the log."""
 
     def close(self, finished: bool) -> None:
-        """The job has ended, with all its steps or before."""
+        """Close the tracker at the end of the job; `finished` says whether all steps are done."""
 
 
 class TensorBoard:
-    """RUN/tensorboard/, written anew from the log whenever the run is started: what a killed job lost is there then."""
+    """The files in RUN/tensorboard/, rewritten from the log at every start, so that lines lost by a kill come back."""
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -62,10 +62,10 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run of the server that MLFLOW_TRACKING_URI names; its id is kept in RUN/mlflow.json."""
+    """A run on the server that MLFLOW_TRACKING_URI names; its id is kept in RUN/mlflow.json."""
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own 7 last for minutes
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default of 7 takes minutes
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -100,7 +100,7 @@ class MLflow:
 
 
 class WandB:
-    """A run of Weights & Biases, whose id is kept in RUN/wandb.json and its files in RUN/wandb/."""
+    """A run of Weights & Biases; its id is kept in RUN/wandb.json and its files in RUN/wandb/."""
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
         import wandb
@@ -117,7 +117,7 @@ class WandB:
             config=config.model_dump(mode="json"),
             settings=wandb.Settings(console="off"),
         )
-        self.seen = self._run.step - 1  # offline it remembers nothing, and gets the whole log again
+        self.seen = self._run.step - 1  # offline it is 0, and the whole log is sent again
 
     def write(self, lines: list[dict[str, Any]]) -> None:
         """See `Tracker.write`."""
@@ -137,17 +137,17 @@ KINDS: dict[str, Callable[[TrainConfig, RunDirectory], Tracker]] = {
 
 
 def check_trackers(names: tuple[str, ...]) -> None:
-    """Refuse trackers whose client is missing, or which would put its files where nobody looks.
+    """Refuse trackers whose client is missing, and MLflow without a server.
 
     Raises:
-        InputError: one of these.
+        InputError: a client is not installed, or MLFLOW_TRACKING_URI is not set.
     """
     require("a training run", "tensorboard")
     for name in names:
         if name not in CLIENTS:
             continue
         spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:  # a directory ./wandb, as its client leaves it, is no package
+        if spec is None or spec.origin is None:  # a directory ./wandb, which its client creates, is no package
             raise InputError(
                 f"output.trackers: {name} is not installed where the job is driven from; "
                 f"pip install 'flowpairs[{name}]' there, which brings {CLIENTS[name]}, or leave it out"
@@ -161,10 +161,10 @@ def check_trackers(names: tuple[str, ...]) -> None:
 
 @contextmanager
 def follow(config: TrainConfig, run: RunDirectory) -> Iterator[None]:
-    """Feed the trackers that the config asks for, until the block ends.
+    """Feed the trackers that the config names while the body of the `with` runs.
 
     Raises:
-        InputError: one cannot be opened.
+        InputError: a tracker cannot be opened.
     """
     with ExitStack() as stack:
         for name in dict.fromkeys(config.output.trackers):
@@ -176,7 +176,7 @@ def follow(config: TrainConfig, run: RunDirectory) -> Iterator[None]:
 def _fed(name: str, config: TrainConfig, run: RunDirectory) -> Iterator[None]:
     try:
         tracker = KINDS[name](config, run)
-    except Exception as error:  # every client has a tree of its own
+    except Exception as error:  # every client has its own exceptions
         raise InputError(f"output.trackers: {name}: {_line(error)}; mend it or leave {name} out") from error
     log, waiting, broken = Follower(run.metrics, tracker.seen), list[dict[str, Any]](), False
 
@@ -210,7 +210,7 @@ def _fed(name: str, config: TrainConfig, run: RunDirectory) -> Iterator[None]:
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:
-    """What a line says of its step."""
+    """Return the numbers of a line of the log, without the step."""
     return {name: value for name, value in line.items() if name != "step"}
 
 

@@ -1,4 +1,4 @@
-"""A trained network: from the directory of a run, or from one of its checkpoints, to the module that is sampled."""
+"""A trained network, read from the directory of a run or from one of its checkpoints."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,18 @@ from flowpairs.training.run.state import FILE, read_checkpoint
 
 @dataclass(frozen=True)
 class Trained:
-    """All that a network is built from again.
+    """A trained network: a checkpoint, and what is needed to rebuild the network.
 
     Attributes:
-        run: where it was trained.
-        checkpoint: the directory with its weights.
-        config: of the run.
-        pairs: the store that it was trained on, wherever that is now.
-        method: that coupled those pairs.
-        shape: of one datum.
-        num_classes: 0 where the pairs carry no labels.
+        run: the directory of the run.
+        checkpoint: the directory of the checkpoint, which holds the weights.
+        config: the configuration of the run.
+        pairs: the directory or URL of the pair store at the time of training; the store may be gone since.
+        method: the method that coupled the pairs.
+        shape: the shape of one datum.
+        num_classes: the number of classes of the data; 0 if the pairs have no labels.
         two_sided: whether x0 of the pairs is data rather than noise.
-        final: whether the run is finished and this its last checkpoint.
+        final: whether the run is finished and this is its last checkpoint.
     """
 
     run: RunDirectory
@@ -43,10 +43,10 @@ class Trained:
     final: bool = True
 
     def network(self, device: torch.device) -> nn.Module:
-        """The averaged weights in their network, ready to be asked.
+        """Build the network with its averaged weights, on a device and in evaluation mode.
 
         Raises:
-            InputError: no such checkpoint, or one of another network.
+            InputError: the checkpoint does not exist, or belongs to another network.
         """
         network = objectives.build_network(self.config, self.shape, self.num_classes)
         try:
@@ -58,10 +58,10 @@ class Trained:
 
 
 def read_finished(directory: str | Path) -> Trained:
-    """A finished run, by its last checkpoint.
+    """Read a finished run with its last checkpoint.
 
     Raises:
-        InputError: no run, or one that is not finished.
+        InputError: there is no run, or it is not finished.
     """
     run = RunDirectory(Path(directory).absolute())
     if not run.config.is_file():
@@ -72,10 +72,13 @@ def read_finished(directory: str | Path) -> Trained:
 
 
 def read_trained(directory: str | Path) -> Trained:
-    """A finished run, or any checkpoint of a run: RUN, or a directory in RUN/checkpoints.
+    """Read a finished run, or any checkpoint of a run.
+
+    Args:
+        directory: the directory RUN of a finished run, or a directory in RUN/checkpoints.
 
     Raises:
-        InputError: neither of them.
+        InputError: the directory is neither of these.
     """
     path = Path(directory).absolute()
     if not (path / FILE).is_file():
@@ -89,7 +92,7 @@ def read_trained(directory: str | Path) -> Trained:
 
 
 def _read(run: RunDirectory, checkpoint: Path, summary: dict[str, Any] | None) -> Trained:
-    """A checkpoint of a run; of one that is not finished, the pairs' index says what the summary will."""
+    """Read a checkpoint of a run; if the run is not finished, the index of the pairs stands in for the summary."""
     config = load(TrainConfig, run.config)
     if summary is None:
         index = read_outline(config.pairs.dir).index

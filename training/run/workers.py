@@ -1,4 +1,4 @@
-"""How many train workers of which size a cluster holds, alone or beside couplings."""
+"""The number and size of the train workers that a cluster holds, alone or alongside couplings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import ClusterConfig
 from flowpairs.training.config import TrainClusterConfig
 
-Node = tuple[int, float]  # CPUs and GPUs
+Node = tuple[int, float]  # CPUs and GPUs of a node, a worker or an actor
 
 
 @dataclass(frozen=True)
 class WorkerShape:
-    """How many workers of which size; of an elastic job, between the two numbers."""
+    """The number of workers, or the range of it for an elastic job, and the CPUs and GPUs of each."""
 
     workers: int | tuple[int, int]
     cpus: int
@@ -22,34 +22,35 @@ class WorkerShape:
 
 
 def live_nodes() -> list[Node]:
-    """CPUs and GPUs of every live node; Ray is running."""
+    """List the CPUs and GPUs of every live node; Ray must be running."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(int(found.get("CPU", 0)), found.get("GPU", 0.0)) for found in resources]
 
 
 def gpus_per_actor(nodes: Sequence[Node], config: ClusterConfig) -> float:
-    """GPUs that one coupling actor takes: where the config leaves it open, one on a cluster that has any."""
+    """Return the GPUs of one coupling actor; for `auto`, 1 if the cluster has any GPU and else 0."""
     if config.gpus_per_actor != "auto":
         return config.gpus_per_actor
     return 1.0 if any(gpu >= 1 for _, gpu in nodes) else 0.0
 
 
 def worker_shape(config: TrainClusterConfig, beside: ClusterConfig | None = None) -> WorkerShape:
-    """Decide on workers from the live nodes; see `fit_workers`."""
+    """Choose the workers for the live nodes; see `fit_workers`."""
     return fit_workers(live_nodes(), config, beside)
 
 
 def fit_workers(nodes: Sequence[Node], config: TrainClusterConfig, beside: ClusterConfig | None = None) -> WorkerShape:
-    """Decide on workers; the cores of a node are shared out among the workers that it can hold.
+    """Choose the workers; the cores of a node are divided among the workers that it can hold.
 
     Args:
-        nodes: of the cluster.
-        config: what is asked for.
-        beside: of a coupling job that runs at the same time. Half of the GPUs are left to it where both take GPUs, or
-            the number that is asked for; half of every node's cores, or half of the one-core nodes, where they do not.
+        nodes: the CPUs and GPUs of the nodes of the cluster.
+        config: the request for workers.
+        beside: the configuration of a coupling job that runs at the same time; None: no such job. If both jobs take
+            GPUs, the coupling job keeps half of the GPUs, or as many as it requests; otherwise it keeps half of every
+            node's cores, or half of the nodes if all have one core.
 
     Raises:
-        InputError: the cluster cannot hold the workers that the configuration asks for.
+        InputError: the cluster cannot hold the workers that the configuration requests.
     """
     gpus = (1 if any(gpu >= 1 for _, gpu in nodes) else 0) if config.gpus == "auto" else config.gpus
     able = [(cpu, int(gpu)) for cpu, gpu in nodes if cpu >= 1]
@@ -76,18 +77,18 @@ def fit_workers(nodes: Sequence[Node], config: TrainClusterConfig, beside: Clust
         )
     if config.cpus != "auto":
         return WorkerShape(wanted, config.cpus, gpus)
-    held = room if left else min(most, room)  # every GPU that couplings take keeps as many cores
+    held = room if left else min(most, room)  # couplings keep as many cores per GPU
     cpus = max(each for each in range(1, max(cpu for cpu, _ in able) + 1) if fit(each) >= held)
     return WorkerShape(wanted, cpus, gpus)
 
 
 def _shared(able: list[tuple[int, int]], beside: ClusterConfig, gpus: bool) -> tuple[list[tuple[int, int]], int]:
-    """Where workers may be beside couplings: CPUs and GPUs of nodes, and how many workers' places to leave free.
+    """Compute what couplings leave to the workers: CPUs and GPUs of nodes, and how many workers to leave out.
 
     Args:
-        able: CPUs and GPUs of the nodes that have cores.
-        beside: of the couplings.
-        gpus: both take GPUs.
+        able: the CPUs and GPUs of the nodes that have cores.
+        beside: the configuration of the coupling job.
+        gpus: whether both jobs take GPUs.
     """
     if gpus:
         return able, beside.actors_per_block if beside.actors == "auto" else beside.actors

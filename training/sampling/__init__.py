@@ -1,1 +1,1 @@
-"""From a trained network to samples: flows, ODE and SDE solvers."""
+"""Sampling from a trained network: its flow, ODE and SDE solvers, and the curvature of trajectories."""

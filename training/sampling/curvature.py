@@ -1,4 +1,4 @@
-"""How far the trajectories of a flow are from straight lines at constant speed."""
+"""The curvature of a flow: the distance of its trajectories from straight lines at constant speed."""
 
 import torch
 from jaxtyping import Float, Float64
@@ -8,11 +8,11 @@ from flowpairs.training.sampling.ode import Velocity, solve_fixed
 
 
 def curvature_by_time(v: Velocity, x0: Float[Tensor, "b *shape"], steps: int) -> Float64[Tensor, " times"]:
-    """Sum over the batch of |v(t, x_t) - (x_1 - x_0)|^2 at t = 0, 1/steps, ..., 1.
+    """Sum |v(t, x_t) - (x_1 - x_0)|^2 over the batch at t = 0, 1/steps, ..., 1.
 
-    x_t runs along the flow's own trajectory (Heun, `steps` equal steps) and x_1 is where that ends, so a flow whose
-    trajectories are straight lines at constant speed has curvature 0 whatever pairs it was trained on. The squared norm
-    is summed over the coordinates.
+    x_t follows the flow's own trajectory (Heun, `steps` equal steps) and x_1 is its end, so a flow whose trajectories
+    are straight lines at constant speed has curvature 0, whatever pairs it was trained on. The squared norm is summed
+    over the coordinates.
     """
     states = solve_fixed(v, x0, "heun", steps).states
     chord = states[-1] - states[0]
@@ -24,5 +24,5 @@ def curvature_by_time(v: Velocity, x0: Float[Tensor, "b *shape"], steps: int) ->
 
 
 def integrate_unit_interval(values: Float64[Tensor, " times"]) -> float:
-    """The trapezoid rule on equally spaced times from 0 to 1."""
+    """Integrate values at equally spaced times from 0 to 1 by the trapezoid rule."""
     return float(torch.trapezoid(values, dx=1 / (len(values) - 1)))

@@ -1,4 +1,4 @@
-"""A trained network as what the solvers integrate: its velocity, guided or not, its SDE and its average velocity."""
+"""The functions of a trained network that solvers integrate: its velocity, with or without guidance, its SDE, jumps."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,21 +10,21 @@ from flowpairs.training.objectives import probability_paths
 from flowpairs.training.sampling import sde
 from flowpairs.training.sampling.ode import Solution, Velocity
 
-SDE_STEPS = (16, 64)  # of [SF]2M models, where no other are asked for
+SDE_STEPS = (16, 64)  # default numbers of steps for [SF]2M models
 
 
 class Flow:
-    """A network trained by some configuration, with labels bound to its batch.
+    """A trained network with the labels of one batch.
 
-    With guidance w a quantity q of the network becomes q(no label) + w (q(label) - q(no label)) (arXiv 2207.12598); an
+    With guidance w, an output q of the network becomes q(no label) + w (q(label) - q(no label)) (arXiv 2207.12598); an
     evaluation then runs the network twice.
 
     Args:
-        model: as `objectives.network` builds it.
+        model: the network, as `objectives.build_network` builds it.
         trained: the configuration of its run.
-        label: of each sample of the batch; None for an unconditional model.
-        null: the label that stands for none.
-        guidance: w.
+        label: the label of each sample of the batch; None for an unconditional model.
+        null: the label that stands for no label.
+        guidance: the scale w; 1 for no guidance.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class Flow:
         self.label, self.null, self.guidance = label, null, guidance
 
     def velocity(self, t: Float[Tensor, " b"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
-        """The marginal velocity."""
+        """Compute the marginal velocity at (t, x)."""
         return self._outputs(t, x)[0]
 
     def sde(self) -> tuple[Velocity, sde.Diffusion]:
-        """Drift and diffusion: the bridge's own of an [SF]2M model, else `sde.from_velocity`."""
+        """Return drift and diffusion: those of the bridge for an [SF]2M model, else those of `sde.from_velocity`."""
         path = probability_paths.build_path(self.trained.path)
         if self.trained.objective.kind == "sf2m":
             return lambda t, x: torch.add(*self._outputs(t, x)), lambda t: path.sigma
@@ -51,7 +51,7 @@ class Flow:
 
     @torch.no_grad()
     def jump(self, x: Float[Tensor, "b *shape"], steps: int) -> Solution:
-        """From t = 0 to 1 in equal steps of a MeanFlow model's average velocity."""
+        """Move from t = 0 to 1 in equal steps along a MeanFlow model's average velocity."""
         states = [x]
         for step in range(steps):
             t, until = (torch.full((len(x),), k / steps, dtype=x.dtype, device=x.device) for k in (step, step + 1))
@@ -59,7 +59,7 @@ class Flow:
         return Solution(torch.stack(states), steps)
 
     def _outputs(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """All that the network answers, guided."""
+        """Compute all outputs of the network, with guidance."""
         given = self._run(t, x, self.label)
         if self.guidance == 1:
             return given
@@ -73,23 +73,23 @@ class Flow:
 
 
 def sde_steps(config: EvaluateConfig, trained: TrainConfig) -> tuple[int, ...]:
-    """The numbers of steps that SDE samples are made with."""
+    """Return the numbers of steps of the SDE samples."""
     if config.sde is not None:
         return config.sde
     return SDE_STEPS if trained.objective.kind == "sf2m" else ()
 
 
 def check_sampler(config: EvaluateConfig, trained: TrainConfig, method: str, *, two_sided: bool = False) -> None:
-    """Refuse samples that the run's model cannot give.
+    """Refuse samples that the run's model cannot produce.
 
     Args:
-        config: of the evaluation.
-        trained: of the run.
-        method: that coupled its pairs.
-        two_sided: whether their x0 is data.
+        config: the configuration of the evaluation.
+        trained: the configuration of the run.
+        method: the method that coupled the pairs of the run.
+        two_sided: whether x0 of the pairs is data.
 
     Raises:
-        InputError: guidance of a model that knows no missing labels, or an SDE without a score.
+        InputError: guidance is requested from a model trained without label dropout, or an SDE without a score.
     """
     if config.guidance != 1:
         check_guidance(f"guidance={config.guidance}", trained)
@@ -98,7 +98,7 @@ def check_sampler(config: EvaluateConfig, trained: TrainConfig, method: str, *, 
 
 
 def check_guidance(where: str, trained: TrainConfig) -> None:
-    """Refuse guidance, asked for `where`, of a run that cannot be guided."""
+    """Refuse guidance for a run that does not support it; `where` is the key or option that requests it."""
     if not trained.train.label_dropout:
         raise InputError(f"{where}: the run hid no labels; train with train.label_dropout=0.1, or leave it at 1")
     if trained.objective.kind == "meanflow":
@@ -106,7 +106,7 @@ def check_guidance(where: str, trained: TrainConfig) -> None:
 
 
 def check_sde(where: str, otherwise: str, trained: TrainConfig, method: str, *, two_sided: bool) -> None:
-    """Refuse an SDE, asked for `where`, of a run without a score; `otherwise` says how to do without it."""
+    """Refuse an SDE for a run without a score; `where` is the key or option, `otherwise` the remedy without an SDE."""
     if trained.objective.kind == "sf2m":
         return
     if trained.path.kind == "sb":

@@ -1,4 +1,4 @@
-"""Solvers of dx/dt = v(t, x) from t = 0 to 1, each counting its function evaluations (NFE).
+"""Solvers of dx/dt = v(t, x) from t = 0 to 1, which count their function evaluations (NFE).
 
 A velocity is any function of (t [b], x [b, *shape]) -> [b, *shape].
 """
@@ -20,7 +20,7 @@ Stepper = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Solution:
-    """States at the asked times, and what they cost."""
+    """The states at the requested times, and the number of function evaluations (`nfe`) that they took."""
 
     states: Float[Tensor, "times b *shape"]
     nfe: int
@@ -34,21 +34,21 @@ class Solution:
 def euler_step(
     v: Velocity, t: Float[Tensor, ""], h: Float[Tensor, ""], x: Float[Tensor, "b *shape"]
 ) -> Float[Tensor, "b *shape"]:
-    """Order 1, one evaluation."""
+    """Take one Euler step of length h: order 1, one evaluation."""
     return x + h * _at(v, t, x)
 
 
 def midpoint_step(
     v: Velocity, t: Float[Tensor, ""], h: Float[Tensor, ""], x: Float[Tensor, "b *shape"]
 ) -> Float[Tensor, "b *shape"]:
-    """Order 2, two evaluations."""
+    """Take one midpoint step of length h: order 2, two evaluations."""
     return x + h * _at(v, t + h / 2, x + h / 2 * _at(v, t, x))
 
 
 def heun_step(
     v: Velocity, t: Float[Tensor, ""], h: Float[Tensor, ""], x: Float[Tensor, "b *shape"]
 ) -> Float[Tensor, "b *shape"]:
-    """Order 2, two evaluations."""
+    """Take one Heun step of length h: order 2, two evaluations."""
     slope = _at(v, t, x)
     return x + h / 2 * (slope + _at(v, t + h, x + h * slope))
 
@@ -66,19 +66,24 @@ def sample(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> Float[Tensor, "b *shape"]:
-    """Samples of a flow: where dx/dt = v(t, x) leads from x0 at t = 0 until t = 1; `integrate` counts evaluations too.
+    """Draw samples of a flow by integrating dx/dt = v(t, x) from x0 at t = 0 to t = 1.
 
     Args:
-        model: the velocity v, called as `model(t, x)`, or as `model(t, x, label)` where a label is given: t [b], x and
-            the answer [b, *shape]. No gradients are kept; put it into evaluation mode first where that matters.
-        x0: where to start from, as the x0 of the pairs.
-        solver: dopri5, which chooses its steps; or euler, midpoint or heun in equal ones.
-        steps: how many equal ones, of 1 (euler) or 2 evaluations each; None for dopri5.
-        label: of the samples, for a conditional model.
-        rtol, atol: tolerances of dopri5, relative and in units of x.
+        model: the velocity v, called as `model(t, x)`, or as `model(t, x, label)` if a label is given, with t [b] and
+            x [b, *shape]; it returns [b, *shape]. No gradients are kept. If the model distinguishes training and
+            evaluation mode, set evaluation mode first.
+        x0: the points to start from [b, *shape]: noise, or data of the source, like the x0 of the pairs.
+        solver: dopri5 (Dormand-Prince 5(4)), which chooses its steps; or euler, midpoint or heun, with equal steps.
+        steps: the number of equal steps, of 1 (euler) or 2 (midpoint, heun) evaluations each; None for dopri5.
+        label: the labels of the samples [b], for a conditional model.
+        rtol: the relative tolerance of dopri5.
+        atol: the absolute tolerance of dopri5, in units of x.
+
+    Returns:
+        The samples [b, *shape]; `integrate` in this module also returns the number of evaluations.
 
     Raises:
-        InputError: a ValueError; no such solver, or steps that it does not take.
+        InputError: a ValueError: the solver does not exist, or it does not take the given steps.
     """
     return integrate(model, x0, solver, steps, label=label, rtol=rtol, atol=atol).end
 
@@ -93,7 +98,7 @@ def integrate(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> Solution:
-    """As `sample`, with the number of function evaluations: `.end` are the samples, `.nfe` is the number."""
+    """Draw samples as `sample` does, and count function evaluations: `.end` holds the samples, `.nfe` the number."""
     if solver != "dopri5" and solver not in STEPPERS:
         raise InputError(f"solver={solver!r}: no such solver; give dopri5, {', '.join(STEPPERS)}")
     if solver == "dopri5" and steps is not None:
@@ -115,10 +120,10 @@ def solve_fixed(v: Velocity, x0: Float[Tensor, "b *shape"], solver: str, steps: 
 
     Args:
         v: the velocity.
-        x0: states at t = 0.
-        solver: euler, midpoint or heun.
-        steps: of length 1 / steps.
-        every: return the states at 0, 1 / steps, ..., 1 rather than the last one alone.
+        x0: the states at t = 0.
+        solver: the method: euler, midpoint or heun.
+        steps: the number of steps, each of length 1 / steps.
+        every: whether to return the states at 0, 1 / steps, ..., 1 rather than the last one alone.
     """
     count, states = _Counted(v), [x0]
     times = torch.linspace(0, 1, steps + 1, dtype=x0.dtype, device=x0.device)
@@ -138,14 +143,14 @@ def solve_dopri5(
     atol: float = 1e-5,
     times: Float[Tensor, " times"] | None = None,
 ) -> Solution:
-    """Integrate adaptively with Dormand-Prince 5(4), one step size for the whole batch.
+    """Integrate adaptively with Dormand-Prince 5(4), with one step size for the whole batch.
 
     Args:
         v: the velocity.
-        x0: states at t = 0, or at the first of `times`.
-        rtol: relative tolerance.
-        atol: absolute tolerance, in the units of x.
-        times: where to return the states, increasing, x0 being that at the first; (0, 1) by default.
+        x0: the states at t = 0, or at the first of `times`.
+        rtol: the relative tolerance.
+        atol: the absolute tolerance, in units of x.
+        times: the increasing times at which to return the states; None: (0, 1).
     """
     count = _Counted(v)
     if times is None:
@@ -155,7 +160,7 @@ def solve_dopri5(
 
 
 def _at(v: Velocity, t: Tensor, x: Tensor) -> Tensor:
-    """v with the same time for every sample; torchdiffeq keeps time in float64, the model takes it in x's type."""
+    """Evaluate v with one time for all samples; torchdiffeq keeps time in float64, the model takes it in x's dtype."""
     return v(t.to(x.dtype).expand(len(x)), x)
 
 

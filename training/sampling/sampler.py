@@ -1,4 +1,4 @@
-"""The samples of a trained network: the same ones for the same seed and number, however they are batched."""
+"""Samples of a trained network, which depend on the seed and the number of samples, but not on their batches."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -14,19 +14,20 @@ from flowpairs.training.sampling import ode, sde
 from flowpairs.training.sampling.curvature import curvature_by_time
 from flowpairs.training.sampling.flow import Flow
 
-CURVATURE_SAMPLES = 1024
-CURVATURE_STEPS = 32  # of Heun
+CURVATURE_SAMPLES = 1024  # largest number of samples that the curvature is averaged over
+CURVATURE_STEPS = 32  # number of Heun steps for the curvature
 
 
 class Sampler:
-    """The trained flow on data to start from, or on noises that depend on their shape, the seed and number alone.
+    """A trained flow with its starts: given data, or noise that depends only on shape, seed and number of samples.
 
     Args:
         trained: the network.
-        config: how many samples, and how.
-        classes: labels to draw the samples' from, as those of the data; a conditional network needs them.
-        device: where to sample.
-        starts: of the samples, where the flow leads from data to data; None: noise.
+        config: the number of samples and how to draw them.
+        classes: the labels from which those of the samples are drawn, such as the labels of the data; required for a
+            conditional network.
+        device: the device to sample on.
+        starts: the data to start from, for a flow from data to data; None: noise.
     """
 
     def __init__(
@@ -49,11 +50,12 @@ class Sampler:
             self.labels = classes[torch.randint(len(classes), (config.samples,), generator=generator)]
 
     def samples(self, solver: str, steps: int | None) -> tuple[Float32[Tensor, "n *shape"], float]:
-        """All samples, and the mean number of function evaluations that one took.
+        """Draw all samples, and compute the mean number of function evaluations per sample.
 
         Args:
-            solver: of `flowpairs.training.sampling.ode`; sde; or jump, by the average velocity of a MeanFlow model.
-            steps: None of dopri5, which chooses them.
+            solver: a solver of `flowpairs.training.sampling.ode`; sde; or jump, the average velocity of a MeanFlow
+                model.
+            steps: the number of equal steps; None for dopri5, which chooses its steps.
         """
         parts, evaluations = [], 0
         for rows, flow, x0 in self._batches(self.config.samples):
@@ -70,27 +72,27 @@ class Sampler:
         return torch.cat(parts), evaluations / self.config.samples
 
     def curvature(self) -> Tensor:
-        """Mean over the first CURVATURE_SAMPLES samples, by time."""
+        """Compute the mean curvature of the first CURVATURE_SAMPLES samples at each time; see `curvature_by_time`."""
         count = min(CURVATURE_SAMPLES, self.config.samples)
         batches = self._batches(count)
         sums = [curvature_by_time(flow.velocity, x0, CURVATURE_STEPS) for _, flow, x0 in batches]
         return torch.stack(sums).sum(0).cpu() / count
 
     def trajectories(self, count: int, times: int) -> Float32[Tensor, "count times *shape"]:
-        """Where the first samples run, by dopri5, at equally spaced times from 0 to 1."""
+        """Compute the trajectories of the first samples with dopri5, at equally spaced times from 0 to 1."""
         _, flow, x0 = next(self._batches(count))
         at = torch.linspace(0, 1, times, device=self.device)
         return ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol, at).states.transpose(0, 1).cpu()
 
     def between(self, start: float, end: float) -> Float32[Tensor, "n *shape"]:
-        """States at a later time of the samples that start at an earlier one, by dopri5."""
+        """Move all starts from time `start` to time `end` with dopri5."""
         times, parts = torch.tensor([start, end], device=self.device), []
         for _, flow, x in self._batches(len(self.starts)):
             parts.append(ode.solve_dopri5(flow.velocity, x, self.config.rtol, self.config.atol, times).end.cpu())
         return torch.cat(parts)
 
     def _batches(self, count: int) -> Iterator[tuple[slice, Flow, Float32[Tensor, "b *shape"]]]:
-        """Rows, flow and noise of batch after batch; a conditional flow has its batch's labels bound."""
+        """Yield the rows, the flow with their labels, and the starts of each batch."""
         for first in range(0, count, self.config.batch):
             rows = slice(first, min(first + self.config.batch, count))
             label = None if self.labels is None else self.labels[rows].to(self.device)
@@ -99,7 +101,7 @@ class Sampler:
             yield rows, flow, self.starts[rows].to(self.device)
 
     def _normals(self, rows: slice, step: int) -> Float32[Tensor, "b *shape"]:
-        """What drives the SDE in one step, the same for a sample however the samples are batched."""
+        """Draw the noise of one step of the SDE; that of a sample does not depend on the batches."""
         first, count = step * self.config.samples + rows.start, rows.stop - rows.start
         drawn = noise.gaussian(self.config.seed, first, count, self.starts[0].numel(), noise.Stream.PATH)
         return torch.from_numpy(drawn).view(count, *self.starts.shape[1:]).to(self.device)

@@ -1,6 +1,6 @@
 """Euler-Maruyama for dx = b(t, x) dt + g(t) dW from t = 0 to 1, and the SDEs that a trained flow defines.
 
-An SDE of drift v + g^2/2 grad log p_t passes through the marginals of the flow of v, whatever g is.
+An SDE with drift v + g^2/2 grad log p_t has the same marginals as the flow of v, for any g.
 """
 
 from collections.abc import Callable
@@ -26,11 +26,11 @@ def solve_sde(
     """Integrate in equal steps and keep every state.
 
     Args:
-        drift: b, a function of (t [b], x [b, *shape]).
-        diffusion: g, a function of t.
-        x0: states at t = 0.
-        steps: of length 1 / steps; the drift is evaluated once in each.
-        normals: standard noise of step 0, 1, ...
+        drift: the drift b, a function of (t [b], x [b, *shape]).
+        diffusion: the diffusion g, a function of t.
+        x0: the states at t = 0.
+        steps: the number of steps, each of length 1 / steps with one evaluation of the drift.
+        normals: a function from the number of a step, 0, 1, ..., to its standard noise.
     """
     states = [x0]
     for step in range(steps):
@@ -41,12 +41,12 @@ def solve_sde(
 
 
 def from_velocity(path: Path, v: Velocity) -> tuple[Velocity, Diffusion]:
-    """Drift and diffusion of the SDE with g^2 = 2 (1 - t), its score out of the velocity.
+    """Build drift and diffusion of the SDE with g^2 = 2 (1 - t), with the score computed from the velocity.
 
-    That g makes up for the pole which the score has at t = 1 where sigma = 0, and ends without noise.
+    This g cancels the pole of the score at t = 1 for sigma = 0, and the SDE ends without noise.
 
     Args:
-        path: that the velocity was trained on, from a source as `Path.score` asks for.
+        path: the path that the velocity was trained on; the source must be as `Path.score` requires.
         v: the marginal velocity.
     """
 

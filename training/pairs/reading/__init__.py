@@ -1,1 +1,1 @@
-"""Reading stored pairs: the order of an epoch, shards as they come, shuffling, and batches made ahead."""
+"""Reading of stored pairs: the order of an epoch, sources of shards, shuffling, and batches read ahead."""

@@ -1,14 +1,14 @@
-"""Which pair is read when: arithmetic on the index, without any file.
+"""The order in which pairs are read: arithmetic on the index, without access to files.
 
 An epoch lays the shards end to end in an order drawn from (seed, epoch), closes them to a circle, and cuts the circle
-from a drawn point into equal arcs. An arc is read in order; a global batch takes equally many pairs from every arc. So
-each epoch meets every pair once, except for a remainder of fewer pairs than arcs, which changes from epoch to epoch;
-all arcs last for equally many batches, however few shards there are. Arcs are not workers: the batches depend on the
-seed and the number of arcs alone, so a run may resume with another number of workers.
+into equal arcs, starting at a drawn point. An arc is read in order; a global batch takes equally many pairs from every
+arc. So each epoch reads every pair once, except for a remainder of fewer pairs than arcs, which changes from epoch to
+epoch, and all arcs last for equally many batches, however few shards there are. Arcs are not workers: the batches
+depend on the seed and the number of arcs alone, so a run may resume with another number of workers.
 
-The first epoch of a store that is still being written follows the order in which shards appear: the shards by their
-numbers, each group that appears together cut into arcs of its own. It too is fixed before any shard exists, so batches
-do not depend on when shards appear.
+The first epoch of a store that is still being written follows the order in which shards appear: the shards by number,
+where each group that appears together is cut into arcs of its own. This order is also fixed before any shard exists, so
+batches do not depend on when shards appear.
 """
 
 import bisect
@@ -20,11 +20,11 @@ from functools import cached_property
 
 import numpy as np
 
-ARCS = 8  # batches are the same on up to so many workers
+ARCS = 8  # batches are the same for any number of workers up to this
 
 
 def arcs_for(batch: int, world: int) -> int:
-    """Arcs for a global batch: a divisor of it; more than ARCS only where there are more workers."""
+    """Choose the number of arcs for a global batch: a divisor of its size, above ARCS only for more workers."""
     return world if world > ARCS else math.gcd(batch, ARCS)
 
 
@@ -39,7 +39,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Segment:
-    """Pairs `start` to `stop` of an arc, which can be read once the shards `needs` exist."""
+    """Pairs `start` to `stop` of an arc, which can be read as soon as the shards `needs` exist."""
 
     start: int
     stop: int
@@ -51,10 +51,11 @@ class Order:
     """The order of every epoch.
 
     Args:
-        counts: pairs in each shard.
-        arcs: how many an epoch is cut into; at most as many as there are pairs.
-        seed: of all shuffling.
-        groups: of a store that is still being written, how many shards appear together each time; they add up to all.
+        counts: the number of pairs of each shard.
+        arcs: the number of arcs of an epoch, at most the number of pairs.
+        seed: the seed of all shuffling.
+        groups: for a store that is still being written, the number of shards of each group that appears together, which
+            add up to all shards; empty for a complete store.
     """
 
     counts: Sequence[int]
@@ -64,11 +65,11 @@ class Order:
 
     @property
     def per_arc(self) -> int:
-        """Pairs of each arc."""
+        """The number of pairs per arc."""
         return sum(self.counts) // self.arcs
 
     def segment(self, epoch: int, position: int) -> Segment:
-        """The part of an arc that a position is in."""
+        """Find the segment of an arc that contains a position."""
         assert 0 <= position < self.per_arc
         if epoch or not self.groups:
             return Segment(0, self.per_arc, range(0))
@@ -78,7 +79,7 @@ class Order:
         return Segment(start, stops[group], range(first, lasts[group]))
 
     def stretches(self, epoch: int, arc: int, start: int, stop: int) -> list[Stretch]:
-        """Where pairs `start` to `stop` of an arc lie."""
+        """List the stretches of shards that hold pairs `start` to `stop` of an arc."""
         assert 0 <= start <= stop <= self.per_arc
         if not epoch and self.groups:
             return self._streamed(arc, start, stop)
@@ -89,7 +90,7 @@ class Order:
         return self._on_line(shards.tolist(), first, first + stop - start)
 
     def _streamed(self, arc: int, start: int, stop: int) -> list[Stretch]:
-        """The same in the first epoch of a growing store: a group's pairs follow those of the groups before."""
+        """List the stretches in the first epoch of a growing store: the pairs of a group follow earlier groups'."""
         out = []
         while start < stop:
             segment = self.segment(0, start)
@@ -100,7 +101,7 @@ class Order:
         return out
 
     def _on_line(self, shards: Sequence[int], first: int, stop: int) -> list[Stretch]:
-        """Pairs `first` to `stop` of shards laid end to end, round and round."""
+        """List the stretches of pairs `first` to `stop` of shards laid end to end and repeated once."""
         edges = list(itertools.accumulate((self.counts[shard] for shard in shards), initial=0))
         out = []
         for lap in (0, edges[-1]):
@@ -112,9 +113,9 @@ class Order:
 
     @cached_property
     def _groups(self) -> tuple[list[int], list[int]]:
-        """For every group, the number of shards, and of pairs of an arc, up to its end.
+        """The numbers of shards, and of pairs per arc, up to the end of each group.
 
-        A remainder that does not fill all arcs goes with the next group.
+        A remainder that does not fill all arcs moves to the next group.
         """
         lasts = list(itertools.accumulate(self.groups))
         edges = list(itertools.accumulate(self.counts, initial=0))
@@ -122,5 +123,5 @@ class Order:
         return lasts, [edges[last] // self.arcs for last in lasts]
 
     def shuffle(self, epoch: int, arc: int, start: int, length: int) -> np.ndarray:
-        """A permutation of the `length` pairs of an arc from `start` on."""
+        """Draw a permutation of the `length` pairs of an arc that begin at `start`."""
         return np.random.default_rng([self.seed, epoch, arc, start]).permutation(length)

@@ -1,4 +1,4 @@
-"""A thread that makes batches ahead of their use."""
+"""A thread that makes batches before they are used."""
 
 import atexit
 import queue
@@ -9,26 +9,26 @@ from collections.abc import Iterator
 
 from flowpairs.training.pairs.reading.shard_batches import Tensors
 
-READ_AHEAD = 8  # groups of batches
-EXIT_SECONDS = 60.0  # that a program's end waits for a thread that reads
+READ_AHEAD = 8  # number of groups of batches that wait for their use
+EXIT_SECONDS = 60.0  # seconds that the end of the program waits for a reading thread
 
 _running: "weakref.WeakKeyDictionary[threading.Thread, threading.Event]" = weakref.WeakKeyDictionary()
 
 
 class ReadAhead:
-    """Iterates over batches that one thread makes ahead; it ends with `close`, or when this object is dropped.
+    """An iterator over batches that one thread makes ahead; `close` or the deletion of this object ends the thread.
 
     Args:
-        groups: batches without end, some at a time; used by the thread alone.
-        stop: what `close` sets, for those who wait inside `groups`.
+        groups: an endless iterator over lists of batches, used by the thread alone.
+        stop: the event that `close` sets, for code that waits inside `groups`; None: a new event.
     """
 
     def __init__(self, groups: Iterator[list[Tensors]], stop: threading.Event | None = None) -> None:
         self.waited = 0.0  # seconds that `next` has waited for the thread
         self._stop = threading.Event() if stop is None else stop
         self._queue: queue.Queue[list[Tensors] | BaseException] = queue.Queue(READ_AHEAD)
-        self._group: list[Tensors] = []  # what is left of the group that was taken from the queue
-        given = (groups, self._queue, self._stop)  # the thread must not hold this object, or it would never be dropped
+        self._group: list[Tensors] = []  # the batches left of the group that was taken from the queue
+        given = (groups, self._queue, self._stop)  # without self, which then can be deleted while the thread runs
         self._thread = threading.Thread(target=_read_ahead, args=given, name="pair-loader", daemon=True)
         weakref.finalize(self, self._stop.set)
         _running[self._thread] = self._stop
@@ -40,7 +40,7 @@ class ReadAhead:
             item = self._queue.get()
             self.waited += time.perf_counter() - start
             if isinstance(item, BaseException):
-                self._queue.put(item)  # so that asking again raises again rather than waits for ever
+                self._queue.put(item)  # so that another `next` raises again instead of waiting forever
                 raise item
             self._group = item[::-1]
         return self._group.pop()
@@ -53,7 +53,7 @@ class ReadAhead:
 
 @atexit.register
 def _join() -> None:
-    """Wait for the threads at the program's end: Python ends those that are left, which aborts them inside of torch."""
+    """Wait for the threads at the end of the program: Python kills those that remain, and inside torch that aborts."""
     threads = list(_running.items())
     for _, stop in threads:
         stop.set()
@@ -75,5 +75,5 @@ def _read_ahead(groups: Iterator[list[Tensors]], into: queue.Queue, stop: thread
         for group in groups:
             if not put(group):
                 return
-    except BaseException as error:  # handed to the consumer
+    except BaseException as error:  # which the consumer raises
         put(error)

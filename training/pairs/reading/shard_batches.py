@@ -1,4 +1,4 @@
-"""Batches out of the shards of a pair store, made by arithmetic on an order and windows of shuffled pairs."""
+"""Batches from the shards of a pair store, made by arithmetic on an order and from windows of shuffled pairs."""
 
 import dataclasses
 import math
@@ -13,19 +13,19 @@ from flowpairs.training.pairs.reading.order import Order
 from flowpairs.training.pairs.reading.shards import ShardReader, row_dtype, row_shape
 from flowpairs.training.pairs.reading.shuffle import ShuffledArc
 
-GROUP_BYTES = 2**20  # small batches are made several at once: a hand-over to another thread costs more than one
+GROUP_BYTES = 2**20  # small batches are made in groups of this size: passing one to another thread costs more than it
 
 Tensors = dict[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """How batches divide the epochs of an arc.
+    """The division of the epochs of an arc into batches.
 
     Args:
-        per_arc: pairs of an arc.
-        rows: of a batch.
-        least: a last batch of fewer rows is left out of its epoch; None: batches reach over into the next epoch.
+        per_arc: the number of pairs of an arc.
+        rows: the number of rows of a batch that come from one arc.
+        least: a last batch with fewer rows is left out of its epoch; None: batches extend into the next epoch.
     """
 
     per_arc: int
@@ -33,7 +33,7 @@ class Steps:
     least: int | None = None
 
     def at(self, taken: int) -> tuple[int, int]:
-        """Rows of the batch that begins behind `taken` pairs of all epochs, and behind how many the next one begins."""
+        """Return the rows of the batch that begins after `taken` pairs of all epochs, and `taken` of the next batch."""
         if self.least is None:
             return self.rows, taken + self.rows
         left = self.per_arc - taken % self.per_arc
@@ -42,7 +42,7 @@ class Steps:
 
     @property
     def per_epoch(self) -> int:
-        """Batches of an epoch that is not read into from the one before."""
+        """The number of batches of an epoch that starts with a batch of its own."""
         full, rest = divmod(self.per_arc, self.rows)
         return full + (rest >= max(1, self.least or 1))
 
@@ -50,15 +50,15 @@ class Steps:
 def shard_batches(
     reader: ShardReader, order: Order, part: BatchPart, steps: Steps, taken: int, pin: bool = False
 ) -> Iterator[list[Tensors]]:
-    """One worker's batches, without end, some at a time.
+    """Yield one worker's batches without end, in groups.
 
     Args:
-        reader: of the store; its fields name the tensors.
-        order: of the pairs.
-        part: of the global batch.
-        steps: how batches divide epochs.
-        taken: pairs of every arc that were handed out before, over all epochs.
-        pin: put batches in pinned memory, for CUDA.
+        reader: the reader of the store; its fields name the tensors.
+        order: the order of the pairs.
+        part: this worker's part of the global batch.
+        steps: the division of epochs into batches.
+        taken: the number of pairs per arc that were returned before, over all epochs.
+        pin: whether to put batches in pinned memory, for CUDA.
     """
     arcs = [ShuffledArc(reader, order, arc, taken) for arc in part.slices()]
     shape = reader.index.shape
@@ -73,7 +73,7 @@ def shard_batches(
         else:
             count = max(1, min(room, arcs[0].left // rows))
             following = steps.at(taken + (count - 1) * rows)[1]
-        # New memory for every group, since nobody knows how long a batch is held.
+        # Every group gets new memory, since the consumer may hold a batch for any time.
         group = {
             name: torch.empty(
                 (count, len(mine.rows), *row_shape(name, shape)),

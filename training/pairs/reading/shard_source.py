@@ -1,4 +1,4 @@
-"""Where the shards of a store are taken from: all are there, or they come while their coupling job still runs."""
+"""Sources of the shards of a store, which is complete, or grows while its coupling job still runs."""
 
 import threading
 import time
@@ -13,46 +13,46 @@ from flowpairs.pipeline.store.format import Index, Outline, Shard, read_sidecar,
 
 @runtime_checkable
 class ShardSource(Protocol):
-    """Shards by their number."""
+    """A source of shards by number."""
 
     def there(self, number: int) -> bool:
-        """Whether a shard can be had without waiting."""
+        """Return whether a shard is available without waiting."""
 
     def take(self, number: int) -> Shard:
-        """A shard, waited for where it is not there yet."""
+        """Return a shard, after waiting for it if it is not available yet."""
 
 
 class CompleteStore:
-    """All shards of a complete store."""
+    """The shards of a complete store."""
 
     def __init__(self, index: Index) -> None:
         self._shards = index.shards
 
     def there(self, number: int) -> bool:
-        """Always."""
+        """Return True: every shard is available."""
         return True
 
     def take(self, number: int) -> Shard:
-        """At once."""
+        """Return a shard at once."""
         return self._shards[number]
 
 
 class GrowingStore:
-    """Shards as their sidecars come.
+    """The shards of a store that is still being written; a shard is available as soon as its sidecar exists.
 
     Args:
-        directory: of the pair store.
-        patience: seconds to wait for a shard.
-        stop: set when nobody waits any more.
+        directory: the directory or URL of the pair store.
+        patience: the seconds to wait for a shard.
+        stop: an event that ends all waiting.
     """
 
     def __init__(self, directory: AnyPath, patience: float, stop: threading.Event) -> None:
         self._directory, self._patience, self._stop = directory, patience, stop
         self._found: dict[int, Shard] = {}
-        self._looked: dict[int, float] = {}  # when, for shards that were not there; a look may cost a round trip
+        self._looked: dict[int, float] = {}  # last check of each missing shard; a check may cost a round trip
 
     def there(self, number: int) -> bool:
-        """Whether the shard has its sidecar, as of half a second ago."""
+        """Return whether the shard has its sidecar; the answer may be LOOK_EVERY seconds old."""
         if number in self._found:
             return True
         now = time.monotonic()
@@ -69,7 +69,7 @@ class GrowingStore:
         """See `ShardSource.take`.
 
         Raises:
-            InputError: it does not come.
+            InputError: the shard did not appear within `patience` seconds.
         """
         began = time.monotonic()
         while not self.there(number):
@@ -84,6 +84,6 @@ class GrowingStore:
 
 
 def shard_groups(outline: Outline) -> list[int]:
-    """How many shards of a store come together: those of a block or, of a chain over time, of a block of every leg."""
+    """Count the shards that appear together: those of one block or, for a chain over time, of one block per leg."""
     legs = max(1, len(outline.index.times) - 1)
     return list(Counter(block // legs for block, _ in outline.shards).values())

@@ -1,7 +1,8 @@
-"""Reads pairs from the shards of a store, named members alone; nothing is unpickled.
+"""Reader of pairs from the shards of a store; it reads the requested members only and unpickles nothing.
 
 A shard is checked against the index (bytes, SHA-256, number of pairs) before it is first read: a tar cut between two
-members would otherwise just read short. Where its records lie is kept, so that a stretch is read from its first pair.
+members would otherwise read as a valid but shorter one. The positions of its records are kept, so that a read starts at
+the first pair of a stretch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from flowpairs.pipeline.store.shard_layout import ShardLayout, damage, opened, r
 from flowpairs.training.pairs.reading.order import Stretch
 from flowpairs.training.pairs.reading.shard_source import CompleteStore, ShardSource
 
-# What a pair has, by the names of the public face, and as `Decoder.decode` calls it.
+# The fields of a pair: public name -> name in `Decoder.decode`.
 FIELDS = {
     "x0": "x0",
     "x1": "x1",
@@ -27,15 +28,19 @@ FIELDS = {
     "span": "span",
 }
 
-Members = dict[str, bytes]  # of a record, by extension
-Fields = dict[str, np.ndarray]  # as `Decoder.decode` gives them
+Members = dict[str, bytes]  # the members of a record by extension
+Fields = dict[str, np.ndarray]  # arrays by name, as `Decoder.decode` returns them
 
 
 def choose_fields(index: Index, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """The public names of the fields to read: those wanted, or all that the store has.
+    """Choose the fields to read, by their public names: those wanted, or all that the store has.
+
+    Args:
+        index: the index of the store.
+        wanted: the names of the fields; None: all.
 
     Raises:
-        InputError: none, or one that the store does not have.
+        InputError: the list is empty, or names a field that the store does not have.
     """
     absent = {"label": not index.num_classes, "source_id": not index.two_sided}
     absent |= {"weight": not index.weighted, "span": not index.times}
@@ -49,23 +54,23 @@ def choose_fields(index: Index, wanted: Sequence[str] | None) -> tuple[str, ...]
 
 
 def row_shape(field: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a pair's field, of data of some shape."""
+    """Return the shape of one pair's field, given the shape of one datum."""
     return {"x0": shape, "x1": shape, "span": (2,)}.get(field, ())
 
 
 def row_dtype(field: str) -> type[np.generic]:
-    """Its type."""
+    """Return the dtype of a field."""
     return np.float32 if field in ("x0", "x1", "weight", "span") else np.int64
 
 
 class ShardReader:
-    """The pairs of a store by shard and row.
+    """A reader of the pairs of a store by shard and row.
 
     Args:
-        directory: of the pair store.
-        index: what `read_index` returned for it.
-        fields: names of the fields to decode, of x0, x1, label and weight.
-        source: where to take shards from, if not from the index.
+        directory: the directory or URL of the pair store.
+        index: the store's index, from `read_index`.
+        fields: the names of the fields to decode, among the values of FIELDS.
+        source: the source of the shards; None: the index of a complete store.
     """
 
     def __init__(
@@ -81,10 +86,10 @@ class ShardReader:
         self._layouts: dict[int, ShardLayout] = {}
 
     def read(self, stretches: Sequence[Stretch]) -> Iterator[Fields]:
-        """Stretch after stretch, in pieces of about 1 MiB, whatever the records hold.
+        """Yield the pairs of stretches in order, in pieces of about 1 MiB, independent of the size of the records.
 
         Raises:
-            InputError: a shard that is missing, damaged or not what the index says.
+            InputError: a shard is missing or damaged, or differs from the index.
         """
         for stretch in stretches:
             shard, layout = self.source.take(stretch.shard), self.layout(stretch.shard)
@@ -99,7 +104,7 @@ class ShardReader:
                         yield self.decode(shard, f"number {record}", members, self.fields, part)
 
     def records(self, fields: Sequence[str]) -> Iterator[tuple[Shard, str, Members]]:
-        """All records of a complete store in order: shard, key, and the members that hold the named fields."""
+        """Yield the records of a complete store in order: shard, key, and the members that hold the named fields."""
         for shard in self.index.shards:
             self._check(shard)
             for key, members in samples(self.shards / shard.name, self._decoder.members(fields)):
@@ -108,10 +113,17 @@ class ShardReader:
     def decode(
         self, shard: Shard, record: str, members: Members, fields: Sequence[str], part: Part = slice(None)
     ) -> Fields:
-        """Arrays of a record, or of a part of its pairs, of the shapes and types that the index promises.
+        """Decode a record, or a part of its pairs, into arrays of the shapes and types that the index states.
+
+        Args:
+            shard: the shard of the record.
+            record: the name of the record, for error messages.
+            members: the members of the record.
+            fields: the names of the fields to decode.
+            part: the slice or the rows of the record's pairs to decode.
 
         Raises:
-            InputError: no such field, no npy bytes, or another shape or type.
+            InputError: a field is missing, is not npy bytes, or has another shape or type.
         """
         try:
             return self._decoder.decode(members, fields, part)
@@ -119,7 +131,7 @@ class ShardReader:
             raise InputError(self._damaged(shard, f"record {record}: {error}")) from error
 
     def layout(self, number: int) -> ShardLayout:
-        """Where the records of a shard lie, found once a process, behind the check of its bytes."""
+        """Find the positions of the records of a shard, once per process, after a check of its bytes."""
         if number not in self._layouts:
             shard = self.source.take(number)
             self._check(shard)
@@ -131,7 +143,7 @@ class ShardReader:
         return self._layouts[number]
 
     def _check(self, shard: Shard) -> None:
-        """Bytes and SHA-256 of a shard."""
+        """Check the size and the SHA-256 of a shard."""
         found = damage(self.directory, shard)
         if found:
             raise InputError(self._damaged(shard, found))

@@ -1,7 +1,8 @@
 """An arc (see training/pairs/reading/order.py) as an endless stream of shuffled pairs.
 
-It is read in windows: stretches of the arc whose pairs are put in random order. While one window is handed out the next
-is read at the same pace, so that there is no pause between them; in a growing store, as soon as its shards exist.
+It is read in windows: stretches of the arc whose pairs are put in random order. While the pairs of one window are
+returned, the next window is read at the same pace, so that there is no pause between them; in a growing store, that
+begins as soon as the shards exist.
 """
 
 import math
@@ -12,20 +13,21 @@ import numpy as np
 from flowpairs.training.pairs.reading.order import Order
 from flowpairs.training.pairs.reading.shards import Fields, ShardReader
 
-WINDOW_BYTES = 2**25  # of pairs; an arc holds two windows. It shapes the order, so it must not depend on the workers
+WINDOW_BYTES = 2**25  # of pairs; an arc holds two windows. The order depends on it, so it must not depend on workers
 
 
 class Window:
     """A stretch of an arc in random order.
 
-    Pairs lie in the memory in the order in which they are read, and are gathered when they are handed out.
+    Pairs are stored in the order in which they are read, and are gathered when they are returned.
 
     Args:
-        epoch, start: where in the arc it begins.
-        gathered: which pair of the stretch is handed out first, second, ...
-        pieces: of the stretch, one after the other.
-        ready: whether they can be had without waiting.
-        rows: memory that is free again, from a window before; it grows where it is too small.
+        epoch: the epoch that the window belongs to.
+        start: the first pair of the window in the arc.
+        gathered: the order of return: the numbers, in the stretch, of the first pair, the second pair, and so on.
+        pieces: an iterator over the consecutive pieces of the stretch.
+        ready: a function that returns whether the pieces are available without waiting.
+        rows: the memory of an earlier window to use again; it grows if it is too small.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Window:
         self.filled = self.drained = 0
 
     def fill(self, upto: int) -> None:
-        """Read until at least `upto` pairs are in place."""
+        """Read until at least `upto` pairs are in memory."""
         while self.filled < upto:
             piece = next(self.pieces)
             stop = self.filled + len(next(iter(piece.values())))
@@ -53,20 +55,20 @@ class Window:
             self.filled = stop
 
     def gather(self, pairs: np.ndarray, out: Fields) -> None:
-        """Copy the numbered pairs into `out`, whose arrays have the shape of `pairs` and then a pair's."""
+        """Copy the numbered pairs into `out`, whose arrays have the shape of `pairs` followed by that of a pair."""
         assert self.filled == len(self.gathered)
         for name, array in out.items():
             np.take(self.rows[name], pairs, 0, out=array, mode="clip")  # the other modes fill a buffer first
 
 
 class ShuffledArc:
-    """One arc from some pair of some epoch on, for ever.
+    """The endless stream of an arc's shuffled pairs, starting at any pair of any epoch.
 
     Args:
-        reader: of the store.
-        order: of the reading.
-        arc: which one.
-        consumed: pairs of the arc that were handed out before, over all epochs.
+        reader: the reader of the store.
+        order: the order of the pairs.
+        arc: the number of the arc.
+        consumed: the number of pairs of the arc that were returned before, over all epochs.
     """
 
     def __init__(self, reader: ShardReader, order: Order, arc: int, consumed: int) -> None:
@@ -82,17 +84,18 @@ class ShuffledArc:
 
     @property
     def left(self) -> int:
-        """Pairs of the window not yet handed out; the same in all arcs of which equally many were."""
+        """The number of pairs of the window not returned yet; it is the same in all arcs that are at one position."""
         return len(self.window.gathered) - self.window.drained
 
     def take(self, batches: int, rows: int, part: slice, out: Fields) -> None:
-        """Go on by `batches` times `rows` pairs, and copy those of `part` out of each.
+        """Advance by `batches` times `rows` pairs, and copy the rows `part` of each batch.
 
         Args:
-            batches: one, which may lie over the edges of windows and epochs, or several out of one window.
-            rows: of each.
-            part: which of them.
-            out: arrays [batches, part, ...].
+            batches: the number of batches: one, which may extend over several windows and epochs, or several from one
+                window.
+            rows: the number of rows of each batch.
+            part: the rows of each batch to copy.
+            out: the arrays [batches, part, ...] to copy to.
         """
         assert batches == 1 or batches * rows <= self.left
         done = 0
@@ -114,7 +117,7 @@ class ShuffledArc:
                 self.following.fill(round(share * len(self.following.gathered)))
 
     def renew(self) -> None:
-        """Go on to the next window where this one is used up; no sooner, since it may have to be waited for."""
+        """Move to the next window if this one is used up, and not earlier, since it may mean waiting for shards."""
         if not self.left:
             self.following.fill(len(self.following.gathered))
             self.window, self.following = self.following, self._after(self.following, self.window.rows)
@@ -126,7 +129,7 @@ class ShuffledArc:
         gathered[self.order.shuffle(epoch, self.arc, start, stop - start)] = np.arange(stop - start)
 
         def pieces() -> Iterator[Fields]:
-            for number in segment.needs:  # all of them: no worker runs ahead to wait for the others inside a step
+            for number in segment.needs:  # all of them: else a worker could run ahead and wait for others in a step
                 source.take(number)
             yield from self.reader.read(self.order.stretches(epoch, self.arc, start, stop))
 
