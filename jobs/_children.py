@@ -1,8 +1,9 @@
 """Commands of flowpairs as processes below this one, which end together where one of them fails.
 
-    python -m flowpairs.jobs._children couple job.yaml
+    python -m flowpairs.jobs._children flowpairs.pipeline.couple couple job.yaml
 
-is `flowpairs couple job.yaml`, but ends with the process that holds the other end of its standard input.
+imports a module, waits for a byte on standard input, and is then `flowpairs couple job.yaml`, which ends with the
+process that holds the other end of its standard input.
 """
 
 import os
@@ -11,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from threading import Thread
 from types import TracebackType
 
@@ -47,6 +50,13 @@ class Child:
         )
         self._reader = Thread(target=self._pass_on, name=name, daemon=True)
         self._reader.start()
+
+    def go(self) -> None:
+        """Give it the byte that a command waits for."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
 
     def done(self) -> bool:
         """Whether it has come to its end.
@@ -115,9 +125,10 @@ class Children:
         for child in self._all:
             child.wait(max(0.0, deadline - time.monotonic()))
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] = os.environ) -> Child:
         """Start one more; see `Child`."""
         self._all.append(Child(name, command, environment))
+        return self._all[-1]
 
     def wait(self, until: Callable[[], bool] = lambda: False) -> None:
         """Wait until all have come to their ends, or something holds.
@@ -140,9 +151,17 @@ def die_with_parent() -> None:
     Thread(target=watch, name="parent", daemon=True).start()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Be ready, then run a command."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell in the background has it ignored
+    import_module(sys.argv.pop(1))
+    if not os.read(0, 1):
+        sys.exit("nobody waits for this command")
     die_with_parent()
-    from flowpairs.jobs.cli import main
+    from flowpairs.jobs.cli import main as command
 
+    command()
+
+
+if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from flowpairs.jobs._children import Children
+from flowpairs.jobs._children import Child, Children
 from flowpairs.jobs.stream_config import StreamConfig
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
@@ -88,11 +88,17 @@ def _run_both(config: StreamConfig) -> None:
     parts = with_numbers(config, workers, actors)
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with TemporaryDirectory(prefix="flowpairs-") as temporary, Children() as children:
-        for name in ("couple", "train"):
+
+        def start(name: str, module: str) -> Child:
             path = Path(temporary) / f"{name}.yaml"
             save(getattr(parts, name), path, f"flowpairs stream: {name}")
-            children.start(name, [sys.executable, "-m", "flowpairs.jobs._children", name, str(path)], environment)
-            children.wait(lambda: has_outline(config.couple.output.dir))  # which training reads first
+            command = [sys.executable, "-m", "flowpairs.jobs._children", module, name, str(path)]
+            return children.start(name, command, environment)
+
+        start("couple", "flowpairs.pipeline.couple").go()
+        training = start("train", "flowpairs.training.train")
+        children.wait(lambda: has_outline(config.couple.output.dir))
+        training.go()
         children.wait()
 
 

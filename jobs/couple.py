@@ -18,7 +18,7 @@ def couple(
 
     settings = load(CoupleConfig, config, overrides)
     from flowpairs import PairStore
-    from flowpairs.pipeline.store.summary import print_summary
+    from flowpairs.jobs._summary import print_summary
 
     store = PairStore.of(settings)
     store.couple()

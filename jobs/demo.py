@@ -50,8 +50,8 @@ def demo(
     ]
     evaluation = from_overrides(EvaluateConfig, given["evaluate"])
 
+    from flowpairs.jobs._summary import print_summary
     from flowpairs.pipeline.couple import couple
-    from flowpairs.pipeline.store.summary import print_summary
     from flowpairs.training.evaluate import evaluate
     from flowpairs.training.report.page import write_report
     from flowpairs.training.report.terminal import print_comparison

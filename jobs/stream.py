@@ -20,8 +20,8 @@ def stream(
 
     settings = load(StreamConfig, config, overrides)
     from flowpairs.jobs._stream_job import stream as run_both
+    from flowpairs.jobs._summary import print_summary
     from flowpairs.pipeline.base.paths import as_path
-    from flowpairs.pipeline.store.summary import print_summary
     from flowpairs.training.run.directory import RunDirectory
 
     run_both(settings)

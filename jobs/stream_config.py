@@ -32,6 +32,8 @@ class StreamConfig(Strict):
     def _side_by_side(self) -> "StreamConfig":
         if not self.couple.output.pairs:
             raise ValueError("couple.output.pairs=0: nothing to train on; give a number of pairs")
+        if self.couple.cluster.actors == 0:
+            raise ValueError("couple.cluster.actors=0: stream shares a cluster; give a number or auto")
         asked = self.train.cluster
         if self.couple.cluster.scale_seconds and "auto" in (asked.workers, asked.gpus):
             raise ValueError(

@@ -87,14 +87,16 @@ def _sides(config: CoupleConfig, index: format.Index, directory: AnyPath) -> tup
         return target, SourceData(np.asarray(decoder.source), False, None, index.source_fingerprint, None, ())
     from flowpairs.pipeline import data
     from flowpairs.pipeline.cluster.connect import connect
+    from flowpairs.pipeline.cluster.executor import uses_ray
 
     spec = data.check_data(config.data)
-    source_spec = sources.check_source(config, spec)
-    connect()
-    target = data.read_data(config.data, spec)
+    source_spec, by_ray = sources.check_source(config, spec), uses_ray(config.cluster)
+    if by_ray:
+        connect()
+    target = data.read_data(config.data, spec, by_ray=by_ray)
     if target.fingerprint != index.data_fingerprint:
         raise InputError(f"data.path={config.data.path!r}: not the data of this store; mend the path in config.yaml")
-    return target, sources.read_source(config, source_spec, target)
+    return target, sources.read_source(config, source_spec, target, by_ray=by_ray)
 
 
 def _records(directory: AnyPath, index: format.Index, shard: format.Shard, payload: str) -> Iterator[Record]:

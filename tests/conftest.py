@@ -39,10 +39,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     to `make test-all`.
     """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in ray else str(item.path)))
-    items.sort(key=lambda item: (item.path not in ray, -slow[item.path]))
+        ray = "local_ray" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if ray else str(item.path)))
+    items.sort(key=lambda item: ("local_ray" not in getattr(item, "fixturenames", ()), -slow[item.path]))
     if not ALL:
         nightly = [item for item in items if item.get_closest_marker("nightly")]
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]

@@ -15,7 +15,7 @@ README = Path("README.md").read_text()
 DOCUMENTS = [Path("README.md"), Path("CHANGELOG.md"), *sorted(Path("docs").rglob("*.md"))]
 
 
-def test_the_reader_without_the_project(tmp_path: Path, local_ray: None) -> None:
+def test_the_reader_without_the_project(tmp_path: Path) -> None:
     """The README's ten lines, as they stand there, in a process that cannot import this project."""
     couple(settings(tmp_path / "out" / "digits", output={"pairs": 400}))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -15,7 +15,9 @@ CONFIGS: dict[str, type[Strict]] = {
     "train": TrainConfig,
     "stream": StreamConfig,
 }
-LOCATIONS = ("dir", "path", "table")  # the keys of a config that say where something lies
+# The keys of a config that say where something lies.
+LOCATIONS = ("dir", "path", "table", "start", "matrix", "condition_file")
+EVALUATED = ("data", "source", "features")  # and of an evaluation
 EMBEDDED = "digits"  # the data set that lies nowhere
 
 
@@ -53,7 +55,10 @@ def request(command: Command, subject: str, overrides: list[str] | None) -> Requ
     if command in ("evaluate", "status", "verify"):
         _refuse_relative("", subject)
         if command == "evaluate":
-            from_overrides(EvaluateConfig, overrides)
+            given = from_overrides(EvaluateConfig, overrides).model_dump(include=set(EVALUATED))
+            for key, value in given.items():
+                if value not in (None, "pca", "inception"):
+                    _refuse_relative(f"{key}=", value)
         directory = subject.rstrip("/")
         written = (directory,) if command == "evaluate" else ()
         return Request(command, None, [directory, *(overrides or [])], directory, written)

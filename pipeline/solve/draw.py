@@ -43,12 +43,23 @@ def solve_block(
     together: dict[str, Any] = {"team": team, "resume": resume, "save": save}
     if options.sharpness is not None:
         return ot.solve_for_sharpness(problem, options.sharpness, **limits, **together)
-    if options.rel_eps is not None:
-        problem = problem.at(options.rel_eps, team)
-    else:
-        assert options.eps is not None, "the config fills in one of the three"
-        problem = replace(problem, eps=options.eps)
+    measured = problem.measured(team)
+    assert measured.cost_moments is not None
+    problem = replace(measured, eps=absolute_eps(options, measured.cost_moments.std))
     return ot.solve_sinkhorn(problem, g0=g0, **limits, **together)
+
+
+def absolute_eps(options: CouplingConfig, std: float) -> float:
+    """Convert the config's absolute or relative regularisation to units of the cost.
+
+    Args:
+        options: options with eps or rel_eps, one of which the config has filled in.
+        std: standard deviation of the cost.
+    """
+    if options.eps is not None:
+        return options.eps
+    assert options.rel_eps is not None, "the config fills in one of the two"
+    return options.rel_eps * std
 
 
 def build_problem(

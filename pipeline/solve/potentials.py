@@ -4,7 +4,6 @@ One process, or a team of them that shares the data, solves a problem; see pipel
 """
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,6 +84,7 @@ class PotentialSolver:
 
         from flowpairs.pipeline.ot.semidiscrete import solver
         from flowpairs.pipeline.ot.semidiscrete.targets import Targets
+        from flowpairs.pipeline.solve.draw import absolute_eps
 
         config, ids_in_all, start = self.job.config, self.job.blocks.ids, self.job.inputs.start
         options = config.coupling
@@ -92,11 +92,6 @@ class PotentialSolver:
         # own.
         every = Targets(torch.from_numpy(self.features), device=self.device, team=self.team)
         std = solver.semidiscrete_cost_std(every, self._noise(0))
-        if options.eps is None:
-            assert options.rel_eps is not None
-            eps, rel_eps = options.rel_eps * std, options.rel_eps
-        else:
-            eps, rel_eps = options.eps, options.eps / std if std > 0 else math.inf
         ids, targets = self.conditions.ids(problem, ids_in_all), every
         if len(ids) < ids_in_all:
             targets = Targets(torch.from_numpy(self.features[ids]), device=self.device, team=self.team)
@@ -110,15 +105,16 @@ class PotentialSolver:
         solved = solver.solve_semidiscrete(
             targets,
             self._noise(problem),
-            eps,
+            absolute_eps(options, std),
             chi2=options.chi2,
             max_rounds=options.max_passes,
             g0=None if start is None else torch.from_numpy(start[ids]),
+            scale=std,
             progress=progress,
             resume=resume,
             save=save,
         )
-        return problem, dataclasses.replace(solved, report=dataclasses.replace(solved.report, rel_eps=rel_eps))
+        return problem, solved
 
     def write(self, solved: "tuple[int, Semidiscrete]") -> dict[str, Any]:
         """Write the potential where it converged or the config accepts that it did not; return the report."""

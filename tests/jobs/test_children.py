@@ -126,3 +126,15 @@ def test_none_outlives_the_parent(tmp_path: Path, how: signal.Signals) -> None:
     if how is signal.SIGINT:
         assert parent.returncode == 1
         assert said.splitlines()[2:] == ["interrupted; run the same command again to go on"]
+
+
+def test_a_command_waits_until_it_may_go() -> None:
+    command = [sys.executable, "-m", "flowpairs.jobs._children", "json", "verify", "/absent"]
+    with Children() as children:
+        waiting = children.start("verify", command)
+        time.sleep(2)
+        assert not waiting.done()
+        waiting.go()
+        with pytest.raises(InputError, match=r"verify: .*/absent"):
+            children.wait()
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 1

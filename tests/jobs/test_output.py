@@ -85,7 +85,7 @@ def test_verify_counts_what_it_reads_and_ends_with_one_where_a_fault_is(store: t
         last.write_bytes(content)
 
 
-def test_verify_computes_blocks_again(store: tuple[Path, Index], local_ray: None) -> None:
+def test_verify_computes_blocks_again(store: tuple[Path, Index]) -> None:
     directory, _ = store
     assert invoke("verify", str(directory), "--deep", "1").exit_code == 0
 

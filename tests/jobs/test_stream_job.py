@@ -248,6 +248,7 @@ def test_inputs_are_looked_at_before_anything_starts(tmp_path: Path) -> None:
     assert says("couple", "coupling", n=4000).startswith("couple: coupling.n=4000: larger than the data set")
     assert says("train", "train", batch=5000).startswith("train: train.batch=5000: more than the 4096 pairs")
     assert says("train", "train", warmup=97).startswith("train: train.warmup=97: longer than train.steps=96")
+    assert says("couple", "cluster", actors=0).startswith("couple.cluster.actors=0: stream shares a cluster")
     assert says("train", "cluster", workers=3).startswith("train: train.batch=64: not divisible by 3 workers")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.couplings import settings, shard_bytes
+from support.couplings import couple_here, settings, shard_bytes
 from support.processes import outside
 
 from flowpairs.pipeline.couple import couple
@@ -23,9 +23,9 @@ JOB = {"coupling": {"n": 60}, "output": {"pairs": 3_000, "pairs_per_shard": 20},
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("faults") / "undisturbed"
-    couple(settings(directory, **JOB))
+    couple_here(settings(directory, **JOB))
     return directory
 
 

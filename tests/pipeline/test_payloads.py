@@ -23,7 +23,7 @@ NAMES = ("x0", "x1", "label", "data_ids")
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> dict[str, Path]:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("payloads")
     for payload in PAYLOADS:
         couple(settings(root / payload, data={"flips": True}, output={"payload": payload, "pairs": 900}))

@@ -79,7 +79,7 @@ def stored(sets: Path, name: str, column: str = "image") -> Float[np.ndarray, ".
         return arrays[column]
 
 
-def test_pairs_are_data_of_both_sets_and_both_payloads_hold_the_same(local_ray, sets, tmp_path):
+def test_pairs_are_data_of_both_sets_and_both_payloads_hold_the_same(sets, tmp_path):
     couple(settings(sets, tmp_path / "full"))
     found = pairs(tmp_path / "full")
     np.testing.assert_array_equal(found["x0"], stored(sets, "a")[found["source_ids"]])
@@ -183,7 +183,7 @@ def test_noise_for_data(tmp_path):
         assert sorted(chosen) == list(range(1797))
 
 
-def test_chain_leads_from_each_time_point_to_the_next(local_ray, sets, tmp_path):
+def test_chain_leads_from_each_time_point_to_the_next(sets, tmp_path):
     couple(chain(sets, tmp_path / "all", output={"pairs": 540, "payload": "ids"}))
     found, day = pairs(tmp_path / "all"), stored(sets, "b", "day")
     met = {tuple(pair) for pair in np.stack([day[found["source_ids"]], day[found["data_ids"]]], 1)}
@@ -267,7 +267,7 @@ def test_chain_refusals(sets, tmp_path):
         couple(chain(sets, tmp_path / "pairs", data={"leave_out": [1, 2]}))
 
 
-def test_columns_come_the_same_from_parquet(local_ray, sets, tmp_path):
+def test_columns_come_the_same_from_parquet(sets, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -300,7 +300,7 @@ def test_a_store_of_other_weights_is_refused(sets, tmp_path):
         couple(settings(sets, tmp_path / "pairs", **weighted | {"data": {"weight": "w", "path": str(changed)}}))
 
 
-def test_plan_forecasts_a_two_sided_job(local_ray, sets, tmp_path):
+def test_plan_forecasts_a_two_sided_job(sets, tmp_path):
     forecast = plan(settings(sets, tmp_path / "pairs"))
     assert (forecast.pairs, forecast.blocks, forecast.m) == (180, 2, 90)
     assert forecast.shard_bytes > 180 * 16

@@ -25,7 +25,7 @@ def settings(directory: Path, payload: str = "full") -> CoupleConfig:
         "data": {"path": "digits", "label": "label"},
         "coupling": {"method": "independent", "n": 500},
         "output": {"dir": str(directory), "pairs": 1000, "pairs_per_shard": 100, "payload": payload},
-        "cluster": {"actors": 1},
+        "cluster": {"actors": 0},
     }
     return validate(CoupleConfig, tree)
 
@@ -35,7 +35,7 @@ def tars(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("faults") / "reference"
     couple(settings(directory))
     return directory
@@ -182,7 +182,7 @@ def test_half_written_files_are_swept_out(reference: Path, store: Path) -> None:
     assert verify(store).faults == []
 
 
-def test_a_lost_copy_of_the_data_is_made_again(tmp_path: Path, local_ray: None) -> None:
+def test_a_lost_copy_of_the_data_is_made_again(tmp_path: Path) -> None:
     couple(settings(tmp_path / "s", "ids"))
     whole = (tmp_path / "s" / "data.npy").read_bytes()
     (tmp_path / "s" / "data.npy").unlink()

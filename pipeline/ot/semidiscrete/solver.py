@@ -112,6 +112,7 @@ def solve_semidiscrete(
     chi2: float = 0.05,
     max_rounds: int = 10_000,
     g0: Float[Tensor, " N"] | None = None,
+    scale: float | None = None,
     progress: RoundProgress | None = None,
     resume: dict[str, Float64[Tensor, "..."]] | None = None,
     save: Save | None = None,
@@ -125,6 +126,7 @@ def solve_semidiscrete(
         chi2: wanted chi-square of the data marginal, confirmed on fresh points at two standard deviations.
         max_rounds: passes before giving up.
         g0: potential to start from, such as `Coupling.g` of a block over all data [N].
+        scale: unit of the report's rel_eps; None: std(C) of this problem.
         progress: called after each round with the number of rounds, their points, and the chi-square.
         resume: what an earlier solve of the same problem last passed to `save`, to continue from there with the same
             bits.
@@ -167,7 +169,7 @@ def solve_semidiscrete(
     report = SemidiscreteReport(
         data=targets.count,
         eps=eps,
-        rel_eps=eps / std if std > 0 else math.inf,
+        rel_eps=_relative(eps, std if scale is None else scale),
         smoothing=state.level,
         chi2=found,
         chi2_error=error,
@@ -177,6 +179,10 @@ def solve_semidiscrete(
         seconds=time.perf_counter() - started,
     )
     return Semidiscrete(state.g, report)
+
+
+def _relative(eps: float, scale: float) -> float:
+    return eps / scale if scale > 0 else math.inf
 
 
 def semidiscrete_cost_std(targets: Targets, source: PointSource) -> float:

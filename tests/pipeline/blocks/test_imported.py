@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_digits
 
+from flowpairs.jobs._summary import print_summary
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.imported_pairs import read_table
@@ -22,7 +23,6 @@ from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.records import Decoder, samples
 from flowpairs.pipeline.store.status import read_status
-from flowpairs.pipeline.store.summary import print_summary
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
@@ -41,7 +41,7 @@ def settings(directory: Path, table: Path | str, **parts: dict[str, Any]) -> Cou
         "source": {"seed": 5},
         "coupling": {"method": "imported", "table": str(table), "n": 300},
         "output": {"dir": str(directory), "pairs": PAIRS, "pairs_per_shard": 200},
-        "cluster": {"actors": 1},
+        "cluster": {"actors": 0},
     }
     for part, values in parts.items():
         tree[part] = tree.get(part, {}) | values
@@ -68,7 +68,7 @@ def digits(ids: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def by_rows(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> dict[str, Path]:
+def by_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("imported")
     table = npz(root / "table.npz", data_id=IDS, source_row=ROWS)
     for payload in ("full", "seeded", "ids"):
@@ -122,7 +122,7 @@ def test_computing_again_finds_the_same_bits_or_another_table(by_rows: dict[str,
         couple(settings(tmp_path / "s", table))
 
 
-def test_x0_itself_is_stored_as_it_is(tmp_path: Path, local_ray: None) -> None:
+def test_x0_itself_is_stored_as_it_is(tmp_path: Path) -> None:
     """Twice the same pairs: by npz without ids, and by parquet with flat rows."""
     couple(settings(tmp_path / "npz", npz(tmp_path / "t.npz", x0=X0.astype(np.float64))))
     columns = {"x0": pa.array(X0.reshape(PAIRS, 64).tolist(), pa.list_(pa.float32())), "data_id": np.arange(PAIRS)}
@@ -140,7 +140,7 @@ def test_x0_itself_is_stored_as_it_is(tmp_path: Path, local_ray: None) -> None:
     np.testing.assert_array_equal(pairs(tmp_path / "full")["x0"], X0)
 
 
-def test_more_pairs_a_block_than_data_are_no_matter(tmp_path: Path, local_ray: None) -> None:
+def test_more_pairs_a_block_than_data_are_no_matter(tmp_path: Path) -> None:
     table = npz(tmp_path / "t.npz", data_id=np.arange(4000) % 7, source_row=np.arange(4000))
     couple(settings(tmp_path / "s", table, coupling={"n": 4000}, output={"pairs": 4000}))
     (row,) = read_blocks(tmp_path / "s")
@@ -200,7 +200,7 @@ WEIGHTS = RNG.uniform(0, 2, PAIRS).astype(np.float32)
 
 
 @pytest.mark.parametrize("payload", ["full", "ids"])
-def test_weights_reach_training_through_every_payload(payload: str, tmp_path: Path, local_ray: None) -> None:
+def test_weights_reach_training_through_every_payload(payload: str, tmp_path: Path) -> None:
     rows = RNG.permutation(10_000)[:PAIRS]
     table = pa.table({"data_id": IDS, "source_row": rows, "weight": WEIGHTS})
     pq.write_table(table, tmp_path / "t.parquet")

@@ -35,7 +35,7 @@ def test_the_data_page_names_every_config() -> None:
     assert named == {path.parent.name for path in CONFIGS}
 
 
-def test_images_shrunk_as_the_data_page_says_are_read(tmp_path: Path, local_ray: None) -> None:
+def test_images_shrunk_as_the_data_page_says_are_read(tmp_path: Path) -> None:
     script, encode = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "data.md").read_text(), re.DOTALL)
     compile(encode, "encode.py", "exec")  # which needs a GPU
     (tmp_path / "shrink.py").write_text(script)
@@ -47,7 +47,7 @@ def test_images_shrunk_as_the_data_page_says_are_read(tmp_path: Path, local_ray:
     arguments = ["shrink.py", "train", "small", "32"]
     subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, timeout=60)
     config = DataConfig(path=str(tmp_path / "small"), label="label")
-    target = data.read_data(config, data.check_data(config))
+    target = data.read_data(config, data.check_data(config), by_ray=False)
     assert target.x.shape == (4, 3, 32, 32)
     assert target.x.mean((1, 2, 3)).tolist() == [-1, 1, -1, 1]
     assert target.labels.tolist() == [0, 0, 1, 1]
