@@ -15,8 +15,6 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 # A checkpoint waits for Ray Train's next poll of its workers, of which there is one every two seconds.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-# An actor starts with torch imported: its start is torch's import, but for some tenths of a second.
-os.environ.setdefault("RAY_preload_python_modules", "torch")
 # KeOps does not lock what it compiles: two processes of pytest-xdist must not share it.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("KEOPS_CACHE_FOLDER", str(Path.home() / ".cache" / f"keops-{worker}"))

@@ -281,7 +281,7 @@ from flowpairs.training.config import TrainClusterConfig
 from flowpairs.training.run.sharing import share_nodes
 from flowpairs.training.run.workers import live_nodes
 
-ray.init(num_cpus=18, num_gpus=4, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=18, num_gpus=4, include_dashboard=False, log_to_driver=False)
 for beside in (ClusterConfig(), ClusterConfig(actors=1), ClusterConfig(gpus_per_actor=0)):
     workers, actors = share_nodes(live_nodes(), TrainClusterConfig(), beside, 64)
     print(workers.workers, workers.cpus, workers.gpus, actors.actors, actors.cpus, actors.gpus)
