@@ -50,10 +50,10 @@ def solve_block(
 
 
 def absolute_eps(options: CouplingConfig, std: float) -> float:
-    """The regularisation in units of the cost, from the absolute or the relative one that the config gives.
+    """Convert the config's absolute or relative regularisation to units of the cost.
 
     Args:
-        options: eps or rel_eps, one of which the config has filled in.
+        options: options with eps or rel_eps, one of which the config has filled in.
         std: standard deviation of the cost.
     """
     if options.eps is not None:

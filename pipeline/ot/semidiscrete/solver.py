@@ -126,7 +126,7 @@ def solve_semidiscrete(
         chi2: wanted chi-square of the data marginal, confirmed on fresh points at two standard deviations.
         max_rounds: passes before giving up.
         g0: potential to start from, such as `Coupling.g` of a block over all data [N].
-        scale: what the report's rel_eps is relative to; None: std(C) of this problem.
+        scale: unit of the report's rel_eps; None: std(C) of this problem.
         progress: called after each round with the number of rounds, their points, and the chi-square.
         resume: what an earlier solve of the same problem last passed to `save`, to continue from there with the same
             bits.
