@@ -8,7 +8,7 @@ demo: $(STAMP)
 	$(VENV)/bin/flowpairs demo
 
 # One process per core, two at the least; ARGS= for pytest, as in `make test ARGS=tests/pipeline/ot`.
-PYTEST = $(VENV)/bin/python -m pytest --numprocesses $$(n=$$(nproc); [ $$n -gt 2 ] && echo $$n || echo 2) --dist loadgroup --no-loadscope-reorder $(ARGS)
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses $$(n=$$(nproc); [ $$n -gt 2 ] && echo $$n || echo 2) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test: $(STAMP)
 	$(PYTEST)

@@ -156,7 +156,7 @@ def die_with_parent() -> None:
     Thread(target=watch, name="parent", daemon=True).start()
 
 
-def main() -> None:
+def run_child() -> None:
     """Be ready, then run a command."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell in the background has it ignored
     import_module(sys.argv.pop(1))
@@ -169,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_child()

@@ -3,7 +3,9 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -29,18 +31,32 @@ settings.register_profile("all", max_examples=60, deadline=None)
 settings.load_profile("all" if ALL else "some")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Hand out work to pytest-xdist: files as a whole, and those that share the session's Ray to one process.
+@lru_cache
+def shares_ray(path: str) -> bool:
+    """Whether a file has tests on the session's Ray."""
+    return "local_ray" in Path(path).read_text()
 
-    Files with the most slow tests come first. What is nightly, repeats of a property that another test holds, is left
-    to `make test-all`.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out files as a whole, and all that share the session's Ray to one process: there is one Ray for all."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.split("::")[0]
+            return "ray" if shares_ray(str(config.rootpath / path)) else path
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order files: those on the session's Ray first, then those with the most slow tests.
+
+    What is nightly, repeats of a property that another test holds, is left to `make test-all`.
     """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    for item in items:
-        ray = "local_ray" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if ray else str(item.path)))
-    items.sort(key=lambda item: ("local_ray" not in getattr(item, "fixturenames", ()), -slow[item.path]))
+    items.sort(key=lambda item: (not shares_ray(str(item.path)), -slow[item.path], str(item.path)))
     if not ALL:
         nightly = [item for item in items if item.get_closest_marker("nightly")]
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]

@@ -84,7 +84,7 @@ class Remote:
 
     def open(self, mode: str = "rb") -> Any:
         """Open for reading bytes."""
-        assert mode == "rb", "files are written by `flowpairs.pipeline.base.atomic.whole`"
+        assert mode == "rb", "files are written by `flowpairs.pipeline.base.atomic.atomic_open`"
         return self._do("open", mode)
 
     def read_bytes(self) -> bytes:

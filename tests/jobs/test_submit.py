@@ -12,7 +12,6 @@ from support.couplings import couple_here
 from support.installed import unpack_wheel
 
 from flowpairs.pipeline.config import CoupleConfig, load
-from flowpairs.pipeline.couple import couple
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.training.run.logbook import read_metrics
 
@@ -36,10 +35,10 @@ def gated(x, y):
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory, local_ray) -> Path:
+def pairs(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("store") / "pairs"
     small = ["coupling.n=256", "coupling.rel_eps=0.3", "output.pairs=256"]
-    couple(load(CoupleConfig, COUPLE, [f"output.dir={directory}", *small]))
+    couple_here(load(CoupleConfig, COUPLE, [f"output.dir={directory}", *small]))
     return directory
 
 
