@@ -5,7 +5,8 @@
 Each job is a process of its own, from its start to its end; the figures are medians over the rounds. Work is from the
 moment when the first block's solve begins to the moment when the index is written: solving, drawing and writing. Before
 it come the imports, Ray's own start, reading (features included), and the start of the actors with their imports, torch
-above all; after it Ray's shutdown. The last line joins a Ray that runs already, as RAY_ADDRESS=auto does.
+above all; after it Ray's shutdown. Each job runs on Ray and, with cluster.actors=0, in its own process. The last line joins a Ray that runs already, as
+RAY_ADDRESS=auto does.
 """
 
 import argparse
@@ -31,7 +32,8 @@ config = load(CoupleConfig, sys.argv[1], sys.argv[2:])
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.pipeline.couple import couple
 imported = time.time()
-connect()
+if config.cluster.actors != 0:
+    connect()
 connected = time.time()
 rows = []
 couple(config, lambda row: rows.append((time.time(), row)))
@@ -42,10 +44,10 @@ print(imported, connected, prepared, arrived - first["solve_seconds"] - first["w
 """
 
 
-def stages(pairs: int, environment: dict[str, str]) -> list[float]:
+def stages(pairs: int, actors: str, environment: dict[str, str]) -> list[float]:
     """Seconds of every stage of one job."""
     with tempfile.TemporaryDirectory() as temporary:
-        overrides = [f"output.dir={temporary}/out", f"output.pairs={pairs}"]
+        overrides = [f"output.dir={temporary}/out", f"output.pairs={pairs}", f"cluster.actors={actors}"]
         start = time.time()
         done = subprocess.run(
             [sys.executable, "-c", RUN, str(CONFIG), *overrides],
@@ -82,14 +84,15 @@ def main() -> None:
     print(f"import flowpairs: {1000 * statistics.median(import_seconds() for _ in range(9)):.1f} ms of the processor")
     print(f"{'pairs':>9s}  " + "".join(f"{stage:>9s}" for stage in STAGES) + "  work/all")
 
-    def line(pairs: int, note: str = "", **environment: str) -> None:
-        runs = [stages(pairs, environment) for _ in range(rounds)]
+    def line(pairs: int, note: str = "", actors: str = "auto", **environment: str) -> None:
+        runs = [stages(pairs, actors, environment) for _ in range(rounds)]
         share = statistics.median(run[STAGES.index("work")] / sum(run) for run in runs)
         medians = [statistics.median(column) for column in zip(*runs, strict=True)]
         print(f"{pairs:9,d}  " + "".join(f"{value:9.2f}" for value in medians) + f"  {share:8.2f}  {note}", flush=True)
 
     for pairs in (65_536, 131_072, 262_144):
         line(pairs)
+        line(pairs, "in one process, cluster.actors=0", actors="0")
     context = ray.init(address="local", include_dashboard=False, log_to_driver=False)
     line(65_536, "joins Ray", RAY_ADDRESS=context.address_info["gcs_address"])
 
