@@ -5,8 +5,8 @@
 Each job is a process of its own, from its start to its end; the figures are medians over the rounds. Work is from the
 moment when the first block's solve begins to the moment when the index is written: solving, drawing and writing. Before
 it come the imports, Ray's own start, reading (features included), and the start of the actors with their imports, torch
-above all; after it Ray's shutdown. Each job runs on Ray and, with cluster.actors=0, in its own process. The last line joins a Ray that runs already, as
-RAY_ADDRESS=auto does.
+above all; after it Ray's shutdown. Each job runs on Ray and, with cluster.actors=0, in its own process. The last line
+joins a Ray that runs already, as RAY_ADDRESS=auto does.
 """
 
 import argparse
