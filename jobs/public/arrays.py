@@ -254,6 +254,9 @@ def solve(
             raise InputError(f"method={method!r}: not one of two sets of points; give sinkhorn, exact or independent")
         given = {"method": method, "n": len(x0), "cost": _name(cost), **options}
         settings = validate(CouplingConfig, given | {"rel_eps": rel_eps, "eps": eps, "sharpness": sharpness})
+        for name, points in (("x0", x0), ("x1", x1)):
+            if np.ndim(points) != 2:
+                raise InputError(f"{name}: shape {tuple(np.shape(points))}; give a matrix, one point per row")
         problem = build_problem(settings, tensor(x0), tensor(x1), tensor(a), tensor(b))
         return Coupling(solve_block(settings, problem), _back(x1))
 

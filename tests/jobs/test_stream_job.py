@@ -23,7 +23,7 @@ from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.config import validate
 from flowpairs.pipeline.store.format import read_index, read_outline, write_outline
 from flowpairs.training import objectives
-from flowpairs.training.pairs.loader import BatchPart, PairLoader
+from flowpairs.training.pairs.loader import BatchPart, ShardLoader
 from flowpairs.training.run import directory
 from flowpairs.training.run.logbook import read_metrics
 from flowpairs.training.run.loop import train_loop
@@ -141,7 +141,7 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
     # The weights of a loop without Ray over the finished store.
     outline, part = read_outline(job.pairs), BatchPart(64, 0, 1, directory.arcs_for(64, 1))
     state = TrainState.start(objectives.build_network(whole.train, outline.index.shape, 10), whole.train.train)
-    with PairLoader(job.pairs, outline.index, part, 0, outline=outline) as loader:
+    with ShardLoader(job.pairs, outline.index, part, 0, outline=outline) as loader:
         objective = objectives.build_objective(whole.train, 10)
         train_loop(state, state.model, loader, objective, whole.train.train, part, lambda line: None, lambda m: None)
     ours = torch.load(job.run / "checkpoints" / "step-000000096" / FILE, weights_only=True)["ema"]

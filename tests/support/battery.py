@@ -19,6 +19,7 @@ from flowpairs.pipeline.ot import Problem, cost_std, solve_sinkhorn
 from flowpairs.pipeline.ot.backends.choose import BackendName, choose
 from flowpairs.pipeline.ot.backends.protocol import Backend
 from flowpairs.pipeline.ot.coupling import EntropicCoupling
+from flowpairs.pipeline.ot.tiles import tiling
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.logits import Logits
 from flowpairs.pipeline.ot.tiles.partition import RowPartition
@@ -218,7 +219,7 @@ class Battery:
         reference = backend.draw(logits, u)
         usual = torch.get_num_threads()
         for rows, threads in ((16, 1), (48, 3), (1000, 2)):
-            monkeypatch.setattr(tiles, "tile_rows", lambda m, device, rows=rows: rows)
+            monkeypatch.setattr(tiling, "tile_rows", lambda m, device, rows=rows: rows)
             torch.set_num_threads(threads)
             try:
                 assert torch.equal(backend.draw(logits, u), reference)
