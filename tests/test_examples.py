@@ -40,7 +40,12 @@ def run(name: str, library: str, directory: Path) -> list[str]:
     command = [sys.executable, str(DIRECTORY / f"{name}.py")]
     if name == "train_ddp":
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = outside() | {"OMP_NUM_THREADS": "1", "HF_HOME": str(directory / "hf"), "HF_HUB_OFFLINE": "1"}
+    environment = outside() | {
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": str(directory / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "RAY_ADDRESS": "local",
+    }
     done = subprocess.run(
         command, cwd=directory, env=environment, capture_output=True, text=True, timeout=390, check=False
     )

@@ -1,6 +1,7 @@
 """Every tutorial runs to its end as anyone would run it, and leaves the picture that docs/tutorials/README.md shows."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,8 @@ DIRECTORY = Path("docs/tutorials")
 INDEX = (DIRECTORY / "README.md").read_text()
 TUTORIALS = sorted(path.stem for path in DIRECTORY.glob("*.py"))
 SHARING = {"pairs_without_flowpairs", "your_model"}  # one pair store: the second finds what the first has made
+QUICK = {"pairs_without_flowpairs", "your_cost"}  # `make test-all` runs the others too
+ALL = os.environ.get("FLOWPAIRS_TESTS") == "all"
 RAY = SHARING | {"your_data"}  # those that start it, one after the other
 
 Done = subprocess.CompletedProcess[str]
@@ -32,15 +35,17 @@ def run(name: str, directory: Path) -> Done:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, "Future[Done]"]]]:
     """Where they write, and all of them under way: two at a time, and one at a time of those that start Ray."""
-    directory = tmp_path_factory.mktemp("tutorials")
+    directory, chosen = tmp_path_factory.mktemp("tutorials"), TUTORIALS if ALL else sorted(QUICK)
     lanes = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-    yield directory, {name: lanes[name in RAY].submit(run, name, directory) for name in TUTORIALS}
+    yield directory, {name: lanes[name in RAY].submit(run, name, directory) for name in chosen}
     for lane in lanes:
         lane.shutdown(cancel_futures=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TUTORIALS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.nightly) for name in TUTORIALS]
+)
 def test_runs_to_its_end_and_leaves_its_picture(name: str, runs: tuple[Path, dict[str, "Future[Done]"]]) -> None:
     directory, futures = runs
     done = futures[name].result()

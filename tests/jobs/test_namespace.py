@@ -76,7 +76,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_commands_work_beside_a_users_own_modules(own: Path) -> None:
     python("-m", "flowpairs.jobs.cli", "couple", "couple.yaml", cwd=own)
     assert verify(own / "pairs").faults == []

@@ -19,6 +19,7 @@ from flowpairs.pipeline.store.verify import verify
 
 pytestmark = pytest.mark.slow
 
+KILLS = 3 if os.environ.get("FLOWPAIRS_TESTS") == "all" else 1
 JOB = {"coupling": {"n": 60}, "output": {"pairs": 3_000, "pairs_per_shard": 20}, "cluster": {"actors": 2}}
 
 
@@ -30,12 +31,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_driver_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
-    """Three times: killed when a random number of further files is there, written or half-written."""
+    """Once (three times by `make test-all`): killed when some number of further files is there, whole or half-written."""
     directory, config = tmp_path / "s", tmp_path / "couple.yaml"
     config.write_text(json.dumps(settings(directory, **JOB).model_dump(mode="json")))  # JSON is YAML
     moments, shards = random.Random(0), directory / "shards"
     kept: dict[str, int] = {}
-    for _ in range(3):
+    for _ in range(KILLS):
         command = [sys.executable, "-m", "jobs.couple", str(config)]
         with subprocess.Popen(command, env=outside(), start_new_session=True, stderr=subprocess.DEVNULL) as driver:
             wanted = len(kept) + moments.randrange(2, 60)

@@ -153,7 +153,7 @@ def test_a_team_that_shares_the_data_writes_the_bytes_of_one_actor(
     assert problem_file(directory, 0).stat().st_mtime_ns == solved_at
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_team_on_two_raylets_loses_a_member(blind: Path, tmp_path: Path) -> None:
     """A member is killed in the middle of a solve that records every round; the new team ends in the same bytes."""
     directory = tmp_path / "s"
@@ -163,7 +163,7 @@ def test_a_team_on_two_raylets_loses_a_member(blind: Path, tmp_path: Path) -> No
     assert not list(directory.glob("potentials/*.checkpoint.npz"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_driver_killed_in_mid_solve_goes_on_there(blind: Path, tmp_path: Path) -> None:
     directory, config = tmp_path / "s", tmp_path / "couple.yaml"
     job = settings(directory, cluster={"actors": 1, "checkpoint_seconds": 0}, **BLIND)

@@ -61,9 +61,8 @@ def test_pairs_are_those_of_the_jobs_first_block(digits: np.ndarray, tmp_path: P
     np.testing.assert_array_equal(found.x0, job["x0"])
     np.testing.assert_array_equal(found.x1, job["x1"])
     (row,) = read_blocks(tmp_path / "s")
-    assert {key: row[key] for key in ("sharpness", "cost_coupled", "passes")} == {
-        key: found.report[key] for key in ("sharpness", "cost_coupled", "passes")
-    }
+    for key in ("sharpness", "cost_coupled", "passes"):  # an estimate's last digits depend on the number of threads
+        assert row[key] == pytest.approx(found.report[key], rel=1e-12)
     assert len(found) == given["n"]
 
 

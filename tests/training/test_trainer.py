@@ -302,6 +302,7 @@ def test_a_fault_of_the_input_ends_the_run_at_once(store: Path, local_ray: None)
     assert isinstance(caught.value.__cause__, ray.train.ControllerError)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("local_ray")
 def test_sf2m_with_guidance_trains_on_two_workers_as_on_one_and_is_sampled(tmp_path: Path) -> None:
     """Noise, times and hidden labels follow from (seed, step) over the global batch."""
