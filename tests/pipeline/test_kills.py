@@ -31,7 +31,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_driver_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
-    """Once (three times by `make test-all`): killed when some number of further files is there, whole or half-written."""
+    """Once (three times by `make test-all`): killed when a random number of files is there, whole or half-written."""
     directory, config = tmp_path / "s", tmp_path / "couple.yaml"
     config.write_text(json.dumps(settings(directory, **JOB).model_dump(mode="json")))  # JSON is YAML
     moments, shards = random.Random(0), directory / "shards"
