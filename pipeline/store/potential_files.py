@@ -166,7 +166,7 @@ def assemble_potentials(directory: AnyPath, conditions: Conditions, ids: int) ->
 
 
 def join_potentials(
-    parts: list[tuple[Float64[np.ndarray, " k"], dict[str, Any]]], conditions: Conditions, ids: int
+    parts: list[tuple[Float64[np.ndarray, "_"], dict[str, Any]]], conditions: Conditions, ids: int
 ) -> Potentials:
     """Join the problems' potentials, given in the order of `conditions.problems()`, into one value per data id."""
     g = np.zeros(ids)

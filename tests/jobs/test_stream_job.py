@@ -17,14 +17,16 @@ from support.couplings import couple_here
 from support.processes import alive, outside
 
 from flowpairs.jobs._stream_job import stream, with_numbers
+from flowpairs.jobs.entry import run_command
 from flowpairs.jobs.stream_config import StreamConfig
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.config import validate
 from flowpairs.pipeline.store.format import read_index, read_outline, write_outline
 from flowpairs.training import objectives
-from flowpairs.training.pairs.loader import BatchPart, ShardLoader
-from flowpairs.training.run import directory
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
+from flowpairs.training.pairs.reading.order import arcs_for
 from flowpairs.training.run.logbook import read_metrics
 from flowpairs.training.run.loop import train_loop
 from flowpairs.training.run.state import FILE, TrainState
@@ -139,11 +141,11 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
         assert path.read_bytes() == (job.pairs / "shards" / path.name).read_bytes()
 
     # The weights of a loop without Ray over the finished store.
-    outline, part = read_outline(job.pairs), BatchPart(64, 0, 1, directory.arcs_for(64, 1))
+    outline, part = read_outline(job.pairs), BatchPart(64, 0, 1, arcs_for(64, 1))
     state = TrainState.start(objectives.build_network(whole.train, outline.index.shape, 10), whole.train.train)
     with ShardLoader(job.pairs, outline.index, part, 0, outline=outline) as loader:
         objective = objectives.build_objective(whole.train, 10)
-        train_loop(state, state.model, loader, objective, whole.train.train, part, lambda line: None, lambda m: None)
+        train_loop(state, state.model, loader, objective, whole.train.train, lambda line: None, lambda m: None)
     ours = torch.load(job.run / "checkpoints" / "step-000000096" / FILE, weights_only=True)["ema"]
     for name, value in state.ema.module.state_dict().items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
@@ -194,7 +196,7 @@ def test_ctrl_c_is_told_and_keeps_its_meaning(
 
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit) as caught:
-        run(command)
+        run_command(command)
     assert caught.value.code == 1
     assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
     assert signal.getsignal(signal.SIGINT) is meaning
@@ -248,7 +250,7 @@ def test_inputs_are_looked_at_before_anything_starts(tmp_path: Path) -> None:
     assert says("couple", "coupling", n=4000).startswith("couple: coupling.n=4000: larger than the data set")
     assert says("train", "train", batch=5000).startswith("train: train.batch=5000: more than the 4096 pairs")
     assert says("train", "train", warmup=97).startswith("train: train.warmup=97: longer than train.steps=96")
-    assert says("couple", "cluster", actors=0).startswith("couple.cluster.actors=0: stream shares a cluster")
+    assert "couple.cluster.actors=0: stream shares a cluster" in says("couple", "cluster", actors=0)
     assert says("train", "cluster", workers=3).startswith("train: train.batch=64: not divisible by 3 workers")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
