@@ -103,9 +103,10 @@ class Head:
         Two raylets with the same files would unpack a job's code, and delete it, under each other's feet.
         """
         files = f"--temp-dir={self.root / '2'}"
-        before = self.nodes()
+        while self.nodes() > 1:  # an earlier one is taken for alive for a while after its death
+            time.sleep(0.2)
         with ray_start(self.root, self.environment, "second", "--address", self.gcs, files, *agent_port()):
-            while self.nodes() == before:
+            while self.nodes() < 2:
                 time.sleep(0.2)
             yield
 

@@ -70,4 +70,5 @@ def test_a_semidiscrete_solve_is_forecast_without_being_done(tmp_path: Path, loc
     assert forecast.potential_points == pytest.approx(drawn, rel=1.0)
     assert plan(config).potential_points == 0, "it is solved"
     alone = settings(tmp_path / "p", features={"pca": 16}, coupling=coupling, output={"pairs": 0})
-    assert plan(alone).seconds > plan(alone).potential_seconds > 0
+    forecast = plan(alone)
+    assert forecast.seconds > forecast.potential_seconds > 0
