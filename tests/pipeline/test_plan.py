@@ -56,7 +56,7 @@ def test_shards_too_large_for_the_disk_are_refused_with_what_fits(tmp_path: Path
 def test_what_couple_refuses_is_refused(tmp_path: Path) -> None:
     (tmp_path / "couple.yaml").write_text("data: {path: digits}\ncoupling: {n: 5000}\noutput: {dir: out, pairs: 10}")
     with pytest.raises(InputError, match=r"coupling\.n=5000: larger than the data set"):
-        plan(load(CoupleConfig, tmp_path / "couple.yaml"))
+        plan(load(CoupleConfig, tmp_path / "couple.yaml", [f"output.dir={tmp_path / 'out'}"]))
 
 
 def test_a_semidiscrete_solve_is_forecast_without_being_done(tmp_path: Path, local_ray: None) -> None:

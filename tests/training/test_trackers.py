@@ -72,6 +72,7 @@ def test_a_run_that_died_and_was_resumed_is_one_run_with_every_step_once(run: Ru
 
     with pytest.raises(JobError), trackers.follow(config(run, name), run):
         die()
+    time.sleep(1.1)  # TensorBoard tells files of one process apart, and orders them, by the second of their start
     with trackers.follow(config(run, name), run):
         write(run, 50, 100)
     steps = range(10, 101, 10)
