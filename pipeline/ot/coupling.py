@@ -61,11 +61,11 @@ class Coupling(ABC):
 
     @abstractmethod
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
-        """Draw one partner per source row, with each target row used n b_j times, rounded by largest remainder.
+        """Draw one partner per source row, with each target row used n b_j times, rounded up or down.
 
         Args:
             u: uniforms in [0, 1), float64 [n], one per source row.
-            order: random permutation of the target rows; of equal remainders the first in it is rounded up.
+            order: random permutation of the target rows, which decides between them where nothing else does.
 
         Returns: target row numbers [n].
         """
@@ -115,10 +115,8 @@ class EntropicCoupling(Coupling):
             return self.backend.draw(self._logits(), u, self.team)
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
-        """See `Coupling.draw_balanced`; by rounds of draws among the target rows that still have capacity."""
-        room = balance.capacities(self.problem.weights()[1], self.problem.n, order)
-        with Workers(u.device):
-            return balance.fill(self._logits(), room, u, self.team, self.backend)
+        """See `Coupling.draw_balanced`; a pair comes as often as P says, see `balance.draw`."""
+        return balance.draw(self._logits(), self.problem.weights()[1], u, order, self.team)
 
     def argmax(self) -> Int[Tensor, " n"]:
         """See `Coupling.argmax`."""

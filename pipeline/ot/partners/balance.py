@@ -1,20 +1,29 @@
 """Balanced draws: one target row per source row, and every target row used as often as its weight says.
 
-`fill` and `cheapest` draw from a block's coupling; `relabel` corrects a semi-discrete assignment.
+`draw` and `cheapest` draw from a block's coupling; `relabel` corrects a semi-discrete assignment.
 """
+
+import math
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
+from flowpairs.pipeline.ot.partners.inverse_cdf import first_beyond
+from flowpairs.pipeline.ot.partners.rounding import round_masses
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
+from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.logits import Logits
-from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
+from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
 
+KEPT = 32  # entries of P(. | i) that represent a row: all of more than 1 / KEPT, and about as many of the others
+ALL = 2**18  # entries of a block up to which all are kept
+SCALINGS, SCALING_MEMORY, SCALED_AT_MOST = 300, 8, 60.0
+WHOLE = 0.05  # pairs that a scaling may miss
 RESIDUAL = 1024  # remaining rows that are assigned at once, at the least cost
 
 
@@ -33,48 +42,128 @@ def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[
     return room
 
 
-def fill(
-    kernel: Logits,
-    room: Int[Tensor, " m"],
-    u: Float[Tensor, " n"],
-    team: Team = SINGLE,
-    backend: Backend = TORCH,
+def draw(
+    kernel: Logits, b: Float[Tensor, " m"], u: Float[Tensor, " n"], order: Int[Tensor, " m"], team: Team = SINGLE
 ) -> Int[Tensor, " n"]:
-    """Draw in rounds among the columns with capacity left; the last rows are assigned at the least cost.
+    """Draw a random assignment of rows to columns that uses column j n b_j times, rounded, and follows P(. | i).
 
-    In each round every open row draws; a column drawn by more rows than its capacity keeps some of them at random, and
-    the others stay open. Later rounds need fresh uniforms, which come from a generator seeded by `u`.
+    Entries of P(. | i) of at least 1 / KEPT are kept, and of the others as many as make up their mass, at random, with
+    equal masses: a sparse coupling whose expectation is P. A block of up to ALL entries keeps all of them. The sparse
+    coupling is scaled to the exact column sums and rounded without bias (pipeline/ot/partners/rounding.py). So a pair
+    comes as often as P says, but for terms of 1 / KEPT in how a column's small entries share its correction.
 
     Args:
         kernel: logits with gamma in place.
-        room: how often each column is to be used [m], with sum n.
+        b: weights of the columns, float64 [m].
         u: uniforms in [0, 1), float64 [n].
-        team: processes that share the draws; all get all partners.
-        backend: backend that draws.
+        order: permutation of the columns; where rounding missed a column's count, the first in it make up for it.
+        team: processes that share the rows; all get all partners.
     """
-    fresh = np.random.default_rng(u.cpu().numpy().view(np.uint64))
-    room = room.clone()
-    partners = torch.empty_like(u, dtype=torch.int64)
-    rows = torch.arange(len(u), device=u.device)
-    while len(rows) > RESIDUAL:
-        columns = room.nonzero()[:, 0]
-        drawn = columns[backend.draw(kernel.restrict(rows, columns), u, team)]
-        shuffled = torch.from_numpy(fresh.permutation(len(rows))).to(u.device)
-        kept = shuffled[_rank_within(drawn[shuffled]) < room[drawn[shuffled]]]
-        partners[rows[kept]] = drawn[kept]
-        room -= torch.bincount(drawn[kept], minlength=len(room))
-        left = torch.ones(len(rows), dtype=torch.bool, device=u.device)
-        left[kept] = False
-        rows = rows[left]
-        u = torch.from_numpy(fresh.random(len(rows))).to(u.device)
-    if len(rows):
+    n = len(u)
+    used = b.nonzero()[:, 0]
+    share = b[used] * n
+    share = torch.where((share - share.round()).abs() < 1e-9 * n, share.round(), share)
+    i, j, mass = _sparse(kernel.restrict(torch.arange(n, device=b.device), used), u, team)
+    mass = _scaled(i, j, mass, share.cpu().numpy())
+    chosen = round_masses(i, j, mass, n, np.ascontiguousarray(u.cpu().numpy()).tobytes())
+    partners = used[torch.from_numpy(chosen).to(used.device)]
+    low, high = torch.zeros_like(order), torch.zeros_like(order)
+    low[used], high[used] = share.floor().long(), share.ceil().long()
+    return _assign_surplus(kernel, _bounded(partners, low, high, order), partners)
+
+
+def _bounded(
+    partners: Int[Tensor, " n"], low: Int[Tensor, " m"], high: Int[Tensor, " m"], order: Int[Tensor, " m"]
+) -> Int[Tensor, " m"]:
+    """Move the columns' counts between their bounds, with the same sum; the first in `order` make up for others."""
+    room = torch.bincount(partners, minlength=len(order)).clamp(min=low, max=high)
+    missing = len(partners) - int(room.sum())
+    free = order[(room < high if missing > 0 else room > low)[order]]
+    room[free[: abs(missing)]] += 1 if missing > 0 else -1
+    return room
+
+
+def _sparse(
+    kernel: Logits, u: Float[Tensor, " n"], team: Team
+) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
+    """Represent each row of P(. | i) by at most 2 KEPT entries, or by all of a small block; sorted by rows."""
+    share = RowPartition(kernel.n, kernel.m, kernel.device, team)
+    kept = min(kernel.m, max(KEPT, ALL // kernel.n))
+    least = 1 / kept if kept < kernel.m else 0.0
+    width = kernel.m if least == 0 else 2 * kept
+    columns = torch.full((kernel.n, width), -1, dtype=torch.int32, device=kernel.device)
+    masses = torch.zeros(kernel.n, width, dtype=torch.float32, device=kernel.device)
+
+    def work(group: TileRun) -> None:
+        buffer = workers.room(0, group[0].stop - group[0].start, kernel.m, kernel.empty)
+        for rows in group:
+            p = kernel.tile(rows, buffer)
+            p.sub_(p.amax(1, keepdim=True)).exp2_()
+            p.div_(p.sum(1, keepdim=True))
+            row, column = (p >= least).nonzero(as_tuple=True) if least else (p > 0).nonzero(as_tuple=True)
+            place = _rank_within(row)
+            columns[rows][row, place], masses[rows][row, place] = column.int(), p[row, column].float()
+            if least == 0:
+                continue
+            p[row, column] = 0
+            cumulative = p.cumsum(1, dtype=torch.float64)
+            rest = cumulative[:, -1:]
+            count = (rest * kept).ceil()
+            step = torch.arange(kept, device=p.device)
+            aim = (step + u[rows, None]) * rest / count.clamp(min=1)
+            drawn = first_beyond(cumulative, aim)
+            valid = step < count
+            columns[rows, kept:] = torch.where(valid, drawn, -1).int()
+            masses[rows, kept:] = (valid * rest / count.clamp(min=1)).float()
+
+    with Workers(kernel.device) as workers:
+        list(workers.map(work, share.groups()))
+    columns, masses = share.gather(columns).cpu(), share.gather(masses).cpu()
+    i, place = (masses > 0).nonzero(as_tuple=True)
+    return i.numpy(), columns[i, place].long().numpy(), masses[i, place].double().numpy()
+
+
+def _scaled(
+    i: Int64[np.ndarray, " k"],
+    j: Int64[np.ndarray, " k"],
+    mass: Float64[np.ndarray, " k"],
+    wanted: Float64[np.ndarray, " m"],
+) -> Float64[np.ndarray, " k"]:
+    """Scale rows and columns of a sparse matrix until its rows sum to 1 and its columns to `wanted`, or nearly."""
+    from scipy.sparse import csr_array
+
+    n = int(i[-1]) + 1
+    plan = csr_array((mass, (i, j)), shape=(n, len(wanted)))
+    transposed = plan.T.tocsr()
+    x, anderson = torch.zeros(len(wanted), dtype=torch.float64), Anderson(SCALING_MEMORY)
+    best, missed = x, math.inf
+    for _ in range(SCALINGS):
+        v = x.exp2().numpy()
+        column = v * (transposed @ (1 / (plan @ v)))
+        error = np.abs(column - wanted).sum() / 2
+        if error < missed:
+            best, missed = x, error
+        if error < WHOLE:
+            break
+        image = x + torch.from_numpy(np.log2(wanted / column.clip(1e-9)))
+        x = anderson.mix(x, image).clamp(-SCALED_AT_MOST, SCALED_AT_MOST)
+    v = best.exp2().numpy()
+    return mass * v[j] / (plan @ v)[i]
+
+
+def _assign_surplus(kernel: Logits, room: Int[Tensor, " m"], partners: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Give the rows that a column has too many to columns that have too few, RESIDUAL at a time at the least cost."""
+    over = (_rank_within(partners) >= room[partners]).nonzero()[:, 0]
+    short = (room - torch.bincount(partners, minlength=len(room))).clamp(min=0)
+    slots = torch.arange(len(room), device=room.device).repeat_interleave(short)
+    if len(over):
         from scipy.optimize import linear_sum_assignment  # costs a third of torch's import: not in every actor
 
-        slots = torch.arange(len(room), device=room.device).repeat_interleave(room)
-        rest = kernel.restrict(rows, slots)
-        logits = rest.tile(slice(0, len(rows)), rest.empty(len(rows), len(slots)))
-        columns = linear_sum_assignment(logits.double().cpu().numpy(), maximize=True)[1]
-        partners[rows] = slots[torch.from_numpy(columns).to(slots.device)]
+        for rows, columns in zip(over.split(RESIDUAL), slots.split(RESIDUAL), strict=True):
+            rest = kernel.restrict(rows, columns)
+            logits = rest.tile(slice(0, len(rows)), rest.empty(len(rows), len(columns)))
+            best = linear_sum_assignment(logits.double().cpu().numpy(), maximize=True)[1]
+            partners[rows] = columns[torch.from_numpy(best).to(columns.device)]
     return partners
 
 
