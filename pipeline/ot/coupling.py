@@ -115,8 +115,8 @@ class EntropicCoupling(Coupling):
             return self.backend.draw(self._logits(), u, self.team)
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
-        """See `Coupling.draw_balanced`; a pair comes as often as P says, see `balance.draw`."""
-        return balance.draw(self._logits(), self.problem.weights()[1], u, order, self.team)
+        """See `Coupling.draw_balanced`; a pair comes as often as P says, see `balance.balanced_draw`."""
+        return balance.balanced_draw(self._logits(), self.problem.weights()[1], u, order, self.team)
 
     def argmax(self) -> Int[Tensor, " n"]:
         """See `Coupling.argmax`."""

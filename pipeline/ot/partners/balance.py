@@ -1,6 +1,6 @@
 """Balanced draws: one target row per source row, and every target row used as often as its weight says.
 
-`draw` and `cheapest` draw from a block's coupling; `relabel` corrects a semi-discrete assignment.
+`balanced_draw` and `cheapest` draw from a block's coupling; `relabel` corrects a semi-discrete assignment.
 """
 
 import math
@@ -42,7 +42,7 @@ def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[
     return room
 
 
-def draw(
+def balanced_draw(
     kernel: Logits, b: Float[Tensor, " m"], u: Float[Tensor, " n"], order: Int[Tensor, " m"], team: Team = SINGLE
 ) -> Int[Tensor, " n"]:
     """Draw a random assignment of rows to columns that uses column j n b_j times, rounded, and follows P(. | i).
@@ -53,7 +53,7 @@ def draw(
     comes as often as P says, but for terms of 1 / KEPT in how a column's small entries share its correction.
 
     Args:
-        kernel: logits with gamma in place.
+        kernel: logits with gamma in position.
         b: weights of the columns, float64 [m].
         u: uniforms in [0, 1), float64 [n].
         order: permutation of the columns; where rounding missed a column's count, the first in it make up for it.
@@ -101,8 +101,8 @@ def _sparse(
             p.sub_(p.amax(1, keepdim=True)).exp2_()
             p.div_(p.sum(1, keepdim=True))
             row, column = (p >= least).nonzero(as_tuple=True) if least else (p > 0).nonzero(as_tuple=True)
-            place = _rank_within(row)
-            columns[rows][row, place], masses[rows][row, place] = column.int(), p[row, column].float()
+            position = _rank_within(row)
+            columns[rows][row, position], masses[rows][row, position] = column.int(), p[row, column].float()
             if least == 0:
                 continue
             p[row, column] = 0
@@ -119,8 +119,8 @@ def _sparse(
     with Workers(kernel.device) as workers:
         list(workers.map(work, share.groups()))
     columns, masses = share.gather(columns).cpu(), share.gather(masses).cpu()
-    i, place = (masses > 0).nonzero(as_tuple=True)
-    return i.numpy(), columns[i, place].long().numpy(), masses[i, place].double().numpy()
+    i, position = (masses > 0).nonzero(as_tuple=True)
+    return i.numpy(), columns[i, position].long().numpy(), masses[i, position].double().numpy()
 
 
 def _scaled(

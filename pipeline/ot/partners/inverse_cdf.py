@@ -63,9 +63,10 @@ def chunk_of(
     return chunk, aim - before
 
 
-def first_beyond(cumulative: Float[Tensor, "r c"], aim: Float[Tensor, "r 1"]) -> Int[Tensor, "r 1"]:
-    """Find the first column whose cumulative mass exceeds `aim`, which rounding may put on the total or below 0."""
-    below_total = torch.nextafter(cumulative[:, -1:], torch.zeros_like(aim))
+def first_beyond(cumulative: Float[Tensor, "r c"], aim: Float[Tensor, "r k"]) -> Int[Tensor, "r k"]:
+    """Find the first columns whose cumulative mass exceeds `aim`, which rounding may put on the total or below 0."""
+    total = cumulative[:, -1:]
+    below_total = torch.nextafter(total, torch.zeros_like(total))
     return torch.searchsorted(cumulative, torch.minimum(aim.clamp(min=0), below_total), right=True)
 
 

@@ -41,10 +41,10 @@ def round_masses(
             units >>= 1
             continue
         edges = np.flatnonzero(odd)
-        place = np.empty(len(units), np.int64)
-        place[edges] = np.arange(len(edges))
+        position = np.empty(len(units), np.int64)
+        position[edges] = np.arange(len(edges))
         order = by_column[odd[by_column]]
-        up = _alternate(_column_mates(place[order], j[order]), _coins(seed, bit, len(edges)))
+        up = _alternate(_column_mates(position[order], j[order]), _coins(seed, bit, len(edges)))
         units[edges] += np.where(up, 1, -1)
         units >>= 1
         if bit % 4 == 3:  # most entries are soon without mass
@@ -59,12 +59,12 @@ def round_masses(
 
 def _units(i: Int64[np.ndarray, " k"], mass: Float64[np.ndarray, " k"], n: int) -> Int64[np.ndarray, " k"]:
     """Convert masses to units that sum to 2^BITS in each row, each rounded up or down."""
-    ends = np.flatnonzero(np.diff(i, append=n))  # the last entry of each row
+    finals = np.flatnonzero(np.diff(i, append=n))  # the last entry of each row
     total = np.cumsum(mass)
-    before = np.concatenate([[0.0], total[ends[:-1]]])
-    reached = np.rint((total - before[i]) / (total[ends] - before)[i] * 2**BITS).astype(np.int64)
+    before = np.concatenate([[0.0], total[finals[:-1]]])
+    reached = np.rint((total - before[i]) / (total[finals] - before)[i] * 2**BITS).astype(np.int64)
     units = np.diff(reached, prepend=0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
+    starts = np.concatenate([[0], finals[:-1] + 1])
     units[starts] = reached[starts]
     return units
 
