@@ -1,11 +1,11 @@
 """Unbiased rounding of a sparse coupling to whole pairs: every entry becomes a pair as often as its mass says.
 
 This is dependent rounding of a bipartite graph (Gandhi, Khuller, Parthasarathy and Srinivasan, J. ACM 53, 2006; for a
-doubly stochastic matrix a draw from one of its Birkhoff-von Neumann decompositions), bit by bit: masses are multiples of
-2^-BITS, and the entries whose last bit is set form a graph in which every row, and every column of whole mass, has an
-even degree. Such a graph falls into even cycles. Along each of them the masses go up and down by one unit in turn, which
-of the two by a fair coin, so no sum and no expectation changes and every mass is even. After BITS such steps the masses
-are 0 or 1. Every step is a few operations on vectors of entries; a fixed order makes the result reproducible.
+doubly stochastic matrix a draw from one of its Birkhoff-von Neumann decompositions), bit by bit: masses are multiples
+of 2^-BITS, and the entries whose last bit is set form a graph in which every row, and every column of whole mass, has
+an even degree. Such a graph falls into even cycles. Along each of them the masses go up and down by one unit in turn,
+which of the two by a fair coin, so no sum and no expectation changes and every mass is even. After BITS such steps the
+masses are 0 or 1. Every step is a few operations on vectors of entries; a fixed order makes the result reproducible.
 """
 
 import hashlib
