@@ -16,6 +16,8 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
+from flowpairs.pipeline.ot.sinkhorn.parts import find_parts, offsets
+from flowpairs.pipeline.ot.sinkhorn.starved import feed
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate, SurrogateSolution
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.kernel import Kernel, kernel_of
@@ -56,6 +58,7 @@ class SolveState:
     bar: float = math.inf  # error of that pass
     lowest: float = math.inf
     stalled: int = 0
+    coarse: bool = False
     anderson: Anderson = field(default_factory=lambda: Anderson(MEMORY))
 
     def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
@@ -178,8 +181,16 @@ def descend(
             arrived = state.level == state.eps and (error < tol or state.stalled > STALLED)
             if arrived and (aim is None or aim.met(current)):
                 break
+            fed = feed(logits, current, a, b, share)
+            parts = None if fed or state.coarse or last_one or error < tol else find_parts(current, b, share)
+            if parts is not None:
+                state.gamma, state.coarse = current.gamma + _balanced(kernel, logits, current, a, b, parts, share, workers), True
+                state.passes += 1
+                state.best, state.bar, state.anderson = None, math.inf, Anderson(MEMORY)
+                continue
+            state.coarse = False
             if better:
-                surrogate = Surrogate(current, a, b, kernel.log_b, share, workers)
+                surrogate = Surrogate(current, a, b, kernel.log_b, share, workers, fed=fed)
                 if aim is not None and error < GOOD and not last_one:
                     state.eps = aim.eps(surrogate, state)
                 following = max(state.eps, state.level / SHARPEN) if error < GOOD else state.level
@@ -189,7 +200,7 @@ def descend(
                 if following != state.level:
                     state.move(solution.gamma, following)
                 else:
-                    state.gamma = state.anderson.mix(current.gamma, solution.gamma)
+                    state.gamma = solution.gamma if fed else state.anderson.mix(current.gamma, solution.gamma)
             else:
                 assert state.best is not None
                 gamma, columns = state.best
@@ -202,6 +213,22 @@ def descend(
             current = kernel.backend.sweep(logits, gamma, a, share, workers, keep=state.keep, entropies=True)
             state.passes += 1
     return current, state
+
+
+def _balanced(kernel, logits, current, a, b, parts, share, workers):
+    """Find by how much the columns of each part have to rise."""
+    sums = []
+    count = int(parts.max()) + 1
+    every = torch.arange(len(a), device=a.device)
+    for k in range(count):
+        columns = (parts == k).nonzero()[:, 0]
+        some = RowPartition(len(a), len(columns), a.device, share.team)
+        swept = kernel.backend.sweep(
+            logits.restrict(every, columns), current.gamma[columns], a, some, workers, marginal=False
+        )
+        sums.append(some.gather(swept.phi))
+    target = torch.zeros(count, dtype=b.dtype, device=b.device).index_add_(0, parts, b)
+    return offsets(torch.stack(sums, 1), a, target)[parts]
 
 
 def _keep(keep: int, rest: float, ratio: float, most: int) -> int:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
+from flowpairs.pipeline.ot.sinkhorn.starved import Fed
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition
 from flowpairs.pipeline.ot.tiles.tiling import Workers
@@ -53,6 +54,7 @@ class Surrogate:
         share: partition of the rows among processes.
         workers: the threads.
         measured: masses of the rows in the plan whose marginal the pass measured, where they were not `a`.
+        fed: columns whose potential was raised since, with their entries.
     """
 
     def __init__(
@@ -64,22 +66,14 @@ class Surrogate:
         share: RowPartition,
         workers: Workers,
         measured: Float[Tensor, " n"] | None = None,
+        fed: Fed | None = None,
     ) -> None:
         assert sweep.entries is not None
         measured = a if measured is None else measured
         self.gamma, self.a, self.b, self.log_b, self.share, self.workers = sweep.gamma, a, b, log_b, share, workers
         self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits.double()
         self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling from which the next solve starts
-        bounds = [share.sections[k].start for k in share.mine] + [share.rows.stop]
-        self.cuts = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
-        runs = min(len(share.mine), workers.threads, 1 + len(self.i) // BUSY)
-        cuts = [len(share.mine) * k // runs for k in range(runs + 1)]
-
-        def cut(run: tuple[int, int]) -> SurrogatePart:
-            entries = slice(self.cuts[run[0]], self.cuts[run[1]])
-            return SurrogatePart(self.i[entries], self.j[entries], bounds[run[0] : run[1] + 1], entries, len(b))
-
-        self.parts = list(workers.map(cut, list(pairwise(cuts))))
+        self._cut()
         mass = self.logits.exp2()
         self.rest_of_row = torch.zeros_like(a)
         for part in self.parts:
@@ -99,6 +93,34 @@ class Surrogate:
             total = _entropy(a).item() + share.total(a * sweep.bits) * math.log(2)
             left = total - self._entropy_of(a[self.i] * mass) + rest * math.log(rest)
             self.entropy_of_rest = max(0.0, left) / rest
+        if fed is not None:
+            self._add(fed)
+
+    def _cut(self) -> None:
+        """Cut the entries into parts, a thread each."""
+        share, m = self.share, len(self.b)
+        bounds = [share.sections[k].start for k in share.mine] + [share.rows.stop]
+        self.cuts = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
+        runs = min(len(share.mine), self.workers.threads, 1 + len(self.i) // BUSY)
+        cuts = [len(share.mine) * k // runs for k in range(runs + 1)]
+
+        def cut(run: tuple[int, int]) -> SurrogatePart:
+            entries = slice(self.cuts[run[0]], self.cuts[run[1]])
+            return SurrogatePart(self.i[entries], self.j[entries], bounds[run[0] : run[1] + 1], entries, m)
+
+        self.parts = list(self.workers.map(cut, list(pairwise(cuts))))
+
+    def _add(self, fed: Fed) -> None:
+        """Continue at the potential of `fed`: rows share their mass with its columns, whose entries are all kept."""
+        others = ~torch.isin(self.j, fed.columns)
+        i, j = torch.cat([self.i[others], fed.entries.i]), torch.cat([self.j[others], fed.entries.j])
+        logits = torch.cat([(self.logits - fed.shift[self.i])[others], fed.entries.logits])
+        order = i.argsort(stable=True)
+        self.gamma, self.i, self.j, self.logits = fed.gamma, i[order], j[order], logits[order]
+        self.rest_of_row = self.rest_of_row * (-fed.shift).exp2()
+        self.rest_of_column[fed.columns] = LEAST
+        self.rest_of_column /= self.rest_of_column.sum()
+        self._cut()
 
     def solve(self, sharpen: float, tol: float) -> SurrogateSolution:
         """Solve the surrogate at 1 / sharpen times the sweep's eps, by Sinkhorn with Anderson acceleration."""

@@ -1,0 +1,129 @@
+"""Parts of a problem that hardly exchange mass: one number per part, solved exactly, before anything finer.
+
+Where clusters are far apart, whatever mass has to cross from one to another does so by entries too small to be kept, and
+no step that looks at kept entries alone finds how much the potential of a whole part has to move. With the potential
+fixed within the parts, each row's soft-min over each part is a number, and the parts' offsets solve a small
+semi-discrete problem: n rows, one target per part. That is an exact step of block-coordinate ascent of the dual.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep
+from flowpairs.pipeline.ot.tiles.partition import RowPartition
+
+STRONG = 10.0  # bits below its row's largest down to which an entry joins its row and column
+MOST = 64  # largest number of parts
+COARSE = 0.5  # share of the error that has to be between parts
+COOLER = 4.0  # factor between two temperatures
+STEPS, HALVINGS = 60, 30
+STEP = 8.0  # largest change of an offset in a step, in units of the temperature
+ENOUGH = 1e-9  # L1 error of the parts' masses
+
+
+def find_parts(
+    current: Sweep, b: Float[Tensor, " m"], share: RowPartition
+) -> Int[Tensor, " m"] | None:
+    """Find the parts between which most of a pass's error lies, as the number of each column's part; None without.
+
+    Args:
+        current: the pass, with its entries.
+        b: target weights [m].
+        share: partition of the rows.
+    """
+    assert current.entries is not None
+    part = _components(current.entries, len(b), share)
+    count = int(part.max()) + 1
+    if not 1 < count <= MOST:
+        return None
+    apart = current.columns - b
+    between = torch.zeros(count, dtype=apart.dtype, device=apart.device).index_add_(0, part, apart)
+    return part if between.abs().sum() >= COARSE * apart.abs().sum() else None
+
+
+def _components(entries: Entries, m: int, share: RowPartition) -> Int[Tensor, " m"]:
+    """Number the connected components of the columns that strong entries join, by their first columns."""
+    import numpy as np
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    top = torch.full((share.n,), -math.inf, dtype=entries.logits.dtype, device=entries.logits.device)
+    top.scatter_reduce_(0, entries.i.long(), entries.logits, "amax")
+    strong = entries.logits >= top[entries.i] - STRONG
+    i, j = entries.i[strong].cpu().numpy(), entries.j[strong].cpu().numpy()
+    first = np.empty(share.n, np.int32)
+    first[i[::-1]] = j[::-1]  # a column of each row, with which its other columns are joined
+    graph = csr_array((np.ones(len(j), np.int8), (first[i], j)), shape=(m, m))
+    labels = torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))
+    if share.team.size > 1:  # join what the members found: each column with its label in each member
+        stack = torch.zeros(share.team.size, m, dtype=torch.int64)
+        stack[share.team.rank] = labels
+        every = share.team.sum(stack.to(share.device)).cpu() + m * (1 + torch.arange(share.team.size))[:, None]
+        columns = np.tile(np.arange(m), share.team.size)
+        size = m * (1 + share.team.size)
+        graph = csr_array((np.ones(len(columns), np.int8), (columns, every.flatten().numpy())), shape=(size, size))
+        labels = torch.from_numpy(connected_components(graph, directed=False)[1][:m].astype(np.int64))
+    return _renumbered(labels).to(share.device)
+
+
+def _renumbered(labels: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+    """Number the labels in the order of their first columns."""
+    values, inverse = labels.unique(return_inverse=True)
+    first = torch.full((len(values),), len(labels)).scatter_reduce_(0, inverse, torch.arange(len(labels)), "amin")
+    return first.argsort().argsort()[inverse]
+
+
+def offsets(w: Float[Tensor, "n k"], a: Float[Tensor, " n"], b: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Find the offsets at which the parts get their masses: sum_i a_i softmax_k(w_i + offset) = b, in base 2.
+
+    The masses are steep functions of the offsets and flat between the steps, so a temperature is lowered from the
+    spread of `w` to 1, with Newton's steps at each.
+
+    Args:
+        w: log2 of each row's sum over each part [n, k], float64.
+        a: source weights [n].
+        b: target mass of each part [k].
+    """
+    w = w - w.amax(1, keepdim=True)
+    delta = torch.zeros_like(b)
+    temperature = max(1.0, -w.min().item())
+    while True:
+        delta = _newton(w / temperature, a, b, delta / temperature) * temperature
+        if temperature == 1.0:
+            return delta
+        temperature = max(1.0, temperature / COOLER)
+
+
+def _newton(
+    w: Float[Tensor, "n k"], a: Float[Tensor, " n"], b: Float[Tensor, " k"], delta: Float[Tensor, " k"]
+) -> Float[Tensor, " k"]:
+    """Maximise the dual by Newton's steps with a bounded step and halving."""
+    ln2 = math.log(2)
+
+    def value(at: Tensor) -> tuple[float, Tensor]:
+        logits = (w + at) * ln2
+        return (b @ at * ln2 - a @ logits.logsumexp(1)).item(), logits.softmax(1)
+
+    best, p = value(delta)
+    for _ in range(STEPS):
+        mass = a @ p
+        slope = b - mass
+        if slope.abs().sum() < ENOUGH:
+            break
+        curvature = mass.diag() - (p * a[:, None]).T @ p
+        curvature.diagonal().add_(1e-14 + 1e-12 * curvature.diagonal().amax())
+        step = torch.linalg.solve(curvature, slope)
+        step -= step.mean()
+        step = step * min(1.0, STEP / step.abs().max().item()) / ln2
+        for _ in range(HALVINGS):
+            found, there = value(delta + step)
+            if found >= best:
+                break
+            step = step / 2
+        else:
+            break
+        delta, best, p = delta + step, found, there
+    return delta
