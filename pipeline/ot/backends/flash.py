@@ -17,7 +17,7 @@ from flowpairs.pipeline.ot.backends.protocol import TORCH
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep, large_entries
 from flowpairs.pipeline.ot.tiles.logits import InnerLogits, Logits
-from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, UNIT, RowPartition, Team, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 LN2 = math.log(2)
@@ -61,11 +61,14 @@ class Flash:
         x, y = logits.left[:, :-1], logits.right[:, :-1]
         phi, masses = torch.zeros_like(a), torch.zeros_like(gamma, dtype=torch.int64)
         phi[share.rows] = _log_sum(x[share.rows], y, gamma)
-        for k in share.mine if marginal else ():  # one sum per section, or it would depend on the team's size
-            rows = share.sections[k]
-            masses += to_fixed_point((gamma + _log_sum(y, x[rows], a[rows].log2() - phi[rows])).exp2())
-        entries = None if keep is None else large_entries(logits, phi, share, workers, keep)
-        return Sweep(gamma, phi, share.masses(masses), None, entries)
+        pieces = []
+        for rows in share.all_pieces() if marginal else ():  # one sum per piece, or it would depend on the team's size
+            pieces.append(to_fixed_point((gamma + _log_sum(y, x[rows], a[rows].log2() - phi[rows])).exp2()))
+            masses += pieces[-1]
+        if keep is None:
+            return Sweep(gamma, phi, share.masses(masses))
+        entries = large_entries(logits, phi, share, workers, keep)
+        return Sweep(gamma, phi, share.masses(masses), None, entries, torch.stack(pieces).double() / UNIT)
 
     def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`; by torch tiles."""

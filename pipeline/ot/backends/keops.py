@@ -22,7 +22,7 @@ from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep, large_entries
 from flowpairs.pipeline.ot.tiles import tiling
 from flowpairs.pipeline.ot.tiles.logits import InnerLogits, Logits
-from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, UNIT, RowPartition, Team, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 LN2 = math.log(2)
@@ -67,16 +67,19 @@ class KeOps:
         phi[share.rows] = top.double() / LN2 + total.double().log2()
         weights = (a[share.rows] / total).to(y.dtype)
         masses = torch.zeros_like(gamma, dtype=torch.int64)
-        for k in share.mine if marginal else ():  # one sum per section, or it would depend on the team's size
-            section = share.sections[k]
-            part = slice(section.start - share.rows.start, section.stop - share.rows.start)
+        pieces = []
+        for piece in share.all_pieces() if marginal else ():  # one sum per piece, or it would depend on the team's size
+            part = slice(piece.start - share.rows.start, piece.stop - share.rows.start)
             highest, mass, _ = _moments(y, x[part], weights[part])
-            masses += to_fixed_point(highest.exp() * mass)
+            pieces.append(to_fixed_point(highest.exp() * mass))
+            masses += pieces[-1]
         if bits is not None:
             _, mass, moment = _moments(x, y, torch.ones_like(y[:, 0]))
             bits[share.rows] = total.double().log2() - (moment / mass).double() / LN2
-        entries = None if keep is None else large_entries(logits, phi, share, workers, keep)
-        return Sweep(gamma, phi, share.masses(masses), bits, entries)
+        if keep is None:
+            return Sweep(gamma, phi, share.masses(masses), bits)
+        entries = large_entries(logits, phi, share, workers, keep)
+        return Sweep(gamma, phi, share.masses(masses), bits, entries, torch.stack(pieces).double() / UNIT)
 
     def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`."""

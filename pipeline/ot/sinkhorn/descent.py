@@ -27,6 +27,7 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 Progress = Callable[[int, float], None]
 
 BLUR = 0.2  # rel_eps where a cold solve starts: the Gaussian potential is good there, and the plan is still broad
+TEST = 0.02
 SHARPEN = 16.0  # largest factor by which eps is lowered in a step
 GOOD = 0.3  # L1 error below which eps is lowered
 FAR = 0.5  # L1 error above which a start is dropped for the Gaussian one
@@ -194,7 +195,7 @@ def descend(
                 if aim is not None and error < GOOD and not last_one:
                     state.eps = aim.eps(surrogate, state)
                 following = max(state.eps, state.level / SHARPEN) if error < GOOD else state.level
-                solution, following = _propose(surrogate, state.level, following, max(0.2 * tol, 0.02 * error))
+                solution, following = _propose(surrogate, state.level, following, max(0.2 * tol, TEST * error))
                 state.keep = _keep(state.keep, solution.rest, error / before, most)
                 state.may_end = error < max(CLOSE, tol)
                 if following != state.level:

@@ -17,6 +17,7 @@ from flowpairs.pipeline.ot.sharpness import sharpness, transport_costs
 from flowpairs.pipeline.ot.sinkhorn.descent import Progress, Save, SolveState, cold, descend, warm
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E, kernel_of
+from flowpairs.pipeline.ot.tiles.order import nearby_order
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, check_team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
@@ -91,10 +92,13 @@ class ProblemArrays:
         assert self.whole.cost_moments is not None
         self.std = self.whole.cost_moments.std
         a, b = problem.weights()
-        source, self.target = a.nonzero()[:, 0], b.nonzero()[:, 0]
+        self.source, self.target = a.nonzero()[:, 0], b.nonzero()[:, 0]
+        if not callable(problem.cost):
+            self.source = self.source[nearby_order(problem.x0[self.source].double())]
+        source = self.source
         self.a, self.b = a[source], b[self.target]
         self.supported = self.whole
-        if len(self.a) < problem.n or len(self.b) < problem.m:
+        if True:
             self.supported = replace(self.whole, x0=problem.x0[source], x1=problem.x1[self.target], a=self.a, b=self.b)
         self.kernel = kernel_of(self.supported, backend)
         self.share = RowPartition(len(self.a), len(self.b), a.device, team)
@@ -108,8 +112,10 @@ def finish_coupling(
     eps = state.eps
     problem, share, kernel = replace(block.whole, eps=eps), block.share, block.kernel
     f, g = kernel.f(share.gather(last.phi), eps), kernel.g(last.gamma, eps)
-    if block.supported is not block.whole:
+    if len(f) < problem.n or len(g) < problem.m:
         f, g = _extend(problem, block, f, g)
+    else:
+        f = torch.empty_like(f).index_copy_(0, block.source, f)
     a, b = block.a, block.b
     assert last.bits is not None
     # <P, c>: the rows' mean logits are phi - H(P(. | i)), and they are -s c + gamma.

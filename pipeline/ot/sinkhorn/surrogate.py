@@ -79,13 +79,12 @@ class Surrogate:
         for part in self.parts:
             part.fill(mass, torch.zeros_like(a))
             self.rest_of_row[part.rows] = (1 - part.kernel @ torch.ones_like(b)).clamp(min=0)
-        kept_of_columns = torch.zeros_like(sweep.gamma, dtype=torch.int64)
-        for masses in workers.map(
-            lambda part: part.spread(measured, torch.zeros_like(b), torch.ones_like(b)), self.parts
-        ):
-            kept_of_columns += masses
-        rest_of_column = (sweep.columns - share.masses(kept_of_columns)).clamp(min=LEAST)
-        self.rest_of_column = rest_of_column / rest_of_column.sum()
+        kept = torch.cat([part.spread(measured, torch.ones_like(b)) for part in self.parts])
+        if sweep.pieces is None:  # one profile for all
+            profiles = (sweep.columns - share.masses(kept.sum(0))).expand(len(kept), -1)
+        else:
+            profiles = sweep.pieces - kept.double() / UNIT
+        self._set_profiles(profiles)
         self.entropy_of_rest = math.nan
         if sweep.bits is not None:
             # The sweep knows the entropy of the whole plan, hence that of the rest as a distribution of its own.
@@ -96,16 +95,25 @@ class Surrogate:
         if fed is not None:
             self._add(fed)
 
+    def _set_profiles(self, profiles: Float[Tensor, "r m"]) -> None:
+        """Give each run the profile of its rest over the columns."""
+        profiles = profiles.clamp(min=LEAST)
+        profiles /= profiles.sum(1, keepdim=True)
+        for part, own in zip(self.parts, profiles.split([part.pieces for part in self.parts]), strict=True):
+            part.profile = own
+
     def _cut(self) -> None:
         """Cut the entries into parts, a thread each."""
         share, m = self.share, len(self.b)
-        bounds = [share.sections[k].start for k in share.mine] + [share.rows.stop]
-        self.cuts = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
-        runs = min(len(share.mine), self.workers.threads, 1 + len(self.i) // BUSY)
-        cuts = [len(share.mine) * k // runs for k in range(runs + 1)]
+        sections = [share.sections[k].start for k in share.mine] + [share.rows.stop]
+        self.cuts = torch.searchsorted(self.i, self.i.new_tensor(sections)).tolist()
+        bounds = [piece.start for piece in share.all_pieces()] + [share.rows.stop]
+        ends = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
+        count = min(len(bounds) - 1, self.workers.threads, 1 + len(self.i) // BUSY)
+        cuts = [(len(bounds) - 1) * k // count for k in range(count + 1)]
 
         def cut(run: tuple[int, int]) -> SurrogatePart:
-            entries = slice(self.cuts[run[0]], self.cuts[run[1]])
+            entries = slice(ends[run[0]], ends[run[1]])
             return SurrogatePart(self.i[entries], self.j[entries], bounds[run[0] : run[1] + 1], entries, m)
 
         self.parts = list(self.workers.map(cut, list(pairwise(cuts))))
@@ -118,9 +126,10 @@ class Surrogate:
         order = i.argsort(stable=True)
         self.gamma, self.i, self.j, self.logits = fed.gamma, i[order], j[order], logits[order]
         self.rest_of_row = self.rest_of_row * (-fed.shift).exp2()
-        self.rest_of_column[fed.columns] = LEAST
-        self.rest_of_column /= self.rest_of_column.sum()
+        profiles = torch.cat([part.profile for part in self.parts])
         self._cut()
+        profiles[:, fed.columns] = LEAST
+        self._set_profiles(profiles)
 
     def solve(self, sharpen: float, tol: float) -> SurrogateSolution:
         """Solve the surrogate at 1 / sharpen times the sweep's eps, by Sinkhorn with Anderson acceleration."""
@@ -133,7 +142,7 @@ class Surrogate:
         growth = (-least.max() - self.log_b.mean()) * (sharpen - 1)
         if sharpen < 1:  # where nearly all is kept, the rest is only rounding, which must not grow
             growth = growth.clamp(max=SPREAD)
-        r, c = self.rest_of_row * (growth - top).clamp(max=BOUND).exp2(), self.rest_of_column
+        r = self.rest_of_row * (growth - top).clamp(max=BOUND).exp2()
         list(self.workers.map(lambda part: part.fill(mass, r), self.parts))
 
         x = self.start
@@ -141,7 +150,7 @@ class Surrogate:
         u = scaling = torch.ones_like(self.a)
         for _ in range(ITERATIONS):
             v = x.exp2()
-            u, column = self._iterate(v, r, c)
+            u, column = self._iterate(v, r)
             now = (column - self.b).abs().sum().item()
             if now < error:
                 best, error, scaling = x, now, u
@@ -149,23 +158,25 @@ class Surrogate:
                 break
             x = anderson.mix(x, x + (self.b / column.clamp(min=1 / UNIT)).log2()).clamp(-BOUND, BOUND)
         kept = (scaling.log2()[self.i] + best[self.j] + logits - top[self.i]).exp2()
-        rest = self.share.total(scaling * r) * (c @ best.exp2()).item()
+        outside = torch.zeros_like(r)
+        for part in self.parts:
+            outside[part.rows] = part.outside(best.exp2())
+        rest = self.share.total(scaling * r * outside)
         self.start = best if error < SOLVED else self.start
         nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
         gamma = (self.gamma - self.log_b) * sharpen + self.log_b + best
         return SurrogateSolution(gamma, scaling.clamp(min=TINY).log2() - top, error, rest, nats)
 
     def _iterate(
-        self, v: Float[Tensor, " m"], r: Float[Tensor, " n"], c: Float[Tensor, " m"]
+        self, v: Float[Tensor, " m"], r: Float[Tensor, " n"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
         """Compute the rows' scaling that fits the columns' scaling v, and the columns' masses under both."""
         u, masses = torch.zeros_like(self.a), torch.zeros_like(self.b, dtype=torch.int64)
-        outside = c @ v
 
         def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
             rows = part.rows
-            u[rows] = self.a[rows] / (part.kernel @ v + r[rows] * outside).clamp(min=TINY)
-            return part.spread(u, c, v)
+            u[rows] = self.a[rows] / (part.kernel @ v + r[rows] * part.outside(v)).clamp(min=TINY)
+            return part.spread(u, v).sum(0)
 
         for counted in self.workers.map(work, self.parts):
             masses += counted
@@ -178,33 +189,34 @@ class Surrogate:
 
 
 class SurrogatePart:
-    """The kept entries of some consecutive sections, as a sparse matrix by rows and by columns.
+    """The kept entries of some consecutive runs of rows, as a sparse matrix by rows and by columns.
 
-    By columns each section is separate, with a last column for the rest, since what a section adds must not depend on
-    the sections next to it.
+    By columns each run is separate, with a last column for the rest, since what a run adds must not depend on the runs
+    next to it. `profile` is how a run's rest falls on the columns [runs, m].
 
     Args:
         i: rows of the entries, in increasing order.
         j: columns of the entries.
-        bounds: first rows of the sections, and the end.
+        bounds: first rows of the runs, and the end.
         entries: positions of these entries among all.
         m: number of columns.
     """
 
     def __init__(self, i: Int[Tensor, " k"], j: Int[Tensor, " k"], bounds: list[int], entries: slice, m: int) -> None:
-        self.rows, self.entries, self.m = slice(bounds[0], bounds[-1]), entries, m
+        self.rows, self.entries, self.m, self.pieces = slice(bounds[0], bounds[-1]), entries, m, len(bounds) - 1
         rows = torch.arange(bounds[0], bounds[-1], dtype=i.dtype, device=i.device)
         self.pattern = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True), j
-        self.sections = len(bounds) - 1
         every = torch.cat([i, rows])
-        section = torch.bucketize(every, every.new_tensor(bounds[1:-1]), right=True)
-        key = section * (m + 1) + torch.cat([j, torch.full_like(rows, m)])
+        inner = every.new_tensor(bounds[1:-1])
+        self.piece_of_row = torch.bucketize(rows, inner, right=True)
+        key = torch.bucketize(every, inner, right=True) * (m + 1) + torch.cat([j, torch.full_like(rows, m)])
         self.by_column = key.argsort(stable=True)
-        starts = torch.arange(self.sections * (m + 1) + 1, device=i.device)
+        starts = torch.arange(self.pieces * (m + 1) + 1, device=i.device)
         self.transposed_pattern = (
             torch.searchsorted(key[self.by_column], starts, out_int32=True),
             every[self.by_column] - bounds[0],
         )
+        self.profile = torch.zeros(self.pieces, m, dtype=torch.float64, device=i.device)
 
     def fill(self, mass: Float[Tensor, " entries"], r: Float[Tensor, " n"]) -> None:
         """Set the values of the kept entries, and the rest's row sums."""
@@ -212,12 +224,16 @@ class SurrogatePart:
         values = mass[self.entries]
         self.kernel = _csr(*self.pattern, values, (count, self.m))
         by_column = torch.cat([values, r[self.rows]])[self.by_column]
-        self.transposed = _csr(*self.transposed_pattern, by_column, (self.sections * (self.m + 1), count))
+        self.transposed = _csr(*self.transposed_pattern, by_column, (self.pieces * (self.m + 1), count))
 
-    def spread(self, u: Float[Tensor, " n"], c: Float[Tensor, " m"], v: Float[Tensor, " m"]) -> Int64[Tensor, " m"]:
-        """Compute the masses v (K^T u + c r.u) of these rows, in integers."""
-        sums = (self.transposed @ u[self.rows]).view(self.sections, self.m + 1)
-        return torch.addr(sums[:, :-1], sums[:, -1], c).mul_(v * UNIT).sum(0, dtype=torch.int64)
+    def outside(self, v: Float[Tensor, " m"]) -> Float[Tensor, " rows"]:
+        """Compute by how much each row's rest grows with the columns' scaling v."""
+        return (self.profile * v).sum(1)[self.piece_of_row]
+
+    def spread(self, u: Float[Tensor, " n"], v: Float[Tensor, " m"]) -> Int64[Tensor, "runs m"]:
+        """Compute what each run adds to the columns' masses under both scalings, in integers."""
+        sums = (self.transposed @ u[self.rows]).view(self.pieces, self.m + 1)
+        return torch.addcmul(sums[:, :-1], sums[:, -1:], self.profile).mul_(v * UNIT).long()
 
 
 def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:

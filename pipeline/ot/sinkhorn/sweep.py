@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flowpairs.pipeline.ot.tiles.logits import Logits
-from flowpairs.pipeline.ot.tiles.partition import RowPartition, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
 
 SAMPLE = 2**17  # entries by which the window is estimated
@@ -36,6 +36,7 @@ class Sweep:
     columns: Float[Tensor, " m"]  # the target marginal of P
     bits: Float[Tensor, " n"] | None = None  # entropy of P(. | i) in bits
     entries: Entries | None = None
+    pieces: Float[Tensor, "p m"] | None = None  # what each piece of this process's rows adds to the target marginal
 
 
 def sweep(
@@ -68,10 +69,11 @@ def sweep(
     window = None if keep is None else _window(kernel, keep)
 
     def work(group: TileRun) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        pieces = share.pieces(group)
         size = group[0].stop - group[0].start
         buffer = workers.room(0, size, kernel.m, kernel.empty)
         weights_buffer = workers.room(1, size, kernel.m, kernel.empty) if entropies else buffer
-        columns = buffer.new_zeros(kernel.m)
+        columns = buffer.new_zeros(len(pieces), kernel.m)
         found = []
         for rows in group:
             logits = kernel.tile(rows, buffer)
@@ -83,7 +85,10 @@ def sweep(
             weights = torch.exp2(logits, out=weights_buffer[: len(logits)])
             total = weights.sum(1)
             if marginal:
-                columns.addmv_(weights.T, (a[rows] / total).to(weights.dtype))
+                scaled = (a[rows] / total).to(weights.dtype)
+                for piece, own in zip(pieces, columns, strict=True):
+                    part = slice(max(0, piece.start - rows.start), piece.stop - rows.start)
+                    own.addmv_(weights[part].T, scaled[part])
             phi[rows] = top[:, 0] + total.log2().double()
             if bits is not None:
                 bits[rows] = total.log2() - logits.mul_(weights).sum(1) / total
@@ -92,15 +97,16 @@ def sweep(
                 found.append(((i + rows.start).int(), j.int(), logit - total.log2()[i]))
         return to_fixed_point(columns), found
 
-    masses, found = torch.zeros_like(gamma, dtype=torch.int64), []
+    masses, pieces, found = torch.zeros_like(gamma, dtype=torch.int64), [], []
     for part, entries in workers.map(work, share.groups()):
-        masses += part
+        masses += part.sum(0)
+        pieces.append(part)
         found += entries
     columns = share.masses(masses)
     if keep is None:
         return Sweep(gamma, phi, columns, bits)
     i, j, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Sweep(gamma, phi, columns, bits, Entries(i, j, logits))
+    return Sweep(gamma, phi, columns, bits, Entries(i, j, logits), torch.cat(pieces).double() / UNIT)
 
 
 def large_entries(

@@ -5,6 +5,7 @@ sections add to a sum over all rows is converted to integers before it is added 
 order (numbers), so a result has the same bits for any number of processes. Only such sums are exchanged.
 """
 
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +16,8 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.tiles.tiling import TileRun, sections, tile_runs
 
 UNIT = 2.0**62  # integer that stands for a mass of 1: all masses fit, and a mass of 1e-6 keeps 42 bits
+
+PIECES, PIECE_ROWS = 64, 32  # largest number of pieces of all rows, and least rows of one
 
 
 @runtime_checkable
@@ -57,10 +60,22 @@ class RowPartition:
         self.mine = range(count * team.rank // team.size, count * (team.rank + 1) // team.size)
         bounds = [section.start for section in self.sections] + [n]
         self.rows = slice(bounds[self.mine.start], bounds[self.mine.stop])
+        self.runs = sum(len(tile_runs(section, m, device)) for section in self.sections)
 
     def groups(self) -> list[TileRun]:
         """Cut this member's rows into runs of tiles."""
         return [group for k in self.mine for group in tile_runs(self.sections[k], self.m, self.device)]
+
+    def pieces(self, run: TileRun) -> list[slice]:
+        """Cut a run into the rows whose marginals a pass measures apart: itself, or a single tile in up to PIECES."""
+        start, stop = run[0].start, run[-1].stop
+        count = 1 if len(run) > 1 else max(1, min(PIECES // self.runs, (stop - start) // PIECE_ROWS))
+        cuts = [start + (stop - start) * k // count for k in range(count + 1)]
+        return [slice(low, high) for low, high in pairwise(cuts)]
+
+    def all_pieces(self) -> list[slice]:
+        """Return the pieces of this member's rows."""
+        return [piece for run in self.groups() for piece in self.pieces(run)]
 
     def masses(self, parts: Int64[Tensor, " k"]) -> Float[Tensor, " k"]:
         """Sum masses over the members, given this member's in fixed point (see `to_fixed_point`)."""
