@@ -30,6 +30,10 @@ SOLVED = 0.1  # L1 error of a solution from which another one may start
 SPREAD = 4.0  # log2 of the largest growth of the rest with eps
 LEAST = 1e-30  # smallest share of the rest per column, so that every column can be reached
 TINY = 1e-300
+SOLVED_WELL = 2e-4  # L1 error of Sinkhorn iterations from which Newton's method need not go on
+NEWTON, GRADIENTS, HALVINGS = 20, 60, 8
+LEAP = 40.0  # largest change of log2 v in a step
+CLOSER = 0.1  # share of the residual at which conjugate gradients end
 BUSY = 2**17  # number of entries that is worth a thread's start
 
 
@@ -157,6 +161,8 @@ class Surrogate:
             if now < tol:
                 break
             x = anderson.mix(x, x + (self.b / column.clamp(min=1 / UNIT)).log2()).clamp(-BOUND, BOUND)
+        if error > max(tol, SOLVED_WELL):
+            best, error, scaling = self._newton(best, r, tol)
         kept = (scaling.log2()[self.i] + best[self.j] + logits - top[self.i]).exp2()
         outside = torch.zeros_like(r)
         for part in self.parts:
@@ -181,6 +187,86 @@ class Surrogate:
         for counted in self.workers.map(work, self.parts):
             masses += counted
         return u, self.share.masses(masses)
+
+    def _newton(
+        self, x: Float[Tensor, " m"], r: Float[Tensor, " n"], tol: float
+    ) -> tuple[Float[Tensor, " m"], float, Float[Tensor, " n"]]:
+        """Maximise the dual by Newton's method with conjugate gradients, for what Sinkhorn iterations do not end.
+
+        Parts that exchange little mass, and weights of many magnitudes, make iterations slow however they are mixed.
+        """
+        u, column = self._iterate(x.exp2(), r)
+        value = self._dual(x, u)
+        for _ in range(NEWTON):
+            slope = self.b - column
+            error = slope.abs().sum().item()
+            if error < tol:
+                break
+            step = self._direction(x.exp2(), u, column, slope, r)
+            longest = step.abs().max().item()
+            if longest == 0:
+                break
+            step *= min(1.0, LEAP / longest)
+            for _ in range(HALVINGS):
+                there = (x + step).clamp(-BOUND, BOUND)
+                u_there, column_there = self._iterate(there.exp2(), r)
+                found = self._dual(there, u_there)
+                if found > value:
+                    break
+                step = step / 4
+            else:
+                break
+            x, u, column, value = there, u_there, column_there, found
+        return x, (self.b - column).abs().sum().item(), u
+
+    def _dual(self, x: Float[Tensor, " m"], u: Float[Tensor, " n"]) -> float:
+        """Compute <b, x> - sum_i a_i log2 of row i's sum, where u = a / sum."""
+        return (self.b @ x).item() - self.share.total(self.a * (self.a / u).log2())
+
+    def _direction(
+        self,
+        v: Float[Tensor, " m"],
+        u: Float[Tensor, " n"],
+        column: Float[Tensor, " m"],
+        slope: Float[Tensor, " m"],
+        r: Float[Tensor, " n"],
+    ) -> Float[Tensor, " m"]:
+        """Solve (diag(column) - P^T diag(1 / a) P) x = slope by conjugate gradients, with the diagonal to precondition."""
+        scale = 1 / column.clamp(min=TINY).sqrt()
+        x, residual = torch.zeros_like(slope), slope * scale
+        direction, square = residual, (residual @ residual).item()
+        wanted = square * CLOSER**2
+        for _ in range(GRADIENTS):
+            w = scale * direction
+            size = w.abs().max()
+            image = (column * w - self._exchanged(v, u, w / size, r) * size) * scale
+            curvature = (direction @ image).item()
+            if curvature <= 0:
+                break
+            length = square / curvature
+            x, residual = x + length * direction, residual - length * image
+            before, square = square, (residual @ residual).item()
+            if square < wanted:
+                break
+            direction = residual + (square / before) * direction
+        return scale * x / math.log(2)
+
+    def _exchanged(
+        self, v: Float[Tensor, " m"], u: Float[Tensor, " n"], w: Float[Tensor, " m"], r: Float[Tensor, " n"]
+    ) -> Float[Tensor, " m"]:
+        """Compute P^T diag(1 / a) P w for the plan P of both scalings."""
+        masses = torch.zeros_like(self.b, dtype=torch.int64)
+        vw = v * w
+
+        def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
+            rows = part.rows
+            sent = torch.zeros_like(u)
+            sent[rows] = u[rows] ** 2 / self.a[rows] * (part.kernel @ vw + r[rows] * part.outside(vw))
+            return part.spread(sent, v).sum(0)
+
+        for counted in self.workers.map(work, self.parts):
+            masses += counted
+        return self.share.masses(masses)
 
     def _entropy_of(self, masses: Float[Tensor, " k"]) -> float:
         """Sum -p log p over the kept entries of all processes."""
