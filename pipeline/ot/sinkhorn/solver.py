@@ -93,13 +93,12 @@ class ProblemArrays:
         self.std = self.whole.cost_moments.std
         a, b = problem.weights()
         self.source, self.target = a.nonzero()[:, 0], b.nonzero()[:, 0]
-        if not callable(problem.cost):
-            self.source = self.source[nearby_order(problem.x0[self.source].double())]
-        source = self.source
-        self.a, self.b = a[source], b[self.target]
-        self.supported = self.whole
-        if True:
-            self.supported = replace(self.whole, x0=problem.x0[source], x1=problem.x1[self.target], a=self.a, b=self.b)
+        self.source = self.source[nearby_order(problem.x0[self.source].double())]
+        self.target = self.target[nearby_order(problem.x1[self.target].double())]
+        self.a, self.b = a[self.source], b[self.target]
+        self.supported = replace(
+            self.whole, x0=problem.x0[self.source], x1=problem.x1[self.target], a=self.a, b=self.b
+        )
         self.kernel = kernel_of(self.supported, backend)
         self.share = RowPartition(len(self.a), len(self.b), a.device, team)
         check_team(team.size, len(self.a), len(self.b), a.device)
@@ -115,7 +114,7 @@ def finish_coupling(
     if len(f) < problem.n or len(g) < problem.m:
         f, g = _extend(problem, block, f, g)
     else:
-        f = torch.empty_like(f).index_copy_(0, block.source, f)
+        f, g = torch.empty_like(f).index_copy_(0, block.source, f), torch.empty_like(g).index_copy_(0, block.target, g)
     a, b = block.a, block.b
     assert last.bits is not None
     # <P, c>: the rows' mean logits are phi - H(P(. | i)), and they are -s c + gamma.

@@ -21,7 +21,7 @@ from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition
-from flowpairs.pipeline.ot.tiles.tiling import Workers
+from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups
 
 MEMORY = 8
 ITERATIONS = 200
@@ -79,11 +79,14 @@ class Surrogate:
         self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling from which the next solve starts
         self._cut()
         mass = self.logits.exp2()
-        self.rest_of_row = torch.zeros_like(a)
+        groups = torch.ones_like(a)[:, None] if sweep.groups is None else sweep.groups.double()
+        cuts = column_groups(len(b)) if sweep.groups is not None else [slice(0, len(b))]
+        self.width = torch.tensor([cut.stop - cut.start for cut in cuts], dtype=torch.float64, device=b.device)
+        self.group_of_column = torch.arange(len(cuts), device=b.device).repeat_interleave(self.width.long())
         for part in self.parts:
-            part.fill(mass, torch.zeros_like(a))
-            self.rest_of_row[part.rows] = (1 - part.kernel @ torch.ones_like(b)).clamp(min=0)
-        kept = torch.cat([part.spread(measured, torch.ones_like(b)) for part in self.parts])
+            part.fill(mass)
+        self.rest_of_row = (groups - self._kept_of_groups(mass)).clamp(min=0)
+        kept = torch.cat([part.spread(measured, torch.ones_like(b), torch.zeros_like(groups)) for part in self.parts])
         if sweep.pieces is None:  # one profile for all
             profiles = (sweep.columns - share.masses(kept.sum(0))).expand(len(kept), -1)
         else:
@@ -92,19 +95,26 @@ class Surrogate:
         self.entropy_of_rest = math.nan
         if sweep.bits is not None:
             # The sweep knows the entropy of the whole plan, hence that of the rest as a distribution of its own.
-            rest = max(share.total(a * self.rest_of_row), TINY)
+            rest = max(share.total(a * self.rest_of_row.sum(1)), TINY)
             total = _entropy(a).item() + share.total(a * sweep.bits) * math.log(2)
             left = total - self._entropy_of(a[self.i] * mass) + rest * math.log(rest)
             self.entropy_of_rest = max(0.0, left) / rest
         if fed is not None:
             self._add(fed)
 
+    def _kept_of_groups(self, mass: Float[Tensor, " k"]) -> Float[Tensor, "n g"]:
+        """Sum the kept entries of each row over each group of columns."""
+        count = len(self.width)
+        sums = torch.zeros(len(self.a) * count, dtype=mass.dtype, device=mass.device)
+        return sums.index_add_(0, self.i.long() * count + self.group_of_column[self.j], mass).view(-1, count)
+
     def _set_profiles(self, profiles: Float[Tensor, "r m"]) -> None:
-        """Give each run the profile of its rest over the columns."""
+        """Give each piece the profile of its rest over the columns of each group."""
         profiles = profiles.clamp(min=LEAST)
-        profiles /= profiles.sum(1, keepdim=True)
+        sums = profiles.new_zeros(len(profiles), len(self.width)).index_add_(1, self.group_of_column, profiles)
+        profiles /= sums[:, self.group_of_column]
         for part, own in zip(self.parts, profiles.split([part.pieces for part in self.parts]), strict=True):
-            part.profile = own
+            part.profile, part.group_of_column = own, self.group_of_column
 
     def _cut(self) -> None:
         """Cut the entries into parts, a thread each."""
@@ -129,7 +139,7 @@ class Surrogate:
         logits = torch.cat([(self.logits - fed.shift[self.i])[others], fed.entries.logits])
         order = i.argsort(stable=True)
         self.gamma, self.i, self.j, self.logits = fed.gamma, i[order], j[order], logits[order]
-        self.rest_of_row = self.rest_of_row * (-fed.shift).exp2()
+        self.rest_of_row = self.rest_of_row * (-fed.shift).exp2()[:, None]
         profiles = torch.cat([part.profile for part in self.parts])
         self._cut()
         profiles[:, fed.columns] = LEAST
@@ -146,8 +156,8 @@ class Surrogate:
         growth = (-least.max() - self.log_b.mean()) * (sharpen - 1)
         if sharpen < 1:  # where nearly all is kept, the rest is only rounding, which must not grow
             growth = growth.clamp(max=SPREAD)
-        r = self.rest_of_row * (growth - top).clamp(max=BOUND).exp2()
-        list(self.workers.map(lambda part: part.fill(mass, r), self.parts))
+        r = self.rest_of_row * (growth - top).clamp(max=BOUND).exp2()[:, None]
+        list(self.workers.map(lambda part: part.fill(mass), self.parts))
 
         x = self.start
         best, error, anderson = x, math.inf, Anderson(MEMORY)
@@ -164,32 +174,32 @@ class Surrogate:
         if error > max(tol, SOLVED_WELL):
             best, error, scaling = self._newton(best, r, tol)
         kept = (scaling.log2()[self.i] + best[self.j] + logits - top[self.i]).exp2()
-        outside = torch.zeros_like(r)
+        outside = torch.zeros_like(scaling)
         for part in self.parts:
-            outside[part.rows] = part.outside(best.exp2())
-        rest = self.share.total(scaling * r * outside)
+            outside[part.rows] = part.outside(best.exp2(), r)
+        rest = self.share.total(scaling * outside)
         self.start = best if error < SOLVED else self.start
         nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
         gamma = (self.gamma - self.log_b) * sharpen + self.log_b + best
         return SurrogateSolution(gamma, scaling.clamp(min=TINY).log2() - top, error, rest, nats)
 
     def _iterate(
-        self, v: Float[Tensor, " m"], r: Float[Tensor, " n"]
+        self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
         """Compute the rows' scaling that fits the columns' scaling v, and the columns' masses under both."""
         u, masses = torch.zeros_like(self.a), torch.zeros_like(self.b, dtype=torch.int64)
 
         def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
             rows = part.rows
-            u[rows] = self.a[rows] / (part.kernel @ v + r[rows] * part.outside(v)).clamp(min=TINY)
-            return part.spread(u, v).sum(0)
+            u[rows] = self.a[rows] / (part.kernel @ v + part.outside(v, r)).clamp(min=TINY)
+            return part.spread(u, v, r).sum(0)
 
         for counted in self.workers.map(work, self.parts):
             masses += counted
         return u, self.share.masses(masses)
 
     def _newton(
-        self, x: Float[Tensor, " m"], r: Float[Tensor, " n"], tol: float
+        self, x: Float[Tensor, " m"], r: Float[Tensor, "n g"], tol: float
     ) -> tuple[Float[Tensor, " m"], float, Float[Tensor, " n"]]:
         """Maximise the dual by Newton's method with conjugate gradients, for what Sinkhorn iterations do not end.
 
@@ -229,7 +239,7 @@ class Surrogate:
         u: Float[Tensor, " n"],
         column: Float[Tensor, " m"],
         slope: Float[Tensor, " m"],
-        r: Float[Tensor, " n"],
+        r: Float[Tensor, "n g"],
     ) -> Float[Tensor, " m"]:
         """Solve (diag(column) - P^T diag(1 / a) P) x = slope by conjugate gradients, with the diagonal to precondition."""
         scale = 1 / column.clamp(min=TINY).sqrt()
@@ -252,7 +262,7 @@ class Surrogate:
         return scale * x / math.log(2)
 
     def _exchanged(
-        self, v: Float[Tensor, " m"], u: Float[Tensor, " n"], w: Float[Tensor, " m"], r: Float[Tensor, " n"]
+        self, v: Float[Tensor, " m"], u: Float[Tensor, " n"], w: Float[Tensor, " m"], r: Float[Tensor, "n g"]
     ) -> Float[Tensor, " m"]:
         """Compute P^T diag(1 / a) P w for the plan P of both scalings."""
         masses = torch.zeros_like(self.b, dtype=torch.int64)
@@ -261,8 +271,8 @@ class Surrogate:
         def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
             rows = part.rows
             sent = torch.zeros_like(u)
-            sent[rows] = u[rows] ** 2 / self.a[rows] * (part.kernel @ vw + r[rows] * part.outside(vw))
-            return part.spread(sent, v).sum(0)
+            sent[rows] = u[rows] ** 2 / self.a[rows] * (part.kernel @ vw + part.outside(vw, r))
+            return part.spread(sent, v, r).sum(0)
 
         for counted in self.workers.map(work, self.parts):
             masses += counted
@@ -292,34 +302,38 @@ class SurrogatePart:
         self.rows, self.entries, self.m, self.pieces = slice(bounds[0], bounds[-1]), entries, m, len(bounds) - 1
         rows = torch.arange(bounds[0], bounds[-1], dtype=i.dtype, device=i.device)
         self.pattern = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True), j
-        every = torch.cat([i, rows])
-        inner = every.new_tensor(bounds[1:-1])
+        inner = i.new_tensor(bounds[1:-1])
         self.piece_of_row = torch.bucketize(rows, inner, right=True)
-        key = torch.bucketize(every, inner, right=True) * (m + 1) + torch.cat([j, torch.full_like(rows, m)])
+        key = torch.bucketize(i, inner, right=True) * m + j
         self.by_column = key.argsort(stable=True)
-        starts = torch.arange(self.pieces * (m + 1) + 1, device=i.device)
+        starts = torch.arange(self.pieces * m + 1, device=i.device)
         self.transposed_pattern = (
             torch.searchsorted(key[self.by_column], starts, out_int32=True),
-            every[self.by_column] - bounds[0],
+            i[self.by_column] - bounds[0],
         )
         self.profile = torch.zeros(self.pieces, m, dtype=torch.float64, device=i.device)
+        self.group_of_column = torch.zeros(m, dtype=torch.int64, device=i.device)
 
-    def fill(self, mass: Float[Tensor, " entries"], r: Float[Tensor, " n"]) -> None:
-        """Set the values of the kept entries, and the rest's row sums."""
+    def fill(self, mass: Float[Tensor, " entries"]) -> None:
+        """Set the values of the kept entries."""
         count = self.rows.stop - self.rows.start
         values = mass[self.entries]
         self.kernel = _csr(*self.pattern, values, (count, self.m))
-        by_column = torch.cat([values, r[self.rows]])[self.by_column]
-        self.transposed = _csr(*self.transposed_pattern, by_column, (self.pieces * (self.m + 1), count))
+        self.transposed = _csr(*self.transposed_pattern, values[self.by_column], (self.pieces * self.m, count))
 
-    def outside(self, v: Float[Tensor, " m"]) -> Float[Tensor, " rows"]:
-        """Compute by how much each row's rest grows with the columns' scaling v."""
-        return (self.profile * v).sum(1)[self.piece_of_row]
+    def outside(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
+        """Compute the rows' rest under the columns' scaling v."""
+        sums = v.new_zeros(self.pieces, r.shape[1]).index_add_(1, self.group_of_column, self.profile * v)
+        return (r[self.rows] * sums[self.piece_of_row]).sum(1)
 
-    def spread(self, u: Float[Tensor, " n"], v: Float[Tensor, " m"]) -> Int64[Tensor, "runs m"]:
-        """Compute what each run adds to the columns' masses under both scalings, in integers."""
-        sums = (self.transposed @ u[self.rows]).view(self.pieces, self.m + 1)
-        return torch.addcmul(sums[:, :-1], sums[:, -1:], self.profile).mul_(v * UNIT).long()
+    def spread(
+        self, u: Float[Tensor, " n"], v: Float[Tensor, " m"], r: Float[Tensor, "n g"]
+    ) -> Int64[Tensor, "pieces m"]:
+        """Compute what each piece adds to the columns' masses under both scalings, in integers."""
+        own = u[self.rows]
+        sums = (self.transposed @ own).view(self.pieces, self.m)
+        rest = v.new_zeros(self.pieces, r.shape[1]).index_add_(0, self.piece_of_row, r[self.rows] * own[:, None])
+        return sums.addcmul_(rest[:, self.group_of_column], self.profile).mul_(v * UNIT).long()
 
 
 def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:

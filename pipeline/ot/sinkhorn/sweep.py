@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.tiles.logits import Logits
 from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, to_fixed_point
-from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
+from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers, column_groups
 
 SAMPLE = 2**17  # entries by which the window is estimated
 
@@ -37,6 +37,7 @@ class Sweep:
     bits: Float[Tensor, " n"] | None = None  # entropy of P(. | i) in bits
     entries: Entries | None = None
     pieces: Float[Tensor, "p m"] | None = None  # what each piece of this process's rows adds to the target marginal
+    groups: Float[Tensor, "n g"] | None = None  # mass of P(. | i) in each group of columns
 
 
 def sweep(
@@ -67,6 +68,8 @@ def sweep(
     """
     phi, bits = torch.zeros_like(a), torch.zeros_like(a) if entropies else None
     window = None if keep is None else _window(kernel, keep)
+    cuts = column_groups(kernel.m)
+    groups = None if keep is None else a.new_zeros(kernel.n, len(cuts), dtype=torch.float32)
 
     def work(group: TileRun) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
         pieces = share.pieces(group)
@@ -83,7 +86,12 @@ def sweep(
             if keep is not None and window is not None:
                 near = _within(logits, window, 4 * keep * len(logits), workers)
             weights = torch.exp2(logits, out=weights_buffer[: len(logits)])
-            total = weights.sum(1)
+            if groups is None:
+                total = weights.sum(1)
+            else:
+                parts = _group_sums(weights, cuts)
+                total = parts.sum(1)
+                groups[rows] = (parts / total[:, None]).float()
             if marginal:
                 scaled = (a[rows] / total).to(weights.dtype)
                 for piece, own in zip(pieces, columns, strict=True):
@@ -106,7 +114,16 @@ def sweep(
     if keep is None:
         return Sweep(gamma, phi, columns, bits)
     i, j, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Sweep(gamma, phi, columns, bits, Entries(i, j, logits), torch.cat(pieces).double() / UNIT)
+    return Sweep(gamma, phi, columns, bits, Entries(i, j, logits), torch.cat(pieces).double() / UNIT, groups)
+
+
+def _group_sums(weights: Float[Tensor, "r m"], cuts: list[slice]) -> Float[Tensor, "r g"]:
+    """Sum each row over each group of columns, all but the last of which are as wide as the first."""
+    width, count = cuts[0].stop, len(cuts)
+    sums = weights[:, : width * count].unflatten(1, (count, width)).sum(2)
+    if cuts[-1].stop > width * count:
+        sums[:, -1] += weights[:, width * count :].sum(1)
+    return sums
 
 
 def large_entries(

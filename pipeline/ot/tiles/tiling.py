@@ -20,6 +20,7 @@ CPU_ROWS = (16, 128, 512)  # fewer than 16 starve the matrix product, 128 feed i
 GPU_ENTRIES = 2**27
 CPU_SECTIONS, GPU_SECTIONS = 16, 64  # largest numbers of sections, hence of processes that can share a block
 GROUPS = 4  # largest number per section: runs of tiles that one thread adds up
+COLUMN_GROUPS, COLUMNS = 64, 16  # largest number of groups of columns, and least columns of one
 
 TileRun = list[slice]  # consecutive tiles, as row numbers
 
@@ -49,6 +50,13 @@ def tile_runs(section: slice, m: int, device: torch.device) -> list[TileRun]:
         [slice(start, min(run.stop, start + size)) for start in range(run.start, run.stop, size)]
         for run in _cut(section, size, GROUPS)
     ]
+
+
+def column_groups(m: int) -> list[slice]:
+    """Cut m columns into consecutive groups of similar size, for which a pass measures each row's mass apart."""
+    count = max(1, min(COLUMN_GROUPS, m // COLUMNS))
+    width = m // count
+    return [slice(k * width, m if k == count - 1 else (k + 1) * width) for k in range(count)]
 
 
 def _cut(rows: slice, size: int, most: int) -> list[slice]:
