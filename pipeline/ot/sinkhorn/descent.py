@@ -11,23 +11,24 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
-from flowpairs.pipeline.ot.sinkhorn.parts import find_parts, offsets
+from flowpairs.pipeline.ot.sinkhorn.parts import find_parts, offsets, part_masses
 from flowpairs.pipeline.ot.sinkhorn.starved import feed
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate, SurrogateSolution
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.kernel import Kernel, kernel_of
+from flowpairs.pipeline.ot.tiles.logits import Logits
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 Progress = Callable[[int, float], None]
 
 BLUR = 0.2  # rel_eps where a cold solve starts: the Gaussian potential is good there, and the plan is still broad
-TEST = 0.02
+HALTED = 0.3  # a step that leaves more than this share of the error makes a solve look for parts that are apart
 SHARPEN = 16.0  # largest factor by which eps is lowered in a step
 GOOD = 0.3  # L1 error below which eps is lowered
 FAR = 0.5  # L1 error above which a start is dropped for the Gaussian one
@@ -38,7 +39,8 @@ SLOW = 0.2  # a step that leaves more than this share of the error asks for four
 ENTRIES = 2**24  # largest surrogate of more than MANY entries per row: a gigabyte, and still cheaper than a pass
 CLOSE = 0.1  # L1 error below which the next pass may be the last and finds the entropies as well
 MEMORY = 3
-STALLED = 20  # passes without progress after which a solve gives up
+STALLED = 20  # passes after which a solve gives up, unless the error fell below PROGRESS times what it was before
+PROGRESS = 0.7
 SMALL = 2**20  # entries below which a problem without a closed-form start starts from zero
 THINNED = 8  # a larger problem starts from one with an eighth of its rows
 ROUGH = 0.05  # L1 error to which the thinned problem is solved
@@ -59,12 +61,13 @@ class SolveState:
     bar: float = math.inf  # error of that pass
     lowest: float = math.inf
     stalled: int = 0
-    coarse: bool = False
+    coarse: bool = False  # whether gamma comes from a step over parts
     anderson: Anderson = field(default_factory=lambda: Anderson(MEMORY))
 
     def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
         """Convert the state to float64 tensors."""
         numbers = [self.level, self.eps, self.may_end, self.passes, self.keep, self.bar, self.lowest, self.stalled]
+        numbers.append(self.coarse)
         out = {"gamma": self.gamma, "numbers": torch.tensor(numbers, dtype=torch.float64)}
         if self.best is not None:
             out["best"] = torch.stack(self.best)
@@ -75,9 +78,9 @@ class SolveState:
     @classmethod
     def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "SolveState":
         """Build the state from its `arrays`."""
-        level, eps, may_end, passes, keep, bar, lowest, stalled = arrays["numbers"].tolist()
+        level, eps, may_end, passes, keep, bar, lowest, stalled, coarse = arrays["numbers"].tolist()
         state = cls(arrays["gamma"].to(device), level, eps, bool(may_end), passes=int(passes), keep=int(keep))
-        state.bar, state.lowest, state.stalled = bar, lowest, int(stalled)
+        state.bar, state.lowest, state.stalled, state.coarse = bar, lowest, int(stalled), bool(coarse)
         if "best" in arrays:
             gamma, columns = arrays["best"].to(device)
             state.best = gamma, columns
@@ -174,8 +177,9 @@ def descend(
                 state = replace(cold(kernel, state.eps, std, tol, team), passes=state.passes)
                 continue
             state.guess = False
-            state.stalled = 0 if error < state.lowest else state.stalled + 1
-            state.lowest = min(state.lowest, error)
+            progress_made = error < PROGRESS * state.lowest
+            state.stalled = 0 if progress_made else state.stalled + 1
+            state.lowest = error if progress_made else state.lowest
             better, before = error < state.bar, state.bar
             if better:
                 state.best, state.bar = (current.gamma, current.columns), error
@@ -183,19 +187,24 @@ def descend(
             if arrived and (aim is None or aim.met(current)):
                 break
             fed = feed(logits, current, a, b, share)
-            parts = None if fed or state.coarse or last_one or error < tol else find_parts(current, b, share)
-            if parts is not None:
-                state.gamma, state.coarse = current.gamma + _balanced(kernel, logits, current, a, b, parts, share, workers), True
-                state.passes += 1
-                state.best, state.bar, state.anderson = None, math.inf, Anderson(MEMORY)
-                continue
+            halted = not better or HALTED * before < error < before
+            if halted and fed is None and not (state.coarse or last_one or arrived):
+                parts = find_parts(current, b, share)
+                if parts is not None:
+                    rise = offsets(
+                        _part_sums(kernel, logits, current.gamma, a, parts, share, workers), a, part_masses(b, parts)
+                    )
+                    state.gamma, state.coarse = current.gamma + rise[parts], True
+                    state.best, state.bar, state.anderson = None, math.inf, Anderson(MEMORY)
+                    state.passes += 1
+                    continue
             state.coarse = False
             if better:
                 surrogate = Surrogate(current, a, b, kernel.log_b, share, workers, fed=fed)
                 if aim is not None and error < GOOD and not last_one:
                     state.eps = aim.eps(surrogate, state)
                 following = max(state.eps, state.level / SHARPEN) if error < GOOD else state.level
-                solution, following = _propose(surrogate, state.level, following, max(0.2 * tol, TEST * error))
+                solution, following = _propose(surrogate, state.level, following, max(0.2 * tol, 0.02 * error))
                 state.keep = _keep(state.keep, solution.rest, error / before, most)
                 state.may_end = error < max(CLOSE, tol)
                 if following != state.level:
@@ -216,20 +225,23 @@ def descend(
     return current, state
 
 
-def _balanced(kernel, logits, current, a, b, parts, share, workers):
-    """Find by how much the columns of each part have to rise."""
-    sums = []
-    count = int(parts.max()) + 1
-    every = torch.arange(len(a), device=a.device)
-    for k in range(count):
+def _part_sums(
+    kernel: Kernel,
+    logits: Logits,
+    gamma: Float[Tensor, " m"],
+    a: Float[Tensor, " n"],
+    parts: Int[Tensor, " m"],
+    share: RowPartition,
+    workers: Workers,
+) -> Float[Tensor, "n k"]:
+    """Compute log2 of each row's sum over the columns of each part, in one pass altogether."""
+    sums, rows = [], torch.arange(len(a), device=a.device)
+    for k in range(int(parts.max()) + 1):
         columns = (parts == k).nonzero()[:, 0]
         some = RowPartition(len(a), len(columns), a.device, share.team)
-        swept = kernel.backend.sweep(
-            logits.restrict(every, columns), current.gamma[columns], a, some, workers, marginal=False
-        )
-        sums.append(some.gather(swept.phi))
-    target = torch.zeros(count, dtype=b.dtype, device=b.device).index_add_(0, parts, b)
-    return offsets(torch.stack(sums, 1), a, target)[parts]
+        part = logits.restrict(rows, columns)
+        sums.append(some.gather(kernel.backend.sweep(part, gamma[columns], a, some, workers, marginal=False).phi))
+    return torch.stack(sums, 1)
 
 
 def _keep(keep: int, rest: float, ratio: float, most: int) -> int:

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep
+from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.partition import RowPartition
+from flowpairs.pipeline.ot.tiles.tiling import column_groups
 
 STRONG = 10.0  # bits below its row's largest down to which an entry joins its row and column
 MOST = 64  # largest number of parts
@@ -24,9 +25,7 @@ STEP = 8.0  # largest change of an offset in a step, in units of the temperature
 ENOUGH = 1e-9  # L1 error of the parts' masses
 
 
-def find_parts(
-    current: Sweep, b: Float[Tensor, " m"], share: RowPartition
-) -> Int[Tensor, " m"] | None:
+def find_parts(current: Sweep, b: Float[Tensor, " m"], share: RowPartition) -> Int[Tensor, " m"] | None:
     """Find the parts between which most of a pass's error lies, as the number of each column's part; None without.
 
     Args:
@@ -34,39 +33,67 @@ def find_parts(
         b: target weights [m].
         share: partition of the rows.
     """
-    assert current.entries is not None
-    part = _components(current.entries, len(b), share)
+    part = _components(current, len(b), share)
     count = int(part.max()) + 1
     if not 1 < count <= MOST:
         return None
     apart = current.columns - b
-    between = torch.zeros(count, dtype=apart.dtype, device=apart.device).index_add_(0, part, apart)
-    return part if between.abs().sum() >= COARSE * apart.abs().sum() else None
+    return part if part_masses(apart, part).abs().sum() >= COARSE * apart.abs().sum() else None
 
 
-def _components(entries: Entries, m: int, share: RowPartition) -> Int[Tensor, " m"]:
-    """Number the connected components of the columns that strong entries join, by their first columns."""
+def part_masses(columns: Float[Tensor, " m"], parts: Int[Tensor, " m"]) -> Float[Tensor, " k"]:
+    """Sum numbers of columns over each part."""
+    return columns.new_zeros(int(parts.max()) + 1).index_add_(0, parts, columns)
+
+
+def _components(current: Sweep, m: int, share: RowPartition) -> Int[Tensor, " m"]:
+    """Number the connected components of the columns that share rows, in the order of their first columns.
+
+    A row joins the columns of its strong entries. A column without one is joined to the row that is likeliest to give
+    it most: that with the largest mass in the column's group, in the piece of rows that gives it most.
+    """
     import numpy as np
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    top = torch.full((share.n,), -math.inf, dtype=entries.logits.dtype, device=entries.logits.device)
+    def labelled(i: np.ndarray, j: np.ndarray, size: int) -> np.ndarray:
+        graph = csr_array((np.ones(len(i), np.int8), (i, j)), shape=(size, size))
+        return connected_components(graph, directed=False)[1].astype(np.int64)
+
+    assert current.entries is not None
+    entries, n = current.entries, share.n
+    top = torch.full((n,), -math.inf, dtype=entries.logits.dtype, device=entries.logits.device)
     top.scatter_reduce_(0, entries.i.long(), entries.logits, "amax")
     strong = entries.logits >= top[entries.i] - STRONG
-    i, j = entries.i[strong].cpu().numpy(), entries.j[strong].cpu().numpy()
-    first = np.empty(share.n, np.int32)
-    first[i[::-1]] = j[::-1]  # a column of each row, with which its other columns are joined
-    graph = csr_array((np.ones(len(j), np.int8), (first[i], j)), shape=(m, m))
-    labels = torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))
+    i, j = entries.i[strong].long(), entries.j[strong].long()
+    alone = torch.ones(m, dtype=torch.int64, device=j.device)
+    alone[j] = 0
+    rows, columns = _givers(current, share, alone)
+    i, j = torch.cat([i, rows]).cpu().numpy(), torch.cat([j, columns]).cpu().numpy()
+    labels = labelled(j, m + i, m + n)[:m]
     if share.team.size > 1:  # join what the members found: each column with its label in each member
         stack = torch.zeros(share.team.size, m, dtype=torch.int64)
-        stack[share.team.rank] = labels
-        every = share.team.sum(stack.to(share.device)).cpu() + m * (1 + torch.arange(share.team.size))[:, None]
-        columns = np.tile(np.arange(m), share.team.size)
-        size = m * (1 + share.team.size)
-        graph = csr_array((np.ones(len(columns), np.int8), (columns, every.flatten().numpy())), shape=(size, size))
-        labels = torch.from_numpy(connected_components(graph, directed=False)[1][:m].astype(np.int64))
-    return _renumbered(labels).to(share.device)
+        stack[share.team.rank] = torch.from_numpy(labels)
+        every = share.team.sum(stack.to(share.device)).cpu().numpy() + (m + n) * np.arange(share.team.size)[:, None]
+        labels = labelled(np.tile(np.arange(m), share.team.size), m + every.ravel(), m + (m + n) * share.team.size)[:m]
+    return _renumbered(torch.from_numpy(labels)).to(share.device)
+
+
+def _givers(current: Sweep, share: RowPartition, alone: Int[Tensor, " m"]) -> tuple[Tensor, Tensor]:
+    """Find the rows of this process to which columns without strong entries in any process are joined."""
+    alone = share.team.sum(alone.clone()) == share.team.size
+    if current.pieces is None or current.groups is None or not bool(alone.any()):
+        return alone.new_zeros(0, dtype=torch.int64), alone.new_zeros(0, dtype=torch.int64)
+    cuts = column_groups(share.m)
+    width = torch.tensor([cut.stop - cut.start for cut in cuts], device=alone.device)
+    group = torch.arange(len(cuts), device=alone.device).repeat_interleave(width)
+    most, piece = current.pieces.max(0)
+    best = most.new_zeros(share.team.size, share.m)
+    best[share.team.rank] = most
+    mine = alone & (share.team.sum(best).argmax(0) == share.team.rank)
+    rows = torch.stack([rows.start + current.groups[rows].argmax(0) for rows in share.all_pieces()])
+    columns = mine.nonzero()[:, 0]
+    return rows[piece[columns], group[columns]], columns
 
 
 def _renumbered(labels: Int[Tensor, " m"]) -> Int[Tensor, " m"]:

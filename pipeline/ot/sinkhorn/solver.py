@@ -96,9 +96,7 @@ class ProblemArrays:
         self.source = self.source[nearby_order(problem.x0[self.source].double())]
         self.target = self.target[nearby_order(problem.x1[self.target].double())]
         self.a, self.b = a[self.source], b[self.target]
-        self.supported = replace(
-            self.whole, x0=problem.x0[self.source], x1=problem.x1[self.target], a=self.a, b=self.b
-        )
+        self.supported = replace(self.whole, x0=problem.x0[self.source], x1=problem.x1[self.target], a=self.a, b=self.b)
         self.kernel = kernel_of(self.supported, backend)
         self.share = RowPartition(len(self.a), len(self.b), a.device, team)
         check_team(team.size, len(self.a), len(self.b), a.device)

@@ -85,9 +85,7 @@ def _shift(tile: Float[Tensor, "r s"]) -> Float[Tensor, " r"]:
     return top + ((-top).exp2() + (tile - top[:, None]).exp2().sum(1)).log2()
 
 
-def _log_sums(
-    tile: Float[Tensor, "r s"], share: RowPartition
-) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
+def _log_sums(tile: Float[Tensor, "r s"], share: RowPartition) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
     """Find the columns' largest numbers and log2 of the sums of 2^tile, over the rows of all processes."""
     stack = tile.new_zeros(2, len(share.sections), tile.shape[1])
     for k in share.mine:

@@ -27,6 +27,7 @@ MEMORY = 8
 ITERATIONS = 200
 BOUND = 900.0  # largest |log2 v|: float64 holds v and what it multiplies
 SOLVED = 0.1  # L1 error of a solution from which another one may start
+MEAN = 0.75  # where an entry of the rest lies between the least kept one and the mean of its block, in log
 SPREAD = 4.0  # log2 of the largest growth of the rest with eps
 LEAST = 1e-30  # smallest share of the rest per column, so that every column can be reached
 TINY = 1e-300
@@ -151,12 +152,13 @@ class Surrogate:
         logits = (self.logits - log_b) * sharpen + log_b
         top = torch.zeros_like(self.a).scatter_reduce_(0, self.i.long(), logits, "amax", include_self=False)
         mass = (logits - top[self.i]).exp2()
-        # A left-out entry lies below every kept one, and shrinks by at least as much.
+        # An entry of a block's rest is about the block's mean, and at most the least that was kept.
         least = self.share.each([-_lowest(self.logits[low:high]) for low, high in pairwise(self.cuts)])
-        growth = (-least.max() - self.log_b.mean()) * (sharpen - 1)
+        mean = (self.rest_of_row / self.width).clamp(min=TINY).log2()
+        growth = (MEAN * mean - (1 - MEAN) * least.max() - self.log_b.mean()) * (sharpen - 1)
         if sharpen < 1:  # where nearly all is kept, the rest is only rounding, which must not grow
             growth = growth.clamp(max=SPREAD)
-        r = self.rest_of_row * (growth - top).clamp(max=BOUND).exp2()[:, None]
+        r = self.rest_of_row * (growth - top[:, None]).clamp(max=BOUND).exp2()
         list(self.workers.map(lambda part: part.fill(mass), self.parts))
 
         x = self.start
