@@ -31,6 +31,9 @@ MEAN = 0.75  # where an entry of the rest lies between the least kept one and th
 SPREAD = 4.0  # log2 of the largest growth of the rest with eps
 LEAST = 1e-30  # smallest share of the rest per column, so that every column can be reached
 TINY = 1e-300
+ROUNDED = 1e-6  # share of a mass that is rounding of float32 and must not be taken for a rest
+FAILED = 1e-2  # L1 error above which it is solved again by way of larger eps, BLURS times the sharpness
+BLURS = 1 / 64, 1 / 16, 1 / 4
 SOLVED_WELL = 2e-4  # L1 error of Sinkhorn iterations from which Newton's method need not go on
 NEWTON, GRADIENTS, HALVINGS = 20, 60, 8
 LEAP = 40.0  # largest change of log2 v in a step
@@ -46,6 +49,17 @@ class SurrogateSolution(NamedTuple):
     error: float  # L1 error of the target marginal, on the surrogate
     rest: float  # share of P that is not kept entry by entry
     entropy: float  # H(P) in nats, where the sweep found its entropies
+
+
+class Scalings(NamedTuple):
+    """A solution of the surrogate at some eps, with what it was found on."""
+
+    x: Float[Tensor, " m"]  # log2 of the columns' scaling
+    scaling: Float[Tensor, " n"]  # of the rows
+    error: float  # L1 error of the target marginal, on the surrogate
+    logits: Float[Tensor, " k"]  # of the entries at that eps, less `top`
+    top: Float[Tensor, " n"]  # largest logit of each row
+    r: Float[Tensor, "n g"]  # rest of each row in each group of columns
 
 
 class Surrogate:
@@ -86,12 +100,12 @@ class Surrogate:
         self.group_of_column = torch.arange(len(cuts), device=b.device).repeat_interleave(self.width.long())
         for part in self.parts:
             part.fill(mass)
-        self.rest_of_row = (groups - self._kept_of_groups(mass)).clamp(min=0)
+        self.rest_of_row = (groups * (1 - ROUNDED) - self._kept_of_groups(mass)).clamp(min=0)
         kept = torch.cat([part.spread(measured, torch.ones_like(b), torch.zeros_like(groups)) for part in self.parts])
         if sweep.pieces is None:  # one profile for all
             profiles = (sweep.columns - share.masses(kept.sum(0))).expand(len(kept), -1)
         else:
-            profiles = sweep.pieces - kept.double() / UNIT
+            profiles = sweep.pieces * (1 - ROUNDED) - kept.double() / UNIT
         self._set_profiles(profiles)
         self.entropy_of_rest = math.nan
         if sweep.bits is not None:
@@ -147,11 +161,35 @@ class Surrogate:
         self._set_profiles(profiles)
 
     def solve(self, sharpen: float, tol: float) -> SurrogateSolution:
-        """Solve the surrogate at 1 / sharpen times the sweep's eps, by Sinkhorn with Anderson acceleration."""
+        """Solve the surrogate at 1 / sharpen times the sweep's eps.
+
+        Sinkhorn iterations with Anderson acceleration do for most; where they do not end, Newton's method goes on; and
+        where that stops short, a descent from a larger eps leads to a better start.
+        """
+        found = self._solve_from(self.start, sharpen, tol)
+        if found.error > max(FAILED, tol):
+            x = self.start * BLURS[0]
+            for blur, cooler in pairwise((*BLURS, 1.0)):
+                x = self._solve_from(x, sharpen * blur, FAILED).x * (cooler / blur)
+            again = self._solve_from(x.clamp(-BOUND, BOUND), sharpen, tol)
+            found = again if again.error < found.error else found
+        self.start = found.x if found.error < SOLVED else self.start
+        kept = (found.scaling.log2()[self.i] + found.x[self.j] + found.logits).exp2()
+        outside = torch.zeros_like(found.scaling)
+        for part in self.parts:
+            outside[part.rows] = part.outside(found.x.exp2(), found.r)
+        rest = self.share.total(found.scaling * outside)
+        nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
+        gamma = (self.gamma - self.log_b) * sharpen + self.log_b + found.x
+        return SurrogateSolution(gamma, found.scaling.clamp(min=TINY).log2() - found.top, found.error, rest, nats)
+
+    def _solve_from(self, x: Float[Tensor, " m"], sharpen: float, tol: float) -> "Scalings":
+        """Solve at 1 / sharpen times the sweep's eps from the columns' scaling 2^x."""
         log_b = self.log_b[self.j]
         logits = (self.logits - log_b) * sharpen + log_b
         top = torch.zeros_like(self.a).scatter_reduce_(0, self.i.long(), logits, "amax", include_self=False)
-        mass = (logits - top[self.i]).exp2()
+        logits -= top[self.i]
+        mass = logits.exp2()
         # An entry of a block's rest is about the block's mean, and at most the least that was kept.
         least = self.share.each([-_lowest(self.logits[low:high]) for low, high in pairwise(self.cuts)])
         mean = (self.rest_of_row / self.width).clamp(min=TINY).log2()
@@ -161,12 +199,10 @@ class Surrogate:
         r = self.rest_of_row * (growth - top[:, None]).clamp(max=BOUND).exp2()
         list(self.workers.map(lambda part: part.fill(mass), self.parts))
 
-        x = self.start
         best, error, anderson = x, math.inf, Anderson(MEMORY)
         u = scaling = torch.ones_like(self.a)
         for _ in range(ITERATIONS):
-            v = x.exp2()
-            u, column = self._iterate(v, r)
+            u, column = self._iterate(x.exp2(), r)
             now = (column - self.b).abs().sum().item()
             if now < error:
                 best, error, scaling = x, now, u
@@ -175,15 +211,7 @@ class Surrogate:
             x = anderson.mix(x, x + (self.b / column.clamp(min=1 / UNIT)).log2()).clamp(-BOUND, BOUND)
         if error > max(tol, SOLVED_WELL):
             best, error, scaling = self._newton(best, r, tol)
-        kept = (scaling.log2()[self.i] + best[self.j] + logits - top[self.i]).exp2()
-        outside = torch.zeros_like(scaling)
-        for part in self.parts:
-            outside[part.rows] = part.outside(best.exp2(), r)
-        rest = self.share.total(scaling * outside)
-        self.start = best if error < SOLVED else self.start
-        nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
-        gamma = (self.gamma - self.log_b) * sharpen + self.log_b + best
-        return SurrogateSolution(gamma, scaling.clamp(min=TINY).log2() - top, error, rest, nats)
+        return Scalings(best, scaling, error, logits, top, r)
 
     def _iterate(
         self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]
