@@ -17,7 +17,7 @@ from flowpairs.pipeline.ot.sharpness import sharpness, transport_costs
 from flowpairs.pipeline.ot.sinkhorn.descent import Progress, Save, SolveState, cold, descend, warm
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E, kernel_of
-from flowpairs.pipeline.ot.tiles.order import nearby_order
+from flowpairs.pipeline.ot.tiles.nearby import nearby_order
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, check_team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 

@@ -137,12 +137,12 @@ class Surrogate:
         sections = [share.sections[k].start for k in share.mine] + [share.rows.stop]
         self.cuts = torch.searchsorted(self.i, self.i.new_tensor(sections)).tolist()
         bounds = [piece.start for piece in share.all_pieces()] + [share.rows.stop]
-        ends = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
+        positions = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
         count = min(len(bounds) - 1, self.workers.threads, 1 + len(self.i) // BUSY)
         cuts = [(len(bounds) - 1) * k // count for k in range(count + 1)]
 
         def cut(run: tuple[int, int]) -> SurrogatePart:
-            entries = slice(ends[run[0]], ends[run[1]])
+            entries = slice(positions[run[0]], positions[run[1]])
             return SurrogatePart(self.i[entries], self.j[entries], bounds[run[0] : run[1] + 1], entries, m)
 
         self.parts = list(self.workers.map(cut, list(pairwise(cuts))))
