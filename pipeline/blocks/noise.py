@@ -1,10 +1,10 @@
 """Random numbers by counter: the same bits on every machine, for every batch size and number of processes.
 
-Every random number of a coupling job is a pure function of (seed, stream, counter). The generator is Philox4x64-10
-(Salmon et al., SC 2011) as numpy ships it, whose raw output is fixed by its definition. Gaussians are computed from the
-raw words by the Box-Muller transform, with only IEEE-754 additions, multiplications, divisions and square roots, each
-of which has one correctly rounded result; no libm, no fused multiply-add, no rejection. So `seeded` stores can leave
-out the noise and regenerate it bit by bit, years later.
+Every random number of a coupling job, and every order of reading in training, is a pure function of (seed, stream,
+counter). The generator is Philox4x64-10 (Salmon et al., SC 2011) as numpy ships it, whose raw output is fixed by its
+definition. Gaussians are computed from the raw words by the Box-Muller transform, with only IEEE-754 additions,
+multiplications, divisions and square roots, each of which has one correctly rounded result; no libm, no fused
+multiply-add, no rejection. So `seeded` stores can leave out the noise and regenerate it bit by bit, years later.
 """
 
 from enum import IntEnum
@@ -30,6 +30,10 @@ class Stream(IntEnum):
     SOURCE_EPOCH = 7  # the order in which an epoch goes through the ids of a source that is data
     ROWS = 8  # the rows of a side that have the pairs of a block, where they are not one each
     PATH = 16  # noise around a pair's path in training, counted by step and row of the batch
+    SHARDS = 17  # the order in which an epoch of training goes through the shards
+    CUT = 18  # where an epoch of training cuts the circle of its pairs
+    WINDOWS = 19  # the order of the pairs inside the windows of an epoch of training
+    STARTS = 20  # the order in which an evaluation goes through the data that it starts from
 
 
 def words(seed: int, stream: Stream, first: int, counters: int, *, high: int = 0) -> UInt64[np.ndarray, " w"]:
@@ -53,10 +57,24 @@ def uniforms(seed: int, stream: Stream, first: int, count: int) -> Float64[np.nd
     return (raw >> np.uint64(11)) * 2.0**-53
 
 
-def permutation(seed: int, stream: Stream, size: int, *, high: int = 0) -> Int64[np.ndarray, " size"]:
-    """Draw a uniformly random order of range(size), one for every `high`."""
-    raw = words(seed, stream, 0, -(-size // WORDS_PER_COUNTER), high=high)[:size]
+def permutation(seed: int, stream: Stream, size: int, *, first: int = 0, high: int = 0) -> Int64[np.ndarray, " size"]:
+    """Draw a uniformly random order of range(size): that of the raw words `first` to `first + size`, smallest first.
+
+    Args:
+        seed: the job's seed.
+        stream: one of the seed's sequences.
+        size: how many numbers to order.
+        first: number of the first word; each counter has four.
+        high: highest 64-bit word of the counter.
+    """
+    counter, skip = divmod(first, WORDS_PER_COUNTER)
+    raw = words(seed, stream, counter, -(-(skip + size) // WORDS_PER_COUNTER), high=high)[skip : skip + size]
     return np.argsort(raw, kind="stable")
+
+
+def below(seed: int, stream: Stream, bound: int, *, high: int = 0) -> int:
+    """Draw an integer in [0, bound), one for every `high`: the first raw word times bound, divided by 2^64."""
+    return int(words(seed, stream, 0, 1, high=high)[0]) * bound >> 64
 
 
 def gaussian(

@@ -15,6 +15,7 @@ from flowpairs.training.objectives import probability_paths
 from flowpairs.training.objectives.objective import Objective
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
+from flowpairs.training.pairs.loader_state import store_fingerprint
 from flowpairs.training.run import loop
 from flowpairs.training.run.loop import LogLine
 from flowpairs.training.run.state import FILE, TrainState
@@ -108,7 +109,22 @@ def test_a_checkpoint_holds_tensors_and_numbers_only(
     state.save(tmp_path)
     tree = torch.load(tmp_path / FILE, weights_only=True)
     assert sorted(tree) == ["ema", "loader", "model", "optimiser", "seconds", "step"]
-    assert tree["loader"] == {"arcs": 4, "epoch": 0, "position": 4}
+    own = {"arcs": 4, "batch": 8, "seed": 0, "store": store_fingerprint(read_index(store))}
+    assert tree["loader"] == {**own, "epoch": 0, "position": 4}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(
+    affine: tuple[Path, torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    """It had a state without seed, batch and store, in another order of the pairs."""
+    store, config = affine[0], OptimisationConfig(steps=2, batch=8, warmup=0)
+    state, _ = train(store, read_index(store), config)
+    state.loader = {"arcs": 4, "epoch": 0, "position": 4}
+    state.save(tmp_path)
+    with pytest.raises(
+        InputError, match=r"^checkpoint '.*': loader state: has \['arcs', 'epoch', 'position'\], .* beginning$"
+    ):
+        train(store, read_index(store), config, resume=tmp_path)
 
 
 def test_average_weights_are_the_recurrence(affine: tuple[Path, torch.Tensor, torch.Tensor]) -> None:

@@ -1,5 +1,7 @@
 """Frechet distance and curvature against scipy and closed forms."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -39,6 +41,56 @@ def test_frechet_distance_of_commuting_covariances_has_a_closed_form() -> None:
     b = Gaussian(torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64), torch.diag(sigma_b**2))
     assert frechet_distance(a, b) == pytest.approx(5.0 + 4.0 + 2.25 + 16.0)
     assert frechet_distance(a, a) == pytest.approx(0.0, abs=1e-12)
+
+
+SAMPLES = {
+    "full rank": lambda draw: draw(200, 8),
+    "rank 1": lambda draw: 1e3 * draw(100, 1) @ draw(1, 16),
+    "one row": lambda draw: draw(1, 16),
+    "the same row again": lambda draw: draw(1, 16).repeat(9, 1),
+    "five rows, each 40 times": lambda draw: draw(5, 64).repeat(40, 1),
+    "fewer rows than features": lambda draw: draw(20, 64),
+    "one feature": lambda draw: draw(9, 1),
+    "float32": lambda draw: draw(30, 8).float(),
+}
+
+
+def drawing(seed: int) -> Callable[[int, int], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda rows, columns: torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_sample_has_no_distance_to_itself_whatever_its_rank(name: str) -> None:
+    """Also to its rows in another order, and where no more than the covariance is known."""
+    rows = SAMPLES[name](drawing(0))
+    one, again = Gaussian.fit(rows), Gaussian.fit(rows.flip(0))
+    for other in (one, again, Gaussian(one.mean, one.covariance)):
+        assert 0 <= frechet_distance(one, other) <= 1e-14 * (1 + one.covariance.trace())
+
+
+@pytest.mark.parametrize(("few", "many"), [(1, 1), (1, 100), (3, 5), (3, 100), (20, 100)])
+def test_samples_of_few_rows_are_at_the_distance_of_their_spectra(few: int, many: int) -> None:
+    """|mu_a - mu_b|^2 + tr A + tr B - 2 sum of singular values of the centred rows' product; symmetric."""
+    draw = drawing(1)
+    x, y = draw(few, 16), 2 * draw(many, 16) + 1
+    flat = [(rows - rows.mean(0)).numpy() / max(1, len(rows) - 1) ** 0.5 for rows in (x, y)]
+    cross = scipy.linalg.svdvals(flat[0] @ flat[1].T).sum()
+    truth = np.square((x.mean(0) - y.mean(0)).numpy()).sum() + sum(np.square(rows).sum() for rows in flat) - 2 * cross
+    a, b = Gaussian.fit(x), Gaussian.fit(y)
+    assert frechet_distance(a, b) == pytest.approx(truth, rel=1e-12)
+    assert frechet_distance(b, a) == pytest.approx(truth, rel=1e-12)
+    bare = [Gaussian(gaussian.mean, gaussian.covariance) for gaussian in (a, b)]
+    assert frechet_distance(*bare) == pytest.approx(truth, rel=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 3, 16, 64])
+def test_well_conditioned_samples_are_at_the_distance_of_scipys_matrix_root(k: int) -> None:
+    draw = drawing(k)
+    a, b = (Gaussian.fit(draw(10 * k, k) @ (torch.eye(k) + draw(k, k) / k) + draw(1, k)) for _ in range(2))
+    root = scipy.linalg.sqrtm(a.covariance.numpy() @ b.covariance.numpy()).real.trace()
+    truth = np.square((a.mean - b.mean).numpy()).sum() + (a.covariance + b.covariance).trace().item() - 2 * root
+    assert frechet_distance(a, b) == pytest.approx(truth, rel=1e-10)
 
 
 def test_gaussian_fit_is_numpys_mean_and_covariance() -> None:

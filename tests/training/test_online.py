@@ -18,7 +18,7 @@ from flowpairs.pipeline.config import load, validate
 from flowpairs.pipeline.store.format import read_index, write_index
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.pairs.batch import Batch, BatchPart
-from flowpairs.training.pairs.loader import State
+from flowpairs.training.pairs.loader_state import State
 from flowpairs.training.pairs.online import OnlineLoader
 from flowpairs.training.pairs.reference import read_reference
 from flowpairs.training.run.directory import check_pairs, check_run, prepare_run
@@ -37,6 +37,12 @@ def rows_of(store: Path, batch: int, world: int, count: int) -> dict[str, np.nda
     ranks = [batches(store, BatchPart(batch, rank, world, world), count) for rank in range(world)]
     steps = [part for step in zip(*ranks, strict=True) for part in step]
     return {name: np.concatenate([getattr(part, name).numpy() for part in steps]) for name in ("x0", "x1", "label")}
+
+
+def state_of(store: Path, part: BatchPart) -> State:
+    """The state before the first batch."""
+    with OnlineLoader(store, read_index(store), part) as loader:
+        return loader.state()
 
 
 @pytest.fixture
@@ -58,7 +64,7 @@ def test_batches_are_the_pairs_in_the_shards(blind: Path, batch: int, world: int
 
 def test_batches_go_on_where_pairs_end(blind: Path) -> None:
     """Noise that no shard holds, assigned as a plain loop does it."""
-    (found,) = batches(blind, BatchPart(60, 1, 2, 2), 1, {"arcs": 2, "epoch": 0, "position": 10**6})
+    (found,) = batches(blind, BatchPart(60, 1, 2, 2), 1, state_of(blind, BatchPart(60, 1, 2, 2)) | {"position": 10**6})
     first = 60 * 10**6 + 30
     ids, x = loop(blind, range(first, first + 30)), np.load(blind / "data.npy")
     np.testing.assert_array_equal(found.x1.numpy(), x[ids])
@@ -87,6 +93,36 @@ def test_a_state_goes_on_at_the_next_batch_with_other_workers(blind: Path) -> No
             for name in ("x0", "x1", "label"):
                 whole = torch.cat([getattr(part, name) for part in parts])
                 torch.testing.assert_close(whole, getattr(expected, name), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "sentence"),
+    [
+        (BatchPart(80, arcs=2), {}, "batch=40, this loader has 80; give the same again or start"),
+        (BatchPart(40, arcs=4), {}, "arcs=2, this loader has 4; give the same again or start"),
+        (BatchPart(40, arcs=2), {"epoch": 1}, "epoch=1, this loader has 0; give the same again or start"),
+        (BatchPart(40, arcs=2), {"seed": 1}, "seed=1, this loader has 0; give the same again or start"),
+        (BatchPart(40, arcs=2), {"position": -1}, "position=-1 is no such value; start"),
+        (
+            BatchPart(40, arcs=2),
+            {"position": 2**40 // 40},
+            "position=27487790694 is beyond the noise of a seed, which has",
+        ),
+    ],
+)
+def test_a_state_of_another_loader_is_refused(blind: Path, part: BatchPart, changes: State, sentence: str) -> None:
+    state = state_of(blind, BatchPart(40, arcs=2)) | changes
+    with pytest.raises(InputError, match=f"^loader state: {sentence}"):
+        OnlineLoader(blind, read_index(blind), part, state=state)
+
+
+def test_a_state_of_other_potentials_is_refused(alone: Path) -> None:
+    """Of the same configuration and data; the loader that has begun keeps those that it read."""
+    part = BatchPart(40, arcs=2)
+    state = state_of(alone, part)
+    changed(alone, by=1e-9)
+    with pytest.raises(InputError, match=r"^loader state: store='.*', this loader has '.*'; give that store again"):
+        OnlineLoader(alone, read_index(alone), part, state=state)
 
 
 def test_labels_are_given_only_where_asked_for(alone: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.orders import pairs_of
 from support.stores import numbered_store, write_store
+from support.threads import reading
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.progress import LOOK_EVERY
@@ -167,6 +168,31 @@ def test_it_resumes_within_the_first_epoch(coming: Coming) -> None:
             assert numbers(loader, 30 - at) == whole[at:]
 
 
+def test_a_state_belongs_to_the_outline(coming: Coming) -> None:
+    """It is good when the store is complete, and refused where another store will come or the order is another."""
+    for block in range(3):
+        coming.comes(block)
+    part = BatchPart(8, 0, 1, 4)
+    with coming.loader(part) as loader:
+        numbers(loader, 5)
+        state = loader.state()
+        following = numbers(loader, 3)
+    outline = read_outline(coming.directory)
+    others = [
+        Outline(outline.index, outline.shards[:-1]),
+        Outline(outline.index, (*outline.shards, (3, 8))),
+        Outline(Index(**{**vars(outline.index), "config_hash": "1" * 16}), outline.shards),
+    ]
+    for other in others:
+        with pytest.raises(InputError, match=r"^loader state: store='.*', this loader has '.*'; give that store again"):
+            ShardLoader(coming.directory, other.index, part, 0, state=state, outline=other)
+    write_index(coming.directory, coming.index)
+    with coming.loader(part, state=state) as loader:
+        assert numbers(loader, 3) == following
+    with pytest.raises(InputError, match=r"^loader state: store='.*', this loader has '.*'; give that store again"):
+        ShardLoader(coming.directory, coming.index, part, 0, state=state)  # as pairs=DIR, whose first epoch is shuffled
+
+
 def test_what_does_not_come_is_said(coming: Coming) -> None:
     coming.comes(1)
     with (
@@ -177,9 +203,10 @@ def test_what_does_not_come_is_said(coming: Coming) -> None:
 
 
 def test_one_that_waits_can_be_closed(coming: Coming) -> None:
+    before = reading()
     with coming.loader(BatchPart(4, 0, 1, 1)):
-        pass
-    assert not [thread for thread in threading.enumerate() if thread.name == "pair-loader"]
+        assert len(reading() - before) == 1
+    assert not reading() - before
 
 
 def test_a_damaged_shard_is_refused(coming: Coming) -> None:

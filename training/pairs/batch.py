@@ -1,10 +1,14 @@
 """A batch of pairs, and the rows of the global batch that it holds."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.pairs.loader_state import whole_number
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,38 @@ class BatchPart:
     """One worker's rows of every global batch, and the arcs (see training/pairs/reading/order.py) that they come from.
 
     Args:
-        batch: the size of the global batch, a multiple of `arcs`; it consists of batch / arcs rows per arc, arc by arc.
+        batch: the size of the global batch, a multiple of `arcs` and of `world`; it consists of batch / arcs rows per
+            arc, arc by arc.
         rank: the rank of this worker.
-        world: the number of workers; if it does not divide the batch, their parts are as even as possible.
+        world: the number of workers.
         arcs: the number of arcs of the order.
+        short: whether this is the last batch of an epoch, which `world` need not divide: the workers' parts are then as
+            even as possible.
+
+    Raises:
+        InputError: a number is out of range or does not divide the batch.
     """
 
     batch: int
     rank: int = 0
     world: int = 1
     arcs: int = 1
+    short: bool = False
 
     def __post_init__(self) -> None:
-        assert self.batch % self.arcs == 0
-        assert 0 <= self.rank < self.world
+        for name, least in (("batch", 1), ("rank", 0), ("world", 1), ("arcs", 1)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+        if self.rank >= self.world:
+            raise InputError(
+                f"rank={self.rank}: ranks count from 0, so with world={self.world} give at most {self.world - 1}"
+            )
+        for name in ("arcs",) if self.short else ("arcs", "world"):
+            if self.batch % (count := getattr(self, name)):
+                each = self.arcs if self.short else math.lcm(self.arcs, self.world)
+                raise InputError(
+                    f"batch={self.batch}: counts the pairs of all workers, and {name}={count} does not divide it; "
+                    f"give {-(-self.batch // each) * each}"
+                )
 
     @property
     def per_arc(self) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
 from flowpairs.pipeline.config.data import DataSource
 from flowpairs.pipeline.data import Target
@@ -52,9 +54,10 @@ class Endpoints:
         """Choose `count` data to start from, in a random order, repeated in new orders if there are fewer."""
         if self.start is None:
             return None
-        generator, size = torch.Generator().manual_seed(seed), len(self.start)
-        orders = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
-        return self.start[torch.cat(orders)[:count]]
+        size = len(self.start)
+        rounds = range(-(-count // size))
+        orders = [noise.permutation(seed, noise.Stream.STARTS, size, high=number) for number in rounds]
+        return self.start[torch.from_numpy(np.concatenate(orders)[:count])]
 
 
 def read_endpoints(directory: str, index: Index, config: EvaluateConfig) -> Endpoints:

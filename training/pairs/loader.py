@@ -1,47 +1,25 @@
 """The endless loaders of a training run: batches for one worker, read ahead, resumable at any batch.
 
-The state is three numbers: the number of arcs (see training/pairs/reading/order.py), the epoch, and the position in it,
-which is the same in every arc. For your own training loop there is `PairLoader` (training/pairs/pair_loader.py), which
-is made of the same parts.
+A state says where the next batch begins: the epoch, and the position in it, which is the same in every arc (see
+training/pairs/reading/order.py); and what that belongs to (training/pairs/loader_state.py). For your own training loop
+there is `PairLoader` (training/pairs/pair_loader.py), which is made of the same parts.
 """
 
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import Index, Outline
 from flowpairs.training.pairs.batch import Batch, BatchPart
+from flowpairs.training.pairs.loader_state import State, check_form, check_owner, store_fingerprint, whole_number
 from flowpairs.training.pairs.reading.order import Order
 from flowpairs.training.pairs.reading.read_ahead import ReadAhead
 from flowpairs.training.pairs.reading.shard_batches import Steps, shard_batches
 from flowpairs.training.pairs.reading.shard_source import GrowingStore, shard_groups
 from flowpairs.training.pairs.reading.shards import ShardReader
-
-State = dict[str, int]
-STATE = ("arcs", "epoch", "position")
-
-
-def check_state(state: Any, keys: tuple[str, ...] = STATE) -> State:
-    """Check the state of a loader, as read from a checkpoint, and return it.
-
-    Args:
-        state: the state to check.
-        keys: the keys that it must have.
-
-    Raises:
-        InputError: it is not the state of a loader, or of another version.
-    """
-    if not isinstance(state, Mapping) or set(state) != set(keys):
-        found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-        raise InputError(f"loader state: has {found}, this version reads {list(keys)}; start from the beginning")
-    for key in keys:
-        if type(state[key]) is not int or state[key] < (key == "arcs"):
-            raise InputError(f"loader state: {key}={state[key]!r} is no such number; start from the beginning")
-    return dict(state)
 
 
 class Loader(ABC):
@@ -86,17 +64,19 @@ class ShardLoader(Loader):
     Args:
         directory: the directory or URL of the pair store.
         index: the store's index, from `read_index`.
-        part: this worker's part of the global batch, whose size is a multiple of `part.world`.
+        part: this worker's part of the global batch.
         seed: the seed of the order.
         labels: whether to read labels.
-        state: the state of an earlier loader over the same store with the same arcs and seed; None: the beginning.
+        state: the state of an earlier loader over the same store with the same arcs, batch and seed; None: the
+            beginning.
         pin: whether to put batches in pinned memory, for CUDA.
         outline: the outline of a store that is still being written; the first epoch then follows the order of its
             shards. None for a complete store.
         patience: the seconds to wait for a shard of such a store; None: without limit.
 
     Raises:
-        InputError: from `next`: a shard is missing or damaged, or does not appear in time.
+        InputError: there are fewer pairs than arcs, or the state belongs to another loader; and from `next`: a shard is
+            missing or damaged, or does not appear in time, or the process was forked.
     """
 
     def __init__(
@@ -112,20 +92,40 @@ class ShardLoader(Loader):
         patience: float | None = None,
     ) -> None:
         counts = [shard.pairs for shard in index.shards] if outline is None else [n for _, n in outline.shards]
+        seed = whole_number("seed", seed, 0)
         self.order = Order(counts, part.arcs, seed, () if outline is None else shard_groups(outline))
-        assert self.order.per_arc > 0
-        assert part.batch % part.world == 0
+        if not self.order.per_arc:
+            raise InputError(f"arcs={part.arcs}: more than the {sum(counts)} pairs of the store; give fewer")
+        store = store_fingerprint(index, outline)
+        self._own = {"arcs": part.arcs, "batch": part.batch, "seed": seed, "store": store}
         given = {"label": labels, "weight": index.weighted, "span": bool(index.times)}
         fields = ("x0", "x1", *(name for name, wanted in given.items() if wanted))
         stop = threading.Event()
         source = None if outline is None else GrowingStore(as_path(directory), patience or math.inf, stop)
         reader = ShardReader(directory, index, fields, source)
         steps = Steps(self.order.per_arc, part.per_arc)
-        consumed = 0 if state is None else (state["epoch"] * steps.per_arc + state["position"]) // steps.rows
+        consumed = 0 if state is None else self._consumed_at(state, steps)
         batches = shard_batches(reader, self.order, part, steps, consumed * steps.rows, pin)
         super().__init__(part, consumed, ReadAhead(batches, stop))
 
     def state(self) -> State:
         """See `Loader.state`."""
         epoch, position = divmod(self._consumed * self._part.per_arc, self.order.per_arc)
-        return {"arcs": self._part.arcs, "epoch": epoch, "position": position}
+        return self._own | {"epoch": epoch, "position": position}
+
+    def _consumed_at(self, state: State, steps: Steps) -> int:
+        """Count the batches before a state, after a check that it belongs to this loader and to a batch of it."""
+        check_owner(check_form(state), self._own)
+        epoch, position = state["epoch"], state["position"]
+        if position >= steps.per_arc:
+            raise InputError(
+                f"loader state: position={position} is beyond an epoch, which ends at {steps.per_arc}; start from the "
+                "beginning"
+            )
+        consumed, inside = divmod(epoch * steps.per_arc + position, steps.rows)
+        if inside:
+            raise InputError(
+                f"loader state: position={position} of epoch={epoch} is inside a batch, not where one of "
+                f"batch={self._own['batch']} begins; start from the beginning"
+            )
+        return consumed

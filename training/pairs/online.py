@@ -24,7 +24,8 @@ from flowpairs.pipeline.store.format import Index
 from flowpairs.pipeline.store.potential_files import Potentials, load_potentials
 from flowpairs.pipeline.store.records import Decoder
 from flowpairs.training.pairs.batch import BatchPart
-from flowpairs.training.pairs.loader import Loader, State
+from flowpairs.training.pairs.loader import Loader
+from flowpairs.training.pairs.loader_state import State, check_form, check_owner, potentials_fingerprint
 from flowpairs.training.pairs.reading.read_ahead import ReadAhead
 from flowpairs.training.pairs.reading.shard_batches import Tensors
 
@@ -42,7 +43,8 @@ class OnlineLoader(Loader):
         pin: whether to put batches in pinned memory, for CUDA.
 
     Raises:
-        InputError: from `next`: potentials or data are missing or damaged.
+        InputError: the state belongs to another loader; and from `next`: potentials or data are missing or damaged, or
+            the process was forked.
     """
 
     def __init__(
@@ -55,15 +57,28 @@ class OnlineLoader(Loader):
         device: str = "cpu",
         pin: bool = False,
     ) -> None:
-        store, consumed = (
-            SemidiscreteStore(as_path(directory), index, device),
-            0 if state is None else state["position"],
-        )
+        self._store = store = SemidiscreteStore(as_path(directory), index, device)
+        consumed = 0 if state is None else self._consumed_at(state, part)
         super().__init__(part, consumed, ReadAhead(online_batches(store, part, consumed, labels, pin)))
 
     def state(self) -> State:
         """See `Loader.state`; here the position counts batches."""
-        return {"arcs": self._part.arcs, "epoch": 0, "position": self._consumed}
+        return self._own(self._part) | {"position": self._consumed}
+
+    def _own(self, part: BatchPart) -> State:
+        seed, store = self._store.config.source.seed, self._store.fingerprint
+        return {"arcs": part.arcs, "batch": part.batch, "epoch": 0, "seed": seed, "store": store}
+
+    def _consumed_at(self, state: State, part: BatchPart) -> int:
+        """Count the batches before a state, after a check that it belongs to this loader."""
+        check_owner(check_form(state), self._own(part))
+        most = noise.ROWS // part.batch
+        if state["position"] >= most:
+            raise InputError(
+                f"loader state: position={state['position']} is beyond the noise of a seed, which has {most} batches; "
+                "start from the beginning"
+            )
+        return state["position"]
 
 
 def online_batches(
@@ -122,6 +137,11 @@ class SemidiscreteStore:
     def potentials(self) -> Potentials:
         """The potentials of the coupling."""
         return load_potentials(self.directory)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the coupling."""
+        return potentials_fingerprint(self.index, self.potentials.g)
 
     @cached_property
     def assigner(self) -> RowAssigner:

@@ -1,7 +1,5 @@
 """`PairLoader`: exact epochs of shuffled batches from a pair store, for your own training loop."""
 
-import operator
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +11,13 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import read_index
 from flowpairs.training.pairs.batch import BatchPart
-from flowpairs.training.pairs.loader import STATE, State, check_state
+from flowpairs.training.pairs.loader_state import (
+    State,
+    check_form,
+    check_owner,
+    store_fingerprint,
+    whole_number,
+)
 from flowpairs.training.pairs.reading.order import Order, arcs_for
 from flowpairs.training.pairs.reading.read_ahead import ReadAhead
 from flowpairs.training.pairs.reading.shard_batches import Steps, Tensors, shard_batches
@@ -43,7 +47,7 @@ class PairLoader:
         rank: the rank of this process; None: the rank in torch.distributed if that is initialised, else 0.
         world: the number of processes; None: the world size of torch.distributed if that is initialised, else 1. Give
             both `rank` and `world` or neither.
-        seed: the seed of the order, at least 0.
+        seed: the seed of the order, at least 0 and below 2^63.
         fields: the names of the tensors to read; None: all that the store has.
         drop_last: whether to leave out the last batch of an epoch if it is smaller than the others.
         pin_memory: whether to put batches in pinned memory, for CUDA.
@@ -68,26 +72,26 @@ class PairLoader:
         index = read_index(store)
         if not index.pairs:
             raise InputError(f"pair store {str(store)!r}: potentials without pairs; use flowpairs.Assigner")
-        self.batch_size, self.seed = _integer("batch_size", batch_size, 1), _integer("seed", seed, 0)
+        self.batch_size, self.seed = whole_number("batch_size", batch_size, 1), whole_number("seed", seed, 0)
         if batch_size > index.pairs:
             raise InputError(f"batch_size={batch_size}: more than the {index.pairs} pairs of the store; lower it")
         if (rank is None) != (world is None):
             raise InputError(f"rank={rank}, world={world}: give both, or neither to take torch.distributed's")
         self._given: tuple[int, int] | None = None
         if rank is not None and world is not None:
-            self._given = _integer("rank", rank, 0), _integer("world", world, 1)
+            self._given = whole_number("rank", rank, 0), whole_number("world", world, 1)
             if rank >= world:
                 raise InputError(f"rank={rank}: ranks count from 0, so with world={world} give at most {world - 1}")
         self.drop_last, self._pin, self._names = drop_last, pin_memory, choose_fields(index, fields)
         self._counts = [shard.pairs for shard in index.shards]
         self._reader = ShardReader(as_path(store), index, [FIELDS[name] for name in self._names])
+        self._own = {"seed": self.seed, "pairs": sum(self._counts), "store": store_fingerprint(index)}
         self._arcs: int | None = None  # set by a loaded state or by the first batch
         self._epoch, self._position = 0, 0  # where the next batch begins, in pairs per arc
         self._goes_on = False  # whether the next iteration continues in mid-epoch
         self._turn = 0  # number of the iteration that may return batches
         self._ahead: ReadAhead | None = None
         self._ahead_at: tuple[BatchPart, int, int] | None = None  # part, epoch and position of its next batch
-        self._process = os.getpid()
         self._plan()
 
     def __len__(self) -> int:
@@ -120,7 +124,6 @@ class PairLoader:
             self.close()
             taken = epoch * order.per_arc + self._position
             self._ahead = ReadAhead(shard_batches(self._reader, order, part, steps, taken, self._pin))
-            self._process = os.getpid()
         self._arcs, self._goes_on, self._turn = part.arcs, False, self._turn + 1
         ahead, turn = self._ahead, self._turn
         while self._epoch == epoch:
@@ -139,11 +142,10 @@ class PairLoader:
         """Return where the next batch begins, after those returned so far.
 
         Returns:
-            Integers by name, the same on every rank. They are valid for another number of ranks, and for another batch
-            size that is a multiple of the number of arcs.
+            Integers by name and a fingerprint of the store, the same on every rank. They are valid for another number
+            of ranks, and for another batch size that is a multiple of the number of arcs: the position counts pairs.
         """
-        part, state = self._plan()[0], {"epoch": self._epoch, "position": self._position}
-        return {"arcs": part.arcs, **state, "seed": self.seed, "pairs": sum(self._counts)}
+        return {"arcs": self._plan()[0].arcs, "epoch": self._epoch, "position": self._position, **self._own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where another loader over the same store was; the next iteration is the rest of its epoch.
@@ -154,17 +156,18 @@ class PairLoader:
         Raises:
             InputError: it is not such a state, or it does not fit the seed, the store or the batch size.
         """
-        state = check_state(state, (*STATE, "seed", "pairs"))
-        for key, value in {"seed": self.seed, "pairs": sum(self._counts)}.items():
-            if state[key] != value:
-                raise InputError(f"loader state: {key}={state[key]}, this loader has {value}; give the same again")
+        state = check_form(state, ("arcs", "epoch", "position", *self._own))
+        check_owner(state, self._own)
         if self.batch_size % state["arcs"]:
             arcs = state["arcs"]
             raise InputError(
                 f"batch_size={self.batch_size}: the state's order has {arcs} arcs; give a multiple of {arcs}"
             )
-        if state["position"] >= sum(self._counts) // state["arcs"]:
-            raise InputError(f"loader state: position={state['position']} is beyond an epoch; start from the beginning")
+        if state["position"] >= (per_arc := sum(self._counts) // state["arcs"]):
+            raise InputError(
+                f"loader state: position={state['position']} is beyond an epoch, which ends at {per_arc}; start from "
+                "the beginning"
+            )
         self._arcs, self._epoch, self._position = state["arcs"], state["epoch"], state["position"]
         self._goes_on, self._turn = True, self._turn + 1
 
@@ -177,7 +180,7 @@ class PairLoader:
         Raises:
             InputError: `epoch` is not a whole number of at least 0.
         """
-        self._epoch, self._position = _integer("epoch", epoch, 0), 0
+        self._epoch, self._position = whole_number("epoch", epoch, 0), 0
         self._goes_on, self._turn = False, self._turn + 1
 
     @property
@@ -187,7 +190,7 @@ class PairLoader:
 
     def close(self) -> None:
         """Stop reading ahead; the next iteration starts it again."""
-        if self._ahead is not None and self._process == os.getpid():
+        if self._ahead is not None:
             self._ahead.close()
             self._turn += 1  # an iterator still in use would wait forever
         self._ahead = self._ahead_at = None
@@ -203,12 +206,16 @@ class PairLoader:
             "PairLoader reads in a thread and cannot be pickled; use flowpairs.PairDataset in other processes"
         )
 
+    def __getitem__(self, which: Any) -> Any:
+        raise TypeError(
+            "PairLoader is no data set; iterate over it in place of the DataLoader, or give the DataLoader a "
+            "flowpairs.PairDataset"
+        )
+
     def _refuse_fork(self) -> None:
-        """Refuse to read in a forked child: threads do not survive a fork, so it would wait for batches forever."""
-        if self._ahead is not None and self._process != os.getpid():
-            raise InputError(
-                "PairLoader: forked while it reads; make one in each process, or use flowpairs.PairDataset"
-            )
+        """Refuse to go on in a forked child, also with another iteration: parent and child would read the same."""
+        if self._ahead is not None:
+            self._ahead.refuse_fork()
 
     def _plan(self) -> tuple[BatchPart, Order, Steps]:
         """Compute this rank's part of the batch, the order of the pairs, and the division of epochs into batches.
@@ -244,14 +251,3 @@ class _Start:
     def set_epoch(self, epoch: int) -> None:
         if self._loader._turn == 0:
             self._loader.set_epoch(epoch)
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    """Convert an argument to an int, numpy integers included, and check its lower bound."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise InputError(f"{name}={value!r}: give a whole number of at least {least}")
-    return number

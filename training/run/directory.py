@@ -8,7 +8,6 @@ RUN/train.json       written last, when the run is finished
 RUN/evaluation.json, RUN/samples.npz   written by `flowpairs evaluate`
 """
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from flowpairs.pipeline.config import differing, digest, load, save
 from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
 from flowpairs.training.config import PairsConfig, TrainConfig
+from flowpairs.training.pairs.loader_state import potentials_fingerprint
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,7 @@ def pairs_fingerprint(pairs: PairsConfig, index: Index) -> str:
         return digest({"shards": [shard.sha256 for shard in index.shards]})
     if pairs.source == "stream":
         return digest({"config": index.config_hash})
-    g = potential_files.load_potentials(as_path(pairs.dir)).g
-    return digest({"config": index.config_hash, "g": hashlib.sha256(g.data).hexdigest()})
+    return potentials_fingerprint(index, potential_files.load_potentials(as_path(pairs.dir)).g)
 
 
 def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training.config import OptimisationConfig
-from flowpairs.training.pairs.loader import State, check_state
+from flowpairs.training.pairs.loader_state import State, check_form
 
 FILE = "state.pt"
 _REMEDY = "train again into another output.dir, or give the right one"
@@ -66,7 +66,10 @@ class TrainState:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"checkpoint {str(directory)!r}: of another model ({error}); {_REMEDY}") from error
         self.ema.n_averaged.fill_(tree["step"])
-        self.loader = None if tree["loader"] is None else check_state(tree["loader"])
+        try:
+            self.loader = None if tree["loader"] is None else check_form(tree["loader"])
+        except InputError as error:
+            raise InputError(f"checkpoint {str(directory)!r}: {error}") from error
         self.step, self.seconds = tree["step"], tree["seconds"]
 
 

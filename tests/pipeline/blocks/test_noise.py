@@ -70,3 +70,23 @@ def test_permutations_are_permutations_and_differ() -> None:
     a, b = (noise.permutation(4, Stream.EPOCH, 1_001, high=epoch) for epoch in (0, 1))
     np.testing.assert_array_equal(np.sort(a), np.arange(1_001))
     assert not np.array_equal(a, b)
+
+
+def test_known_orders() -> None:
+    """Golden numbers: a job that began with an earlier version must go on with the same rows."""
+    assert noise.permutation(7, Stream.EPOCH, 10).tolist() == [3, 9, 1, 6, 2, 5, 4, 8, 0, 7]
+    assert [noise.below(5, Stream.CUT, 20, high=epoch) for epoch in range(8)] == [0, 16, 14, 8, 0, 19, 3, 0]
+    assert noise.below(5, Stream.CUT, 1) == 0
+
+
+def test_an_order_is_that_of_its_words_wherever_it_begins() -> None:
+    raw = noise.words(9, Stream.WINDOWS, 0, 10, high=3)
+    for first, size in [(0, 1), (0, 40), (3, 1), (5, 22), (8, 12), (39, 1)]:
+        found = noise.permutation(9, Stream.WINDOWS, size, first=first, high=3)
+        assert found.tolist() == sorted(range(size), key=lambda i, first=first: raw[first + i])
+
+
+def test_integers_below_a_bound_are_uniform() -> None:
+    counts = np.bincount([noise.below(1, Stream.CUT, 6, high=epoch) for epoch in range(6_000)], minlength=6)
+    assert len(counts) == 6
+    assert stats.chisquare(counts).pvalue > 1e-3

@@ -9,6 +9,8 @@ depend on the seed and the number of arcs alone, so a run may resume with anothe
 The first epoch of a store that is still being written follows the order in which shards appear: the shards by number,
 where each group that appears together is cut into arcs of its own. This order is also fixed before any shard exists, so
 batches do not depend on when shards appear.
+
+All draws are words of Philox by (seed, epoch), as docs/pair-format.md describes them.
 """
 
 import bisect
@@ -19,6 +21,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+
+from flowpairs.pipeline.blocks import noise
 
 ARCS = 8  # batches are the same for any number of workers up to this
 
@@ -84,9 +88,8 @@ class Order:
         if not epoch and self.groups:
             return self._streamed(arc, start, stop)
         total = sum(self.counts)
-        generator = np.random.default_rng([self.seed, epoch])
-        shards = generator.permutation(len(self.counts))
-        first = int(generator.integers(total)) + arc * self.per_arc + start
+        shards = noise.permutation(self.seed, noise.Stream.SHARDS, len(self.counts), high=epoch)
+        first = noise.below(self.seed, noise.Stream.CUT, total, high=epoch) + arc * self.per_arc + start
         return self._on_line(shards.tolist(), first, first + stop - start)
 
     def _streamed(self, arc: int, start: int, stop: int) -> list[Stretch]:
@@ -123,5 +126,6 @@ class Order:
         return lasts, [edges[last] // self.arcs for last in lasts]
 
     def shuffle(self, epoch: int, arc: int, start: int, length: int) -> np.ndarray:
-        """Draw a permutation of the `length` pairs of an arc that begin at `start`."""
-        return np.random.default_rng([self.seed, epoch, arc, start]).permutation(length)
+        """Draw an order of the `length` pairs of an arc that begin at `start`: that of their words, one per pair."""
+        first = arc * self.per_arc + start
+        return noise.permutation(self.seed, noise.Stream.WINDOWS, length, first=first, high=epoch)

@@ -1,18 +1,23 @@
 """A thread that makes batches before they are used."""
 
 import atexit
+import contextlib
+import os
 import queue
 import threading
 import time
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training.pairs.reading.shard_batches import Tensors
 
 READ_AHEAD = 8  # number of groups of batches that wait for their use
 EXIT_SECONDS = 60.0  # seconds that the end of the program waits for a reading thread
 
 _running: "weakref.WeakKeyDictionary[threading.Thread, threading.Event]" = weakref.WeakKeyDictionary()
+os.register_at_fork(after_in_child=_running.clear)  # threads do not survive a fork
 
 
 class ReadAhead:
@@ -30,11 +35,13 @@ class ReadAhead:
         self._group: list[Tensors] = []  # the batches left of the group that was taken from the queue
         given = (groups, self._queue, self._stop)  # without self, which then can be deleted while the thread runs
         self._thread = threading.Thread(target=_read_ahead, args=given, name="pair-loader", daemon=True)
-        weakref.finalize(self, self._stop.set)
+        self._process = os.getpid()
+        weakref.finalize(self, _end, self._stop, self._process)
         _running[self._thread] = self._stop
         self._thread.start()
 
     def __next__(self) -> Tensors:
+        self.refuse_fork()
         if not self._group:
             start = time.perf_counter()
             item = self._queue.get()
@@ -45,10 +52,39 @@ class ReadAhead:
             self._group = item[::-1]
         return self._group.pop()
 
+    def refuse_fork(self) -> None:
+        """Refuse to go on in a forked child, which has no such thread and would wait for batches forever.
+
+        Raises:
+            InputError: this process is not the one that made the object.
+        """
+        if os.getpid() != self._process:
+            raise InputError(
+                "loader: forked while it reads; make one in each process, or give a DataLoader a flowpairs.PairDataset"
+            )
+
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread; further calls of `next` raise, also one that waits in another thread."""
+        if os.getpid() != self._process:
+            return
         self._stop.set()
         self._thread.join()
+        self._group = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+        self._queue.put(InputError("loader: closed; make another one to go on from its state"))
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a loader reads in a thread and cannot be pickled; use flowpairs.PairDataset in other processes"
+        )
+
+
+def _end(stop: threading.Event, process: int) -> None:
+    """Tell the thread to end, unless this is a forked child: the event may be locked forever there."""
+    if os.getpid() == process:
+        stop.set()
 
 
 @atexit.register

@@ -69,7 +69,7 @@ def shard_batches(
         for arc in arcs:
             arc.renew()
         if rows < part.per_arc:
-            mine = dataclasses.replace(part, batch=rows * part.arcs)
+            mine = dataclasses.replace(part, batch=rows * part.arcs, short=True)
         else:
             count = max(1, min(room, arcs[0].left // rows))
             following = steps.at(taken + (count - 1) * rows)[1]

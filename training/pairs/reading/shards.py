@@ -5,7 +5,7 @@ members would otherwise read as a valid but shorter one. The positions of its re
 the first pair of a stretch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -45,12 +45,14 @@ def choose_fields(index: Index, wanted: Sequence[str] | None) -> tuple[str, ...]
     absent = {"label": not index.num_classes, "source_id": not index.two_sided}
     absent |= {"weight": not index.weighted, "span": not index.times}
     there = tuple(name for name in FIELDS if not absent.get(name, False))
-    for name in there[:0] if wanted is None else wanted:
+    if wanted is None:
+        return there
+    if isinstance(wanted, str) or not isinstance(wanted, Collection) or not wanted:
+        raise InputError(f"fields={wanted!r}: give a list of names, as in fields=['x0', 'x1']")
+    for name in wanted:
         if name not in there:
             raise InputError(f"fields: {name!r} is not in this store; choose among {', '.join(there)}")
-    if wanted is not None and (not wanted or isinstance(wanted, str)):
-        raise InputError(f"fields={wanted!r}: give a list of names, as in fields=['x0', 'x1']")
-    return there if wanted is None else tuple(name for name in there if name in wanted)
+    return tuple(name for name in there if name in wanted)
 
 
 def row_shape(field: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -125,8 +125,7 @@ class ShuffledArc:
     def _window(self, epoch: int, start: int, rows: Fields) -> Window:
         segment, source = self.order.segment(epoch, start), self.reader.source
         stop = min(start + self.size, segment.stop)
-        gathered = np.empty(stop - start, np.int64)
-        gathered[self.order.shuffle(epoch, self.arc, start, stop - start)] = np.arange(stop - start)
+        gathered = self.order.shuffle(epoch, self.arc, start, stop - start)
 
         def pieces() -> Iterator[Fields]:
             for number in segment.needs:  # all of them: else a worker could run ahead and wait for others in a step
