@@ -24,8 +24,6 @@ from flowpairs.training.pairs.reference import read_reference
 from flowpairs.training.run.directory import check_pairs, check_run, prepare_run
 from flowpairs.training.train import train
 
-pytestmark = pytest.mark.xdist_group("semidiscrete")
-
 
 def batches(store: Path, part: BatchPart, count: int, state: State | None = None, labels: bool = True) -> list[Batch]:
     with OnlineLoader(store, read_index(store), part, labels, state) as loader:
