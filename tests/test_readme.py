@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.couplings import settings
 
-from flowpairs.jobs.cli import COMMANDS
+from flowpairs.jobs.cli import COMMANDS, main
 from flowpairs.pipeline.couple import couple
 
 README = Path("README.md").read_text()
@@ -69,12 +69,34 @@ def test_files_and_anchors_that_a_document_names_exist(document: Path) -> None:
         (["verify", "nowhere"], "nowhere"),
     ],
 )
-def test_bad_input_is_one_sentence_and_status_two(arguments: list[str], says: str, tmp_path: Path) -> None:
-    """In an empty directory: what lies in the clone's own out/ and runs/ is of no matter."""
+def test_bad_input_is_one_sentence_and_status_two(
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In an empty directory: what lies in the clone's own out/ and runs/ is of no matter.
+
+    The command's entry point in this process; tests/jobs/test_extras.py has processes of their own that end so.
+    """
     given = [str(Path(item).absolute()) if item.startswith("configs/") else item for item in arguments]
-    command = [sys.executable, "-m", "flowpairs.jobs.cli", *given]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["flowpairs", *given])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert_one_sentence(capsys.readouterr().err, says)
+
+
+def test_so_it_is_where_the_command_is_a_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flowpairs.jobs.cli", "train", "nothing.yaml"]
     out = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert out.returncode == 2
-    assert out.stderr.startswith("error: ")
-    assert says in out.stderr
-    assert len(out.stderr.strip().splitlines()) == 1
+    assert_one_sentence(out.stderr, "config 'nothing.yaml': no such file")
+
+
+def assert_one_sentence(said: str, says: str) -> None:
+    assert said.startswith("error: ")
+    assert says in said
+    assert len(said.strip().splitlines()) == 1

@@ -17,7 +17,7 @@ DIRECTORY = Path("docs/tutorials")
 INDEX = (DIRECTORY / "README.md").read_text()
 TUTORIALS = sorted(path.stem for path in DIRECTORY.glob("*.py"))
 SHARING = {"pairs_without_flowpairs", "your_model"}  # one pair store: the second finds what the first has made
-QUICK = {"pairs_without_flowpairs", "your_cost"}  # `make test-all` runs the others too
+QUICK = {"your_cost"}  # `make test-all` runs the others too
 ALL = os.environ.get("FLOWPAIRS_TESTS") == "all"
 RAY = SHARING | {"your_data"}  # those that start it, one after the other
 
@@ -47,6 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.nightly) for name in TUTORIALS]
 )
 def test_runs_to_its_end_and_leaves_its_picture(name: str, runs: tuple[Path, dict[str, "Future[Done]"]]) -> None:
+    """Without flowpairs pairs are read by `make test` too, as the README does it: tests/test_readme.py."""
     directory, futures = runs
     done = futures[name].result()
     assert done.returncode == 0, done.stderr

@@ -71,7 +71,7 @@ class Head:
         found, over = Series(), threading.Event()
 
         def read() -> None:
-            while not over.wait(0.3):
+            while not over.wait(1.0):
                 found.update(self.series())
 
         reader = threading.Thread(target=read, daemon=True)
@@ -90,9 +90,11 @@ class Head:
             text = ""
             with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
                 text = answer.read().decode()
-            for family in text_string_to_metric_families(text):
+            # Ray's own are many, and take long to parse.
+            ours = "".join(line for line in text.splitlines(keepends=True) if "ray_flowpairs_" in line)
+            for family in text_string_to_metric_families(ours):
                 for name, tags, value, *_ in family.samples:
-                    if name.startswith("ray_flowpairs_") and "le" not in tags:
+                    if "le" not in tags:
                         found[name.removeprefix("ray_flowpairs_"), tags["output"], tags["JobId"]] = value
         return found
 
@@ -152,6 +154,8 @@ def head() -> Iterator[Head]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"HOME": str(root), "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token"}
     environment["RAY_metrics_report_interval_ms"] = "5000"  # gauges are served for twice that after their job
+    for key in ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):  # see tests/conftest.py
+        environment[key] = os.environ[key]
     subprocess.run([str(BIN / "ray"), "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     gcs, dashboard, client = free_ports(3)
     options = ["--head", "--include-dashboard=true", f"--port={gcs}", f"--dashboard-port={dashboard}", *agent_port()]

@@ -161,7 +161,12 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
     assert read_index(job.pairs) == index
 
 
+@pytest.mark.nightly
 def test_training_that_fails_ends_couplings(tmp_path: Path) -> None:
+    """By `make test` test_children.py holds that one that fails ends the other, and that its sentence is told.
+
+    And tests/training/test_trainer.py that a fault that a worker finds is the command's own sentence.
+    """
     job = Job(tmp_path / "job")
     job.config["couple"]["coupling"]["cost"] = "dot"
     job.config["couple"]["output"]["pairs"] = 4_000_000  # some 3,900 blocks
@@ -175,6 +180,7 @@ def test_training_that_fails_ends_couplings(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_couplings_that_fail_end_training(tmp_path: Path) -> None:
+    """By `make test` as for the other way round."""
     job = Job(tmp_path / "job")
     job.config["couple"]["coupling"] |= {"max_passes": 1, "tol": 1e-9, "cost": "dot"}
     status, said = job.finish()

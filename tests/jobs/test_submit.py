@@ -50,33 +50,22 @@ def told(head, series, output: Path) -> dict[str, float]:
     return {name: value for (name, *others), value in series.items() if tuple(others) == tags}
 
 
-def test_training_runs_there_from_an_installed_package_and_is_watched(head, pairs, tmp_path):
-    """The code is a wheel's, and the user's directory holds modules named as this project's folders."""
-    site = unpack_wheel(tmp_path)
-    assert {"jobs.py", "pipeline.py", "training"} <= {path.name for path in head.root.iterdir()}
+@pytest.mark.nightly
+def test_training_alone_is_submitted_too(head, pairs, tmp_path):
+    """By `make test` it is half of a stream, in the last of these tests."""
     command = ["submit", "train", TRAIN, f"pairs.dir={pairs}", f"output.dir={tmp_path / 'run'}"]
     small = ["train.steps=20", "train.batch=64", "train.warmup=5", "cluster.workers=1"]
     with head.scraped() as series:
-        job = head.flowpairs(*command, *small, code=site)
+        job = head.flowpairs(*command, *small)
     assert job.returncode == 0, job.stdout
     assert json.loads((tmp_path / "run" / "train.json").read_bytes())["steps"] == 20
-    [line] = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert told(head, series, tmp_path / "run") == {
-        "train_step": 20,
-        "train_steps_left": 0,
-        "train_loss": line["loss"],
-        "train_pairs_per_second": line["samples_per_s"],
-        "train_data_wait_ratio": line["data_wait"],
-    }
-    status = head.flowpairs("submit", "status", str(tmp_path / "run"), "--", "--json")
-    found = json.loads(status.stdout.splitlines()[-1])
-    assert (status.returncode, found["complete"], found["step"], found["loss"]) == (0, True, 20, line["loss"])
+    assert told(head, series, tmp_path / "run")["train_step"] == 20
 
 
 def test_the_exit_status_is_the_commands(head, pairs, tmp_path):
-    absent = head.flowpairs("submit", "evaluate", str(tmp_path / "absent"))
+    absent = head.flowpairs("submit", "verify", str(tmp_path / "absent"))
     assert absent.returncode == 2
-    assert "not a training run" in absent.stdout
+    assert f"error: pair store {str(tmp_path / 'absent')!r}: no such directory" in absent.stdout
     [shard] = pairs.glob("shards/*.tar")
     shutil.copytree(pairs, tmp_path / "damaged")
     (tmp_path / "damaged" / "shards" / shard.name).write_bytes(bytes(shard.stat().st_size))
@@ -167,17 +156,35 @@ def test_a_job_that_is_not_there_is_named(head):
     assert refused.stdout.startswith("error: job 'absent': not on this cluster")
 
 
-def test_couplings_and_training_in_one_submission(head, tmp_path):
-    """One of the two raylets of one core trains, the other one couples."""
-    command = ["submit", "stream", STREAM, f"couple.output.dir={tmp_path / 'pairs'}"]
-    command += [f"train.output.dir={tmp_path / 'run'}", "couple.coupling.n=2048", "couple.output.pairs=8192"]
-    command += ["train.model.width=32", "train.train.steps=40", "train.train.warmup=5", "train.train.log_every=10"]
-    with head.second():
-        job = head.flowpairs(*command)
-        assert job.returncode == 0, job.stdout
-        [listed] = [job for job in json.loads(head.flowpairs("jobs", "--json").stdout) if job["command"] == "stream"]
-    assert listed["output"] == f"{tmp_path / 'pairs'}\n{tmp_path / 'run'}"
+def test_couplings_and_training_in_one_submission_from_an_installed_package_are_watched(head, tmp_path):
+    """One of the two raylets of one core trains, the other one couples.
+
+    The code is a wheel's, and the user's directory holds modules named as this project's folders.
+    """
+    site, pairs, run = unpack_wheel(tmp_path), tmp_path / "streamed-pairs", tmp_path / "streamed-run"
+    assert {"jobs.py", "pipeline.py", "training"} <= {path.name for path in head.root.iterdir()}
+    command = ["submit", "stream", STREAM, f"couple.output.dir={pairs}", f"train.output.dir={run}"]
+    command += ["couple.coupling.n=1024", "couple.output.pairs=4096", "train.train.log_every=20"]
+    command += ["train.model.width=32", "train.train.steps=20", "train.train.batch=64", "train.train.warmup=5"]
+    with head.second(), head.scraped() as series:
+        job = head.flowpairs(*command, code=site)
+    assert job.returncode == 0, job.stdout
+    [listed] = [job for job in json.loads(head.flowpairs("jobs", "--json").stdout) if job["command"] == "stream"]
+    assert listed["output"] == f"{pairs}\n{run}"
     assert "coupling on 1 actor: 100 %  4/4 blocks" in job.stdout
-    assert "training: 100 %  step 40/40" in job.stdout
-    assert verify(tmp_path / "pairs").faults == []
-    assert json.loads((tmp_path / "run" / "train.json").read_bytes())["steps"] == 40
+    assert "training: 100 %  step 20/20" in job.stdout
+    assert verify(pairs).faults == []
+    assert json.loads((run / "train.json").read_bytes())["steps"] == 20
+    [line] = read_metrics(run / "metrics.jsonl")
+    by_output = {path: {name: v for (name, of, _), v in series.items() if of == path.name} for path in (pairs, run)}
+    assert by_output[run] == {
+        "train_step": 20,
+        "train_steps_left": 0,
+        "train_loss": line["loss"],
+        "train_pairs_per_second": line["samples_per_s"],
+        "train_data_wait_ratio": line["data_wait"],
+    }
+    assert (by_output[pairs]["couple_blocks_done"], by_output[pairs]["couple_blocks_left"]) == (4, 0)
+    status = head.flowpairs("submit", "status", str(run), "--", "--json")
+    found = json.loads(status.stdout.splitlines()[-1])
+    assert (status.returncode, found["complete"], found["step"], found["loss"]) == (0, True, 20, line["loss"])

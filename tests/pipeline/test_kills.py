@@ -64,21 +64,22 @@ def block_is_whole(tar: Path) -> bool:
     return all((tar.parent / f"pairs-{number:06d}.json").exists() for number in range(first, first + 3))
 
 
+@pytest.mark.nightly
 def test_a_killed_raylet(undisturbed: Path, tmp_path: Path) -> None:
-    """Two raylets on one machine; the one without the driver is killed while its actor works."""
+    """Two raylets on one machine; the one without the driver is killed while its actor works.
+
+    By `make test` test_couple.py holds that the block of a dead actor is done again, and that a job goes on with one
+    actor where another cannot be placed.
+    """
     program = f"""
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, "tests")
-import ray
-from ray.cluster_utils import Cluster
 from support.couplings import settings
+from support.processes import two_raylets
 from flowpairs.pipeline.couple import couple
 
-cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
-other = cluster.add_node(num_cpus=1)
-ray.init(address=cluster.address, log_to_driver=False)
-cluster.wait_for_nodes()
+_, other = two_raylets()
 seen = []
 
 def kill_once(row):

@@ -39,9 +39,9 @@ def test_the_forecast_is_of_the_job(tmp_path: Path, local_ray: None) -> None:
 
 
 def test_blocks_too_large_for_the_nodes_are_refused_with_what_fits(tmp_path: Path, local_ray: None) -> None:
-    huge = {"n": 2**26, "resample": "repeat"}
+    huge, output = {"n": 2**26, "resample": "repeat"}, {"pairs": 2**26, "pairs_per_shard": 2**16}
     with pytest.raises(InputError, match=r"coupling\.n=67108864: an actor takes about .* GiB") as refused:
-        plan(settings(tmp_path / "s", coupling=huge, cluster={"actors": 1}, output={"pairs": 2**26}))
+        plan(settings(tmp_path / "s", coupling=huge, cluster={"actors": 1}, output=output))
     fits = int(re.search(r"give coupling\.n=(\d+)", str(refused.value)).group(1))
     assert 2**16 < fits < 2**26
 

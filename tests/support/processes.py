@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from flowpairs.pipeline.config import CoupleConfig
 
@@ -34,21 +35,32 @@ def alive(process: int) -> bool:
         return False
 
 
+def two_raylets() -> tuple[Any, Any]:
+    """A cluster of two raylets of one core, which this process is the driver of, and the raylet that it is not on."""
+    import ray
+    from ray._common.utils import reset_ray_address
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    other = cluster.add_node(num_cpus=1)
+    # Where a cluster is killed its address stays in /tmp/ray, and each run of Ray Train then waits there for 12 s.
+    reset_ray_address()
+    ray.init(address=cluster.address, log_to_driver=False)
+    cluster.wait_for_nodes()
+    return cluster, other
+
+
 # Couples on a cluster of two raylets of one core, and kills the one member of a team as soon as its solve is on record.
 BEREAVED = """
 import os, signal, sys, threading, time
 from pathlib import Path
 sys.path.insert(0, "tests")
 import ray
-from support.processes import actors
-from ray.cluster_utils import Cluster
+from support.processes import actors, two_raylets
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.couple import couple
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-cluster.add_node(num_cpus=1)
-ray.init(address=cluster.address, log_to_driver=False)
-cluster.wait_for_nodes()
+cluster, _ = two_raylets()
 config, killed = load(CoupleConfig, sys.argv[1]), []
 
 def kill_once():

@@ -1,4 +1,4 @@
-"""Finished runs for the tests of what comes after training: weights away from their start, and nothing trained."""
+"""Finished runs for the tests of what comes after training: trained without Ray, or not at all."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,12 @@ import torch
 from flowpairs.pipeline.config import save, validate
 from flowpairs.training import objectives
 from flowpairs.training.config import TrainConfig
-from flowpairs.training.run.directory import RunDirectory, write_json
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
+from flowpairs.training.pairs.reading.order import arcs_for
+from flowpairs.training.run.directory import RunDirectory, check_run, prepare_run, write_json
+from flowpairs.training.run.logbook import Logbook
+from flowpairs.training.run.loop import train_loop
 from flowpairs.training.run.state import TrainState
 
 MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "depth": 1}
@@ -31,7 +36,10 @@ def write_run(
     two_sided: bool = False,
     **changes: Any,
 ) -> TrainConfig:
-    """What `flowpairs train` leaves that is read again; `classes` makes the network conditional."""
+    """What `flowpairs train` leaves that is read again; `classes` makes the network conditional.
+
+    The weights are away from their start, and nothing is trained.
+    """
     plain = {"pairs": {"dir": pairs}, "model": {**model, "conditional": classes > 0}, "output": {"dir": str(directory)}}
     config = validate(TrainConfig, plain | {"train": {"steps": 10, "label_dropout": dropout}} | changes)
     state = TrainState.start(objectives.build_network(config, shape, classes), config.train)
@@ -39,13 +47,35 @@ def write_run(
     with torch.no_grad():
         for weight in state.ema.module.parameters():  # away from DiT's zero start, and from what is not averaged
             weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
-    checkpoint = directory / "checkpoints" / "step-000000010"
-    checkpoint.mkdir(parents=True)
-    state.save(checkpoint)
+    save_weights(directory, state, "step-000000010")
     save(config, RunDirectory(directory).config, "a test's")
     summary = {"pairs_dir": pairs, "checkpoint": "checkpoints/step-000000010", "method": method, "two_sided": two_sided}
     write_json(directory / "train.json", {**summary, "shape": list(shape), "num_classes": classes})
     return config
+
+
+def save_weights(directory: Path, state: TrainState, name: str) -> None:
+    checkpoint = directory / "checkpoints" / name
+    checkpoint.mkdir(parents=True)
+    state.save(checkpoint)
+
+
+def train_here(config: TrainConfig) -> Path:
+    """Train in this process, as `flowpairs train` does on one worker of Ray Train, and leave a finished run."""
+    config, index = check_run(config)
+    run, train = prepare_run(config), config.train
+    state = TrainState.start(objectives.build_network(config, index.shape, index.num_classes), train)
+    part, log = BatchPart(train.batch, 0, 1, arcs_for(train.batch, 1)), Logbook(run.metrics, 0)
+    objective = objectives.build_objective(config, index.num_classes)
+    with ShardLoader(config.pairs.dir, index, part, train.seed, config.model.conditional) as loader:
+        train_loop(state, state.model, loader, objective, train, log.write, lambda metrics: None)
+    log.close()
+    name = f"step-{train.steps:09d}"
+    save_weights(run.path, state, name)
+    summary = {"pairs_dir": config.pairs.dir, "method": index.method, "checkpoint": f"checkpoints/{name}"}
+    summary |= {"shape": list(index.shape), "num_classes": index.num_classes, "two_sided": index.two_sided}
+    run.finish(summary | {"steps": train.steps, "batch": train.batch, "workers": 1})
+    return run.path
 
 
 def wait_for_checkpoint(run: Path) -> None:

@@ -9,6 +9,7 @@ import ot
 import pytest
 import torch
 from support.couplings import couple_here
+from support.runs import train_here
 from torch import nn
 
 from flowpairs.pipeline.base.errors import InputError
@@ -204,8 +205,7 @@ def test_held_out_data_are_translated(local_ray, pairs, sets, tmp_path):
 @pytest.mark.slow
 def test_a_chain_is_held_to_its_time_points(local_ray, chain, tmp_path):
     """The day that was left out is passed on the way; the report shows every point."""
-    run = tmp_path / "run"
-    train(train_config(chain, output={"dir": str(run)}))
+    run = train_here(train_config(chain, output={"dir": str(tmp_path / "run")}))
     report = evaluate(run, EvaluateConfig(samples=150, euler=(4,)))
     points = report["time_points"]
     assert [(point["time"], point["left_out"]) for point in points] == [(1, False), (2, True), (4, False)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import ray.train
 import torch
 from support.processes import actors, outside
@@ -73,8 +74,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_end(run: Path, other: Path) -> None:
-    """Equal step counts, logs at equal steps, and weights up to the order of float sums."""
-    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == list(range(10, STEPS + 1, 10))
+    """Equal step counts, logs at equal steps, and losses and weights up to the order of float sums."""
+    lines, expected = read_metrics(run / "metrics.jsonl"), read_metrics(other / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(10, STEPS + 1, 10))
+    np.testing.assert_allclose([line["loss"] for line in lines], [line["loss"] for line in expected], rtol=1e-3)
     ours, theirs = weights(run), weights(other)
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-5)
@@ -144,26 +147,29 @@ train(TrainConfig.model_validate_json(sys.argv[1]))
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_one_two_and_four_workers_give_the_same_loss_curve(undisturbed: Path, store: Path) -> None:
-    """For the same global batch, to float tolerance; four need a Ray that counts more cores than the session's."""
+    """For the same global batch, to float tolerance; four need a Ray that counts more cores than the session's.
+
+    By `make test` the runs of the killed driver and of the dead node go on with one worker, and both are held to the
+    losses and weights of two.
+    """
     train(config(store, "one", workers=1))
     command = [sys.executable, "-c", FOUR, config(store, "four", workers=4).model_dump_json()]
     subprocess.run(command, env=outside(), check=True, timeout=300, stderr=subprocess.DEVNULL)
-    two = [line["loss"] for line in read_metrics(undisturbed / "metrics.jsonl")]
     for name, workers in (("one", 1), ("four", 4)):
         assert json.loads((store.parent / name / "train.json").read_bytes())["workers"] == workers
-        losses = [line["loss"] for line in read_metrics(store.parent / name / "metrics.jsonl")]
-        np.testing.assert_allclose(losses, two, rtol=1e-3)
         assert_same_end(store.parent / name, undisturbed)
 
 
 @pytest.mark.slow
-def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path, store: Path) -> None:
+def test_killed_driver_resumes_with_another_number_of_workers_and_compiled(undisturbed: Path, store: Path) -> None:
+    """What changes nothing but rounding may be another when a run goes on; compiled where there is a compiler."""
     settings = config(store, "killed-driver", workers=2)
     run = Path(settings.output.dir)
     code = "import sys; from flowpairs.training.config import TrainConfig; from flowpairs.training.train import train; "
     code += "train(TrainConfig.model_validate_json(sys.argv[1]))"
-    environment = {**os.environ, "RAY_ADDRESS": "local", POLLS: "2"}
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address, POLLS: "2"}
     with subprocess.Popen([sys.executable, "-c", code, settings.model_dump_json()], env=environment) as driver:
         wait_for_checkpoint(run)
         driver.send_signal(signal.SIGKILL)
@@ -173,12 +179,14 @@ def test_killed_driver_resumes_with_another_number_of_workers(undisturbed: Path,
     assert 40 <= found.step <= read_metrics(run / "metrics.jsonl")[-1]["step"]  # its workers live a little longer
     assert found.steps == STEPS
     assert found.seconds_left == pytest.approx((STEPS - found.step) * 64 / found.pairs_per_second)
-    train(config(store, "killed-driver", workers=1))
+    train(config(store, "killed-driver", workers=1, compile=shutil.which("g++") is not None, accumulate=2))
     assert_same_end(run, undisturbed)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_worker_is_replaced(undisturbed: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `make test` a worker dies with its node, and the run goes on from the newest checkpoint: the next test."""
     monkeypatch.setenv(POLLS, "1")  # time to be killed in
     settings = config(store, "killed-worker", workers=2)
     run = Path(settings.output.dir)
@@ -201,17 +209,13 @@ def test_killed_worker_is_replaced(undisturbed: Path, store: Path, monkeypatch: 
 BEREAVED = """
 import os, signal, sys, threading
 sys.path[:0] = ["tests", "tests/training"]
-import ray
 from pathlib import Path
-from ray.cluster_utils import Cluster
+from support.processes import two_raylets
 from support.runs import wait_for_checkpoint
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.train import train
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-other = cluster.add_node(num_cpus=1)
-ray.init(address=cluster.address, log_to_driver=False)
-cluster.wait_for_nodes()
+_, other = two_raylets()
 config, over = TrainConfig.model_validate_json(sys.argv[1]), []
 
 def kill_node():
@@ -237,8 +241,10 @@ def test_an_elastic_run_goes_on_with_fewer_workers_when_a_node_dies(undisturbed:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_learns_the_same_and_is_saved_as_any_other(undisturbed: Path, store: Path) -> None:
+    """From its start; by `make test` the run whose driver was killed goes on compiled."""
     train(config(store, "compiled", workers=1, compile=True, accumulate=2))
     assert_same_end(store.parent / "compiled", undisturbed)
 

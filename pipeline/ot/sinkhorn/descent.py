@@ -16,10 +16,10 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
-from flowpairs.pipeline.ot.sinkhorn.parts import find_parts, offsets, part_masses
 from flowpairs.pipeline.ot.sinkhorn.starved import feed
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate, SurrogateSolution
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.sinkhorn.weak_parts import find_parts, offsets, part_masses
 from flowpairs.pipeline.ot.tiles.kernel import Kernel, kernel_of
 from flowpairs.pipeline.ot.tiles.logits import Logits
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team

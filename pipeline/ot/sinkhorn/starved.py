@@ -1,10 +1,10 @@
 """Columns that get next to nothing of their mass: their exact soft-min, over these columns alone.
 
-A pass measures masses in integers of 2^-62, and keeps entries that are large in their row. A column far from all rows at
-the present potential has neither a mass nor an entry, so nothing says how far its potential has to rise: by thousands of
-bits, for one point 50 times as long as the others. Its exact soft-min does, in logs. It takes one thin tile of the
-kernel, all rows by the starved columns, alternating with the rows' soft-min, in which all other columns are one number
-per row.
+A pass measures masses in integers of 2^-62, and keeps entries that are large in their row. A column far from all rows
+at the present potential has neither a mass nor an entry, so nothing says how far its potential has to rise: by
+thousands of bits, for one point 50 times as long as the others. Its exact soft-min does, in logs. It takes one thin
+tile of the kernel, all rows by the starved columns, alternating with the rows' soft-min, in which all other columns
+are one number per row.
 """
 
 from typing import NamedTuple

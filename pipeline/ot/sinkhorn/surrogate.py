@@ -1,9 +1,11 @@
 """A sparse surrogate of the kernel near one sweep, on which Sinkhorn iterations cost next to nothing.
 
-The large entries of the plan are kept one by one, all others together as the rank-one matrix r c^T / sum(r) that has
-their row sums r and column sums c. Because the rest is kept, no row or column can starve, and the surrogate has exactly
-the marginals that the sweep measured; because the large entries are kept with their logits, it can be solved at a
-smaller eps than it was made at. What it misses, the next sweep measures.
+The large entries of the plan are kept one by one. All others are the rest: rows and columns are in an order in which
+neighbours are near in space, and each block of a piece of rows and a group of columns has a rest of rank one, r c^T,
+with the sums that the sweep measured over its rows and columns. So the surrogate has exactly the marginals that the
+sweep measured, and keeps how mass is exchanged between regions; because the large entries are kept with their logits,
+it can be solved at a smaller eps than it was made at. What it misses, the next sweep measures. Columns that the sweep
+left without any mass are added with their exact entries (pipeline/ot/sinkhorn/starved.py).
 
 Each process keeps the entries of its own rows; an iteration sums one number per column over the processes.
 """
@@ -271,7 +273,7 @@ class Surrogate:
         slope: Float[Tensor, " m"],
         r: Float[Tensor, "n g"],
     ) -> Float[Tensor, " m"]:
-        """Solve (diag(column) - P^T diag(1 / a) P) x = slope by conjugate gradients, with the diagonal to precondition."""
+        """Solve (diag(column) - P^T diag(1 / a) P) x = slope by conjugate gradients, preconditioned by the diagonal."""
         scale = 1 / column.clamp(min=TINY).sqrt()
         x, residual = torch.zeros_like(slope), slope * scale
         direction, square = residual, (residual @ residual).item()

@@ -1,8 +1,8 @@
 """Parts of a problem that hardly exchange mass: one number per part, solved exactly, before anything finer.
 
-Where clusters are far apart, whatever mass has to cross from one to another does so by entries too small to be kept, and
-no step that looks at kept entries alone finds how much the potential of a whole part has to move. With the potential
-fixed within the parts, each row's soft-min over each part is a number, and the parts' offsets solve a small
+Where clusters are far apart, whatever mass has to cross from one to another does so by entries too small to be kept,
+and no step that looks at kept entries alone finds how much the potential of a whole part has to move. With the
+potential fixed within the parts, each row's soft-min over each part is a number, and the parts' offsets solve a small
 semi-discrete problem: n rows, one target per part. That is an exact step of block-coordinate ascent of the dual.
 """
 
