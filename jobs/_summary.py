@@ -30,7 +30,7 @@ def print_summary(directory: AnyPath) -> None:
         table.add_row("eps", f"{mean('eps'):.4g} absolute, {mean('rel_eps'):.4g} relative to std(C)")
         table.add_row("passes a block", f"{mean('passes'):.0f}")
     if index.method != "imported":  # imported couplings are not known, only their pairs
-        table.add_row("sharpness E", f"{mean('sharpness'):.3f} (n^E = {mean('partners'):.1f} partners a row)")
+        table.add_row("sharpness E", f"{mean('sharpness'):.3f} ({mean('partners'):.1f} partners per source row)")
     if index.method not in ("imported", "semidiscrete"):
         worst = max(max(row["source_error"], row["target_error"]) for row in blocks)
         table.add_row("worst marginal error (L1)", f"{worst:.2e}")

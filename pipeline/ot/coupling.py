@@ -23,7 +23,8 @@ class BlockReport:
     Errors are L1 distances between a marginal of P and its target, measured over all entries. Costs are the mean per
     pair of |x0 - x1|^2 in feature space, or of the user's cost function, under the product of the marginals and under
     the coupling. `sharpness` is E = 2 H(P) / (H(a) + H(b)) - 1, H in nats: 0 a permutation, 1 independent. `partners`
-    is the geometric mean number of partners, exp(H(P) - (H(a) + H(b)) / 2), n^E for n = m and uniform weights.
+    and `partners_of_target` are the geometric mean numbers of partners of a source and of a target row,
+    exp(H(P) - H(a)) and exp(H(P) - H(b)): both are n^E for n = m and uniform weights.
     """
 
     method: str  # "sinkhorn", "exact" or "independent"
@@ -33,6 +34,7 @@ class BlockReport:
     rel_eps: float | None  # eps / std(C)
     sharpness: float
     partners: float
+    partners_of_target: float
     source_error: float
     target_error: float
     cost_independent: float

@@ -10,7 +10,7 @@ import torch
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.coupling import BlockReport, SparseCoupling
 from flowpairs.pipeline.ot.problem import Problem
-from flowpairs.pipeline.ot.sharpness import sharpness, transport_costs
+from flowpairs.pipeline.ot.sharpness import spread_of, transport_costs
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 
 # float64 cost and plan, and about 32 bytes per arc inside the network simplex (measured, POT 0.9.7).
@@ -67,9 +67,10 @@ def solve_exact(problem: Problem) -> SparseCoupling:
     device = a.device
     kernel = kernel_of(problem)
     cost = kernel.dense().cpu().numpy()  # without the part that the potentials absorb, which would cost the dual digits
-    plan, log = ot.emd(a.cpu().numpy(), b.cpu().numpy(), cost, numItermax=10**9, log=True)
+    unit = np.abs(cost).max() or 1.0  # the library's tolerance is absolute
+    plan, log = ot.emd(a.cpu().numpy(), b.cpu().numpy(), cost / unit, numItermax=10**9, log=True)
     assert log["warning"] is None, log["warning"]
-    v = torch.from_numpy(np.asarray(log["v"])).to(device)
+    v = torch.from_numpy(np.asarray(log["v"]) * unit).to(device)
     source, target = torch.from_numpy(plan.sum(1)).to(device), torch.from_numpy(plan.sum(0)).to(device)
     errors = (source - a).abs().sum().item(), (target - b).abs().sum().item()
 
@@ -80,15 +81,16 @@ def solve_exact(problem: Problem) -> SparseCoupling:
     i, j = plan.nonzero()
     starts = np.searchsorted(i, np.arange(n + 1))
     independent_cost, coupled_cost = transport_costs(kernel, target, moment)
-    level, partners = sharpness(float(entropy_nats), a, b)
+    spread = spread_of(float(entropy_nats), a, b)
     report = BlockReport(
         method="exact",
         n=n,
         m=m,
         eps=None,
         rel_eps=None,
-        sharpness=level,
-        partners=partners,
+        sharpness=spread.sharpness,
+        partners=spread.partners,
+        partners_of_target=spread.partners_of_target,
         source_error=errors[0],
         target_error=errors[1],
         cost_independent=independent_cost,

@@ -4,7 +4,7 @@ import time
 
 from flowpairs.pipeline.ot.coupling import BlockReport, IndependentCoupling
 from flowpairs.pipeline.ot.problem import Problem, entropy
-from flowpairs.pipeline.ot.sharpness import sharpness, transport_costs
+from flowpairs.pipeline.ot.sharpness import spread_of, transport_costs
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 
 
@@ -12,7 +12,7 @@ def independent(problem: Problem) -> IndependentCoupling:
     """Build P = a b^T, with the same report as any other coupling."""
     started = time.perf_counter()
     a, b = problem.weights()
-    level, partners = sharpness(entropy(a) + entropy(b), a, b)
+    spread = spread_of(entropy(a) + entropy(b), a, b)
     apart, _ = transport_costs(kernel_of(problem), b, 0.0)
     report = BlockReport(
         method="independent",
@@ -20,8 +20,9 @@ def independent(problem: Problem) -> IndependentCoupling:
         m=problem.m,
         eps=None,
         rel_eps=None,
-        sharpness=level,
-        partners=partners,
+        sharpness=spread.sharpness,
+        partners=spread.partners,
+        partners_of_target=spread.partners_of_target,
         source_error=0.0,
         target_error=0.0,
         cost_independent=apart,

@@ -1,7 +1,9 @@
 """The numbers of a report that do not depend on how a coupling was found."""
 
 import math
+from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,14 +12,30 @@ from flowpairs.pipeline.ot.problem import Problem, entropy
 from flowpairs.pipeline.ot.tiles.kernel import InnerKernel, Kernel
 
 
-def sharpness(plan_entropy: float, a: Float[Tensor, " n"], b: Float[Tensor, " m"]) -> tuple[float, float]:
-    """Compute E = 2 H(P) / (H(a) + H(b)) - 1 and the geometric mean number of partners, from H(P) in nats.
+class Spread(NamedTuple):
+    """How many partners rows have in a plan of entropy H(P), in nats."""
 
-    E is 0 where each marginal is concentrated on one point and every coupling is one pair.
+    sharpness: float  # E = 2 H(P) / (H(a) + H(b)) - 1; 0 where every coupling is one pair
+    partners: float  # exp(H(P) - H(a)): geometric mean over the source rows
+    partners_of_target: float  # exp(H(P) - H(b)): geometric mean over the target rows
+
+
+def spread_of(plan_entropy: float, a: Float[Tensor, " n"], b: Float[Tensor, " m"]) -> Spread:
+    """Compute the sharpness and the mean numbers of partners from H(P), in nats."""
+    source, target = entropy(a), entropy(b)
+    level = 2 * plan_entropy / (source + target) - 1 if source + target > 0 else 0.0
+    return Spread(level, math.exp(plan_entropy - source), math.exp(plan_entropy - target))
+
+
+def least_entropy(x: Float[Tensor, "n d"], a: Float[Tensor, " n"]) -> tuple[float, float]:
+    """Compute the entropy of the distinct rows, and that of equal rows among themselves, in nats.
+
+    Equal rows share what they get in proportion to their weights, however small eps is.
     """
-    mean_entropy = (entropy(a) + entropy(b)) / 2
-    level = plan_entropy / mean_entropy - 1 if mean_entropy > 0 else 0.0
-    return level, math.exp(plan_entropy - mean_entropy)
+    mark = x.double() @ torch.linspace(1, 2, x.shape[1], dtype=torch.float64, device=x.device).sqrt()
+    same = mark.unique(return_inverse=True)[1]
+    distinct = entropy(a.new_zeros(int(same.max()) + 1).index_add_(0, same, a))
+    return distinct, entropy(a) - distinct
 
 
 def transport_costs(kernel: Kernel, target: Float[Tensor, " m"], moment: float) -> tuple[float, float]:
@@ -45,4 +63,4 @@ def _squared_distances(problem: Problem, target: Float[Tensor, " m"], coupled_co
     independent = source_spread + (b @ square).item() + (apart @ apart).item()
     drift = 2 * (apart @ (columns.T @ target)).item()
     coupled = source_spread + (target @ square).item() + (apart @ apart).item() + 2 * coupled_cost - drift
-    return independent, coupled
+    return independent, max(0.0, coupled)

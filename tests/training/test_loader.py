@@ -190,7 +190,6 @@ def test_a_failed_loader_keeps_failing(store: Path) -> None:
 
 
 def test_leaving_early_stops_the_thread(store: Path) -> None:
-<<<<<<< HEAD
     before = reading()
     with ShardLoader(store, read_index(store), BatchPart(4, 0, 1, 1), seed=0) as loader:
         next(loader)
@@ -198,18 +197,6 @@ def test_leaving_early_stops_the_thread(store: Path) -> None:
 
 
 GOOD = {"arcs": 4, "batch": 8, "epoch": 0, "position": 2, "seed": 0, "store": "0123456789abcdef"}
-=======
-    """Its own thread: that of a loader which another test dropped may still be about to end."""
-    before = set(threading.enumerate())
-
-    def ours() -> list[str]:
-        return [thread.name for thread in set(threading.enumerate()) - before]
-
-    with ShardLoader(store, read_index(store), BatchPart(4, 0, 1, 1), seed=0) as loader:
-        next(loader)
-        assert "pair-loader" in ours()
-    assert "pair-loader" not in ours()
->>>>>>> w2
 
 
 @pytest.mark.parametrize(

@@ -219,5 +219,7 @@ def cheapest(problem: Problem, room: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
 
     used = room.nonzero()[:, 0]
     cost = kernel_of(problem).dense()[:, used].cpu().numpy()
-    plan = ot.emd(np.ones(problem.n), room[used].double().cpu().numpy(), cost, numItermax=10**9)
+    plan = ot.emd(
+        np.ones(problem.n), room[used].double().cpu().numpy(), cost / (np.abs(cost).max() or 1.0), numItermax=10**9
+    )
     return used[torch.from_numpy(plan.argmax(1)).to(used.device)]

@@ -54,7 +54,7 @@ class SemidiscreteReport:
     """How a potential was found and how good it is.
 
     chi2 is the unbiased estimate of sum_j (p_j - b_j)^2 / b_j from points that the potential has not seen, at the
-    wanted eps; its root is the relative error of a datum's mass.
+    wanted eps; its root is the root mean square, over data, of the relative error of their masses.
     """
 
     data: int  # N
@@ -178,7 +178,8 @@ def solve_semidiscrete(
         converged=converged,
         seconds=time.perf_counter() - started,
     )
-    return Semidiscrete(state.g, report)
+    # At eps = 0 the pass that decided had the cells of its logits, in which the smoothing adds log b to the potential.
+    return Semidiscrete(state.g if eps > 0 else _shifted(targets, state.g, state.level), report)
 
 
 def _relative(eps: float, scale: float) -> float:
@@ -215,10 +216,18 @@ def _begin(targets: Targets, source: PointSource, eps: float, std: float, g0: Fl
         return Ascent(torch.zeros_like(targets.b), eps or 1.0, eps or 1.0)
     smoothing = eps or SMOOTH * std
     if g0 is not None:
-        return Ascent(targets.centred(g0.double().to(targets.own.device)), smoothing, smoothing)
+        start = targets.centred(g0.double().to(targets.own.device))
+        return Ascent(start if eps > 0 else _shifted(targets, start, -smoothing), smoothing, smoothing)
     level = max(smoothing, BLUR * std)
     g = targets.centred(targets.start(source.points(0, MOMENTS), level))
     return Ascent(targets.share.gather(g), level, smoothing)
+
+
+def _shifted(targets: Targets, g: Float[Tensor, " N"], smoothing: float) -> Float[Tensor, " N"]:
+    """Add smoothing log b to a potential, centred; equal weights leave it as it is."""
+    if targets.b.max() == targets.b.min():
+        return g
+    return targets.centred(g + smoothing * targets.b.clamp(min=LEAST).log())
 
 
 def _points(targets: Targets, state: Ascent, chi2: float) -> int:

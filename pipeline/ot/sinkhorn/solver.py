@@ -13,13 +13,18 @@ from flowpairs.pipeline.ot.backends.choose import BackendName, choose
 from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
 from flowpairs.pipeline.ot.coupling import BlockReport, EntropicCoupling
 from flowpairs.pipeline.ot.problem import Problem, entropy
-from flowpairs.pipeline.ot.sharpness import sharpness, transport_costs
+from flowpairs.pipeline.ot.sharpness import spread_of, transport_costs
 from flowpairs.pipeline.ot.sinkhorn.descent import Progress, Save, SolveState, cold, descend, warm
+from flowpairs.pipeline.ot.sinkhorn.measure import measure
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
-from flowpairs.pipeline.ot.tiles.kernel import LOG2E, kernel_of
+from flowpairs.pipeline.ot.tiles.kernel import LOG2E, InnerKernel, Kernel, kernel_of
 from flowpairs.pipeline.ot.tiles.nearby import nearby_order
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, check_team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
+
+MEASURED = 2**20  # entries up to which a plan is measured in float64, or of the rows whose sums are
+DIGITS = 1e-4  # largest rounding of float32's inner products, as a share of the transport cost that is read from them
+HELD = 0.5  # and as a share of eps tol, above which float32 cannot hold a plan
 
 
 def solve_sinkhorn(
@@ -62,6 +67,7 @@ def solve_sinkhorn(
         raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
     started = time.perf_counter()
     with Workers(problem.x0.device):
+        problem = precise(problem, tol)
         block = ProblemArrays(problem, team, choose(backend, problem))
         kernel, eps, std = block.kernel, problem.eps, block.std
         if resume is not None:
@@ -118,18 +124,27 @@ def finish_coupling(
     # <P, c>: the rows' mean logits are phi - H(P(. | i)), and they are -s c + gamma.
     mean_logit = share.total(a * (last.phi - last.bits)) - (last.columns @ last.gamma).item()
     independent, coupled = transport_costs(kernel, last.columns, -mean_logit * eps / LOG2E)
-    level, partners = sharpness(entropy(a) + share.total(a * last.bits) / LOG2E, a, b)
+    nats = entropy(a) + share.total(a * last.bits) / LOG2E
     error = (last.columns - b).abs().sum().item()
+    phi = share.gather(last.phi)
+    small, blurred = problem.n * problem.m <= MEASURED, _rounding(kernel) > DIGITS * coupled
+    exact = measure(kernel, last.gamma, phi, eps, MEASURED if not (small or blurred) else problem.n * problem.m)
+    source_error, target_error = exact.source_error, error
+    if exact.columns is not None:
+        target_error, nats = (exact.columns - b).abs().sum().item(), exact.nats
+        independent, coupled = transport_costs(kernel, exact.columns, exact.moment)
+    spread = spread_of(nats, a, b)
     report = BlockReport(
         method="sinkhorn",
         n=problem.n,
         m=problem.m,
         eps=eps,
         rel_eps=eps / block.std if block.std > 0 else math.inf,
-        sharpness=level,
-        partners=partners,
-        source_error=0.0,
-        target_error=error,
+        sharpness=spread.sharpness,
+        partners=spread.partners,
+        partners_of_target=spread.partners_of_target,
+        source_error=source_error,
+        target_error=target_error,
         cost_independent=independent,
         cost_coupled=coupled,
         passes=state.passes,
@@ -137,6 +152,30 @@ def finish_coupling(
         seconds=time.perf_counter() - started,
     )
     return EntropicCoupling(problem, f, g, report, block.team, kernel.backend)
+
+
+def precise(problem: Problem, tol: float) -> Problem:
+    """Convert a float32 problem to float64 where float32's inner products, over eps, would cost digits that tol needs.
+
+    It is known before the first pass: rounding moves an entry by about 2^-24 |x0| |x1| / eps, relative, on average.
+    """
+    if callable(problem.cost) or problem.x0.dtype == torch.float64:
+        return problem
+    if _rounding(kernel_of(problem)) <= HELD * problem.eps * tol:
+        return problem
+    return replace(problem, x0=problem.x0.double(), x1=problem.x1.double())
+
+
+def _rounding(kernel: Kernel) -> float:
+    """Estimate the rounding error of a cost in the tiles, on average."""
+    problem = kernel.problem
+    unit = torch.finfo(problem.x0.dtype).eps / 2
+    a, b = problem.weights()
+    if isinstance(kernel, InnerKernel):
+        return unit * kernel.factor * (a @ kernel.rows.norm(dim=1)).item() * (b @ kernel.columns.norm(dim=1)).item()
+    moments = problem.measured().cost_moments
+    assert moments is not None
+    return unit * (abs(moments.mean) + moments.std)
 
 
 def _extend(

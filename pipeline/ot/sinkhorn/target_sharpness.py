@@ -20,6 +20,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.backends.choose import BackendName, choose
 from flowpairs.pipeline.ot.coupling import EntropicCoupling
 from flowpairs.pipeline.ot.problem import Problem, entropy
+from flowpairs.pipeline.ot.sharpness import least_entropy
 from flowpairs.pipeline.ot.sinkhorn.descent import (
     BLUR,
     SHARPEN,
@@ -124,24 +125,27 @@ class Sharpness:
         return solution.entropy / self.marginals - 1
 
 
-def check_reachable(sharpness: float, source: float, target: float) -> None:
-    """Refuse a sharpness below the smallest one, which is not 0 where the entropies of the two sides differ.
+def check_reachable(sharpness: float, source: float, target: float, repeats: float = 0.0) -> None:
+    """Refuse a sharpness below the smallest one, which is not 0 where rows repeat or the sides' entropies differ.
 
-    H(P) is at least the larger of the sides' entropies, since every row of that side has a partner.
+    H(P) is at least the larger of the entropies of the sides' distinct rows, since each has a partner, and that of
+    equal rows among themselves, which share what they get.
 
     Args:
         sharpness: wanted E.
-        source: H of the source marginal; log n for equal weights.
-        target: H of the target marginal; log m for equal weights.
+        source: H of the source marginal over distinct rows; log n for n of equal weight.
+        target: H of the target marginal over distinct rows.
+        repeats: what equal rows add to the entropies of both sides.
 
     Raises:
         InputError: no coupling is so sharp.
     """
-    least = abs(source - target) / (source + target)
+    least = 2 * (max(source, target) + repeats) / (source + target + repeats) - 1
     if sharpness <= least:
+        equal = f", some of them equal, which adds {repeats:.3g} nats," if repeats > 1e-9 else " of equal weight"
         raise InputError(
             f"sharpness={sharpness:g}: no coupling of two sides of {math.exp(source):,.0f} and {math.exp(target):,.0f} "
-            f"rows of equal weight is below {least:.3f}; give more, sides nearer in size, or rel_eps"
+            f"rows{equal} is below {least:.3f}; give more, sides nearer in size, or rel_eps"
         )
 
 
@@ -184,7 +188,11 @@ def solve_for_sharpness(
         block = ProblemArrays(problem, team, choose(backend, problem))
         if min(len(block.a), len(block.b)) == 1 or block.std == 0:
             raise InputError(f"sharpness={sharpness!r}: all couplings of this block have the same; give rel_eps")
-        check_reachable(sharpness, entropy(block.a), entropy(block.b))
+        (source, more), (target, most) = (
+            least_entropy(points, weights)
+            for points, weights in ((block.supported.x0, block.a), (block.supported.x1, block.b))
+        )
+        check_reachable(sharpness, source, target, more + most)
         if resume is None:
             aim, state = _first(block, sharpness, tol)
         else:

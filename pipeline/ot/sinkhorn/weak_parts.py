@@ -69,8 +69,8 @@ def _components(current: Sweep, m: int, share: RowPartition) -> Int[Tensor, " m"
     alone = torch.ones(m, dtype=torch.int64, device=j.device)
     alone[j] = 0
     rows, columns = _givers(current, share, alone)
-    i, j = torch.cat([i, rows]).cpu().numpy(), torch.cat([j, columns]).cpu().numpy()
-    labels = labelled(j, m + i, m + n)[:m]
+    first, second = torch.cat([j, columns]).cpu().numpy(), torch.cat([i, rows]).cpu().numpy()
+    labels = labelled(first, m + second, m + n)[:m]
     if share.team.size > 1:  # join what the members found: each column with its label in each member
         stack = torch.zeros(share.team.size, m, dtype=torch.int64)
         stack[share.team.rank] = torch.from_numpy(labels)
