@@ -15,7 +15,7 @@ from flowpairs.pipeline.ot.coupling import BlockReport, EntropicCoupling
 from flowpairs.pipeline.ot.problem import Problem, entropy
 from flowpairs.pipeline.ot.sharpness import spread_of, transport_costs
 from flowpairs.pipeline.ot.sinkhorn.descent import Progress, Save, SolveState, cold, descend, warm
-from flowpairs.pipeline.ot.sinkhorn.measure import measure
+from flowpairs.pipeline.ot.sinkhorn.measured_plan import measure_plan
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E, InnerKernel, Kernel, kernel_of
 from flowpairs.pipeline.ot.tiles.nearby import nearby_order
@@ -114,11 +114,6 @@ def finish_coupling(
     """Build the coupling and its report from the end of a solve and the sweep over its final potentials."""
     eps = state.eps
     problem, share, kernel = replace(block.whole, eps=eps), block.share, block.kernel
-    f, g = kernel.f(share.gather(last.phi), eps), kernel.g(last.gamma, eps)
-    if len(f) < problem.n or len(g) < problem.m:
-        f, g = _extend(problem, block, f, g)
-    else:
-        f, g = torch.empty_like(f).index_copy_(0, block.source, f), torch.empty_like(g).index_copy_(0, block.target, g)
     a, b = block.a, block.b
     assert last.bits is not None
     # <P, c>: the rows' mean logits are phi - H(P(. | i)), and they are -s c + gamma.
@@ -128,11 +123,16 @@ def finish_coupling(
     error = (last.columns - b).abs().sum().item()
     phi = share.gather(last.phi)
     small, blurred = problem.n * problem.m <= MEASURED, _rounding(kernel) > DIGITS * coupled
-    exact = measure(kernel, last.gamma, phi, eps, MEASURED if not (small or blurred) else problem.n * problem.m)
+    exact = measure_plan(kernel, last.gamma, phi, eps, MEASURED if not (small or blurred) else problem.n * problem.m)
     source_error, target_error = exact.source_error, error
     if exact.columns is not None:
         target_error, nats = (exact.columns - b).abs().sum().item(), exact.nats
         independent, coupled = transport_costs(kernel, exact.columns, exact.moment)
+    f, g = kernel.f(exact.phi, eps), kernel.g(last.gamma, eps)
+    if len(f) < problem.n or len(g) < problem.m:
+        f, g = _extend(problem, block, f, g)
+    else:
+        f, g = torch.empty_like(f).index_copy_(0, block.source, f), torch.empty_like(g).index_copy_(0, block.target, g)
     spread = spread_of(nats, a, b)
     report = BlockReport(
         method="sinkhorn",

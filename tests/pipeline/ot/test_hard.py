@@ -116,7 +116,7 @@ def test_a_hard_semidiscrete_potential_gives_unequal_weights() -> None:
     y, b = torch.randn(60, 3, generator=generator), torch.logspace(-2, 0, 60, dtype=torch.float64)
     b /= b.sum()
     source = Gaussian()
-    found = solve_semidiscrete(Targets(y, weights=b), source, 0.0)
+    found = solve_semidiscrete(Targets(y, b), source, 0.0)
     assert found.report.converged
     points = source.points(2**30, 200_000)
     partners = Assignment(y, found.g, 0.0).partners(points.double(), torch.zeros(len(points), dtype=torch.float64))
