@@ -13,7 +13,7 @@ from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.pairs.reading.order import arcs_for
 from flowpairs.training.run.directory import RunDirectory, check_run, prepare_run, write_json
-from flowpairs.training.run.logbook import Logbook
+from flowpairs.training.run.logbook import Logbook, read_metrics
 from flowpairs.training.run.loop import train_loop
 from flowpairs.training.run.state import TrainState
 
@@ -74,6 +74,8 @@ def train_here(config: TrainConfig) -> Path:
     save_weights(run.path, state, name)
     summary = {"pairs_dir": config.pairs.dir, "method": index.method, "checkpoint": f"checkpoints/{name}"}
     summary |= {"shape": list(index.shape), "num_classes": index.num_classes, "two_sided": index.two_sided}
+    last = read_metrics(run.metrics)[-1]
+    summary |= {key: last[key] for key in ("loss", "seconds", "samples_per_s", "data_wait")}
     run.finish(summary | {"steps": train.steps, "batch": train.batch, "workers": 1})
     return run.path
 
