@@ -86,7 +86,8 @@ class Battery:
         assert (plan.sum(0) - 1 / 100).abs().sum().item() == pytest.approx(report.target_error, abs=self.tol)
         assert report.target_error < 1e-2
         assert report.sharpness == pytest.approx((entropy / mean_entropy - 1).item(), abs=self.tol)
-        assert report.partners == pytest.approx(math.exp(entropy - mean_entropy), rel=10 * self.tol)
+        assert report.partners == pytest.approx(math.exp(entropy - math.log(150)), rel=10 * self.tol)
+        assert report.partners_of_target == pytest.approx(math.exp(entropy - math.log(100)), rel=10 * self.tol)
         assert report.cost_coupled == pytest.approx((plan * squared).sum().item(), rel=10 * self.tol)
         assert report.cost_independent == pytest.approx(squared.mean().item(), rel=1e-6)
         assert report.rel_eps == pytest.approx(coupling.problem.eps / cost.std(correction=0).item(), rel=1e-6)
