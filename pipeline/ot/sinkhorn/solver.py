@@ -99,8 +99,8 @@ class ProblemArrays:
         self.std = self.whole.cost_moments.std
         a, b = problem.weights()
         self.source, self.target = a.nonzero()[:, 0], b.nonzero()[:, 0]
-        self.source = self.source[nearby_order(problem.x0[self.source].double())]
-        self.target = self.target[nearby_order(problem.x1[self.target].double())]
+        self.source = self.source[nearby_order(problem.x0[self.source])]
+        self.target = self.target[nearby_order(problem.x1[self.target])]
         self.a, self.b = a[self.source], b[self.target]
         self.supported = replace(self.whole, x0=problem.x0[self.source], x1=problem.x1[self.target], a=self.a, b=self.b)
         self.kernel = kernel_of(self.supported, backend)

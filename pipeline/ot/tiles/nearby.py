@@ -7,10 +7,14 @@ from torch import Tensor
 DEPTH = 7  # halvings: twice as many cells as there are runs of tiles
 LEAST = 32  # points of a cell
 SWEEPS = 3  # power iterations towards a cell's longest direction
+FEATURES = 64  # features that the order looks at: those of the largest variance
 
 
 def nearby_order(points: Float[Tensor, "k d"]) -> Int64[Tensor, " k"]:
     """Order points by halving them at the median of their longest direction, again and again."""
+    if points.shape[1] > FEATURES:
+        points = points[:, points.var(0, correction=0).topk(FEATURES).indices.sort().values]
+    points = points.double()
     cells = [torch.arange(len(points), device=points.device)]
     for _ in range(DEPTH):
         if len(cells[0]) < 2 * LEAST:

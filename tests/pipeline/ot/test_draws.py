@@ -1,5 +1,6 @@
 """Balanced draws, and draws from couplings that are stored rather than computed: the right counts, the least cost."""
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -8,6 +9,9 @@ from support.ot_problems import blobs, random_weights, uniforms
 
 from flowpairs.pipeline.ot import Problem, independent, solve_exact, solve_for_sharpness, solve_sinkhorn
 from flowpairs.pipeline.ot.partners.balance import capacities
+from flowpairs.pipeline.ot.partners.rounding import round_masses
+
+GOLDEN = [[5, 3, 4, 1, 2, 0], [5, 3, 4, 2, 0, 1], [5, 2, 1, 4, 0, 3]]
 
 
 def permutation(m: int, seed: int = 0) -> torch.Tensor:
@@ -61,6 +65,14 @@ def test_balanced_pairs_come_as_often_as_the_plan_says(sharpness: float, draws: 
     assert square[seen].mean() < 1 + 5 * (2 / (0.2 * int(seen.sum()))) ** 0.5
     cost = torch.cdist(x0, x1).square()
     assert (counts * cost).sum().item() / (n * draws) == pytest.approx((plan * cost).sum().item() / n, rel=0.005)
+
+
+def test_balanced_coins_are_those_of_the_format() -> None:
+    """Written down as found: another stream would resume a job with other pairs."""
+    n = 6
+    rows, columns = (part.ravel() for part in np.indices((n, n)))
+    even = np.full(n * n, 1 / n)
+    assert [round_masses(rows, columns, even, n, bytes([k])).tolist() for k in range(3)] == GOLDEN
 
 
 @pytest.mark.parametrize("n", [512, 1500])
