@@ -65,9 +65,8 @@ def test_training_lowers_the_loss(name: str, directory: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["read_datasets", pytest.param("read_ray_data", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("name", READ)
 def test_reading_meets_every_pair(name: str, directory: Path) -> None:
-    """By `make test` one of the two libraries that read the shards as plain WebDataset."""
     assert run(name, READ[name], directory)[-1].startswith("1500 pairs of shape (1, 8, 8)")
 
 

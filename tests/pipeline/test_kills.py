@@ -64,13 +64,8 @@ def block_is_whole(tar: Path) -> bool:
     return all((tar.parent / f"pairs-{number:06d}.json").exists() for number in range(first, first + 3))
 
 
-@pytest.mark.nightly
 def test_a_killed_raylet(undisturbed: Path, tmp_path: Path) -> None:
-    """Two raylets on one machine; the one without the driver is killed while its actor works.
-
-    By `make test` test_couple.py holds that the block of a dead actor is done again, and that a job goes on with one
-    actor where another cannot be placed.
-    """
+    """Two raylets on one machine; the one without the driver is killed while its actor works."""
     program = f"""
 import os, signal, sys
 from pathlib import Path

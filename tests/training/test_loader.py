@@ -62,6 +62,8 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shuffle, "WINDOW_BYTES", 200)
 
 
+# Hypothesis minds the state of `random`, by which types are checked, and a loader's thread has its types checked too.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @given(
     counts=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     world=st.integers(1, 4),

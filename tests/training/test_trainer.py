@@ -184,9 +184,7 @@ def test_killed_driver_resumes_with_another_number_of_workers_and_compiled(undis
 
 
 @pytest.mark.slow
-@pytest.mark.nightly
 def test_killed_worker_is_replaced(undisturbed: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By `make test` a worker dies with its node, and the run goes on from the newest checkpoint: the next test."""
     monkeypatch.setenv(POLLS, "1")  # time to be killed in
     settings = config(store, "killed-worker", workers=2)
     run = Path(settings.output.dir)

@@ -59,16 +59,16 @@ class Flash:
             return TORCH.sweep(logits, gamma, a, share, workers, keep=keep, entropies=True, marginal=marginal)
         assert isinstance(logits, InnerLogits)
         x, y = logits.left[:, :-1], logits.right[:, :-1]
-        phi, masses = torch.zeros_like(a), torch.zeros_like(gamma, dtype=torch.int64)
+        phi = torch.zeros_like(a)
         phi[share.rows] = _log_sum(x[share.rows], y, gamma)
-        pieces = []
+        pieces: list[Tensor] = []
         for rows in share.all_pieces() if marginal else ():  # one sum per piece, or it would depend on the team's size
             pieces.append(to_fixed_point((gamma + _log_sum(y, x[rows], a[rows].log2() - phi[rows])).exp2()))
-            masses += pieces[-1]
+        masses = share.masses(sum(pieces, torch.zeros_like(gamma, dtype=torch.int64)))
         if keep is None:
-            return Sweep(gamma, phi, share.masses(masses))
+            return Sweep(gamma, phi, masses)
         entries = large_entries(logits, phi, share, workers, keep)
-        return Sweep(gamma, phi, share.masses(masses), None, entries, torch.stack(pieces).double() / UNIT)
+        return Sweep(gamma, phi, masses, None, entries, torch.stack(pieces).double() / UNIT)
 
     def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`; by torch tiles."""

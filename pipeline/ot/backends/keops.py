@@ -66,20 +66,19 @@ class KeOps:
         phi, bits = torch.zeros_like(a), torch.zeros_like(a) if entropies else None
         phi[share.rows] = top.double() / LN2 + total.double().log2()
         weights = (a[share.rows] / total).to(y.dtype)
-        masses = torch.zeros_like(gamma, dtype=torch.int64)
-        pieces = []
+        pieces: list[Tensor] = []
         for piece in share.all_pieces() if marginal else ():  # one sum per piece, or it would depend on the team's size
             part = slice(piece.start - share.rows.start, piece.stop - share.rows.start)
             highest, mass, _ = _moments(y, x[part], weights[part])
             pieces.append(to_fixed_point(highest.exp() * mass))
-            masses += pieces[-1]
         if bits is not None:
             _, mass, moment = _moments(x, y, torch.ones_like(y[:, 0]))
             bits[share.rows] = total.double().log2() - (moment / mass).double() / LN2
+        masses = share.masses(sum(pieces, torch.zeros_like(gamma, dtype=torch.int64)))
         if keep is None:
-            return Sweep(gamma, phi, share.masses(masses), bits)
+            return Sweep(gamma, phi, masses, bits)
         entries = large_entries(logits, phi, share, workers, keep)
-        return Sweep(gamma, phi, share.masses(masses), bits, entries, torch.stack(pieces).double() / UNIT)
+        return Sweep(gamma, phi, masses, bits, entries, torch.stack(pieces).double() / UNIT)
 
     def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`."""

@@ -29,9 +29,7 @@ RESIDUAL = 1024  # remaining rows that are assigned at once, at the least cost
 
 def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
     """Round n b to integers that sum to n, by largest remainder; ties go to the first in `order`."""
-    share = b.double() * n
-    # A share that is an integer up to rounding must not lose one to the floor.
-    share = torch.where((share - share.round()).abs() < 1e-9 * n, share.round(), share)
+    share = _shares(b, n)
     room = share.floor().long()
     remainder = (share - room)[order]
     # Equal weights may have remainders that differ by rounding.
@@ -40,6 +38,12 @@ def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[
     room[order[rank[:odd]]] += 1
     assert int(room.sum()) == n
     return room
+
+
+def _shares(b: Float[Tensor, " m"], n: int) -> Float[Tensor, " m"]:
+    """Compute n b; a share that is an integer up to rounding must not lose one to the floor."""
+    share = b.double() * n
+    return torch.where((share - share.round()).abs() < 1e-9 * n, share.round(), share)
 
 
 def balanced_draw(
@@ -53,7 +57,7 @@ def balanced_draw(
     comes as often as P says, but for terms of 1 / KEPT in how a column's small entries share its correction.
 
     Args:
-        kernel: logits with gamma in position.
+        kernel: logits with gamma in place.
         b: weights of the columns, float64 [m].
         u: uniforms in [0, 1), float64 [n].
         order: permutation of the columns; where rounding missed a column's count, the first in it make up for it.
@@ -61,8 +65,7 @@ def balanced_draw(
     """
     n = len(u)
     used = b.nonzero()[:, 0]
-    share = b[used] * n
-    share = torch.where((share - share.round()).abs() < 1e-9 * n, share.round(), share)
+    share = _shares(b[used], n)
     i, j, mass = _sparse(kernel.restrict(torch.arange(n, device=b.device), used), u, team)
     mass = _scaled(i, j, mass, share.cpu().numpy())
     chosen = round_masses(i, j, mass, n, np.ascontiguousarray(u.cpu().numpy()).tobytes())
@@ -100,7 +103,7 @@ def _sparse(
             p = kernel.tile(rows, buffer)
             p.sub_(p.amax(1, keepdim=True)).exp2_()
             p.div_(p.sum(1, keepdim=True))
-            row, column = (p >= least).nonzero(as_tuple=True) if least else (p > 0).nonzero(as_tuple=True)
+            row, column = (p >= least if least else p > 0).nonzero(as_tuple=True)
             position = _rank_within(row)
             columns[rows][row, position], masses[rows][row, position] = column.int(), p[row, column].float()
             if least == 0:

@@ -12,6 +12,7 @@ Each process keeps the entries of its own rows; an iteration sums one number per
 
 import math
 import warnings
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition
-from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups
+from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups, group_of_columns
 
 MEMORY = 8
 ITERATIONS = 200
@@ -94,12 +95,12 @@ class Surrogate:
         self.gamma, self.a, self.b, self.log_b, self.share, self.workers = sweep.gamma, a, b, log_b, share, workers
         self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits.double()
         self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling from which the next solve starts
-        self._cut()
         mass = self.logits.exp2()
         groups = torch.ones_like(a)[:, None] if sweep.groups is None else sweep.groups.double()
         cuts = column_groups(len(b)) if sweep.groups is not None else [slice(0, len(b))]
-        self.width = torch.tensor([cut.stop - cut.start for cut in cuts], dtype=torch.float64, device=b.device)
-        self.group_of_column = torch.arange(len(cuts), device=b.device).repeat_interleave(self.width.long())
+        self.group_of_column = group_of_columns(cuts, b.device)
+        self.width = self.group_of_column.bincount().double()
+        self._cut()
         for part in self.parts:
             part.fill(mass)
         self.rest_of_row = (groups * (1 - ROUNDED) - self._kept_of_groups(mass)).clamp(min=0)
@@ -131,11 +132,11 @@ class Surrogate:
         sums = profiles.new_zeros(len(profiles), len(self.width)).index_add_(1, self.group_of_column, profiles)
         profiles /= sums[:, self.group_of_column]
         for part, own in zip(self.parts, profiles.split([part.pieces for part in self.parts]), strict=True):
-            part.profile, part.group_of_column = own, self.group_of_column
+            part.profile = own
 
     def _cut(self) -> None:
         """Cut the entries into parts, a thread each."""
-        share, m = self.share, len(self.b)
+        share = self.share
         sections = [share.sections[k].start for k in share.mine] + [share.rows.stop]
         self.cuts = torch.searchsorted(self.i, self.i.new_tensor(sections)).tolist()
         bounds = [piece.start for piece in share.all_pieces()] + [share.rows.stop]
@@ -145,7 +146,8 @@ class Surrogate:
 
         def cut(run: tuple[int, int]) -> SurrogatePart:
             entries = slice(positions[run[0]], positions[run[1]])
-            return SurrogatePart(self.i[entries], self.j[entries], bounds[run[0] : run[1] + 1], entries, m)
+            inside = bounds[run[0] : run[1] + 1]
+            return SurrogatePart(self.i[entries], self.j[entries], inside, entries, self.group_of_column)
 
         self.parts = list(self.workers.map(cut, list(pairwise(cuts))))
 
@@ -219,16 +221,20 @@ class Surrogate:
         self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
         """Compute the rows' scaling that fits the columns' scaling v, and the columns' masses under both."""
-        u, masses = torch.zeros_like(self.a), torch.zeros_like(self.b, dtype=torch.int64)
+        u = torch.zeros_like(self.a)
 
         def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
-            rows = part.rows
-            u[rows] = self.a[rows] / (part.kernel @ v + part.outside(v, r)).clamp(min=TINY)
+            u[part.rows] = self.a[part.rows] / part.times(v, r).clamp(min=TINY)
             return part.spread(u, v, r).sum(0)
 
+        return u, self._sum(work)
+
+    def _sum(self, work: Callable[["SurrogatePart"], Int64[Tensor, " m"]]) -> Float[Tensor, " m"]:
+        """Sum the masses of columns that `work` counts in each part, over all processes."""
+        masses = torch.zeros_like(self.b, dtype=torch.int64)
         for counted in self.workers.map(work, self.parts):
             masses += counted
-        return u, self.share.masses(masses)
+        return self.share.masses(masses)
 
     def _newton(
         self, x: Float[Tensor, " m"], r: Float[Tensor, "n g"], tol: float
@@ -297,18 +303,14 @@ class Surrogate:
         self, v: Float[Tensor, " m"], u: Float[Tensor, " n"], w: Float[Tensor, " m"], r: Float[Tensor, "n g"]
     ) -> Float[Tensor, " m"]:
         """Compute P^T diag(1 / a) P w for the plan P of both scalings."""
-        masses = torch.zeros_like(self.b, dtype=torch.int64)
-        vw = v * w
+        sent, vw = torch.zeros_like(u), v * w
 
         def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
             rows = part.rows
-            sent = torch.zeros_like(u)
-            sent[rows] = u[rows] ** 2 / self.a[rows] * (part.kernel @ vw + part.outside(vw, r))
+            sent[rows] = u[rows] ** 2 / self.a[rows] * part.times(vw, r)
             return part.spread(sent, v, r).sum(0)
 
-        for counted in self.workers.map(work, self.parts):
-            masses += counted
-        return self.share.masses(masses)
+        return self._sum(work)
 
     def _entropy_of(self, masses: Float[Tensor, " k"]) -> float:
         """Sum -p log p over the kept entries of all processes."""
@@ -317,20 +319,30 @@ class Surrogate:
 
 
 class SurrogatePart:
-    """The kept entries of some consecutive runs of rows, as a sparse matrix by rows and by columns.
+    """The kept entries of some consecutive pieces of rows, as a sparse matrix by rows and by columns.
 
-    By columns each run is separate, with a last column for the rest, since what a run adds must not depend on the runs
-    next to it. `profile` is how a run's rest falls on the columns [runs, m].
+    By columns each piece is separate, since what a piece adds must not depend on the pieces next to it.
 
     Args:
         i: rows of the entries, in increasing order.
         j: columns of the entries.
-        bounds: first rows of the runs, and the end.
+        bounds: first rows of the pieces, and the end.
         entries: positions of these entries among all.
-        m: number of columns.
+        group_of_column: the group of each column [m].
+
+    Attributes:
+        profile: how a piece's rest in a group falls on the group's columns [pieces, m].
     """
 
-    def __init__(self, i: Int[Tensor, " k"], j: Int[Tensor, " k"], bounds: list[int], entries: slice, m: int) -> None:
+    def __init__(
+        self,
+        i: Int[Tensor, " k"],
+        j: Int[Tensor, " k"],
+        bounds: list[int],
+        entries: slice,
+        group_of_column: Int[Tensor, " m"],
+    ) -> None:
+        m = len(group_of_column)
         self.rows, self.entries, self.m, self.pieces = slice(bounds[0], bounds[-1]), entries, m, len(bounds) - 1
         rows = torch.arange(bounds[0], bounds[-1], dtype=i.dtype, device=i.device)
         self.pattern = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True), j
@@ -344,7 +356,7 @@ class SurrogatePart:
             i[self.by_column] - bounds[0],
         )
         self.profile = torch.zeros(self.pieces, m, dtype=torch.float64, device=i.device)
-        self.group_of_column = torch.zeros(m, dtype=torch.int64, device=i.device)
+        self.group_of_column = group_of_column
 
     def fill(self, mass: Float[Tensor, " entries"]) -> None:
         """Set the values of the kept entries."""
@@ -352,6 +364,10 @@ class SurrogatePart:
         values = mass[self.entries]
         self.kernel = _csr(*self.pattern, values, (count, self.m))
         self.transposed = _csr(*self.transposed_pattern, values[self.by_column], (self.pieces * self.m, count))
+
+    def times(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
+        """Compute the rows' sums under the columns' scaling v, of kept entries and rest."""
+        return self.kernel @ v + self.outside(v, r)
 
     def outside(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
         """Compute the rows' rest under the columns' scaling v."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.partition import RowPartition
-from flowpairs.pipeline.ot.tiles.tiling import column_groups
+from flowpairs.pipeline.ot.tiles.tiling import column_groups, group_of_columns
 
 STRONG = 10.0  # bits below its row's largest down to which an entry joins its row and column
 MOST = 64  # largest number of parts
@@ -84,9 +84,7 @@ def _givers(current: Sweep, share: RowPartition, alone: Int[Tensor, " m"]) -> tu
     alone = share.team.sum(alone.clone()) == share.team.size
     if current.pieces is None or current.groups is None or not bool(alone.any()):
         return alone.new_zeros(0, dtype=torch.int64), alone.new_zeros(0, dtype=torch.int64)
-    cuts = column_groups(share.m)
-    width = torch.tensor([cut.stop - cut.start for cut in cuts], device=alone.device)
-    group = torch.arange(len(cuts), device=alone.device).repeat_interleave(width)
+    group = group_of_columns(column_groups(share.m), alone.device)
     most, piece = current.pieces.max(0)
     best = most.new_zeros(share.team.size, share.m)
     best[share.team.rank] = most

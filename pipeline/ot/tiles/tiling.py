@@ -59,6 +59,12 @@ def column_groups(m: int) -> list[slice]:
     return [slice(k * width, m if k == count - 1 else (k + 1) * width) for k in range(count)]
 
 
+def group_of_columns(cuts: list[slice], device: torch.device) -> Tensor:
+    """Return the number of each column's group."""
+    widths = torch.tensor([cut.stop - cut.start for cut in cuts], device=device)
+    return torch.arange(len(cuts), device=device).repeat_interleave(widths)
+
+
 def _cut(rows: slice, size: int, most: int) -> list[slice]:
     """Cut rows into at most `most` runs of whole tiles of `size` rows."""
     tiles = -(-(rows.stop - rows.start) // size)
