@@ -50,3 +50,9 @@ def _add_potentials(table: Any, directory: AnyPath) -> None:
     table.add_row("potentials", f"of {len(found.g):,} data, {problems}, {points:,} points in {seconds:.1f} s")
     table.add_row("eps", f"{found.eps:.4g} absolute, {found.rel_eps:.4g} relative to std(C)")
     table.add_row("chi-square of the data's masses", f"{found.chi2:.3g}, on points that the potential had not seen")
+    if all("least_mass" in report for report in found.reports):
+        least = min(report["least_mass"] for report in found.reports)
+        most = max(report["greatest_mass"] for report in found.reports)
+        unused, chance = (sum(report[key] for report in found.reports) for key in ("unused", "unused_by_chance"))
+        table.add_row("masses of single data", f"{least:.2f} to {most:.2f} times their weights, in the last pass")
+        table.add_row("data that none of its points chose", f"{unused:,}; {chance:,.0f} expected by chance")

@@ -1,9 +1,11 @@
-"""Conditions of a semi-discrete coupling (`coupling.condition`; arXiv 2509.25519, section 4).
+"""Conditions of a semi-discrete coupling (`coupling.condition`; arXiv 2509.25519, section 4), and its data's weights.
 
 blind      noise is coupled with all data, whatever their labels
 class      each noise row has a class, drawn as often as the data have it, and is coupled with the data of that class
 extended   each noise row has a condition z, that of a datum drawn at random, and the cost is c_X + beta c_Z with
            c_Z = |z - z_j|^2 / 2, for classes 1 where they differ; a large beta comes near `class`
+
+Data are drawn as often as their weights say, and data of weight 0 take no part.
 
 The datum from which a source row takes its condition is a function of the row's number, so it is the same in the
 coupling job and in a training job's loader. The label of a pair is always that of its datum.
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
@@ -37,12 +39,14 @@ class Conditions:
         labels: class ids, for `class`.
         rows: sqrt(beta) z, for `extended`: further coordinates of the features, with which the dot product is the cost.
         fingerprint: sha256 of the z that a file gave.
+        weights: how much each datum counts, not negative; None where they count alike.
     """
 
     kind: ConditionKind = "blind"
     labels: Int64[np.ndarray, " N"] | None = None
     rows: Float32[np.ndarray, "N q"] | None = None
     fingerprint: str | None = None
+    weights: Float64[np.ndarray, " N"] | None = None
 
     @property
     def width(self) -> int:
@@ -51,11 +55,15 @@ class Conditions:
 
     def problems(self) -> list[int]:
         """List the numbers of the problems to be solved separately: the classes that occur, or one."""
-        return [EVERY] if self.labels is None else np.unique(self.labels).tolist()
+        if self.labels is None:
+            return [EVERY]
+        return np.unique(self.labels if self.weights is None else self.labels[self.weights > 0]).tolist()
 
     def ids(self, problem: int, ids: int) -> Int64[np.ndarray, " k"]:
         """Select the data ids of a problem out of `ids` in all."""
         every = np.arange(ids)
+        if self.weights is not None:
+            every = every[self.weights[every % len(self.weights)] > 0]
         return every if self.labels is None else every[self.labels[every % len(self.labels)] == problem]
 
     def lenders(
@@ -64,7 +72,11 @@ class Conditions:
         """Draw the data whose conditions source rows `first` to `first + count` take."""
         among = self.labels if self.labels is not None else self.rows
         assert among is not None
-        return (noise.uniforms(seed, stream, first, count) * len(among)).astype(np.int64)
+        u = noise.uniforms(seed, stream, first, count)
+        if self.weights is None:
+            return (u * len(among)).astype(np.int64)
+        below = np.cumsum(self.weights)
+        return np.searchsorted(below[: np.flatnonzero(self.weights)[-1]], u * below[-1], side="right")
 
 
 def read_conditions(config: CouplingConfig, target: "Target") -> Conditions:
@@ -77,21 +89,22 @@ def read_conditions(config: CouplingConfig, target: "Target") -> Conditions:
     Raises:
         InputError: labels that are missing, or a file that is not a matrix of one finite row per datum.
     """
+    weights = target.weights if config.method == "semidiscrete" else None
     if config.condition == "blind":
-        return Conditions()
+        return Conditions(weights=weights)
     if config.condition_file is not None:
         assert config.beta is not None
         z = _read(config, len(target.x))
         found = hashlib.sha256(z.data).hexdigest()
-        return Conditions("extended", rows=np.float32(config.beta**0.5) * z, fingerprint=found)
+        return Conditions("extended", rows=np.float32(config.beta**0.5) * z, fingerprint=found, weights=weights)
     labels = target.labels
     if labels is None:
         raise InputError(f"coupling.condition={config.condition!r}: the data have no labels; give data.label")
     if config.condition == "class":
-        return Conditions("class", labels=labels)
+        return Conditions("class", labels=labels, weights=weights)
     assert config.beta is not None
     corners = np.float32(config.beta**0.5) * np.eye(target.num_classes, dtype=np.float32)
-    return Conditions("extended", rows=corners[labels])
+    return Conditions("extended", rows=corners[labels], weights=weights)
 
 
 def _read(config: CouplingConfig, count: int) -> Float32[np.ndarray, "N q"]:

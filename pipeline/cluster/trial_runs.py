@@ -44,7 +44,8 @@ class TrialRun:
 
 def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
     """Choose the rows of the trials' blocks: as few as are informative, and enough that no member of a team is idle."""
-    if config.data.weight is not None or getattr(config.source, "weight", None) is not None:
+    weighted = config.data.weight is not None or getattr(config.source, "weight", None) is not None
+    if weighted and config.coupling.method != "semidiscrete":
         return [blocks.n]  # weights refer to all data together
     low, high = SIZES.get(config.coupling.method, OTHERS)
     team = config.cluster.actors_per_block

@@ -104,10 +104,8 @@ class CoupleConfig(Strict):
             raise ValueError(
                 f"coupling.method={method}: takes noise as its source; give method sinkhorn, exact or independent"
             )
-        if self.data.weight is not None and method in ("semidiscrete", "imported"):
-            raise ValueError(
-                f"data.weight: method {method} counts every datum alike; remove it or give method sinkhorn"
-            )
+        if self.data.weight is not None and method == "imported":
+            raise ValueError("data.weight: imported pairs have their weights in the table; remove it")
         if self.source.kind == "previous" and self.coupling.start is not None:
             raise ValueError("coupling.start: potentials of one coupling, not of a chain; remove it")
         if self.sampling.direction == "backward" and method in ("semidiscrete", "imported"):

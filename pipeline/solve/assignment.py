@@ -13,6 +13,7 @@ from jaxtyping import Float32, Float64, Int64
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.conditions import Conditions
 from flowpairs.pipeline.blocks.features import Features
+from flowpairs.pipeline.blocks.source import weights_of
 from flowpairs.pipeline.solve.potentials import extended
 from flowpairs.pipeline.store.potential_files import Potentials
 
@@ -65,8 +66,9 @@ class RowAssigner:
         self.parts = {}
         for problem in conditions.problems():
             ids = conditions.ids(problem, self.count)
-            g = torch.from_numpy(potentials.g[ids])
-            self.parts[problem] = ids, Assignment(torch.from_numpy(y[ids]), g, potentials.eps, device=device)
+            g, weights = torch.from_numpy(potentials.g[ids]), weights_of(conditions.weights, ids)
+            b = None if weights is None else torch.from_numpy(weights)
+            self.parts[problem] = ids, Assignment(torch.from_numpy(y[ids]), g, potentials.eps, b, device=device)
 
     def assign(self, first: int, x0: Float32[np.ndarray, "n D"], order: Int64[np.ndarray, " ids"] | None) -> Assigned:
         """Find the partners of source rows `first` to `first + n`.
@@ -74,8 +76,8 @@ class RowAssigner:
         Args:
             first: global number of the first row.
             x0: noise of these rows, flattened.
-            order: random order of the data ids, to use all of them equally often: where n is not a multiple of their
-                number, the first ids in this order are used once more than the others. None leaves the partners as they
+            order: random order of the data ids, to use all of them as often as their weights say: where those are no
+                whole numbers, ids early in this order are used once more than others. None leaves the partners as they
                 are.
         """
         import torch
@@ -91,8 +93,8 @@ class RowAssigner:
             partners = assignment.partners(x, u[torch.from_numpy(rows)])
             if order is not None and len(rows):
                 positions = torch.from_numpy(np.searchsorted(among, order[np.isin(order, among)]))
-                even = torch.full((len(among),), 1 / len(among), dtype=torch.float64)
-                partners, moved = relabel(assignment, x, partners.cpu(), capacities(even, len(rows), positions))
+                room = capacities(assignment.b.cpu(), len(rows), positions)
+                partners, moved = relabel(assignment, x, partners.cpu(), room)
                 changed += moved
             ids[rows] = among[partners.cpu().numpy()]
         return Assigned(ids, exact[:, : self.features.dim].astype(np.float32), changed)

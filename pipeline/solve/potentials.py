@@ -7,12 +7,13 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from flowpairs.pipeline.base.errors import JobError
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.conditions import Conditions
 from flowpairs.pipeline.blocks.noise import Stream
+from flowpairs.pipeline.blocks.source import weights_of
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store.checkpoints import (
     checkpoint_writer,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowpairs.pipeline.ot.semidiscrete.solver import Semidiscrete
+    from flowpairs.pipeline.ot.semidiscrete.targets import Targets
     from flowpairs.pipeline.ot.tiles.partition import Team
 
 APART = 2**32  # distance between the first points of two problems
@@ -83,18 +85,18 @@ class PotentialSolver:
         import torch
 
         from flowpairs.pipeline.ot.semidiscrete import solver
-        from flowpairs.pipeline.ot.semidiscrete.targets import Targets
         from flowpairs.pipeline.solve.draw import absolute_eps
 
-        config, ids_in_all, start = self.job.config, self.job.blocks.ids, self.job.inputs.start
+        config, start = self.job.config, self.job.inputs.start
         options = config.coupling
         # A relative eps refers to the cost between all data and all noise, also where each class is a problem of its
         # own.
-        every = Targets(torch.from_numpy(self.features), device=self.device, team=self.team)
-        std = solver.semidiscrete_cost_std(every, self._noise(0))
-        ids, targets = self.conditions.ids(problem, ids_in_all), every
-        if len(ids) < ids_in_all:
-            targets = Targets(torch.from_numpy(self.features[ids]), device=self.device, team=self.team)
+        every = [self.conditions.ids(each, self.job.blocks.ids) for each in self.conditions.problems()]
+        targets = self._targets(np.sort(np.concatenate(every)))
+        std = solver.semidiscrete_cost_std(targets, self._noise(0))
+        ids = self.conditions.ids(problem, self.job.blocks.ids)
+        if len(every) > 1:
+            targets = self._targets(ids)
         progress, resume, save = None, None, None
         if self.job.directory is not None:
             path = problem_checkpoint(self.job.directory, problem)
@@ -115,6 +117,17 @@ class PotentialSolver:
             save=save,
         )
         return problem, solved
+
+    def _targets(self, ids: Int64[np.ndarray, " k"]) -> "Targets":
+        """Build the side of the data of a problem, or of all."""
+        import torch
+
+        from flowpairs.pipeline.ot.semidiscrete.targets import Targets
+
+        weights = weights_of(self.conditions.weights, ids)
+        b = None if weights is None else torch.from_numpy(weights)
+        features = self.features if len(ids) == len(self.features) else self.features[ids]
+        return Targets(torch.from_numpy(features), b, device=self.device, team=self.team)
 
     def write(self, solved: "tuple[int, Semidiscrete]") -> dict[str, Any]:
         """Write the potential where it converged or the config accepts that it did not; return the report."""

@@ -3,6 +3,7 @@
     DIR/config.yaml              resolved config
     DIR/features.npz             mean and principal directions that the cost saw
     DIR/data.npy, labels.npy     copy of the data set, in stores of data ids alone and semi-discrete ones
+    DIR/data_weights.npy         weights of the data, where they have some
     DIR/source.npy               copy of the source's data set, in stores of ids alone where that is another data set
     DIR/shards/pairs-000000.tar  WebDataset; records of k pairs, each field [k, ...]
     DIR/shards/pairs-000000.json sidecar: what the shard holds and the report of its block

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from flowpairs.pipeline.base import npy
 from flowpairs.pipeline.base.paths import AnyPath, as_path
@@ -245,6 +245,18 @@ class Decoder:
         if labels.dtype != np.int64 or labels.shape != self.data.shape[:1]:
             raise ValueError(f"labels.npy is {list(labels.shape)} of {labels.dtype}, not one int64 a datum")
         return labels
+
+    @cached_property
+    def data_weights(self) -> Float64[np.ndarray, " N"] | None:
+        """The store's copy of the data's weights; None where they count alike."""
+        if not (self.directory / "data_weights.npy").is_file():
+            return None
+        weights = npy.load_npy(self.directory / "data_weights.npy")
+        if weights.dtype != np.float64 or weights.ndim != 1 or not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError("data_weights.npy: not one finite float64 a datum, 0 or more")
+        if not weights.any():
+            raise ValueError("data_weights.npy: 0 throughout")
+        return weights
 
 
 def samples(path: AnyPath, extensions: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:

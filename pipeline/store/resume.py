@@ -5,6 +5,8 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
+
 from flowpairs.pipeline import config as configs
 from flowpairs.pipeline.base.atomic import write_array
 from flowpairs.pipeline.base.environment import in_submitted_job
@@ -82,13 +84,14 @@ def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, sour
         if isinstance(part, Path):  # at a URL nothing is ever half-written
             for temporary in part.glob(".*.tmp"):
                 temporary.unlink(missing_ok=True)
+    copies: dict[str, np.ndarray | None] = {"data_weights.npy": target.weights}
     if format.keeps_data(config.output.payload, config.coupling.method):
-        copies = {"data.npy": target.x, "labels.npy": target.labels}
+        copies |= {"data.npy": target.x, "labels.npy": target.labels}
         if source is not None and source.fingerprint != target.fingerprint:
             copies["source.npy"] = source.x
-        for name, values in copies.items():
-            if values is not None and not (directory / name).is_file():
-                write_array(directory / name, values)
+    for name, values in copies.items():
+        if values is not None and not (directory / name).is_file():
+            write_array(directory / name, values)
     if _earlier(directory) is None:
         remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
         configs.save(config, directory / "config.yaml", remark)
@@ -127,6 +130,8 @@ def _finished(directory: AnyPath) -> format.Index | None:
     copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])]
     copies += [format.source_copy(index)] if index.two_sided else []
     copies = copies if format.keeps_data(index.payload, index.method) else []
+    config = _earlier(directory)
+    copies += ["data_weights.npy"] if config is not None and config.data.weight is not None else []
     if index.method == "semidiscrete":
         copies += ["features.npz", "potentials/g.npy", "potentials/semidiscrete.json"]
     lost += [name for name in copies if not (directory / name).is_file()]

@@ -19,8 +19,9 @@ from flowpairs.pipeline.store.shard_layout import damage
 class Verdict:
     """What was read, and every fault found, one sentence each.
 
-    `draw_error` is the L1 distance between the frequencies at which the data that occur were drawn and equal ones;
-    `chance_error` is what that many independent draws would give. A coupling's draws stay at or below chance.
+    `draw_error` is the L1 distance between the frequencies at which the data that occur were drawn and their weights,
+    equal ones where data_weights.npy is not there; `chance_error` is what that many independent draws would give. A
+    coupling's draws stay at or below chance.
     """
 
     directory: str
@@ -58,11 +59,26 @@ def verify(directory: AnyPath) -> Verdict:
     if verdict.pairs != index.pairs:
         verdict.faults.append(f"index.json: promises {index.pairs} pairs, the shards hold {verdict.pairs}")
     if seen.data_ids:
-        counts = np.array(list(seen.data_ids.values()), np.float64)
-        verdict.data_used = len(counts)
-        verdict.draw_error = float(np.abs(counts / counts.sum() - 1 / len(counts)).sum())
-        verdict.chance_error = float(np.sqrt(2 * (len(counts) - 1) / (np.pi * counts.sum())))
+        verdict.data_used = len(seen.data_ids)
+        _compare_draws(directory, index, seen.data_ids, verdict)
     return verdict
+
+
+def _compare_draws(directory: AnyPath, index: format.Index, drawn: Counter[int], verdict: Verdict) -> None:
+    """Compare how often data were drawn with how often they should have been."""
+    ids, counts = np.array(list(drawn)), np.array(list(drawn.values()), np.float64)
+    try:
+        weights = Decoder(directory, index).data_weights
+    except (OSError, ValueError) as error:
+        verdict.faults.append(f"data_weights.npy cannot be read ({error}); remove it and couple again")
+        return
+    wanted = np.ones(len(ids)) if weights is None else weights[ids % len(weights)]
+    if not wanted.any():
+        verdict.faults.append("data_weights.npy: 0 for all data that were drawn; remove it and couple again")
+        return
+    wanted = wanted / wanted.sum()
+    verdict.draw_error = float(np.abs(counts / counts.sum() - wanted).sum())
+    verdict.chance_error = float(np.sqrt(2 * wanted * (1 - wanted) / (np.pi * counts.sum())).sum())
 
 
 @dataclass

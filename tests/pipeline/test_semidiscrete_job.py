@@ -29,9 +29,11 @@ from flowpairs.pipeline.solve.block_solver import BlockSolver
 from flowpairs.pipeline.solve.inputs import read_inputs, survey_inputs
 from flowpairs.pipeline.solve.potentials import PotentialSolver
 from flowpairs.pipeline.store import resume
+from flowpairs.pipeline.store.format import read_index
 from flowpairs.pipeline.store.potential_files import copy_potentials, load_potentials, problem_file
 from flowpairs.pipeline.store.status import read_status
 from flowpairs.pipeline.store.verify import verify
+from flowpairs.training.pairs.online import SemidiscreteStore
 
 FAST = {"method": "semidiscrete", "n": 400, "rel_eps": None, "chi2": 0.5}
 KINDS = [{"condition": "blind"}, {"condition": "extended", "beta": 0.001}, {"condition": "extended", "beta": 100.0}]
@@ -336,3 +338,46 @@ def test_a_solve_is_watched_from_its_files(tmp_path: Path) -> None:
         1.0,
         ["p000000.npz"],
     )
+
+
+@pytest.mark.parametrize("condition", [{}, {"condition": "class"}, {"condition": "extended", "beta": 0.5}], ids=str)
+@pytest.mark.parametrize("rel_eps", [None, 0.05])
+def test_weights_say_how_often_data_and_classes_are_used(
+    tmp_path: Path, condition: dict[str, Any], rel_eps: float | None
+) -> None:
+    """Data of weight 0 take no part; the job, its loader, its check and its report agree on it."""
+    random = np.random.default_rng(0)
+    x, labels, weight = random.normal(size=(120, 3)).astype(np.float32), np.arange(120) % 3, random.uniform(0, 1, 120)
+    weight[:10], weight[labels == 2] = 0, 4 * weight[labels == 2]
+    np.savez(tmp_path / "data.npz", x=x, label=labels, weight=weight)
+    config = settings(
+        tmp_path / "store",
+        data={"path": str(tmp_path / "data.npz"), "column": "x", "label": "label", "weight": "weight", "flips": False},
+        coupling={"method": "semidiscrete", "n": 2000, "rel_eps": rel_eps, "chi2": 0.02, **condition},
+        sampling={"draw": "balanced"},
+        output={"pairs": 6000, "pairs_per_shard": 2000},
+    )
+    couple(config)
+    found = pairs(tmp_path / "store")
+    counts = np.bincount(found["data_ids"], minlength=120)
+    share = weight / weight.sum()
+    assert counts[weight == 0].sum() == 0
+    if not condition:  # each block uses every datum as often as its weight says, rounded up or down
+        assert np.abs(counts - 6000 * share).max() < 3
+    else:  # conditions are drawn at random
+        assert np.abs(np.bincount(found["label"]) / 6000 - np.bincount(labels, share)).max() < 0.03
+    fresh = SemidiscreteStore(tmp_path / "store", read_index(tmp_path / "store"))
+    drawn = np.bincount(fresh.pairs(10**6, 20_000)[1], minlength=120) / 20_000
+    seen = weight > 0
+    assert drawn[~seen].sum() == 0
+    assert (np.square(drawn - share)[seen] / share[seen]).sum() < 0.02 * (3 if condition else 1) + 3 * 110 / 20_000
+    verdict = verify(tmp_path / "store")
+    assert verdict.faults == []
+    assert verdict.draw_error < 2 * verdict.chance_error
+    assert recompute(tmp_path / "store", 1) == []
+    (tmp_path / "store" / "data_weights.npy").unlink()
+    with pytest.raises(InputError, match=r"data_weights\.npy: missing"):
+        SemidiscreteStore(tmp_path / "store", read_index(tmp_path / "store")).pairs(0, 1)
+    assert json.loads((tmp_path / "store" / "index.json").read_bytes())["pairs"] == 6000
+    couple(config)
+    np.testing.assert_array_equal(np.load(tmp_path / "store" / "data_weights.npy"), weight)

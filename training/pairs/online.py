@@ -8,6 +8,7 @@ end.
 import math
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -148,12 +149,16 @@ class SemidiscreteStore:
         """The object that finds the partners of source rows."""
         config, index, x = self.config, self.index, np.asarray(self._read("data"))
         labels = self._read("labels") if index.num_classes else None
-        given = read_conditions(config.coupling, Target(x, labels, index.num_classes, index.data_fingerprint))
+        weights = self._read("data_weights")
+        if weights is None and config.data.weight is not None:
+            raise InputError(f"{self.directory / 'data_weights.npy'}: missing; copy it too, or couple again")
+        target = Target(x, labels, index.num_classes, index.data_fingerprint, weights)
+        given = read_conditions(config.coupling, target)
         fitted = load_features(self.directory)
         of_data = fitted.of_data(x, flips=config.data.flips)
         return RowAssigner(config.source.seed, fitted, of_data, given, self.potentials, self.device)
 
-    def _read(self, name: str) -> np.ndarray:
+    def _read(self, name: str) -> Any:
         try:
             return getattr(self._decoder, name)
         except (OSError, ValueError) as error:

@@ -28,14 +28,22 @@ RESIDUAL = 1024  # remaining rows that are assigned at once, at the least cost
 
 
 def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
-    """Round n b to integers that sum to n, by largest remainder; ties go to the first in `order`."""
+    """Round n b to integers that sum to n, each up or down.
+
+    Of equal shares the first in `order` are rounded up. Of unequal ones those are at which the sum of the fractions, in
+    that order, passes a half more than a whole number (systematic sampling): in a random order a datum is rounded up
+    about as often as its fraction says, so that small weights are used in some blocks.
+    """
     share = _shares(b, n)
     room = share.floor().long()
-    remainder = (share - room)[order]
-    # Equal weights may have remainders that differ by rounding.
+    fraction = (share - room)[order]
     odd = n - int(room.sum())
-    rank = remainder.mul(2**30).round().argsort(descending=True, stable=True)
-    room[order[rank[:odd]]] += 1
+    if fraction.max() - fraction.min() < 2.0**-30:  # they may differ by rounding
+        up = torch.arange(len(b), device=b.device) < odd
+    else:
+        passed = (fraction.cumsum(0) * (odd / fraction.sum().clamp(min=1e-300)) + 0.5).floor().long().clamp(max=odd)
+        up = passed.diff(prepend=passed.new_zeros(1)) > 0
+    room[order[up]] += 1
     assert int(room.sum()) == n
     return room
 

@@ -7,20 +7,57 @@ partner of a point does not depend on other points, tiles, threads or devices.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.tiles.equal_rows import equal_rows
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E, NEVER
 from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
 
 TILE, GROUP = 2048, 128  # data per tile, and per group of which the largest score is recorded
 ROWS, DOUBTFUL = 512, 2**22  # points per tile, and scores at a time in float64
 UNIT, DOUBLE = 2.0**-24, 2.0**-53  # rounding units of float32 and float64
+LEAST = 1e-300  # of a kind's mass
 SUMS = 4e-6  # largest relative error of float32's exponentials and their sums
 CERTAIN = 8.0  # times sqrt(d) UNIT |x| |y|: a rounding error this large has a chance of 1e-13 (Higham and Mary 2019)
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Data that have equal rows and potentials, so that points can only be shared out among them.
+
+    Attributes:
+        kind: the kind of each datum [N].
+        members: the data, by kind [N].
+        below: sum of the weights of the members before each one, and of all [N + 1].
+        starts: the first member of each kind, and the end [K + 1].
+        nats: entropy of a kind's weights [K].
+    """
+
+    kind: Int64[Tensor, " N"]
+    members: Int64[Tensor, " N"]
+    below: Float64[Tensor, " N1"]
+    starts: Int64[Tensor, " K1"]
+    nats: Float64[Tensor, " K"]
+
+    @classmethod
+    def of(cls, kind: Int64[Tensor, " N"], b: Float64[Tensor, " N"]) -> "Ties":
+        """Collect the members of each kind."""
+        members, sizes = kind.argsort(stable=True), kind.bincount()
+        starts, below = (torch.cat([part.new_zeros(1), part.cumsum(0)]) for part in (sizes, b[members]))
+        mass = b.new_zeros(len(sizes)).index_add_(0, kind, b)
+        nats = b.new_zeros(len(sizes)).index_add_(0, kind, torch.special.entr(b / mass[kind].clamp(min=LEAST)))
+        return cls(kind, members, below, starts, nats)
+
+    def choose(self, kinds: Int64[Tensor, " n"], u: Float64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+        """Choose a member of each of some kinds, in proportion to the weights."""
+        low, high = self.starts[kinds], self.starts[kinds + 1]
+        aim = self.below[low] + u * (self.below[high] - self.below[low])
+        return self.members[(torch.searchsorted(self.below, aim, right=True) - 1).maximum(low).minimum(high - 1)]
 
 
 class Assignment:
@@ -30,8 +67,11 @@ class Assignment:
         y: the data, float32 or float64 [N, d].
         g: potential of the data, in units of the dot-product cost [N].
         eps: absolute epsilon, 0 or more.
-        b: weights of the data, where eps > 0 and they are not uniform [N].
+        b: positive weights of the data [N]; None: uniform. At eps = 0 they only share points out among equal data.
         device: "cpu" or "cuda", where to compute.
+
+    Attributes:
+        b: weights of the data, float64 [N].
 
     Raises:
         InputError: a potential that does not match, or an eps out of range.
@@ -50,15 +90,22 @@ class Assignment:
         if not (eps >= 0 and math.isfinite(eps)):
             raise InputError(f"eps={eps!r}: the regularisation must be finite and not negative; give 0 or more")
         self.eps, self.scale = eps, LOG2E / eps if eps > 0 else 1.0
-        exact = y.to(device).double()
+        exact, g = y.to(device).double(), g.to(device).double()
+        even = torch.full((len(y),), 1 / len(y), dtype=torch.float64)
+        self.b = (even if b is None else b.double()).to(device)
+        self.ties: Ties | None = None
+        if eps == 0:
+            first, kind = equal_rows(torch.cat([exact, g[:, None]], 1))
+            if len(first) < len(y):
+                self.ties, exact, g = Ties.of(kind, self.b), exact[first], g[first]
         self.y = exact - exact.mean(0)  # an offset adds the same number to all scores of a point
-        self.gamma = g.to(device).double() * self.scale
-        self.log_b = None if eps == 0 or b is None else b.to(device).double().log2()
+        self.gamma = g * self.scale
+        self.log_b = None if eps == 0 or b is None else self.b.log2()
         if self.log_b is not None:
             self.gamma = self.gamma + self.log_b
         self.gamma = self.gamma - self.gamma.mean()
         right = torch.cat([self.y * self.scale, self.gamma[:, None]], 1).float()
-        padding = right.new_zeros(-len(y) % GROUP, right.shape[1])
+        padding = right.new_zeros(-len(right) % GROUP, right.shape[1])
         padding[:, -1] = NEVER
         self.tiles = torch.cat([right, padding]).split(TILE)
         self.longest = self.y.norm(dim=1).max().item() * self.scale
@@ -69,7 +116,7 @@ class Assignment:
 
         Args:
             x: points [n, d].
-            u: uniforms in [0, 1), one per point; without effect at eps = 0.
+            u: uniforms in [0, 1), one per point; at eps = 0 they only choose among equal data.
         """
         x, u = x.to(self.y.device), u.to(self.y.device)
         out, sure = torch.zeros_like(u, dtype=torch.int64), torch.zeros_like(u, dtype=torch.bool)
@@ -85,28 +132,36 @@ class Assignment:
         with Workers(x.device) as workers:
             list(workers.map(work, [slice(low, low + size) for low in range(0, len(x), size)]))
             list(workers.map(decide, (~sure).nonzero()[:, 0].split(max(1, DOUBTFUL // len(self.y)))))
-        return out
+        return out if self.ties is None else self.ties.choose(out, u)
 
     def worth(self, x: Float64[Tensor, "n d"], partners: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
         """Compute g_j + <x_i, y_j> of points and partners, up to a constant per point, whichever its partner."""
-        x, partners = x.to(self.y.device), partners.to(self.y.device)
+        x, partners = x.to(self.y.device), self._kinds(partners)
         score = self.gamma[partners] / self.scale + (x * self.y[partners]).sum(1)
         return score if self.log_b is None else score - self.log_b[partners] / self.scale
 
     def among(self, data: Int64[Tensor, " k"]) -> "Assignment":
         """Build the assignment at eps = 0 among some of the data, numbered by their positions in `data`."""
-        data = data.to(self.y.device)
+        data = self._kinds(data)
         g = self.gamma / self.scale if self.log_b is None else (self.gamma - self.log_b) / self.scale
         return Assignment(self.y[data], g[data], 0.0, device=str(self.y.device))
 
     def nats(self, x: Float64[Tensor, "n d"]) -> float:
-        """Sum the entropies of the points' partners, in nats; 0 at eps = 0."""
+        """Sum the entropies of the points' partners, in nats; at eps = 0 those among equal data."""
+        if self.ties is not None:
+            zeros = torch.zeros(len(x), dtype=torch.float64)
+            return self.ties.nats[self._kinds(self.partners(x, zeros))].sum().item()
         if self.eps == 0:
             return 0.0
         total = 0.0
         for part in x.to(self.y.device).split(max(1, DOUBTFUL // len(self.y))):
             total += torch.special.entr((self._scores(part) * math.log(2)).softmax(1)).sum().item()
         return total
+
+    def _kinds(self, data: Int64[Tensor, " k"]) -> Int64[Tensor, " k"]:
+        """Number data as the rows of `y`, of which equal data are one."""
+        data = data.to(self.y.device)
+        return data if self.ties is None else self.ties.kind[data]
 
     def _score(self, left: Float[Tensor, "r k"], tile: Float[Tensor, "w k"], workers: Workers) -> Float[Tensor, "r w"]:
         """Compute float32 scores in this thread's buffer."""
@@ -167,7 +222,7 @@ class Assignment:
         return found, gap > 2 * total * (math.log(2) * 2 * self._error(x) + SUMS)
 
     def _decide(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"]) -> Int64[Tensor, " r"]:
-        """Decide in float64; among scores that float64 cannot distinguish, as for equal data, the first datum wins."""
+        """Decide in float64; among scores that float64 cannot distinguish the first datum wins."""
         scores = self._scores(x)
         top = scores.amax(1, keepdim=True)
         if self.eps == 0:

@@ -12,12 +12,13 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
+from flowpairs.pipeline.ot.tiles.partition import UNIT, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
 
 BATCH_POINTS, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points per tile
@@ -25,21 +26,34 @@ TILE = 1024  # targets per tile, which stays in a core's cache
 
 
 @dataclass(frozen=True)
+class Shares:
+    """What the targets got of the points, at one eps; a process fills in only its own targets.
+
+    Attributes:
+        masses: mean probability of each target over the points [N].
+        squares: sum of the squared probabilities, without those that are not kept [N].
+        missed: bound on the mean probability that a point gives to targets that are not counted.
+    """
+
+    masses: Float[Tensor, " N"]
+    squares: Float[Tensor, " N"]
+    missed: float = 0.0
+
+
+@dataclass(frozen=True)
 class PointPass:
-    """The result of a pass; in the arrays over targets a process fills in only its own targets.
+    """The result of a pass.
 
     Attributes:
         points: number of points.
-        masses: mean probability of each target over the points [N].
-        squares: sum of the squared probabilities, without those that are not kept [N].
-        hits: number of points for which the target has the largest score [N].
+        soft: the targets' shares at the eps of the pass.
+        wanted: their shares at the wanted eps, of the same scores.
         entries: i target, j point, logits log2 of the probability of j among the points of i; sorted by i.
     """
 
     points: int
-    masses: Float[Tensor, " N"]
-    squares: Float[Tensor, " N"]
-    hits: Int[Tensor, " N"]
+    soft: Shares
+    wanted: Shares
     entries: Entries
 
 
@@ -52,6 +66,7 @@ def point_pass(
     eps: float,
     small: float,
     workers: Workers,
+    wanted: float,
 ) -> PointPass:
     """Pass points `first` to `first + points` of the source over all targets.
 
@@ -64,12 +79,14 @@ def point_pass(
         eps: absolute epsilon, positive.
         small: smallest probability of the entries that are kept one by one, hence at most 1 / small of them per point.
         workers: the threads.
+        wanted: eps of the shares that decide, at most `eps`; 0 for the cells. Scores stay as they are, so that in terms
+            of the potential (eps - wanted) log b is added to g.
     """
     own, device = len(targets.own), targets.own.device
     size = min(points, BATCH_POINTS if device.type == "cpu" else max(CHUNK, GPU_ENTRIES // own))
     tiles = _tiles(targets, g, eps, small)
     room = torch.empty(size * own, device=device)
-    batches = [source.points(first, size)]
+    batches, best = [source.points(first, size)], []
     for start in range(0, points, size):
         after = range(start, points)[size : 2 * size]
 
@@ -77,16 +94,50 @@ def point_pass(
             if after:
                 batches.append(source.points(first + after.start, len(after)))
 
-        _pass_batch(targets, tiles, batches.pop().to(device), start, room, prepare, workers)
+        best.append(_pass_batch(targets, tiles, batches.pop().to(device), start, room, prepare, workers))
     p = torch.zeros_like(targets.b)
-    squares, hits = torch.zeros_like(p), torch.zeros_like(p, dtype=torch.int64)
+    squares, hits = torch.zeros_like(p), torch.zeros_like(p)
     for tile in tiles:
         p[tile.columns], squares[tile.columns], hits[tile.columns] = tile.masses / points, tile.squares, tile.hits
     found = [torch.cat(parts) for parts in zip(*(entry for tile in tiles for entry in tile.found), strict=True)]
     order = found[0].argsort(stable=True)
     i, j, share = (values[order] for values in found)
     logits = (share.double() / (points * p[i.long()])).log2()
-    return PointPass(points, p, squares, hits, Entries(i, j, logits))
+    soft = decisive = Shares(p, squares)
+    if wanted == 0:
+        decisive = Shares(hits / points, hits)
+    elif wanted < eps:
+        decisive = _sharpened(targets, i, j, share, torch.cat(best), small, eps / wanted)
+    return PointPass(points, soft, decisive, Entries(i, j, logits))
+
+
+def _sharpened(
+    targets: Targets,
+    i: Int[Tensor, " k"],
+    j: Int[Tensor, " k"],
+    share: Float[Tensor, " k"],
+    best: Float[Tensor, " points"],
+    small: float,
+    sharpen: float,
+) -> Shares:
+    """Compute the shares at 1 / sharpen times the eps at which entries i, j have the probabilities `share`.
+
+    Entries that are not kept have probabilities below `small`, so that at the smaller eps they are nearly nothing.
+
+    Args:
+        best: the largest probability of each point, over all targets.
+    """
+    points = len(best)
+    # At most 1 / count each, so that a point's weights sum to at most 1.
+    weights = (share.double() / best[j.long()]).clamp(max=1.0) ** sharpen / targets.count
+    # In fixed point the sums are exact, hence the same for any number of members, threads and any order.
+    total = best.new_zeros(points, dtype=torch.int64).index_add_(0, j.long(), to_fixed_point(weights))
+    probabilities = weights / targets.share.masses(total)[j.long()]
+    fixed, where = torch.zeros_like(targets.b, dtype=torch.int64), i.long()
+    masses = fixed.index_add(0, where, to_fixed_point(probabilities / points)).double() / UNIT
+    squares = fixed.index_add(0, where, to_fixed_point(probabilities.square() / points)).double() / UNIT * points
+    missed = ((small / best).clamp(max=1.0) ** (sharpen - 1) / best).mean().item()
+    return Shares(masses, squares, missed)
 
 
 class Tile:
@@ -162,8 +213,8 @@ def _pass_batch(
     room: Float[Tensor, " room"],
     prepare: Callable[[], None],
     workers: Workers,
-) -> None:
-    """Pass a batch over this process's tiles, while `prepare` makes the next batch."""
+) -> Float64[Tensor, " r"]:
+    """Pass a batch over this process's tiles, while `prepare` makes the next one; return the points' largest shares."""
     left = torch.cat([points, points.new_ones(len(points), 1)], 1)
     rows, before = len(left), targets.share.rows.start
     rooms = [
@@ -178,19 +229,20 @@ def _pass_batch(
 
     seen = [found for found in workers.map(first_look, range(len(tiles) + 1)) if found is not None]
     tops, sums = (torch.stack(values).double() for values in zip(*seen, strict=True))
-    phi, mine = _settle(targets, [tile.section for tile in tiles], tops, sums)
+    phi, top, mine = _settle(targets, [tile.section for tile in tiles], tops, sums)
     scales = (tops - phi).exp2_().float()
 
     def second_look(k: int) -> None:
         tiles[k].get(rooms[k], scales[k], mine[k].nonzero()[:, 0], start)
 
     list(workers.map(second_look, range(len(tiles))))
+    return (top - phi).exp2()
 
 
 def _settle(
     targets: Targets, section: list[int], tops: Float[Tensor, "tiles r"], sums: Float[Tensor, "tiles r"]
-) -> tuple[Float[Tensor, " r"], Bool[Tensor, "tiles r"]]:
-    """Compute the points' log-sums over all targets, and which of this process's tiles has a point's largest score.
+) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"], Bool[Tensor, "tiles r"]]:
+    """Compute the points' log-sums and largest scores over all targets, and in which of this process's tiles it is.
 
     The members exchange a maximum and a log-sum per section and point.
     """
@@ -204,4 +256,4 @@ def _settle(
     top, winner = best.max(0)
     phi = top + (log_sums - top).exp2().sum(0).log2()
     won = (tops == top) & (torch.tensor(section, device=top.device)[:, None] == winner)
-    return phi, won & (won.cumsum(0) == 1)
+    return phi, top, won & (won.cumsum(0) == 1)

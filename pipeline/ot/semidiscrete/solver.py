@@ -7,9 +7,10 @@ Newton step without a step size, with the noise of so few points; the average ov
 all points together. Points are fresh, so the masses of the next round are an unbiased test of it, and the solve ends
 there.
 
-At eps = 0 the points are smoothed, since hard cells have no surrogate: the smoothing starts broad, where fewer points
-are needed, and is lowered while it costs more chi-square than remains to be gained. The hard cells decide when the
-solve ends.
+At eps = 0 and little above, the points are smoothed, since hard cells have no surrogate: few points have more than one
+datum that they could go to, and the masses of the data could not be had exactly from them. The smoothing starts broad,
+where fewer points are needed, and is lowered while it costs more chi-square than remains to be gained. The shares at
+the wanted eps, measured in the same pass, decide when the solve ends.
 """
 
 import math
@@ -22,7 +23,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.ot.semidiscrete.point_pass import PointPass, point_pass
+from flowpairs.pipeline.ot.semidiscrete.point_pass import PointPass, Shares, point_pass
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
@@ -31,7 +32,9 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 BLUR = 0.2  # rel_eps of the first round: the Gaussian potential is good there
 SHARPEN = 16.0  # largest factor by which eps is lowered in a step
-SMOOTH = 0.06  # rel_eps of the first smoothing at eps = 0
+SMOOTH = 0.06  # rel_eps of the first smoothing, where eps is much smaller
+FARTHER = 2.5  # least factor between a smoothing and eps, that the entries at the one show the shares at the other
+MISSED = 1e-3  # largest share of a point that the entries may leave out of that
 BEARABLE, BEARABLE_NOW = 0.25, 0.15  # largest cost of smoothing, as a share of the wanted and of the current chi-square
 ROUGH = 1.0  # chi-square above which a round replaces the average instead of joining it
 MOMENTS = 2**14  # points by which the source's moments are estimated
@@ -43,6 +46,9 @@ NEXT = 0.25  # smallest share of its chi-square that a round leaves
 CERTAIN = 12.0  # a round has so many points that chance moves its chi-square by a 12th of the wanted one
 LEAST = 1e-30  # of a datum's mass, so that a datum without mass can be reached
 SIGMAS = 2.0  # the wanted chi-square lies this many deviations above the estimate
+WORSE = 2.0  # a step after which the chi-square is so many times what it was is taken back
+REACH, WIDER = 0.25, 2.0  # by what the reach of a step, in bits of a datum's score, shrinks then, and grows otherwise
+UNUSED = 1e-3  # points' worth of probability below which a datum counts as one that no noise chose
 STALLED = 20  # rounds without progress after which a solve gives up
 
 RoundProgress = Callable[[int, int, float], None]
@@ -60,9 +66,17 @@ class SemidiscreteReport:
     data: int  # N
     eps: float  # in units of the cost
     rel_eps: float  # eps / std(C)
-    smoothing: float  # eps that the potential was found at; above eps only where that is 0
+    smoothing: float  # eps that the potential was found at; above eps where that is small or 0
     chi2: float
     chi2_error: float  # standard deviation of that estimate
+    least_mass: (
+        float  # of a datum in the last pass, in units of its weight; by chance as well, where its points are few
+    )
+    greatest_mass: float
+    unused: (
+        int  # data that none of the last pass's points chose, or had as much as 1 / 1000 of a point's probability for
+    )
+    unused_by_chance: float  # how many these would be on average, if every datum had its weight of the noise
     points: int  # source points drawn in all
     rounds: int  # passes
     converged: bool
@@ -90,18 +104,22 @@ class Ascent:
     lowest: float = math.inf
     stalled: int = 0
     depth: float = 10.0  # bits below 1 that the probability of a kept entry may lie
+    reach: float = math.inf  # bits by which a step may move a datum's score
+    bar: float = math.inf  # chi-square, at the level, of `best`
+    best: Float[Tensor, " N"] | None = None  # the potential from which the last step was taken
 
     def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
         """Convert the state to float64 tensors."""
-        _, *numbers = astuple(self)
-        return {"g": self.g, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+        _, *numbers, best = astuple(self)
+        out = {"g": self.g, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+        return out if best is None else out | {"best": best}
 
     @classmethod
     def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Ascent":
         """Build the state from its `arrays`."""
-        level, smoothing, points, rounds, weight, lowest, stalled, depth = arrays["numbers"].tolist()
-        counts = int(points), int(rounds)
-        return cls(arrays["g"].to(device), level, smoothing, *counts, weight, lowest, int(stalled), depth)
+        level, smoothing, points, rounds, weight, lowest, stalled, *others = arrays["numbers"].tolist()
+        counts, best = (int(points), int(rounds)), arrays["best"].to(device) if "best" in arrays else None
+        return cls(arrays["g"].to(device), level, smoothing, *counts, weight, lowest, int(stalled), *others, best)
 
 
 def solve_semidiscrete(
@@ -141,8 +159,9 @@ def solve_semidiscrete(
         raise InputError(f"chi2={chi2!r}: give a chi-square between 0 and 1, such as 0.05")
     if max_rounds < 1:
         raise InputError(f"max_rounds={max_rounds!r}: at least one pass is needed; give a larger number")
-    if g0 is not None and (g0.shape != (targets.count,) or not bool(torch.isfinite(g0).all())):
-        raise InputError(f"g0: shape {tuple(g0.shape)} for {targets.count} data; give one finite value a datum")
+    given = targets.count if targets.kind is None else len(targets.kind)
+    if g0 is not None and (g0.shape != (given,) or not bool(torch.isfinite(g0).all())):
+        raise InputError(f"g0: shape {tuple(g0.shape)} for {given} data; give one finite value a datum")
     started = time.perf_counter()
     device = targets.own.device
     with Workers(device) as workers:
@@ -152,34 +171,38 @@ def solve_semidiscrete(
             if save is not None and state.rounds:
                 save(state.arrays())
             count, small = _points(targets, state, chi2), 2.0**-state.depth
-            seen = point_pass(targets, source, state.points, count, state.g, state.level, small, workers)
+            wanted = eps if state.level == state.smoothing else state.level
+            seen = point_pass(targets, source, state.points, count, state.g, state.level, small, workers, wanted)
             state.points += seen.points
             state.rounds += 1
-            soft = chi_square(targets, seen, hard=False)
-            found = chi_square(targets, seen, hard=True) if eps == 0 else soft
+            soft, found = (chi_square(targets, shares, seen.points) for shares in (seen.soft, seen.wanted))
             error = _chance(targets.count, found, seen.points)
             if progress is not None:
                 progress(state.rounds, state.points, found)
-            state.stalled = 0 if found < state.lowest else state.stalled + 1
-            state.lowest = min(state.lowest, found)
-            converged = state.level == state.smoothing and found + SIGMAS * error <= chi2
+            first = state.stalled < 0  # chi-squares of broader levels do not compare
+            state.stalled = 0 if first or found < state.lowest else state.stalled + 1
+            state.lowest = found if state.stalled == 0 else state.lowest
+            state.stalled = -1 if state.level > state.smoothing else state.stalled
+            measured = state.level == state.smoothing and seen.wanted.missed < MISSED
+            converged = measured and found + SIGMAS * error <= chi2
             if converged or state.stalled > STALLED or state.rounds == max_rounds:
                 break
-            _advance(targets, state, seen, found, soft, chi2, workers)
+            _advance(targets, state, seen, found, soft, chi2, eps, workers)
     report = SemidiscreteReport(
-        data=targets.count,
+        data=given,
         eps=eps,
         rel_eps=_relative(eps, std if scale is None else scale),
         smoothing=state.level,
         chi2=found,
         chi2_error=error,
+        **_extremes(targets, seen),
         points=state.points,
         rounds=state.rounds,
         converged=converged,
         seconds=time.perf_counter() - started,
     )
-    # At eps = 0 the pass that decided had the cells of its logits, in which the smoothing adds log b to the potential.
-    return Semidiscrete(state.g if eps > 0 else _shifted(targets, state.g, state.level), report)
+    # The pass that decided had the shares of its scores, in which the smoothing adds log b to the potential.
+    return Semidiscrete(targets.spread(_shifted(targets, state.g, state.level - eps)), report)
 
 
 def _relative(eps: float, scale: float) -> float:
@@ -191,18 +214,26 @@ def semidiscrete_cost_std(targets: Targets, source: PointSource) -> float:
     return targets.cost_std(source.points(0, MOMENTS))
 
 
-def chi_square(targets: Targets, seen: PointPass, *, hard: bool) -> float:
-    """Estimate sum_j (p_j - b_j)^2 / b_j without bias from the points of a pass (arXiv 2509.25519, section 3.2).
+def chi_square(targets: Targets, shares: Shares, points: int) -> float:
+    """Estimate sum_j (p_j - b_j)^2 / b_j without bias from shares of some points (arXiv 2509.25519, section 3.2)."""
+    total = (shares.masses * points).square() - shares.squares
+    return targets.share.total(total / targets.b) / (points * (points - 1)) - 1
 
-    Args:
-        targets: the data.
-        seen: the pass.
-        hard: use the cells, as at eps = 0, rather than the probabilities.
-    """
-    k = seen.points
-    total = seen.hits.double() if hard else seen.masses * k
-    squares = seen.hits.double() if hard else seen.squares
-    return targets.share.total((total.square() - squares) / targets.b) / (k * (k - 1)) - 1
+
+def _extremes(targets: Targets, seen: PointPass) -> dict[str, float | int]:
+    """Collect the masses of the data that are farthest from their weights, and the number of unused data."""
+    masses = targets.share.gather(seen.wanted.masses)
+    ratio, alike = masses / targets.b, torch.ones_like(masses)
+    if targets.kind is not None:
+        alike = targets.kind.bincount(minlength=targets.count).double().to(masses.device)
+    unused = masses * seen.points < UNUSED * alike
+    none = torch.exp(-seen.points * targets.b / alike)
+    return {
+        "least_mass": ratio.min().item(),
+        "greatest_mass": ratio.max().item(),
+        "unused": round((alike * unused).sum().item()),
+        "unused_by_chance": (alike * none).sum().item(),
+    }
 
 
 def _chance(count: int, chi2: float, points: int) -> float:
@@ -214,18 +245,23 @@ def _chance(count: int, chi2: float, points: int) -> float:
 def _begin(targets: Targets, source: PointSource, eps: float, std: float, g0: Float[Tensor, " N"] | None) -> Ascent:
     if std == 0:  # all data are equal: any potential will do
         return Ascent(torch.zeros_like(targets.b), eps or 1.0, eps or 1.0)
-    smoothing = eps or SMOOTH * std
+    smoothing = _smoothing(SMOOTH * std, eps)
     if g0 is not None:
-        start = targets.centred(g0.double().to(targets.own.device))
-        return Ascent(start if eps > 0 else _shifted(targets, start, -smoothing), smoothing, smoothing)
+        start = targets.centred(targets.gathered(g0.double().to(targets.own.device)))
+        return Ascent(_shifted(targets, start, eps - smoothing), smoothing, smoothing)
     level = max(smoothing, BLUR * std)
     g = targets.centred(targets.start(source.points(0, MOMENTS), level))
     return Ascent(targets.share.gather(g), level, smoothing)
 
 
+def _smoothing(level: float, eps: float) -> float:
+    """Smooth at `level`, or not at all where eps is not much smaller."""
+    return level if level >= FARTHER * eps else eps
+
+
 def _shifted(targets: Targets, g: Float[Tensor, " N"], smoothing: float) -> Float[Tensor, " N"]:
     """Add smoothing log b to a potential, centred; equal weights leave it as it is."""
-    if targets.b.max() == targets.b.min():
+    if smoothing == 0 or targets.b.max() == targets.b.min():
         return g
     return targets.centred(g + smoothing * targets.b.clamp(min=LEAST).log())
 
@@ -245,17 +281,25 @@ def _advance(
     found: float,
     soft: float,
     chi2: float,
+    eps: float,
     workers: Workers,
 ) -> None:
     """Move to the potential of the next round: the average of this round's and the earlier ones' estimates."""
     cost, bearable = found - soft, max(BEARABLE * chi2, BEARABLE_NOW * found)
     if state.level == state.smoothing and cost > bearable:  # what smoothing costs grows with its square
         less = max(bearable / cost, 1 / SHARPEN)
-        state.smoothing, state.weight = state.smoothing * math.sqrt(less), state.weight * less
+        state.smoothing, state.weight = _smoothing(state.smoothing * math.sqrt(less), eps), state.weight * less
     following = max(state.smoothing, state.level / SHARPEN)
+    if state.best is not None and soft > WORSE * state.bar + SIGMAS * _chance(targets.count, soft, seen.points):
+        state.g, state.best, state.weight = state.best, None, 0.0
+        state.reach, state.level = REACH * min(state.reach, state.depth), following
+        return
+    state.best, state.bar, state.reach = state.g, max(soft, 0.0), WIDER * state.reach
     own = _solve(targets, state, seen, following, workers)
     if found > ROUGH or state.level > 2 * following:
         state.weight = 0.0
+    if state.level > 2 * following:
+        state.best = None
     # An average over k points has a chi-square of at most about N / k by chance. An average that has more weighs only
     # as many points as would explain it.
     state.weight = min(state.weight, SHOWN * targets.count / max(soft, LEAST))
@@ -264,7 +308,9 @@ def _advance(
     state.g = targets.share.gather(state.g)
     state.level = following
     kept = targets.share.team.sum(torch.tensor(len(seen.entries.i), device=own.device)).item() / seen.points
-    if not FEW <= kept <= MANY:
+    if seen.wanted.missed >= MISSED:
+        state.depth = min(1.5 * state.depth, DEEP)
+    elif not FEW <= kept <= MANY:
         state.depth = min(max(state.depth * (1.5 if kept < FEW else 0.8), SHALLOW), DEEP)
 
 
@@ -274,7 +320,7 @@ def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers
     The surrogate's rows are the data and its columns the points, so that its iterations exchange one sum per point.
     """
     log_b, sharpen = targets.b.log2(), state.level / eps
-    masses = seen.masses.clamp(min=LEAST)
+    masses = seen.soft.masses.clamp(min=LEAST)
     even = torch.full((seen.points,), 1 / seen.points, dtype=torch.float64, device=log_b.device)
     plan = Sweep(even.log2(), masses, even, entries=seen.entries)
     standin = Surrogate(plan, targets.b, even, even.log2(), targets.share, workers, measured=masses)
@@ -282,6 +328,10 @@ def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers
     chance = math.sqrt(2 * targets.count / (math.pi * seen.points))
     before = log_b + state.g * (LOG2E / state.level) - masses.log2()
     after = before * sharpen + standin.solve(sharpen, min(INNER / 2, INNER * chance)).rows
+    if state.reach < math.inf:
+        moved = targets.share.gather(after - log_b - (before + masses.log2() - log_b) * sharpen)
+        off = moved - moved.median()  # a constant that is common to all scores has no effect
+        after += off.clamp(-state.reach, state.reach) - off
     g = torch.zeros_like(log_b)
     g[targets.share.rows] = ((after - log_b) * (eps / LOG2E))[targets.share.rows]
     return targets.centred(g)

@@ -9,11 +9,12 @@ import math
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.sinkhorn.gaussian_potential import gaussian_potential
+from flowpairs.pipeline.ot.tiles.equal_rows import equal_rows
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 
 BATCH = 2**16  # points that sections are cut for: constant, since sections must not depend on the batch size
@@ -38,9 +39,11 @@ class Targets:
         team: processes that share the sections.
 
     Attributes:
-        share: partition of the N rows.
+        count: number K of distinct data, on which all else works; equal data are one, with their weights together.
+        kind: which of the distinct data each of the N is; None where all differ.
+        share: partition of the K rows.
         own: this process's data without `centre`, the mean of (some of) them, float64 [own, d].
-        b: weights of all data, float64 [N].
+        b: weights of the distinct data, float64 [K].
 
     Raises:
         InputError: no data, values that are not finite, weights that are no distribution, or more members than
@@ -54,6 +57,12 @@ class Targets:
             raise InputError(f"y: shape {tuple(y.shape)}; give a non-empty matrix, a datum a row")
         if b is not None and not (b.shape == y.shape[:1] and bool((b > 0).all()) and abs(b.sum().item() - 1) < 1e-4):
             raise InputError("b: needs one positive weight a datum, summing to 1; leave out data of zero weight")
+        weights = torch.full((len(y),), 1 / len(y), dtype=torch.float64) if b is None else b.double()
+        first, kind = equal_rows(y)
+        self.kind: Int64[Tensor, " N"] | None = None
+        if len(first) < len(y):  # their common mass is all that noise can tell
+            self.kind, y = kind, y[first]
+            weights = weights.new_zeros(len(y)).index_add_(0, kind, weights)
         self.count, self.dim = y.shape
         self.share = RowPartition(self.count, BATCH, torch.device(device), team)
         if team.size > len(self.share.sections):
@@ -67,8 +76,15 @@ class Targets:
         self.own = y[self.share.rows].double().to(device) - self.centre
         if not bool(torch.isfinite(self.own).all()):
             raise InputError("y: holds values that are not finite; remove those data")
-        weights = torch.full((self.count,), 1 / self.count, dtype=torch.float64) if b is None else b.double()
         self.b = (weights / weights.sum()).to(device)
+
+    def spread(self, g: Float[Tensor, " K"]) -> Float[Tensor, " N"]:
+        """Give each of the N data the value of its kind."""
+        return g if self.kind is None else g[self.kind.to(g.device)]
+
+    def gathered(self, g: Float[Tensor, " N"]) -> Float[Tensor, " K"]:
+        """Give each kind the value of the last of its data: a potential is the same for all of them."""
+        return g if self.kind is None else g.new_zeros(self.count).index_copy_(0, self.kind.to(g.device), g)
 
     def cost_std(self, points: Float[Tensor, "p d"]) -> float:
         """Compute the standard deviation of the cost as `flowpairs.pipeline.ot.costs.cost.moments` does.

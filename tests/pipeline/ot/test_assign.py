@@ -1,5 +1,7 @@
 """Assignment against a float64 loop over the points, whatever the size of the calls; balanced use against its bound."""
 
+import math
+
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -51,10 +53,17 @@ def test_weights_and_offsets_of_the_data() -> None:
     assert Assignment(y, g, 0.0).partners(x, u).tolist() == by_hand(y.double() - y.double().mean(0), g, 0.0, x, u)
 
 
-def test_of_equal_data_the_first_is_taken() -> None:
+def test_equal_data_share_points_by_their_weights() -> None:
     y, g, x = problem()
-    twice = Assignment(torch.cat([y, y]), torch.cat([g, g]), 0.0)
-    assert torch.equal(twice.partners(x, uniforms(POINTS)), Assignment(y, g, 0.0).partners(x, uniforms(POINTS)))
+    b = torch.cat([torch.full((N,), 0.7), torch.full((N,), 0.3)]).double() / N
+    twice = Assignment(torch.cat([y, y]), torch.cat([g, g]), 0.0, b)
+    u, alone = uniforms(POINTS), Assignment(y, g, 0.0).partners(x, uniforms(POINTS))
+    assert torch.equal(twice.partners(x, u), alone + N * (u >= 0.7))
+    assert twice.nats(x) == pytest.approx(POINTS * -(0.7 * math.log(0.7) + 0.3 * math.log(0.3)))
+    assert torch.equal(twice.worth(x, alone), twice.worth(x, alone + N))
+    # Of a datum and a copy with a lower potential the copy gets nothing.
+    lower = Assignment(torch.cat([y, y]), torch.cat([g, g - 1e-9]), 0.0, b)
+    assert torch.equal(lower.partners(x, u), alone)
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.05])

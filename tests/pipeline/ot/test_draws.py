@@ -86,10 +86,16 @@ def test_balanced_costs_what_the_plan_does(n: int, rel_eps: float) -> None:
     assert costs.mean().item() == pytest.approx(coupling.report.cost_coupled, rel=0.02)
 
 
-def test_capacities_are_largest_remainders() -> None:
+def test_capacities_round_up_as_often_as_their_fractions_say() -> None:
     b = torch.tensor([0.5, 0.25, 0.13, 0.12, 0.0], dtype=torch.float64)
-    # n b = 5, 2.5, 1.3, 1.2, 0: two are left to give, to .5 and .3.
+    # n b = 5, 2.5, 1.3, 1.2, 0: one is left to give, where .5, .8, 1. or another sum passes a half.
     assert capacities(b, 10, torch.arange(5)).tolist() == [5, 3, 1, 1, 0]
+    assert capacities(b, 10, torch.tensor([2, 3, 4, 1, 0])).tolist() == [5, 2, 1, 2, 0]
+    weights = random_weights(40, 8, 3)
+    rooms = torch.stack([capacities(weights, 25, permutation(40, seed)) for seed in range(2000)]).double()
+    assert (rooms - 25 * weights).abs().max() < 1
+    assert torch.allclose(rooms.mean(0), 25 * weights, atol=0.05)
+    assert torch.equal(rooms.sum(1), torch.full((2000,), 25.0, dtype=torch.float64))
     tied = torch.full((3,), 1 / 3, dtype=torch.float32)
     assert capacities(tied, 4, torch.tensor([2, 0, 1])).tolist() == [1, 1, 2]
 

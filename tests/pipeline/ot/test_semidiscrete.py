@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot import Problem
+from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
 from flowpairs.pipeline.ot.semidiscrete.point_pass import point_pass
 from flowpairs.pipeline.ot.semidiscrete.solver import (
     Semidiscrete,
@@ -100,21 +101,30 @@ def test_a_pass_measures_what_its_definition_says() -> None:
     g = torch.randn(1500, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     targets = Targets(y)
     with Workers(targets.own.device) as workers:
-        crowd = point_pass(targets, source, 700, points, g, 0.4, 2.0**-10, workers)
+        crowd, hard, sharp, few = (
+            point_pass(targets, source, 700, points, g, 0.4, small, workers, wanted)
+            for small, wanted in ((2.0**-10, 0.4), (2.0**-10, 0.0), (2.0**-10, 0.08), (2.0**-5, 0.2))
+        )
     x = source.points(700, points).double()
     scores = g + x @ y.double().T
     p = (scores / 0.4).softmax(1)
-    assert torch.allclose(crowd.masses, p.mean(0), rtol=1e-4, atol=1e-9)
-    assert torch.equal(crowd.hits, torch.bincount(scores.argmax(1), minlength=1500))
+    assert torch.allclose(crowd.soft.masses, p.mean(0), rtol=1e-4, atol=1e-9)
+    assert crowd.wanted is crowd.soft
+    assert torch.equal(hard.wanted.squares, torch.bincount(scores.argmax(1), minlength=1500).double())
+    assert torch.allclose(hard.wanted.masses * points, hard.wanted.squares, rtol=1e-12)
+    for seen, wanted, bound in ((sharp, 0.08, 1e-5), (few, 0.2, 0.3)):
+        sharper = (scores / wanted).softmax(1)
+        assert (seen.wanted.masses - sharper.mean(0)).abs().sum() < seen.wanted.missed + 1e-5 < bound + 1e-5
+        assert torch.allclose(seen.wanted.squares, sharper.square().sum(0), atol=10 * bound)
     kept = p >= 2.0**-10
     assert len(crowd.entries.i) == pytest.approx(kept.sum().item(), rel=1e-3)
-    assert torch.allclose(crowd.squares, (p * kept).square().sum(0), rtol=1e-3, atol=1e-5)
+    assert torch.allclose(crowd.soft.squares, (p * kept).square().sum(0), rtol=1e-3, atol=1e-5)
     shares = (p[crowd.entries.j.long(), crowd.entries.i.long()] / p.sum(0)[crowd.entries.i.long()]).log2()
     assert torch.allclose(crowd.entries.logits, shares, atol=1e-3)
     # The unbiased chi-square leaves out every point's meeting with itself.
     total, own = p.sum(0), p.square().sum(0)
     expected = 1500 * (total.square() - own).sum().item() / (points * (points - 1)) - 1
-    assert chi_square(targets, crowd, hard=False) == pytest.approx(expected, rel=5e-3)
+    assert chi_square(targets, crowd.soft, points) == pytest.approx(expected, rel=5e-3)
 
 
 def test_std_of_the_cost_is_the_one_of_blocks() -> None:
@@ -153,11 +163,62 @@ def test_the_smallest_problems(make: Callable[[], Tensor]) -> None:
     assert bool(torch.isfinite(solved.g).all())
 
 
+@pytest.mark.parametrize("rel_eps", [0.0, 0.003])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_equal_data_share_their_points(rel_eps: float, weighted: bool) -> None:
+    """On a grid most data are equal; partners of fresh noise, drawn by their potential, follow the weights."""
+    y = data(150, 2).round()
+    b = torch.logspace(-2, 0, 150, dtype=torch.float64) if weighted else torch.ones(150, dtype=torch.float64)
+    b /= b.sum()
+    targets, source = Targets(y, b), Gaussian(2)
+    assert targets.count == len(np.unique(y.numpy(), axis=0)) < 100
+    eps = rel_eps * semidiscrete_cost_std(targets, source)
+    solved = solve_semidiscrete(targets, source, eps, chi2=0.02)
+    assert solved.report.converged
+    points = Gaussian(2, seed=99).points(0, 150_000).double()
+    u = torch.rand(len(points), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    partners = Assignment(y, solved.g, eps, b).partners(points, u)
+    p = partners.bincount(minlength=150) / len(points)
+    assert ((p - b).square() / b).sum() < 0.02 + 150 / len(points) * 3
+    if rel_eps == 0:
+        of_kind = torch.zeros(targets.count, dtype=torch.float64).index_add_(0, targets.kind, b)
+        expected = torch.special.entr(b / of_kind[targets.kind])
+        nats = torch.zeros(targets.count, dtype=torch.float64).index_add_(0, targets.kind, expected)
+        some = Assignment(y, solved.g, eps, b).nats(points[:1000])
+        assert some == pytest.approx(nats[targets.kind[partners[:1000]]].sum().item())
+
+
+@pytest.mark.parametrize("n", [60, 250, 500])
+@pytest.mark.parametrize("dim", [2, 8, 64])
+@pytest.mark.parametrize("rel_eps", [0.02, 0.003, 0.001, 0.0])
+def test_a_small_eps_takes_no_more_rounds_than_others(n: int, dim: int, rel_eps: float) -> None:
+    y = torch.randn(n, dim, generator=torch.Generator().manual_seed(n + dim)) * torch.linspace(0.5, 2, dim)
+    targets, source = Targets(y), Gaussian(dim)
+    eps = rel_eps * semidiscrete_cost_std(targets, source)
+    solved = solve_semidiscrete(targets, source, eps)
+    assert solved.report.converged
+    assert solved.report.rounds <= 8
+    assert fresh_chi2(y, solved) < 0.06
+
+
+def test_dense_data_on_a_line_converge() -> None:
+    y = torch.randn(120, 1, generator=torch.Generator().manual_seed(251))
+    assert solve_semidiscrete(Targets(y), Gaussian(1), 0.0).report.converged
+
+
+def test_the_report_names_the_worst_datum_and_the_unused() -> None:
+    y = data(300, 5)
+    report = solve_semidiscrete(Targets(y), Gaussian(5), 0.0, chi2=0.05).report
+    assert 0.2 < report.least_mass < 1 < report.greatest_mass < 3
+    assert (report.unused, round(report.unused_by_chance)) == (0, 0)
+    # A datum in the middle of four others and close to them: its cell at equal potentials is as good as empty.
+    cross = torch.tensor([[1.0, 0.0], [-1, 0], [0, 1], [0, -1], [0, 0]]) * 10
+    short = solve_semidiscrete(Targets(cross), Gaussian(2), 0.0, g0=torch.zeros(5), max_rounds=1).report
+    assert (short.converged, short.unused, short.least_mass) == (False, 1, 0.0)
+    assert short.greatest_mass == pytest.approx(1.25, abs=0.1)
+
+
 def test_what_cannot_converge_says_so() -> None:
-    """Two equal data have one cell between them, and the first gets all of it."""
-    solved = solve_semidiscrete(Targets(torch.ones(2, 1).repeat(3, 2)), Gaussian(2), 0.0)
-    assert not solved.report.converged
-    assert solved.report.chi2 > 0.5
     short = solve_semidiscrete(Targets(data(300, 5)), Gaussian(5), 0.0, max_rounds=1)
     assert (short.report.converged, short.report.rounds) == (False, 1)
 
