@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
@@ -117,9 +118,10 @@ class Ascent:
     @classmethod
     def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Ascent":
         """Build the state from its `arrays`."""
-        level, smoothing, points, rounds, weight, lowest, stalled, *others = arrays["numbers"].tolist()
-        counts, best = (int(points), int(rounds)), arrays["best"].to(device) if "best" in arrays else None
-        return cls(arrays["g"].to(device), level, smoothing, *counts, weight, lowest, int(stalled), *others, best)
+        state = cls(arrays["g"].to(device), *arrays["numbers"].tolist())
+        state.points, state.rounds, state.stalled = int(state.points), int(state.rounds), int(state.stalled)
+        state.best = arrays["best"].to(device) if "best" in arrays else None
+        return state
 
 
 def solve_semidiscrete(
@@ -220,7 +222,7 @@ def chi_square(targets: Targets, shares: Shares, points: int) -> float:
     return targets.share.total(total / targets.b) / (points * (points - 1)) - 1
 
 
-def _extremes(targets: Targets, seen: PointPass) -> dict[str, float | int]:
+def _extremes(targets: Targets, seen: PointPass) -> dict[str, Any]:
     """Collect the masses of the data that are farthest from their weights, and the number of unused data."""
     masses = targets.share.gather(seen.wanted.masses)
     ratio, alike = masses / targets.b, torch.ones_like(masses)
