@@ -118,8 +118,9 @@ class Ascent:
     @classmethod
     def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Ascent":
         """Build the state from its `arrays`."""
-        state = cls(arrays["g"].to(device), *arrays["numbers"].tolist())
-        state.points, state.rounds, state.stalled = int(state.points), int(state.rounds), int(state.stalled)
+        level, smoothing, points, rounds, weight, lowest, stalled, depth, reach, bar = arrays["numbers"].tolist()
+        state = cls(arrays["g"].to(device), level, smoothing, int(points), int(rounds), weight, lowest, int(stalled))
+        state.depth, state.reach, state.bar = depth, reach, bar
         state.best = arrays["best"].to(device) if "best" in arrays else None
         return state
 
