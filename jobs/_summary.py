@@ -34,6 +34,8 @@ def print_summary(directory: AnyPath) -> None:
     if index.method not in ("imported", "semidiscrete"):
         worst = max(max(row["source_error"], row["target_error"]) for row in blocks)
         table.add_row("worst marginal error (L1)", f"{worst:.2e}")
+        if all(row.get("plan_error") is not None for row in blocks):
+            table.add_row("worst error of a plan (L1)", f"{max(row['plan_error'] for row in blocks):.2e}, estimated")
     before, after = mean("cost_independent"), mean("cost_coupled")
     table.add_row(index.cost_name, f"{before:.4g} independent, {after:.4g} coupled (in feature space)")
     table.add_row("seconds a block", f"{mean('seconds'):.2f}")

@@ -122,7 +122,7 @@ def imported_report(x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k
     spread = sum(float(np.einsum("ij,ij->", x, x, dtype=np.float64)) for x in (x0, x1)) / len(x0)
     coupled = float(np.einsum("ij,ij->", x0, x1, dtype=np.float64)) / len(x0)
     independent = float(x0.mean(0, dtype=np.float64) @ x1.mean(0, dtype=np.float64))
-    unknown = dict.fromkeys(("eps", "rel_eps", "sharpness", "partners", "source_error", "target_error"))
+    unknown = dict.fromkeys(("eps", "rel_eps", "sharpness", "partners", "source_error", "target_error", "plan_error"))
     return {
         "method": "imported",
         "n": len(x0),

@@ -20,7 +20,9 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 class BlockReport:
     """The properties of a coupling and how it was found.
 
-    Errors are L1 distances between a marginal of P and its target, measured over all entries. Costs are the mean per
+    Marginal errors are L1 distances between a marginal of P and its target, measured over all entries. `plan_error`
+    estimates the L1 distance, twice the total variation, between P and the plan at this eps whose marginals are right;
+    where a part of the mass is hard to move it is many times the marginal error. Costs are the mean per
     pair of |x0 - x1|^2 in feature space, or of the user's cost function, under the product of the marginals and under
     the coupling. `sharpness` is E = 2 H(P) / (H(a) + H(b)) - 1, H in nats: 0 a permutation, 1 independent. `partners`
     and `partners_of_target` are the geometric mean numbers of partners of a source and of a target row,
@@ -37,6 +39,7 @@ class BlockReport:
     partners_of_target: float
     source_error: float
     target_error: float
+    plan_error: float
     cost_independent: float
     cost_coupled: float
     passes: int  # over n x m entries

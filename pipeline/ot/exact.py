@@ -93,6 +93,7 @@ def solve_exact(problem: Problem) -> SparseCoupling:
         partners_of_target=spread.partners_of_target,
         source_error=errors[0],
         target_error=errors[1],
+        plan_error=max(errors),
         cost_independent=independent_cost,
         cost_coupled=coupled_cost,
         passes=0,

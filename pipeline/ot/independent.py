@@ -25,6 +25,7 @@ def independent(problem: Problem) -> IndependentCoupling:
         partners_of_target=spread.partners_of_target,
         source_error=0.0,
         target_error=0.0,
+        plan_error=0.0,
         cost_independent=apart,
         cost_coupled=apart,
         passes=0,

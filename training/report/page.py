@@ -127,7 +127,8 @@ def _summary(store: StoreSummary) -> list[tuple[str, float | None, float | None,
     rows = []
     for label, field in {
         "Sharpness E": "sharpness", "Partners a row": "partners", "Source marginal error (L1)": "source_error",
-        "Target marginal error (L1)": "target_error", "Cost, independent": "cost_independent",
+        "Target marginal error (L1)": "target_error", "Error of the plan (L1, estimated)": "plan_error",
+        "Cost, independent": "cost_independent",
         "Cost, coupled": "cost_coupled", "Passes": "passes", "Seconds": "seconds",
     }.items():  # fmt: skip
         values = [getattr(block, field) for block in store.blocks]

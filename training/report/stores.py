@@ -38,6 +38,7 @@ class BlockSummary:
     passes: int
     converged: bool
     seconds: float
+    plan_error: float | None = None  # estimated
     relabelled: int | None = None  # pairs changed to use every datum equally often; semi-discrete couplings only
 
 

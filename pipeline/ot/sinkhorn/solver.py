@@ -16,6 +16,7 @@ from flowpairs.pipeline.ot.problem import Problem, entropy
 from flowpairs.pipeline.ot.sharpness import spread_of, transport_costs
 from flowpairs.pipeline.ot.sinkhorn.descent import Progress, Save, SolveState, cold, descend, warm
 from flowpairs.pipeline.ot.sinkhorn.measured_plan import measure_plan
+from flowpairs.pipeline.ot.sinkhorn.plan_error import plan_error
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E, InnerKernel, Kernel, kernel_of
 from flowpairs.pipeline.ot.tiles.nearby import nearby_order
@@ -134,6 +135,8 @@ def finish_coupling(
     else:
         f, g = torch.empty_like(f).index_copy_(0, block.source, f), torch.empty_like(g).index_copy_(0, block.target, g)
     spread = spread_of(nats, a, b)
+    with Workers(a.device) as workers:
+        apart = plan_error(last, a, b, kernel.log_b, share, workers)
     report = BlockReport(
         method="sinkhorn",
         n=problem.n,
@@ -145,6 +148,7 @@ def finish_coupling(
         partners_of_target=spread.partners_of_target,
         source_error=source_error,
         target_error=target_error,
+        plan_error=max(apart, source_error, target_error),
         cost_independent=independent,
         cost_coupled=coupled,
         passes=state.passes,

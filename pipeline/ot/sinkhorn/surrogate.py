@@ -11,19 +11,19 @@ Each process keeps the entries of its own rows; an iteration sums one number per
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
+from flowpairs.pipeline.ot.sinkhorn.surrogate_part import SurrogatePart
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
-from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition
+from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups, group_of_columns
 
 MEMORY = 8
@@ -187,6 +187,21 @@ class Surrogate:
         gamma = (self.gamma - self.log_b) * sharpen + self.log_b + found.x
         return SurrogateSolution(gamma, found.scaling.clamp(min=TINY).log2() - found.top, found.error, rest, nats)
 
+    def distance(self, tol: float) -> float:
+        """Compute the L1 distance between the plan that the sweep found and the one whose marginals are a and b."""
+        found = self._solve_from(self.start, 1.0, tol)
+        v, log_u = found.x.exp2(), found.scaling.clamp(min=TINY).log2()
+
+        def work(part: SurrogatePart) -> Int64[Tensor, " 1"]:
+            i, j, logits = (values[part.entries] for values in (self.i, self.j, self.logits))
+            moved = (log_u[i] + found.x[j] + found.logits[part.entries]).exp2() - self.a[i] * logits.exp2()
+            now, then = part.rest(found.scaling, found.r), part.rest(self.a, self.rest_of_row)
+            rest = (now[:, self.group_of_column] * v - then[:, self.group_of_column]) * part.profile
+            # A distance may be 2, which has no fixed point; a fourth of it has.
+            return sum(to_fixed_point(change.abs() / 4).sum()[None] for change in (moved, rest))
+
+        return 4 * self.share.masses(sum(self.workers.map(work, self.parts))).item()
+
     def _solve_from(self, x: Float[Tensor, " m"], sharpen: float, tol: float) -> "Scalings":
         """Solve at 1 / sharpen times the sweep's eps from the columns' scaling 2^x."""
         log_b = self.log_b[self.j]
@@ -229,7 +244,7 @@ class Surrogate:
 
         return u, self._sum(work)
 
-    def _sum(self, work: Callable[["SurrogatePart"], Int64[Tensor, " m"]]) -> Float[Tensor, " m"]:
+    def _sum(self, work: Callable[[SurrogatePart], Int64[Tensor, " m"]]) -> Float[Tensor, " m"]:
         """Sum the masses of columns that `work` counts in each part, over all processes."""
         masses = torch.zeros_like(self.b, dtype=torch.int64)
         for counted in self.workers.map(work, self.parts):
@@ -318,72 +333,6 @@ class Surrogate:
         return self.share.each(each).sum().item()
 
 
-class SurrogatePart:
-    """The kept entries of some consecutive pieces of rows, as a sparse matrix by rows and by columns.
-
-    By columns each piece is separate, since what a piece adds must not depend on the pieces next to it.
-
-    Args:
-        i: rows of the entries, in increasing order.
-        j: columns of the entries.
-        bounds: first rows of the pieces, and the end.
-        entries: positions of these entries among all.
-        group_of_column: the group of each column [m].
-
-    Attributes:
-        profile: how a piece's rest in a group falls on the group's columns [pieces, m].
-    """
-
-    def __init__(
-        self,
-        i: Int[Tensor, " k"],
-        j: Int[Tensor, " k"],
-        bounds: list[int],
-        entries: slice,
-        group_of_column: Int[Tensor, " m"],
-    ) -> None:
-        m = len(group_of_column)
-        self.rows, self.entries, self.m, self.pieces = slice(bounds[0], bounds[-1]), entries, m, len(bounds) - 1
-        rows = torch.arange(bounds[0], bounds[-1], dtype=i.dtype, device=i.device)
-        self.pattern = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True), j
-        inner = i.new_tensor(bounds[1:-1])
-        self.piece_of_row = torch.bucketize(rows, inner, right=True)
-        key = torch.bucketize(i, inner, right=True) * m + j
-        self.by_column = key.argsort(stable=True)
-        starts = torch.arange(self.pieces * m + 1, device=i.device)
-        self.transposed_pattern = (
-            torch.searchsorted(key[self.by_column], starts, out_int32=True),
-            i[self.by_column] - bounds[0],
-        )
-        self.profile = torch.zeros(self.pieces, m, dtype=torch.float64, device=i.device)
-        self.group_of_column = group_of_column
-
-    def fill(self, mass: Float[Tensor, " entries"]) -> None:
-        """Set the values of the kept entries."""
-        count = self.rows.stop - self.rows.start
-        values = mass[self.entries]
-        self.kernel = _csr(*self.pattern, values, (count, self.m))
-        self.transposed = _csr(*self.transposed_pattern, values[self.by_column], (self.pieces * self.m, count))
-
-    def times(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
-        """Compute the rows' sums under the columns' scaling v, of kept entries and rest."""
-        return self.kernel @ v + self.outside(v, r)
-
-    def outside(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
-        """Compute the rows' rest under the columns' scaling v."""
-        sums = v.new_zeros(self.pieces, r.shape[1]).index_add_(1, self.group_of_column, self.profile * v)
-        return (r[self.rows] * sums[self.piece_of_row]).sum(1)
-
-    def spread(
-        self, u: Float[Tensor, " n"], v: Float[Tensor, " m"], r: Float[Tensor, "n g"]
-    ) -> Int64[Tensor, "pieces m"]:
-        """Compute what each piece adds to the columns' masses under both scalings, in integers."""
-        own = u[self.rows]
-        sums = (self.transposed @ own).view(self.pieces, self.m)
-        rest = v.new_zeros(self.pieces, r.shape[1]).index_add_(0, self.piece_of_row, r[self.rows] * own[:, None])
-        return sums.addcmul_(rest[:, self.group_of_column], self.profile).mul_(v * UNIT).long()
-
-
 def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:
     """Find the smallest logit, 0 where there is none."""
     return torch.cat([logits, logits.new_zeros(1)]).min()
@@ -391,9 +340,3 @@ def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:
 
 def _entropy(masses: Float[Tensor, "*k"]) -> Float[Tensor, ""]:
     return torch.special.entr(masses).sum()
-
-
-def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-        return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)

@@ -1,0 +1,84 @@
+"""The matrix of a surrogate (pipeline/ot/sinkhorn/surrogate.py) in parts, a thread each: kept entries, and the rest."""
+
+import warnings
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from flowpairs.pipeline.ot.tiles.partition import UNIT
+
+
+class SurrogatePart:
+    """The kept entries of some consecutive pieces of rows, as a sparse matrix by rows and by columns.
+
+    By columns each piece is separate, since what a piece adds must not depend on the pieces next to it.
+
+    Args:
+        i: rows of the entries, in increasing order.
+        j: columns of the entries.
+        bounds: first rows of the pieces, and the end.
+        entries: positions of these entries among all.
+        group_of_column: the group of each column [m].
+
+    Attributes:
+        profile: how a piece's rest in a group falls on the group's columns [pieces, m].
+    """
+
+    def __init__(
+        self,
+        i: Int[Tensor, " k"],
+        j: Int[Tensor, " k"],
+        bounds: list[int],
+        entries: slice,
+        group_of_column: Int[Tensor, " m"],
+    ) -> None:
+        m = len(group_of_column)
+        self.rows, self.entries, self.m, self.pieces = slice(bounds[0], bounds[-1]), entries, m, len(bounds) - 1
+        rows = torch.arange(bounds[0], bounds[-1], dtype=i.dtype, device=i.device)
+        self.pattern = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True), j
+        inner = i.new_tensor(bounds[1:-1])
+        self.piece_of_row = torch.bucketize(rows, inner, right=True)
+        key = torch.bucketize(i, inner, right=True) * m + j
+        self.by_column = key.argsort(stable=True)
+        starts = torch.arange(self.pieces * m + 1, device=i.device)
+        self.transposed_pattern = (
+            torch.searchsorted(key[self.by_column], starts, out_int32=True),
+            i[self.by_column] - bounds[0],
+        )
+        self.profile = torch.zeros(self.pieces, m, dtype=torch.float64, device=i.device)
+        self.group_of_column = group_of_column
+
+    def fill(self, mass: Float[Tensor, " entries"]) -> None:
+        """Set the values of the kept entries."""
+        count = self.rows.stop - self.rows.start
+        values = mass[self.entries]
+        self.kernel = _csr(*self.pattern, values, (count, self.m))
+        self.transposed = _csr(*self.transposed_pattern, values[self.by_column], (self.pieces * self.m, count))
+
+    def times(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
+        """Compute the rows' sums under the columns' scaling v, of kept entries and rest."""
+        return self.kernel @ v + self.outside(v, r)
+
+    def outside(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
+        """Compute the rows' rest under the columns' scaling v."""
+        sums = v.new_zeros(self.pieces, r.shape[1]).index_add_(1, self.group_of_column, self.profile * v)
+        return (r[self.rows] * sums[self.piece_of_row]).sum(1)
+
+    def spread(
+        self, u: Float[Tensor, " n"], v: Float[Tensor, " m"], r: Float[Tensor, "n g"]
+    ) -> Int64[Tensor, "pieces m"]:
+        """Compute what each piece adds to the columns' masses under both scalings, in integers."""
+        sums = (self.transposed @ u[self.rows]).view(self.pieces, self.m)
+        return sums.addcmul_(self.rest(u, r)[:, self.group_of_column], self.profile).mul_(v * UNIT).long()
+
+    def rest(self, u: Float[Tensor, " n"], r: Float[Tensor, "n g"]) -> Float[Tensor, "pieces g"]:
+        """Compute the rest of each piece in each group under the rows' scaling u."""
+        sums = torch.zeros(self.pieces, r.shape[1], dtype=u.dtype, device=u.device)
+        return sums.index_add_(0, self.piece_of_row, r[self.rows] * u[self.rows, None])
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
