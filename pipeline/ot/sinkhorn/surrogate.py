@@ -198,9 +198,10 @@ class Surrogate:
             now, then = part.rest(found.scaling, found.r), part.rest(self.a, self.rest_of_row)
             rest = (now[:, self.group_of_column] * v - then[:, self.group_of_column]) * part.profile
             # A distance may be 2, which has no fixed point; a fourth of it has.
-            return sum(to_fixed_point(change.abs() / 4).sum()[None] for change in (moved, rest))
+            changes = [to_fixed_point(change.abs() / 4).sum() for change in (moved, rest)]
+            return torch.stack(changes).sum()[None]
 
-        return 4 * self.share.masses(sum(self.workers.map(work, self.parts))).item()
+        return 4 * self.share.masses(torch.cat(list(self.workers.map(work, self.parts))).sum()[None]).item()
 
     def _solve_from(self, x: Float[Tensor, " m"], sharpen: float, tol: float) -> "Scalings":
         """Solve at 1 / sharpen times the sweep's eps from the columns' scaling 2^x."""
