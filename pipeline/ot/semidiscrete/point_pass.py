@@ -18,7 +18,7 @@ from torch import Tensor
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
-from flowpairs.pipeline.ot.tiles.partition import UNIT, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import UNIT, power_of_two, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
 
 BATCH_POINTS, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points per tile
@@ -129,7 +129,7 @@ def _sharpened(
     """
     points = len(best)
     # At most 1 / count each, so that a point's weights sum to at most 1.
-    weights = (share.double() / best[j.long()]).clamp(max=1.0) ** sharpen / targets.count
+    weights = power_of_two((share.double() / best[j.long()]).clamp(max=1.0).log2() * sharpen) / targets.count
     # In fixed point the sums are exact, hence the same for any number of members, threads and any order.
     total = best.new_zeros(points, dtype=torch.int64).index_add_(0, j.long(), to_fixed_point(weights))
     probabilities = weights / targets.share.masses(total)[j.long()]
@@ -230,7 +230,7 @@ def _pass_batch(
     seen = [found for found in workers.map(first_look, range(len(tiles) + 1)) if found is not None]
     tops, sums = (torch.stack(values).double() for values in zip(*seen, strict=True))
     phi, top, mine = _settle(targets, [tile.section for tile in tiles], tops, sums)
-    scales = (tops - phi).exp2_().float()
+    scales = power_of_two(tops - phi).float()
 
     def second_look(k: int) -> None:
         tiles[k].get(rooms[k], scales[k], mine[k].nonzero()[:, 0], start)

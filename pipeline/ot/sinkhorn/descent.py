@@ -33,12 +33,14 @@ SHARPEN = 16.0  # largest factor by which eps is lowered in a step
 GOOD = 0.3  # L1 error below which eps is lowered
 FAR = 0.5  # L1 error above which a start is dropped for the Gaussian one
 FEW, MANY = 64, 256  # entries per row that the surrogate keeps: few where they hold nearly all of the plan, else many
+SHARED = 2**21  # entries to which many are limited, where that leaves few per row: passes are as many, memory is less
 NEARLY = 0.98
 NEAR = math.log(1.5)  # smallest step of log eps that is still halved
 SLOW = 0.2  # a step that leaves more than this share of the error asks for four times the entries
-ENTRIES = 2**24  # largest surrogate of more than MANY entries per row: a gigabyte, and still cheaper than a pass
+ENTRIES = 2**23  # largest surrogate of more than many entries per row: half a gigabyte, and still cheaper than a pass
 CLOSE = 0.1  # L1 error below which the next pass may be the last and finds the entropies as well
 MEMORY = 3
+OF_TOL, OF_ERROR = 0.2, 0.02  # error to which a surrogate is solved, in units of tol and of the pass's error
 STALLED = 20  # passes after which a solve gives up, unless the error fell below PROGRESS times what it was before
 PROGRESS = 0.7
 SMALL = 2**20  # entries below which a problem without a closed-form start starts from zero
@@ -155,7 +157,8 @@ def descend(
     and its eps.
     """
     share = RowPartition(len(a), len(b), a.device, team)
-    most = max(MANY, min(ENTRIES // len(a), len(b) // 8))
+    many = min(MANY, max(FEW, SHARED // len(a)))
+    most = max(many, min(ENTRIES // len(a), max(MANY, len(b) // 8)))
     with Workers(a.device) as workers:
         current: Sweep | None = None
         while state.passes < max_passes:
@@ -166,6 +169,7 @@ def descend(
             if save is not None and state.passes:
                 save(state.arrays())
             logits = kernel.bound(state.gamma, state.level)
+            current = surrogate = fed = None  # their entries would lie beside the next pass's
             current = kernel.backend.sweep(
                 logits, state.gamma, a, share, workers, keep=state.keep, entropies=state.may_end or aim is not None
             )
@@ -204,8 +208,8 @@ def descend(
                 if aim is not None and error < GOOD and not last_one:
                     state.eps = aim.eps(surrogate, state)
                 following = max(state.eps, state.level / SHARPEN) if error < GOOD else state.level
-                solution, following = _propose(surrogate, state.level, following, max(0.2 * tol, 0.02 * error))
-                state.keep = _keep(state.keep, solution.rest, error / before, most)
+                solution, following = _propose(surrogate, state.level, following, max(OF_TOL * tol, OF_ERROR * error))
+                state.keep = _keep(state.keep, solution.rest, error / before, many, most)
                 state.may_end = error < max(CLOSE, tol)
                 if following != state.level:
                     state.move(solution.gamma, following)
@@ -244,11 +248,11 @@ def _part_sums(
     return torch.stack(sums, 1)
 
 
-def _keep(keep: int, rest: float, ratio: float, most: int) -> int:
+def _keep(keep: int, rest: float, ratio: float, many: int, most: int) -> int:
     """Choose the next surrogate's entries per row, from the share of P that this one lacked and its gain in error."""
     if ratio > SLOW:
         return min(4 * keep, most)
-    return max(keep, MANY) if rest > 1 - NEARLY else keep
+    return max(keep, many) if rest > 1 - NEARLY else keep
 
 
 def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[SurrogateSolution, float]:

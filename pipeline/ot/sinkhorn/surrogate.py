@@ -23,7 +23,7 @@ from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
 from flowpairs.pipeline.ot.sinkhorn.surrogate_part import SurrogatePart
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
-from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, power_of_two, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups, group_of_columns
 
 MEMORY = 8
@@ -93,9 +93,9 @@ class Surrogate:
         assert sweep.entries is not None
         measured = a if measured is None else measured
         self.gamma, self.a, self.b, self.log_b, self.share, self.workers = sweep.gamma, a, b, log_b, share, workers
-        self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits.double()
+        self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits
         self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling from which the next solve starts
-        mass = self.logits.exp2()
+        mass = power_of_two(self.logits)
         groups = torch.ones_like(a)[:, None] if sweep.groups is None else sweep.groups.double()
         cuts = column_groups(len(b)) if sweep.groups is not None else [slice(0, len(b))]
         self.group_of_column = group_of_columns(cuts, b.device)
@@ -155,7 +155,7 @@ class Surrogate:
         """Continue at the potential of `fed`: rows share their mass with its columns, whose entries are all kept."""
         others = ~torch.isin(self.j, fed.columns)
         i, j = torch.cat([self.i[others], fed.entries.i]), torch.cat([self.j[others], fed.entries.j])
-        logits = torch.cat([(self.logits - fed.shift[self.i])[others], fed.entries.logits])
+        logits = torch.cat([(self.logits.double() - fed.shift[self.i])[others], fed.entries.logits])
         order = i.argsort(stable=True)
         self.gamma, self.i, self.j, self.logits = fed.gamma, i[order], j[order], logits[order]
         self.rest_of_row = self.rest_of_row * (-fed.shift).exp2()[:, None]
@@ -178,7 +178,7 @@ class Surrogate:
             again = self._solve_from(x.clamp(-BOUND, BOUND), sharpen, tol)
             found = again if again.error < found.error else found
         self.start = found.x if found.error < SOLVED else self.start
-        kept = (found.scaling.log2()[self.i] + found.x[self.j] + found.logits).exp2()
+        kept = power_of_two(found.scaling.log2()[self.i] + found.x[self.j] + found.logits)
         outside = torch.zeros_like(found.scaling)
         for part in self.parts:
             outside[part.rows] = part.outside(found.x.exp2(), found.r)
@@ -194,7 +194,8 @@ class Surrogate:
 
         def work(part: SurrogatePart) -> Int64[Tensor, " 1"]:
             i, j, logits = (values[part.entries] for values in (self.i, self.j, self.logits))
-            moved = (log_u[i] + found.x[j] + found.logits[part.entries]).exp2() - self.a[i] * logits.exp2()
+            after = power_of_two(log_u[i] + found.x[j] + found.logits[part.entries])
+            moved = after - self.a[i] * power_of_two(logits)
             now, then = part.rest(found.scaling, found.r), part.rest(self.a, self.rest_of_row)
             rest = (now[:, self.group_of_column] * v - then[:, self.group_of_column]) * part.profile
             # A distance may be 2, which has no fixed point; a fourth of it has.
@@ -205,11 +206,15 @@ class Surrogate:
 
     def _solve_from(self, x: Float[Tensor, " m"], sharpen: float, tol: float) -> "Scalings":
         """Solve at 1 / sharpen times the sweep's eps from the columns' scaling 2^x."""
-        log_b = self.log_b[self.j]
-        logits = (self.logits - log_b) * sharpen + log_b
+        logits = self.logits.double()
+        if sharpen == 1:
+            logits = logits.clone() if logits is self.logits else logits
+        else:
+            log_b = self.log_b[self.j]
+            logits = logits.sub(log_b).mul_(sharpen).add_(log_b)
         top = torch.zeros_like(self.a).scatter_reduce_(0, self.i.long(), logits, "amax", include_self=False)
         logits -= top[self.i]
-        mass = logits.exp2()
+        mass = power_of_two(logits)
         # An entry of a block's rest is about the block's mean, and at most the least that was kept.
         least = self.share.each([-_lowest(self.logits[low:high]) for low, high in pairwise(self.cuts)])
         mean = (self.rest_of_row / self.width).clamp(min=TINY).log2()

@@ -39,13 +39,12 @@ class SurrogatePart:
         self.pattern = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True), j
         inner = i.new_tensor(bounds[1:-1])
         self.piece_of_row = torch.bucketize(rows, inner, right=True)
-        key = torch.bucketize(i, inner, right=True) * m + j
-        self.by_column = key.argsort(stable=True)
-        starts = torch.arange(self.pieces * m + 1, device=i.device)
-        self.transposed_pattern = (
-            torch.searchsorted(key[self.by_column], starts, out_int32=True),
-            i[self.by_column] - bounds[0],
-        )
+        few = self.pieces * m < 2**31
+        key = torch.bucketize(i, inner, right=True, out_int32=few).mul_(m).add_(j)
+        key, by_column = key.sort(stable=True)
+        starts = torch.arange(self.pieces * m + 1, dtype=key.dtype, device=i.device)
+        self.by_column = by_column.int()
+        self.transposed_pattern = torch.searchsorted(key, starts, out_int32=True), i[self.by_column] - bounds[0]
         self.profile = torch.zeros(self.pieces, m, dtype=torch.float64, device=i.device)
         self.group_of_column = group_of_column
 

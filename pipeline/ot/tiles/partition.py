@@ -5,11 +5,12 @@ sections add to a sum over all rows is converted to integers before it is added 
 order (numbers), so a result has the same bits for any number of processes. Only such sums are exchanged.
 """
 
+import math
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
@@ -106,6 +107,15 @@ def check_team(size: int, n: int, m: int, device: torch.device) -> None:
     most = len(sections(n, m, device))
     if size > most:
         raise InputError(f"cluster.actors_per_block={size}: a block of {n} source rows keeps {most} busy; lower it")
+
+
+def power_of_two(x: Float[Tensor, "*k"]) -> Float64[Tensor, "*k"]:
+    """Compute 2^x in float64 with bits that depend on x alone.
+
+    torch.exp2 computes the tail of an array by other instructions than its body, so that an element's last bit depends
+    on its position, which for a list of entries depends on the process's share.
+    """
+    return (x.double() * math.log(2)).exp_()
 
 
 def to_fixed_point(masses: Float[Tensor, "*k"]) -> Int64[Tensor, "*k"]:
