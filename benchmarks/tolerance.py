@@ -1,6 +1,6 @@
 """What the tolerance of a solve costs in a flow's terms: curvature and Frechet distance at several `coupling.tol`.
 
-    python benchmarks/tolerance.py [--steps 1500] [--seeds 2] [--rel-eps 0.03] [--dir out/tolerance]
+    python benchmarks/tolerance.py [--data digits Fashion-MNIST] [--steps 1500] [--seeds 2] [--rel-eps 0.03]
 
 The digits (n = 1,797) and Fashion-MNIST (n = 8,000), each coupled by Sinkhorn at a tolerance of 1e-1, 1e-2, 1e-3 and
 1e-5, with the same noise and uniforms; then the same MLP, batches and number of steps for all. Passes, marginal error
@@ -34,13 +34,14 @@ SETS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rel-eps", type=float, default=0.03)
     parser.add_argument("--dir", type=Path, default=Path("out/tolerance"))
     options = parser.parse_args()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    for name, setting in SETS.items():
+    for name, setting in ((name, SETS[name]) for name in options.data):
         for tol in TOLERANCES:
             directory = options.dir.absolute() / f"{name}-{tol:g}"
             config = {

@@ -34,6 +34,7 @@ MEAN = 0.75  # where an entry of the rest lies between the least kept one and th
 SPREAD = 4.0  # log2 of the largest growth of the rest with eps
 LEAST = 1e-30  # smallest share of the rest per column, so that every column can be reached
 TINY = 1e-300
+NEGLIGIBLE = 0.02  # share of the plan below which the rest is not divided into blocks
 ROUNDED = 1e-6  # share of a mass that is rounding of float32 and must not be taken for a rest
 FAILED = 1e-2  # L1 error above which it is solved again by way of larger eps, BLURS times the sharpness
 BLURS = 1 / 64, 1 / 16, 1 / 4
@@ -96,10 +97,13 @@ class Surrogate:
         self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits
         self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling from which the next solve starts
         mass = power_of_two(self.logits)
-        groups = torch.ones_like(a)[:, None] if sweep.groups is None else sweep.groups.double()
-        cuts = column_groups(len(b)) if sweep.groups is not None else [slice(0, len(b))]
-        self.group_of_column = group_of_columns(cuts, b.device)
+        # Where next to nothing is left to the rest, one group of columns and one piece per run of rows do for it.
+        unkept = (1 - torch.zeros_like(a).index_add_(0, self.i, mass)).clamp(min=0)
+        fine = sweep.groups is not None and share.total(a * unkept) > NEGLIGIBLE
+        groups = sweep.groups.double() if fine and sweep.groups is not None else torch.ones_like(a)[:, None]
+        self.group_of_column = group_of_columns(column_groups(len(b)) if fine else [slice(0, len(b))], b.device)
         self.width = self.group_of_column.bincount().double()
+        self.pieces = share.all_pieces() if fine else [slice(run[0].start, run[-1].stop) for run in share.groups()]
         self._cut()
         for part in self.parts:
             part.fill(mass)
@@ -108,7 +112,7 @@ class Surrogate:
         if sweep.pieces is None:  # one profile for all
             profiles = (sweep.columns - share.masses(kept.sum(0))).expand(len(kept), -1)
         else:
-            profiles = sweep.pieces * (1 - ROUNDED) - kept.double() / UNIT
+            profiles = (sweep.pieces if fine else _by_run(sweep.pieces, share)) * (1 - ROUNDED) - kept.double() / UNIT
         self._set_profiles(profiles)
         self.entropy_of_rest = math.nan
         if sweep.bits is not None:
@@ -139,7 +143,7 @@ class Surrogate:
         share = self.share
         sections = [share.sections[k].start for k in share.mine] + [share.rows.stop]
         self.cuts = torch.searchsorted(self.i, self.i.new_tensor(sections)).tolist()
-        bounds = [piece.start for piece in share.all_pieces()] + [share.rows.stop]
+        bounds = [piece.start for piece in self.pieces] + [share.rows.stop]
         positions = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
         count = min(len(bounds) - 1, self.workers.threads, 1 + len(self.i) // BUSY)
         cuts = [(len(bounds) - 1) * k // count for k in range(count + 1)]
@@ -337,6 +341,13 @@ class Surrogate:
         """Sum -p log p over the kept entries of all processes."""
         each = [_entropy(masses[low:high]) for low, high in pairwise(self.cuts)]
         return self.share.each(each).sum().item()
+
+
+def _by_run(pieces: Float[Tensor, "p m"], share: RowPartition) -> Float[Tensor, "r m"]:
+    """Sum what the pieces of each run of rows have."""
+    counts = torch.tensor([len(share.pieces(run)) for run in share.groups()], device=pieces.device)
+    run_of_piece = torch.arange(len(counts), device=pieces.device).repeat_interleave(counts)
+    return pieces.new_zeros(len(counts), pieces.shape[1]).index_add_(0, run_of_piece, pieces)
 
 
 def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:

@@ -188,9 +188,9 @@ def test_equal_data_share_their_points(rel_eps: float, weighted: bool) -> None:
         assert some == pytest.approx(nats[targets.kind[partners[:1000]]].sum().item())
 
 
-@pytest.mark.parametrize("n", [60, 250, 500])
+@pytest.mark.parametrize("n", [250, *(pytest.param(n, marks=pytest.mark.nightly) for n in (60, 500))])
 @pytest.mark.parametrize("dim", [2, 8, 64])
-@pytest.mark.parametrize("rel_eps", [0.02, 0.003, 0.001, 0.0])
+@pytest.mark.parametrize("rel_eps", [0.003, *(pytest.param(e, marks=pytest.mark.nightly) for e in (0.02, 0.001, 0.0))])
 def test_a_small_eps_takes_no_more_rounds_than_others(n: int, dim: int, rel_eps: float) -> None:
     y = torch.randn(n, dim, generator=torch.Generator().manual_seed(n + dim)) * torch.linspace(0.5, 2, dim)
     targets, source = Targets(y), Gaussian(dim)
