@@ -22,11 +22,6 @@ from flowpairs.pipeline.ot.sinkhorn.solver import softmin
 QUARTER = 4
 
 
-def fashion(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fashion-MNIST in 64 directions."""
-    return problem(n)
-
-
 def plane(n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Eight Gaussians on a circle."""
     generator = torch.Generator().manual_seed(1)
@@ -83,7 +78,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.data:
         for n in options.n:
-            x0, x1 = {"fashion": fashion, "plane": plane}[name](n)
+            x0, x1 = {"fashion": problem, "plane": plane}[name](n)
             for rel_eps in options.rel_eps:
                 block, unit = Problem(x0, x1, 1.0).at(rel_eps), 0.0
                 for setting, solve in SETTINGS.items():

@@ -27,7 +27,7 @@ BLUR = 0.5  # rel_eps where an annealed run begins
 
 
 def ott_jax(**options: Any) -> Solve:
-    """ott-jax with a start (`initializer`), a falling epsilon (`decay`) or other options of its solver."""
+    """ott-jax with a start (`start`), a falling epsilon (`decay`), and Anderson acceleration (`memory`) or momentum."""
 
     def solve(x0: torch.Tensor, x1: torch.Tensor, eps: float) -> torch.Tensor:
         import jax.numpy as jnp
@@ -45,7 +45,7 @@ def ott_jax(**options: Any) -> Solve:
             given["initializer"] = start[name](*([len(x0) // 8] * 2 if name == "subsample" else []))
         if depth := given.pop("memory", None):
             given["anderson"] = acceleration.AndersonAcceleration(memory=depth, refresh_every=1)
-        elif given.pop("momentum", True):
+        else:
             given["momentum"] = acceleration.Momentum(start=100)
         points = (jnp.asarray(x.numpy()) for x in (x0, x1))
         geometry = pointcloud.PointCloud(*points, costs.NegDotProduct(), epsilon=level)

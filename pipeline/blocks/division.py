@@ -142,11 +142,8 @@ def divide(config: CoupleConfig, rows: int, source: "SourceData | None" = None) 
             f"coupling.n={n}: larger than the data set of {most} data; give coupling.n={most} or less, or "
             "coupling.resample=repeat to have every datum in every block with n/N partners each"
         )
-    if (
-        n < most
-        and not whole
-        and (config.data.weight is not None or (source is not None and source.weights is not None))
-    ):
+    weighted = config.data.weight is not None or (source is not None and source.weights is not None)
+    if weighted and n < most and not whole:
         raise InputError(
             f"coupling.n={n}: weights are of all {most} data together, so that a block needs all of them; "
             f"give coupling.n={most}, or more with coupling.resample=repeat"

@@ -3,12 +3,12 @@
 import math
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from flowpairs.pipeline.ot.costs.cost import centred
 from flowpairs.pipeline.ot.problem import Problem, entropy
+from flowpairs.pipeline.ot.tiles.equal_rows import equal_rows
 from flowpairs.pipeline.ot.tiles.kernel import InnerKernel, Kernel
 
 
@@ -32,9 +32,8 @@ def least_entropy(x: Float[Tensor, "n d"], a: Float[Tensor, " n"]) -> tuple[floa
 
     Equal rows share what they get in proportion to their weights, however small eps is.
     """
-    mark = x.double() @ torch.linspace(1, 2, x.shape[1], dtype=torch.float64, device=x.device).sqrt()
-    same = mark.unique(return_inverse=True)[1]
-    distinct = entropy(a.new_zeros(int(same.max()) + 1).index_add_(0, same, a))
+    first, kind = equal_rows(x)
+    distinct = entropy(a.new_zeros(len(first)).index_add_(0, kind, a))
     return distinct, entropy(a) - distinct
 
 
