@@ -5,7 +5,6 @@ again, and neither result depends on the speed of the other job: the first epoch
 """
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +84,6 @@ def _run_both(config: StreamConfig) -> None:
     cores = 1.0 if asked.cpus == "auto" else float(asked.cpus)
     bundle = {"CPU": cores} | ({"GPU": 1.0} if asked.gpus == 1 else {})
     connect(config.couple.cluster, [bundle] * asked.workers if isinstance(asked.workers, int) else [])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # Ray's handler aborts after 3 s
     blocks = -(-config.couple.output.pairs // config.couple.coupling.n)
     workers, actors = share_nodes(live_nodes(), asked, config.couple.cluster, blocks)
     with _of("train"):

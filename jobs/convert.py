@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from flowpairs.pipeline.base.printing import print_line
+
 
 def convert(
     directory: Annotated[str, typer.Argument(help="a complete pair store, a directory or a URL")],
@@ -19,7 +21,7 @@ def convert(
 
     index = run_job(as_path(directory), as_path(destination), payload)
     size = sum(shard.bytes for shard in index.shards)
-    print(f"{destination}: {index.pairs:,} pairs, {size:,} bytes of shards, {size / index.pairs:.1f} bytes a pair")
+    print_line(f"{destination}: {index.pairs:,} pairs, {size:,} bytes of shards, {size / index.pairs:.1f} bytes a pair")
 
 
 if __name__ == "__main__":

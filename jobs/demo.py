@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from flowpairs.pipeline.base.printing import print_line
+
 STEPS = "couple", "train", "evaluate"
 
 
@@ -65,9 +67,9 @@ def demo(
         evaluate(training.output.dir, evaluation)
     page = write_report([*stores.values(), *runs.values()], directory / "report.html")
     print_comparison(list(runs.values()))
-    print(f"pair store  {stores['sinkhorn']}")
-    print(f"checkpoint  {runs['sinkhorn'] / 'checkpoints'}")
-    print(f"report      {page}")
+    print_line(f"pair store  {stores['sinkhorn']}")
+    print_line(f"checkpoint  {runs['sinkhorn'] / 'checkpoints'}")
+    print_line(f"report      {page}")
 
 
 def _by_step(overrides: list[str]) -> dict[str, list[str]]:

@@ -1,15 +1,19 @@
 """The one way in which every command runs and fails.
 
-Exit status 0: done. 2: bad input, reported in one sentence without a traceback. 1: failure.
+Exit status 0: done. 2: bad input, reported in one sentence without a traceback. 1: failure. 128 and the number of a
+signal: interrupted by Ctrl-C (130), SIGTERM (143) or a closed terminal (129).
 """
 
+import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
+from flowpairs.pipeline.base import signals
 from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.base.printing import print_line
 
 INTERRUPTED = 130  # typer's exit status after Ctrl-C
 SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": "markdown"}
@@ -24,16 +28,35 @@ def run_command(command: Callable[..., None]) -> None:
 
 def guarded(app: typer.Typer) -> None:
     """Run an application, and turn the errors that users can act on into one sentence and an exit status."""
+    signals.end_as_interrupted()
+    _open_streams()
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_line(f"error: {error}", sys.stderr)
         sys.exit(2)
     except JobError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print_line(f"failed: {error}", sys.stderr)
         sys.exit(1)
     except SystemExit as end:
         if end.code != INTERRUPTED:
             raise
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(1)
+        _end_interrupted()
+    except KeyboardInterrupt:  # outside the application's own frame
+        _end_interrupted()
+
+
+def _open_streams() -> None:
+    """Give a process that was started without standard streams some, before a file of a job gets their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
+def _end_interrupted() -> NoReturn:
+    print("interrupted; run the same command again to go on", file=sys.stderr)
+    sys.exit(signals.exit_status())

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from flowpairs.pipeline.base.printing import print_line
+
 
 def export(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run, or a directory in RUN/checkpoints")],
@@ -20,7 +22,7 @@ def export(
     require("flowpairs export", "safetensors", "jinja2")
     from flowpairs.training.export.write import export as run_job
 
-    print(f"{output}: {', '.join(run_job(run_dir, output, license))}")
+    print_line(f"{output}: {', '.join(run_job(run_dir, output, license))}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from flowpairs.pipeline.base.printing import print_line
+
 
 def sample(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run, or a directory in RUN/checkpoints")],
@@ -41,7 +43,7 @@ def sample(
     from flowpairs.training.sample import sample as run_job
 
     nfe = run_job(run_dir, settings, output, start)
-    print(f"{output}: {count:,} samples by {solver}, {nfe:g} function evaluations each, seed {seed}")
+    print_line(f"{output}: {count:,} samples by {solver}, {nfe:g} function evaluations each, seed {seed}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flowpairs.pipeline.base.printing import print_line
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML config, such as configs/digits/train.yaml")],
@@ -25,9 +27,9 @@ def train(
 
 def print_run(run: Path, summary: dict[str, Any]) -> None:
     """Print the steps, loss and time of a finished run, and the paths of its checkpoint and curves."""
-    print(f"steps {summary['steps']:,}  loss {summary['loss']:.4f}  {summary['seconds']:.0f} s of training")
-    print(f"checkpoint  {run / summary['checkpoint']}")
-    print(f"curves      {run / 'tensorboard'}")
+    print_line(f"steps {summary['steps']:,}  loss {summary['loss']:.4f}  {summary['seconds']:.0f} s of training")
+    print_line(f"checkpoint  {run / summary['checkpoint']}")
+    print_line(f"curves      {run / 'tensorboard'}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flowpairs.pipeline.base.printing import print_line
+
 if TYPE_CHECKING:
     from flowpairs.pipeline.store.verify import Verdict
 
@@ -36,11 +38,11 @@ def print_verdict(verdict: "Verdict", as_json: bool) -> None:
         print(dumps({**vars(verdict), "ok": not verdict.faults}))
         return
     for fault in verdict.faults:
-        print(fault)
+        print_line(fault)
     counted = (
         f"{verdict.shards:,} shards, {verdict.records:,} records, {verdict.pairs:,} pairs, {verdict.bytes:,} bytes"
     )
-    print(f"{verdict.directory}: {counted}: {f'{len(verdict.faults)} faults' if verdict.faults else 'whole'}")
+    print_line(f"{verdict.directory}: {counted}: {f'{len(verdict.faults)} faults' if verdict.faults else 'whole'}")
     drawn = f"{verdict.draw_error:.3f} from being drawn equally often (independent draws: {verdict.chance_error:.3f})"
     print(f"{verdict.data_used:,} data occur, in L1 {drawn}")
 

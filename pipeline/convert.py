@@ -7,6 +7,8 @@ import numpy as np
 from flowpairs.pipeline import config as configs
 from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.owner import NAME as OWNER
+from flowpairs.pipeline.base.owner import owned, refuse_owned
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.progress import progress
 from flowpairs.pipeline.blocks import source as sources
@@ -21,11 +23,11 @@ from flowpairs.pipeline.store.writer import write_shard
 
 
 def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index:
-    """Write the pairs of one store into a new one.
+    """Write the pairs of one store into a new one; run again, it goes on after the last finished shard.
 
     Args:
         source: a complete pair store.
-        destination: a new or empty directory.
+        destination: a new or empty directory, or one in which the same conversion was interrupted.
         payload: full, seeded or ids; the last reads the data set again, to keep a copy of it.
 
     Raises:
@@ -34,42 +36,80 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
     index = format.read_index(source)
     tree = configs.load(CoupleConfig, source / "config.yaml").model_dump(mode="json")
     tree["output"] |= {"dir": str(destination), "payload": payload}
-    config = configs.validate(CoupleConfig, tree)
-    if destination.exists() and any(destination.iterdir()):
-        raise InputError(f"destination {str(destination)!r}: not empty; give a new directory")
-    destination.mkdir(parents=True, exist_ok=True)
-    resume.prepare_store(config, destination, *_sides(config, index, source))
+    config, key = configs.validate(CoupleConfig, tree), f"destination {str(destination)!r}"
+    refuse_owned(destination, key)
+    if finished := _begun(config, destination, key):
+        return finished
+    sides = _sides(config, index, source)
+    with owned(destination, key, "flowpairs convert"):
+        resume.prepare_store(config, destination, *sides)
+        return _convert(config, index, source, destination)
+
+
+def _begun(config: CoupleConfig, destination: AnyPath, key: str) -> format.Index | None:
+    """Check what the destination holds; return the index where the conversion is complete."""
+    if not destination.exists() or all(path.name == OWNER for path in destination.iterdir()):
+        return None
+    if not (destination / "config.yaml").is_file():
+        raise InputError(f"{key}: not empty and not a pair store; give a new directory")
+    there = configs.load(CoupleConfig, destination / "config.yaml")
+    if differences := configs.differing(config.determining(), there.determining()):
+        raise InputError(f"{key}: holds other pairs; {', '.join(differences)}; give a new directory")
+    return format.read_index(destination) if (destination / "index.json").is_file() else None
+
+
+def _convert(config: CoupleConfig, index: format.Index, source: AnyPath, destination: AnyPath) -> format.Index:
+    """Write all files of the new store but those that `prepare_store` writes, the index last."""
     extras = [(source / name, destination / name) for name in ("features.npz", "blocks.parquet")]
     for block in sorted({shard.block for shard in index.shards}):
         extras.append((block_file(source, block), block_file(destination, block)))
     for there, here in extras:
-        if there.is_file():  # imported pairs have none
+        if there.is_file() and not here.is_file():  # imported pairs have none
             write_atomically(here, there.read_bytes())
     if index.method == "semidiscrete":
         copy_potentials(source, destination)
-    shards = []
+    shards: list[format.Shard] = []
     with progress("converting", index.pairs) as show:
         for number, shard in enumerate(index.shards):
-            found = damage(source, shard)
-            if found:
-                raise InputError(f"{shard.name}: {found}; mend the store with the help of `flowpairs verify {source}`")
-            old = format.read_sidecar(format.sidecar_path(source, shard.name))
-            records = _records(source, index, shard, payload)
-            new = write_shard(destination, number, shard.block, records, old.first_noise_counter, old.report, payload)
-            if new.shard.pairs != shard.pairs:
-                raise InputError(f"{shard.name}: reads short; run `flowpairs verify {source}`")
-            shards.append(new.shard)
+            shards.append(
+                _finished_shard(destination, number)
+                or _convert_shard(index, source, destination, number, shard, config.output.payload)
+            )
             show(sum(s.pairs for s in shards), f"{number + 1}/{len(index.shards)} shards")
     converted = format.Index(
         **{
             **vars(index),
             "config_hash": configs.digest(config.determining()),
-            "payload": payload,
+            "payload": config.output.payload,
             "shards": tuple(shards),
         }
     )
     format.write_index(destination, converted)
     return converted
+
+
+def _finished_shard(destination: AnyPath, number: int) -> format.Shard | None:
+    """Read the sidecar of a shard that an interrupted conversion finished."""
+    path = format.sidecar_path(destination, format.shard_name(number))
+    if not path.is_file():
+        return None
+    shard = format.read_sidecar(path).shard
+    return None if damage(destination, shard, content=False) else shard
+
+
+def _convert_shard(
+    index: format.Index, source: AnyPath, destination: AnyPath, number: int, shard: format.Shard, payload: str
+) -> format.Shard:
+    """Write one shard of the new store."""
+    found = damage(source, shard)
+    if found:
+        raise InputError(f"{shard.name}: {found}; mend the store with the help of `flowpairs verify {source}`")
+    old = format.read_sidecar(format.sidecar_path(source, shard.name))
+    records = _records(source, index, shard, payload)
+    new = write_shard(destination, number, shard.block, records, old.first_noise_counter, old.report, payload)
+    if new.shard.pairs != shard.pairs:
+        raise InputError(f"{shard.name}: reads short; run `flowpairs verify {source}`")
+    return new.shard
 
 
 def _sides(config: CoupleConfig, index: format.Index, directory: AnyPath) -> tuple[Target, SourceData | None]:

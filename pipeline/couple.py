@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.base.owner import owned
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.base.progress import progress, remaining
 from flowpairs.pipeline.blocks.division import Blocks, divide
@@ -34,18 +35,9 @@ def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None) -> for
         on_block: called with the report of each computed block, as it is finished.
 
     Raises:
-        InputError: anything wrong with the config, the data or the output directory, found before Ray starts.
+        InputError: anything wrong with the config, the data or the output directory, found before Ray starts, or a
+            directory that another process writes to.
         JobError: a block did not converge or died too often.
-    """
-    job = begin(config)
-    return job if isinstance(job, format.Index) else carry_out(job, on_block)
-
-
-def begin(config: CoupleConfig) -> Job | format.Index:
-    """Check the config, read the data and prepare the directory; return the index where the store is already complete.
-
-    Raises:
-        InputError: as `couple`.
     """
     check_cost(config)
     directory = as_path(config.output.dir)
@@ -53,9 +45,10 @@ def begin(config: CoupleConfig) -> Job | format.Index:
         return finished
     job = assemble(config, read_inputs(config, survey_job(config)))
     check_teams(config, job.blocks)
-    resume.prepare_store(job.config, job.store, job.inputs.target, job.inputs.source)
-    format.write_outline(job.store, job.outline())
-    return job
+    with owned(job.store, resume.output_key(directory), "flowpairs couple"):
+        resume.prepare_store(job.config, job.store, job.inputs.target, job.inputs.source)
+        format.write_outline(job.store, job.outline())
+        return carry_out(job, on_block)
 
 
 def check_inputs(config: CoupleConfig) -> tuple[Survey, Blocks | None]:
@@ -102,7 +95,7 @@ def carry_out(job: Job, on_block: OnBlock = lambda report: None) -> format.Index
     """Compute the blocks that are left, and write the index.
 
     Args:
-        job: result of `begin`.
+        job: the job, whose store is prepared.
         on_block: called with the report of each computed block, as it is finished.
 
     Raises:

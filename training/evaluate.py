@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.owner import owned, refuse_owned
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 from flowpairs.training.metrics import time_points
@@ -25,6 +26,7 @@ from flowpairs.training.sampling.curvature import integrate_unit_interval
 from flowpairs.training.sampling.sampler import CURVATURE_STEPS, Sampler
 
 SHOWN = 64  # samples per solver that are kept for the report
+OWNER = "evaluation.owner.json"  # name of the file that shows which process evaluates a run
 FILM = 8, 9  # number of images whose trajectories are kept, and number of times per trajectory
 
 
@@ -42,9 +44,11 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
 
     Raises:
         InputError: the run does not exist or is not finished, its pairs are gone or have changed, the model cannot
-            produce the requested samples, or the features are not available or do not fit the data.
+            produce the requested samples, the features are not available or do not fit the data, or another process
+            evaluates the run.
     """
-    trained = read_finished(run_dir)
+    trained, key = read_finished(run_dir), f"run {str(run_dir)!r}"
+    refuse_owned(trained.run.path, key, OWNER)
     index = check_pairs(trained.config.pairs.model_copy(update={"dir": trained.pairs}))
     flow.check_sampler(config, trained.config, index.method, two_sided=index.two_sided)
     network = extractor(config.features, trained.shape)
@@ -53,18 +57,19 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     cpus = 1 if gpus else int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
     task = ray.remote(num_cpus=max(1, cpus), num_gpus=gpus)(measure)
-    result, arrays = ray.get(task.remote(trained, config, endpoints, network))
-    report = {
-        "run": str(run_dir),
-        "pairs_dir": trained.pairs,
-        "method": index.method,
-        "data_fingerprint": index.data_fingerprint,
-        **result,
-    }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(trained.run.path / "samples.npz", buffer.getvalue())
-    write_json(trained.run.path / "evaluation.json", report)
+    with owned(trained.run.path, key, "flowpairs evaluate", OWNER):
+        result, arrays = ray.get(task.remote(trained, config, endpoints, network))
+        report = {
+            "run": str(run_dir),
+            "pairs_dir": trained.pairs,
+            "method": index.method,
+            "data_fingerprint": index.data_fingerprint,
+            **result,
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_atomically(trained.run.path / "samples.npz", buffer.getvalue())
+        write_json(trained.run.path / "evaluation.json", report)
     return report
 
 

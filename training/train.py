@@ -23,11 +23,12 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.base.owner import owned
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.base.progress import progress, remaining, repeated
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.pipeline.cluster.telemetry import telemetry
-from flowpairs.pipeline.store.format import read_index, read_outline
+from flowpairs.pipeline.store.format import Index, read_index, read_outline
 from flowpairs.training import objectives
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.pairs.batch import BatchPart
@@ -38,7 +39,7 @@ from flowpairs.training.run import directory, loop, trackers
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
 from flowpairs.training.run.state import TrainState
-from flowpairs.training.run.workers import worker_shape
+from flowpairs.training.run.workers import WorkerShape, worker_shape
 
 MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again allows three more
 
@@ -65,7 +66,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
     connect()
     shape = worker_shape(config.cluster)
     directory.check_workers(config, shape.workers)
-    run, pairs = directory.prepare_run(config), str(as_path(config.pairs.dir).absolute())
+    with owned(run.path, f"output.dir={config.output.dir!r}", "flowpairs train"):
+        return _train(directory.prepare_run(config), config, index, shape)
+
+
+def _train(run: RunDirectory, config: TrainConfig, index: Index, shape: WorkerShape) -> dict[str, Any]:
+    """Train in a directory that this process owns; see `train`."""
+    pairs = str(as_path(config.pairs.dir).absolute())
     if (
         config.pairs.source == "semidiscrete"
         and SemidiscreteStore(as_path(pairs), index).config.sampling.draw == "balanced"

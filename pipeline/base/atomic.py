@@ -1,6 +1,7 @@
 """Files that are complete under their final name or not there at all."""
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from flowpairs.pipeline.base.errors import JobError
+from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.paths import AnyPath, Remote
 
 
@@ -78,9 +79,29 @@ def write_array(path: AnyPath, values: np.ndarray) -> None:
         np.save(file, values, allow_pickle=False)
 
 
+def refuse_unwritable(directory: AnyPath, key: str) -> None:
+    """Refuse a directory that cannot be made or written, before anything is computed for it.
+
+    At a URL the first file will show it.
+
+    Args:
+        directory: output directory, which need not exist.
+        key: key and value of the config that name it, for the message.
+    """
+    if not isinstance(directory, Path):
+        return
+    try:
+        there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+        usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    except OSError as error:  # a name that is too long, a loop of links
+        raise InputError(f"{key}: {error.strerror or error}; give another directory") from error
+    if not usable:
+        raise InputError(f"{key}: {there} cannot be written; give a directory that can")
+
+
 def temporary_name(path: Path) -> Path:
-    """Return a name in the same directory that no reader looks at, one per process."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Return a name in the same directory that no reader looks at, and no other writer uses."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _unwritable(path: AnyPath, error: OSError) -> JobError:

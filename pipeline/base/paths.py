@@ -99,6 +99,14 @@ class Remote:
         """Upload the bytes of a local file."""
         self._do("put_file", before=(str(file),))
 
+    def put_bytes(self, data: bytes, *, exclusive: bool = False) -> bool:
+        """Write bytes in one upload; return False, and write nothing, where the file had to be new and is not."""
+        try:
+            self._do("pipe_file", data, mode="create" if exclusive else "overwrite")
+        except FileExistsError:
+            return False
+        return True
+
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Do nothing: the first file makes it. A bucket is never made, so that a misspelt one is an error."""
 

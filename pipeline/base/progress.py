@@ -59,7 +59,7 @@ def progress(title: str, total: int) -> Iterator[Show]:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-        name, beside = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
+        name, beside = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[text]}", markup=False)
         with Progress(name, BarColumn(24), TaskProgressColumn(), beside, console=Console(stderr=True)) as bars:
             task = bars.add_task(title, total=total, text="")
             yield lambda done, text: bars.update(task, completed=done, text=text)

@@ -3,14 +3,18 @@
 import atexit
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 
 import ray
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.signals import handlers_kept
 from flowpairs.pipeline.cluster.shapes import fit, nodes
 from flowpairs.pipeline.config import ClusterConfig
+
+PATIENCE = 10.0  # seconds in which the head of a cluster has to answer
 
 
 def connect(config: ClusterConfig | None = None, beside: Sequence[dict[str, float]] = ()) -> None:
@@ -21,21 +25,89 @@ def connect(config: ClusterConfig | None = None, beside: Sequence[dict[str, floa
         beside: further bundles to request, each as a dictionary of Ray's resources.
 
     Raises:
-        InputError: RAY_ADDRESS is the URL of a dashboard, which takes jobs but no drivers.
+        InputError: RAY_ADDRESS is not the address of a cluster that answers, or Ray cannot start on this machine.
     """
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
-    if address.startswith(("http://", "https://")):
-        raise InputError(
-            f"RAY_ADDRESS={address!r}: takes jobs only; use `flowpairs submit`, or unset RAY_ADDRESS to run here"
-        )
-    if address == "local":  # a cluster that only this process uses: Ray's warnings about its token do not matter
+    local = address == "local"
+    if local:  # a cluster that only this process uses: Ray's warnings about its token do not matter
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    dashboard = False if address == "local" else None
-    ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        check_address(address)
+    try:
+        with handlers_kept():
+            ray.init(
+                address=address,
+                include_dashboard=False if local else None,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+    except (OSError, RuntimeError, ValueError) as error:  # ConnectionError, TimeoutError, another version of Ray
+        raise _refused(address, error) from error
     if config is not None and config.scale_seconds:
         _scale(config, list(beside))
+
+
+def check_address(address: str) -> None:
+    """Refuse a RAY_ADDRESS that takes no drivers or where no cluster answers, which Ray itself tries for minutes.
+
+    Args:
+        address: "auto" or HOST:PORT, else it is refused.
+
+    Raises:
+        InputError: as said.
+    """
+    where = f"RAY_ADDRESS={address!r}"
+    if address.startswith(("http://", "https://")):
+        raise InputError(f"{where}: takes jobs only; use `flowpairs submit`, or unset RAY_ADDRESS to run here")
+    if address.startswith("ray://"):
+        raise InputError(
+            f"{where}: a client of Ray cannot run this; use `flowpairs submit` with the dashboard's http:// address, "
+            "or run on a node of the cluster with RAY_ADDRESS=auto"
+        )
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"{where}: no address; give HOST:PORT of a head, auto, or unset it to run here")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as peer:
+            peer.settimeout(PATIENCE)
+            speaks = _speaks_grpc(peer)
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise InputError(
+            f"{where}: nothing answers there ({reason}); start that cluster, mend the address, or unset it to run here"
+        ) from error
+    if not speaks:
+        raise InputError(f"{where}: what answers there is no head of Ray; mend the address, or unset it to run here")
+
+
+def _speaks_grpc(peer: socket.socket) -> bool:
+    """Return whether a peer answers the preface of HTTP/2 with its settings, as every gRPC server does."""
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return True  # what it speaks is behind TLS
+    peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    frame = b""
+    while len(frame) < 4:
+        more = peer.recv(4 - len(frame))
+        if not more:
+            return False
+        frame += more
+    return frame[3] == 4
+
+
+def _refused(address: str, error: Exception) -> InputError:
+    """Say in one sentence why Ray did not start, or why the cluster did not take this process."""
+    reason = " ".join(str(error).split())[:400] or type(error).__name__
+    if address != "local":
+        return InputError(f"RAY_ADDRESS={address!r}: {reason}; mend the address, or unset it to run here")
+    remedy = "set RAY_TMPDIR to a short path on a local disk that can be written"
+    if "AF_UNIX" not in reason and isinstance(error, OSError) and error.filename:
+        home = os.path.expanduser("~")  # noqa: PTH111 - pathlib raises where there is none
+        remedy = "set HOME to a directory that can be written" if str(error.filename).startswith(home) else remedy
+    return InputError(f"Ray cannot start on this machine: {reason}; {remedy}, or give cluster.actors=0 to run without")
 
 
 def _scale(config: ClusterConfig, beside: list[dict[str, float]]) -> None:

@@ -79,6 +79,9 @@ class PotentialSolver:
         self.job, self.device = job, device
         self.team: "Team" = SINGLE  # replaced by an actor that is a member of a team
         self.conditions, self.features = job.inputs.conditions, extended(job.space.target, job.inputs.conditions)
+        # A relative eps refers to the cost between all data and all noise, also where each class is a problem of its
+        # own. Found at the first problem.
+        self.std: float | None = None
 
     def solve(self, problem: int) -> "tuple[int, Semidiscrete]":
         """Find the potential of a problem's data."""
@@ -89,14 +92,12 @@ class PotentialSolver:
 
         config, start = self.job.config, self.job.inputs.start
         options = config.coupling
-        # A relative eps refers to the cost between all data and all noise, also where each class is a problem of its
-        # own.
-        every = [self.conditions.ids(each, self.job.blocks.ids) for each in self.conditions.problems()]
-        targets = self._targets(np.sort(np.concatenate(every)))
-        std = solver.semidiscrete_cost_std(targets, self._noise(0))
         ids = self.conditions.ids(problem, self.job.blocks.ids)
-        if len(every) > 1:
-            targets = self._targets(ids)
+        targets = self._targets(ids)
+        if self.std is None:
+            every = [self.conditions.ids(each, self.job.blocks.ids) for each in self.conditions.problems()]
+            everything = targets if len(every) == 1 else self._targets(np.sort(np.concatenate(every)))
+            self.std = solver.semidiscrete_cost_std(everything, self._noise(0))
         progress, resume, save = None, None, None
         if self.job.directory is not None:
             path = problem_checkpoint(self.job.directory, problem)
@@ -107,11 +108,11 @@ class PotentialSolver:
         solved = solver.solve_semidiscrete(
             targets,
             self._noise(problem),
-            absolute_eps(options, std),
+            absolute_eps(options, self.std),
             chi2=options.chi2,
             max_rounds=options.max_passes,
             g0=None if start is None else torch.from_numpy(start[ids]),
-            scale=std,
+            scale=self.std,
             progress=progress,
             resume=resume,
             save=save,

@@ -1,6 +1,5 @@
 """The output directory of a coupling job: what it holds, and whether the job may continue there."""
 
-import os
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -8,30 +7,38 @@ from pathlib import Path
 import numpy as np
 
 from flowpairs.pipeline import config as configs
-from flowpairs.pipeline.base.atomic import write_array
+from flowpairs.pipeline.base.atomic import refuse_unwritable, write_array
 from flowpairs.pipeline.base.environment import in_submitted_job
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.owner import NAME as OWNER
+from flowpairs.pipeline.base.owner import refuse_owned
 from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.data.spec import Target
 from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.features_file import NAME as FEATURES
 from flowpairs.pipeline.store.shard_layout import damage
+
+# What a job writes before its first result.
+PREPARED = ("config.yaml", format.OUTLINE, "data.npy", "labels.npy", "source.npy", "data_weights.npy", FEATURES)
 
 
 def find_complete(config: CoupleConfig, directory: AnyPath) -> format.Index | None:
     """Check the output directory before anything is started; return the index when the store is already complete.
 
     Raises:
-        InputError: as `check_directory`, or a directory that cannot be written.
+        InputError: as `check_directory`, a directory that cannot be written, or one that another process writes to.
     """
+    refuse_owned(directory, output_key(directory))
     earlier = check_directory(config, directory)
     if earlier is None:
         return None
     finished = _finished(directory) if _paths(config) == _paths(earlier) else None
     if finished is None:
-        _refuse_unwritable(directory)
+        refuse_unwritable(directory, output_key(directory))
     return finished
 
 
@@ -49,19 +56,19 @@ def check_directory(config: CoupleConfig, directory: AnyPath) -> CoupleConfig | 
         )
     if in_submitted_job() and isinstance(directory, Path) and not directory.is_absolute():
         raise InputError(
-            f"output.dir={str(directory)!r}: relative, and a submitted job's working directory is thrown away; "
+            f"{output_key(directory)}: relative, and a submitted job's working directory is thrown away; "
             "give an absolute path on storage that all nodes share"
         )
     if directory.exists() and not directory.is_dir():
-        raise InputError(f"output.dir={str(directory)!r}: a file is in the way; give another directory")
-    if not directory.is_dir() or not any(directory.iterdir()):
-        _refuse_unwritable(directory)
+        raise InputError(f"{output_key(directory)}: a file is in the way; give another directory")
+    if not directory.is_dir() or all(path.name == OWNER for path in directory.iterdir()):
+        refuse_unwritable(directory, output_key(directory))
         return None
     earlier = _earlier(directory)
+    if earlier is not None and not has_results(directory):
+        return None
     if earlier is None:
-        raise InputError(
-            f"output.dir={str(directory)!r}: not empty and not a pair store; give an empty or a new directory"
-        )
+        raise InputError(f"{output_key(directory)}: not empty and not a pair store; give an empty or a new directory")
     _refuse_difference(config, earlier, directory)
     return earlier
 
@@ -73,12 +80,29 @@ def check_same(config: CoupleConfig, directory: AnyPath) -> None:
         InputError: the store was made from other inputs.
     """
     earlier = _earlier(directory)
-    if earlier is not None:
+    if earlier is not None and has_results(directory):
         _refuse_difference(config, earlier, directory)
 
 
+def output_key(directory: AnyPath) -> str:
+    """Name the key of the output directory with its value, for messages."""
+    return f"output.dir={str(directory)!r}"
+
+
+def has_results(directory: AnyPath) -> bool:
+    """Return whether a store has a finished shard, a potential or a checkpoint; without, it is free for any config."""
+    found = ((directory / "shards", "pairs-*.json"), (directory / "potentials", "[!.]*"))
+    return any(fnmatch(path.name, names) for part, names in found if part.is_dir() for path in part.iterdir())
+
+
 def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, source: SourceData | None = None) -> None:
-    """Make the directories, write the resolved config and remove what a dead run left half-written."""
+    """Make the directories, write the resolved config and remove what a dead run left half-written.
+
+    The caller owns the directory. What another config has begun without a result is removed first.
+    """
+    earlier = _earlier(directory)
+    if earlier is not None and not has_results(directory) and _differences(config, earlier):
+        _clear(directory)
     for part in (directory, directory / "shards", directory / "potentials"):
         part.mkdir(parents=True, exist_ok=True)
         if isinstance(part, Path):  # at a URL nothing is ever half-written
@@ -95,6 +119,16 @@ def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, sour
     if _earlier(directory) is None:
         remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
         configs.save(config, directory / "config.yaml", remark)
+
+
+def _clear(directory: AnyPath) -> None:
+    """Remove what a job writes before its first result."""
+    print_line(f"{directory}: holds no pair yet; starting over with this config", sys.stderr)
+    for name in PREPARED:
+        (directory / name).unlink(missing_ok=True)
+    shards = directory / "shards"
+    for path in shards.iterdir() if shards.is_dir() else ():
+        path.unlink(missing_ok=True)
 
 
 def blocks_done(directory: AnyPath, blocks: Blocks) -> set[int]:
@@ -137,19 +171,10 @@ def _finished(directory: AnyPath) -> format.Index | None:
     lost += [name for name in copies if not (directory / name).is_file()]
     if not lost:
         return index
-    _refuse_unwritable(directory)
-    print(f"{directory}: {', '.join(lost)} missing or cut short; making these again", file=sys.stderr)
+    refuse_unwritable(directory, output_key(directory))
+    print_line(f"{directory}: {', '.join(lost)} missing or cut short; making these again", sys.stderr)
     path.unlink()
     return None
-
-
-def _refuse_unwritable(directory: AnyPath) -> None:
-    """Refuse a directory that cannot be written, before anything is computed for it."""
-    if not isinstance(directory, Path):  # the first file, config.yaml, will show it
-        return
-    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not os.access(there, os.W_OK):
-        raise InputError(f"output.dir={str(directory)!r}: {there} cannot be written; give a directory that can")
 
 
 def _is_whole(directory: AnyPath, shard: format.Shard) -> bool:
@@ -166,14 +191,19 @@ def _earlier(directory: AnyPath) -> CoupleConfig | None:
 
 
 def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: AnyPath) -> None:
+    differences = _differences(config, earlier)
+    if differences:
+        raise InputError(
+            f"{output_key(directory)}: holds pairs of another config; {', '.join(differences)}; "
+            "give another output.dir or the same values"
+        )
+
+
+def _differences(config: CoupleConfig, earlier: CoupleConfig) -> list[str]:
+    """List the keys in which two configs determine other pairs."""
     ours, theirs = config.determining(), earlier.determining()
     if config.data.fingerprint is None:  # before the data are read
         for part in ("data", "source", "coupling"):
             for tree in (ours, theirs):
                 tree[part] = {key: value for key, value in tree[part].items() if not key.endswith("fingerprint")}
-    differences = configs.differing(ours, theirs)
-    if differences:
-        raise InputError(
-            f"output.dir={str(directory)!r}: holds pairs of another config; {', '.join(differences)}; "
-            "give another output.dir or the same values"
-        )
+    return configs.differing(ours, theirs)

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flowpairs.pipeline.base.printing import rich_text
 from flowpairs.training.report.collect import short_names
 from flowpairs.training.report.runs import read_run
 from flowpairs.training.report.verdict import caveats, headline, number, scores, sentences
@@ -23,7 +24,7 @@ def print_comparison(directories: list[Path]) -> None:
     paths = [Path(directory).resolve() for directory in directories]
     runs = [read_run(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
     measures = scores(runs)
-    table = Table(title=headline(runs, measures), title_justify="left", caption="lower is better; * best")
+    table = Table(title=rich_text(headline(runs, measures)), title_justify="left", caption="lower is better; * best")
     table.add_column("run", overflow="fold")
     for score in measures:
         table.add_column(score.label, justify="right")
@@ -34,17 +35,18 @@ def print_comparison(directories: list[Path]) -> None:
             cells.append(
                 f"{mark}{number(score.values[index])}" + (f"\n{number(evaluations)} NFE" if evaluations else "")
             )
-        table.add_row(run.name, *cells)
+        table.add_row(rich_text(run.name), *cells)
     console = Console()
     console.print(table)
     for sentence in sentences(runs, measures) + caveats(runs):
-        console.print(sentence, highlight=False)
+        console.print(rich_text(sentence))
 
 
 def print_evaluation(report: dict[str, Any]) -> None:
     """Print the content of evaluation.json."""
     table = Table(
-        title=f"{report['run']}: {report['method']} pairs, {report['samples']:,} samples", title_justify="left"
+        title=rich_text(f"{report['run']}: {report['method']} pairs, {report['samples']:,} samples"),
+        title_justify="left",
     )
     table.add_column("solver")
     table.add_column("NFE", justify="right")
@@ -61,4 +63,4 @@ def print_evaluation(report: dict[str, Any]) -> None:
             left_out = " (left out)" if row["left_out"] else ""
             points.add_row(f"{row['time']:g}{left_out}", f"{row['w1']:.3f}", f"{row['w1_still']:.3f}")
         console.print(points)
-    console.print(f"curvature {report['curvature']:.3f}; Frechet distance on {report['features']}")
+    console.print(rich_text(f"curvature {report['curvature']:.3f}; Frechet distance on {report['features']}"))

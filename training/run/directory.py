@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.atomic import refuse_unwritable, write_atomically
 from flowpairs.pipeline.base.environment import in_submitted_job
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.owner import NAME as OWNER
+from flowpairs.pipeline.base.owner import refuse_owned
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.config import differing, digest, load, save
 from flowpairs.pipeline.store import potential_files
@@ -45,6 +47,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """The directory of Ray Train's storage."""
         return self.path / "checkpoints"
+
+    def has_results(self) -> bool:
+        """Return whether the run has a line in its log, a checkpoint or a summary."""
+        whole = (self.path / "train.json").is_file() or any(self.checkpoints.glob("step-*"))
+        return whole or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
     def newest_checkpoint(self) -> str | None:
         """Find the newest checkpoint that Ray Train lists as complete, from which a run resumes: checkpoints/NAME."""
@@ -172,9 +179,11 @@ def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:
 
 
 def check_directory(config: TrainConfig) -> None:
-    """Refuse a directory that holds another run or something else."""
+    """Refuse a directory that holds another run or something else, or one that another process writes to."""
     if not check_output(config):
         return
+    if not RunDirectory(Path(config.output.dir)).has_results():
+        return  # an earlier start was refused or ended before the first line of its log: free for any config
     earlier = load(TrainConfig, RunDirectory(Path(config.output.dir)).config)
     differences = differing(config.determining(), earlier.determining())
     if differences:
@@ -197,7 +206,9 @@ def check_output(config: TrainConfig) -> bool:
         )
     if run.path.exists() and not run.path.is_dir():
         raise InputError(f"{where}: a file is in the way; give another directory")
-    if not run.path.is_dir() or not any(run.path.iterdir()):
+    refuse_owned(run.path, where)
+    if not run.path.is_dir() or all(path.name == OWNER for path in run.path.iterdir()):
+        refuse_unwritable(run.path, where)
         return False
     if not run.config.is_file():
         raise InputError(f"{where}: not empty and not a training run; give an empty or a new directory")
@@ -205,10 +216,10 @@ def check_output(config: TrainConfig) -> bool:
 
 
 def prepare_run(config: TrainConfig) -> RunDirectory:
-    """Create the directory of a checked run and write its resolved config, unless an earlier start wrote it."""
+    """Create the directory of a checked run and write its resolved config, unless an earlier start with results did."""
     run = RunDirectory(Path(config.output.dir).absolute())
     run.path.mkdir(parents=True, exist_ok=True)
-    if not run.config.is_file():
+    if not run.config.is_file() or not run.has_results():
         save(
             config, run.config, f"flowpairs train; hash of what determines the weights: {digest(config.determining())}"
         )

@@ -158,7 +158,7 @@ def descend(
     """
     share = RowPartition(len(a), len(b), a.device, team)
     many = min(MANY, max(FEW, SHARED // len(a)))
-    most = max(many, min(ENTRIES // len(a), max(MANY, len(b) // 8)))
+    most = max(many, min(ENTRIES // len(a), len(b)))
     with Workers(a.device) as workers:
         current: Sweep | None = None
         while state.passes < max_passes:

@@ -35,6 +35,7 @@ SPREAD = 4.0  # log2 of the largest growth of the rest with eps
 LEAST = 1e-30  # smallest share of the rest per column, so that every column can be reached
 TINY = 1e-300
 NEGLIGIBLE = 0.02  # share of the plan below which the rest is not divided into blocks
+LACKING = 0.5  # share of a column's mass below which its kept entries do not stand for it
 ROUNDED = 1e-6  # share of a mass that is rounding of float32 and must not be taken for a rest
 FAILED = 1e-2  # L1 error above which it is solved again by way of larger eps, BLURS times the sharpness
 BLURS = 1 / 64, 1 / 16, 1 / 4
@@ -97,9 +98,7 @@ class Surrogate:
         self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits
         self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling from which the next solve starts
         mass = power_of_two(self.logits)
-        # Where next to nothing is left to the rest, one group of columns and one piece per run of rows do for it.
-        unkept = (1 - torch.zeros_like(a).index_add_(0, self.i, mass)).clamp(min=0)
-        fine = sweep.groups is not None and share.total(a * unkept) > NEGLIGIBLE
+        fine = sweep.groups is not None and self._rest_matters(measured, mass, sweep.columns)
         groups = sweep.groups.double() if fine and sweep.groups is not None else torch.ones_like(a)[:, None]
         self.group_of_column = group_of_columns(column_groups(len(b)) if fine else [slice(0, len(b))], b.device)
         self.width = self.group_of_column.bincount().double()
@@ -123,6 +122,19 @@ class Surrogate:
             self.entropy_of_rest = max(0.0, left) / rest
         if fed is not None:
             self._add(fed)
+
+    def _rest_matters(self, rows: Float[Tensor, " n"], mass: Float[Tensor, " k"], columns: Float[Tensor, " m"]) -> bool:
+        """Return whether the rest is worth blocks, else one group of columns and one piece per run of rows do for it.
+
+        It is where it holds a part of the plan, or most of the mass of some columns: outliers, which are no row's
+        nearest.
+        """
+        unkept = (1 - torch.zeros_like(rows).index_add_(0, self.i, mass)).clamp(min=0)
+        if self.share.total(rows * unkept) > NEGLIGIBLE:
+            return True
+        counts = to_fixed_point(rows[self.i] * mass)
+        kept = self.share.masses(torch.zeros_like(columns, dtype=counts.dtype).index_add_(0, self.j, counts))
+        return bool((kept < LACKING * columns).any())
 
     def _kept_of_groups(self, mass: Float[Tensor, " k"]) -> Float[Tensor, "n g"]:
         """Sum the kept entries of each row over each group of columns."""

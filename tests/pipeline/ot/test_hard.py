@@ -73,6 +73,15 @@ def test_converges_in_few_passes(x0: np.ndarray, x1: np.ndarray, b: np.ndarray |
         assert number == pytest.approx((nats - torch.special.entr(side).sum()).exp().item(), rel=1e-4)
 
 
+def test_outliers_that_are_no_rows_nearest_cost_few_passes() -> None:
+    """Their entries are kept by no row, and all that is not kept is next to nothing."""
+    random = torch.Generator().manual_seed(0)
+    x1 = torch.randn(2048, 64, generator=random) / (torch.rand(2048, 1, generator=random) + 0.01)
+    found = solve_sinkhorn(Problem(torch.randn(2048, 64, generator=random), x1, 1.0).at(0.01))
+    assert found.report.converged
+    assert found.report.passes <= 6
+
+
 @pytest.mark.parametrize(("scale", "offset"), [(1e-8, 0), (1e8, 0), (1.0, 1e5), (1e5, 0)])
 def test_scales_and_offsets_do_not_matter(scale: float, offset: float) -> None:
     normal = np.random.default_rng(3).standard_normal
