@@ -8,12 +8,13 @@ owner is dead if it was a process of this machine that is gone, at once, or if i
 A dead owner's directory is taken over.
 """
 
-import _thread
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -113,7 +114,7 @@ def owned(directory: AnyPath, key: str, command: str, name: str = NAME) -> Itera
     """
     path, me = directory / name, Owner.own(command)
     _take(directory, path, me, key)
-    stop, lost = Event(), Event()
+    stop, lost, thread = Event(), Event(), threading.current_thread()
 
     def beat() -> None:
         while not stop.wait(BEAT):
@@ -121,7 +122,8 @@ def owned(directory: AnyPath, key: str, command: str, name: str = NAME) -> Itera
                 found = _read(path)
                 if found is not None and found.token != me.token:
                     lost.set()
-                    _thread.interrupt_main()
+                    if thread is threading.main_thread() and thread.ident is not None:
+                        signal.pthread_kill(thread.ident, signal.SIGINT)  # wakes it from whatever it waits for
                     return
                 _put(path, replace(me, beat=time.time()), exclusive=False)
 
@@ -130,9 +132,8 @@ def owned(directory: AnyPath, key: str, command: str, name: str = NAME) -> Itera
     try:
         yield
     except KeyboardInterrupt:
-        if lost.is_set():
-            raise JobError(f"{key}: {_read(path)} took over, since this process did not run for a while") from None
-        raise
+        if not lost.is_set():
+            raise
     finally:
         stop.set()
         heart.join()
@@ -140,6 +141,8 @@ def owned(directory: AnyPath, key: str, command: str, name: str = NAME) -> Itera
             found = _read(path)
             if found is not None and found.token == me.token:
                 path.unlink(missing_ok=True)
+    if lost.is_set():
+        raise JobError(f"{key}: {_read(path)} took over, since this process did not run for a while")
 
 
 def _take(directory: AnyPath, path: AnyPath, me: Owner, key: str) -> None:

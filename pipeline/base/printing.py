@@ -2,7 +2,7 @@
 
 import re
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -22,7 +22,7 @@ def rich_text(text: object) -> "Text":
     return Text(printable(text))
 
 
-def print_line(text: object, file: TextIO | None = None) -> None:
+def print_line(text: object, file: Any = None) -> None:
     """Print a line at once; a character that the stream's encoding lacks becomes its code."""
     file = sys.stdout if file is None else file
     encoding = file.encoding or "utf-8"

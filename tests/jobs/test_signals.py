@@ -1,0 +1,142 @@
+"""How a command ends that is told to, and where it may be started."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.owner import NAME
+from flowpairs.pipeline.cluster.connect import check_address
+
+BIN = Path(sys.executable).parent / "flowpairs"
+
+
+def begin(directory: Path, **options: object) -> "subprocess.Popen[str]":
+    """A job of thousands of blocks in the command's own process, once it has written one."""
+    (directory.parent / "couple.yaml").write_text(
+        "data: {path: digits}\ncoupling: {n: 256, method: independent, rel_eps: null}\ncluster: {actors: 0}\n"
+        f"output: {{dir: {directory}, pairs: 2560000, payload: ids}}\n"
+    )
+    process = subprocess.Popen(
+        [str(BIN), "couple", str(directory.parent / "couple.yaml")],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # some shells start us with it ignored
+        **options,  # type: ignore[call-overload]
+    )
+    while not list(directory.glob("shards/*.json")):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_job_with_one_sentence(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    directory = tmp_path / "out"
+    process = begin(directory)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == status
+    lines = [line for line in told.splitlines() if not line.startswith("coupling in this process")]
+    assert lines == ["interrupted; run the same command again to go on"]
+    assert list(directory.glob("shards/*.json"))
+    assert not (directory / NAME).exists()
+    assert not list(directory.rglob(".*.tmp"))
+
+
+def test_a_second_job_in_the_same_directory_is_refused_by_name(tmp_path: Path) -> None:
+    process = begin(tmp_path / "out")
+    command = [str(BIN), "couple", str(tmp_path / "couple.yaml")]
+    second = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert second.returncode == 2
+    assert f": flowpairs couple (process {process.pid} on {socket.gethostname()}" in second.stderr
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+
+
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", "import signal, typer; from flowpairs.jobs.entry import run_command\n"
+         "run_command(lambda: print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN))"],
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+        stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    assert process.stdout == "True\n"
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_closed_standard_stream_does_not_matter(tmp_path: Path, closed: int) -> None:
+    (tmp_path / "couple.yaml").write_text(
+        "data: {path: digits}\ncoupling: {n: 128}\ncluster: {actors: 0}\n"
+        f"output: {{dir: {tmp_path}/out, pairs: 128, payload: ids}}\n"
+    )
+    command = f"exec '{BIN}' couple '{tmp_path}/couple.yaml' {closed}{'<' if closed == 0 else '>'}&-"
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    assert (tmp_path / "out" / "index.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("http://head:8265", "takes jobs only"),
+        ("ray://head:10001", "a client of Ray cannot run this"),
+        ("garbage", "no address; give HOST:PORT"),
+        ("head:0", "no address"),
+        ("127.0.0.1:99999", "no address"),
+        ("no-such-host.invalid:6379", "nothing answers there"),
+    ],
+)
+def test_an_address_that_takes_no_driver_is_one_sentence(address: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as refused:
+        check_address(address)
+    assert str(refused.value).startswith(f"RAY_ADDRESS={address!r}: ")
+
+
+def test_an_address_where_nobody_or_somebody_else_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowpairs.pipeline.cluster.connect.PATIENCE", 1.0)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match="nothing answers there"):
+            check_address(address)
+        server.listen()
+        with pytest.raises(InputError, match="nothing answers there"):  # it takes the connection and stays silent
+            check_address(address)
+
+        def greet() -> None:
+            for _ in range(3):  # the ones above are still in the queue
+                with server.accept()[0] as peer:
+                    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with socket.create_connection(server.getsockname()), pytest.raises(InputError, match="is no head of Ray"):
+            check_address(address)
+        server.close()
+
+
+@pytest.mark.parametrize(("variable", "says"), [("RAY_TMPDIR", "set RAY_TMPDIR"), ("HOME", "set HOME")])
+def test_a_place_where_ray_cannot_start_is_one_sentence(tmp_path: Path, variable: str, says: str) -> None:
+    (tmp_path / "couple.yaml").write_text(
+        f"data: {{path: digits}}\ncoupling: {{n: 128}}\noutput: {{dir: {tmp_path}/out, pairs: 128}}\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    out = subprocess.run(
+        [str(BIN), "couple", str(tmp_path / "couple.yaml")],
+        env=environment | {variable: "/proc/nothing"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert out.returncode == 2
+    assert len(out.stderr.splitlines()) == 1
+    assert says in out.stderr
+    assert not (tmp_path / "out").exists()
