@@ -44,7 +44,7 @@ def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None) -> for
     if finished := resume.find_complete(config, directory):
         return finished
     job = assemble(config, read_inputs(config, survey_job(config)))
-    check_teams(config, job.blocks)
+    check_cluster(config, job.blocks)
     with owned(job.store, resume.output_key(directory), "flowpairs couple"):
         resume.prepare_store(job.config, job.store, job.inputs.target, job.inputs.source)
         format.write_outline(job.store, job.outline())
@@ -74,7 +74,7 @@ def survey_job(config: CoupleConfig) -> Survey:
 
         connect(config.cluster)
         if blocks is not None:
-            check_teams(config, blocks)
+            check_cluster(config, blocks)
     return surveyed
 
 
@@ -129,16 +129,15 @@ def check_sizes(config: CoupleConfig, rows: int, table: PairTable | None, source
     return blocks
 
 
-def check_teams(config: CoupleConfig, blocks: Blocks) -> None:
-    """Refuse teams that the cluster cannot hold or a block cannot keep busy; Ray must be running."""
-    team = config.cluster.actors_per_block
+def check_cluster(config: CoupleConfig, blocks: Blocks) -> None:
+    """Refuse actors that the cluster cannot hold, and teams that a block cannot keep busy; Ray must be running."""
+    team, shape = config.cluster.actors_per_block, shape_for(config.cluster, blocks.count)
     if team == 1:
         return
     import torch
 
     from flowpairs.pipeline.ot.tiles.partition import check_team
 
-    shape = shape_for(config.cluster, blocks.count)
     check_team(team, blocks.rows, blocks.m, torch.device("cuda" if shape.gpus else "cpu"))
 
 

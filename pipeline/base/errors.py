@@ -1,5 +1,9 @@
 """The two errors by which a job ends early with a sentence for the user."""
 
+import re
+
+LONG = re.compile(r"(\S{100})\S{200,}(\S{50})")
+
 
 class InputError(ValueError):
     """Bad input: one sentence that names the key, the value and the remedy.
@@ -8,7 +12,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(" ".join(sentence.split("\n")))  # a library's message in it may have several lines
+        # A library's message in it may have several lines, and a value of the user's any length.
+        super().__init__(LONG.sub(r"\1...\2", " ".join(sentence.splitlines())))
 
 
 class JobError(RuntimeError):

@@ -17,6 +17,8 @@ from flowpairs.pipeline.base.errors import InputError
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # scheme -> the extra that installs its filesystem
 
+LONGEST_NAME = 255  # bytes of the name of a file or directory
+
 CHECK = "check the URL, the network and the credentials in the environment"
 
 
@@ -159,9 +161,11 @@ def as_path(where: "str | AnyPath", key: str | None = None) -> AnyPath:
     if not isinstance(where, str):
         return where
     scheme, separator, rest = where.partition("://")
+    named = repr(where) if key is None else f"{key}={where!r}"
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in where.split("/")) or "\0" in where:
+        raise InputError(f"{named}: no name that a file can have; give a shorter path")
     if not separator:
         return Path(where)
-    named = repr(where) if key is None else f"{key}={where!r}"
     if scheme in ("file", "local"):
         path = Path(os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost"))))
         if not path.is_absolute():

@@ -116,6 +116,9 @@ class Blocks:
         }
 
 
+MOST_SHARDS = 2_000_000  # files of a directory, and entries of an index, that are still handled with ease
+
+
 @lru_cache(maxsize=2)
 def _order(seed: int, ids: int, high: int, stream: noise.Stream = noise.Stream.EPOCH) -> Int64[np.ndarray, " ids"]:
     return noise.permutation(seed, stream, ids, high=high)
@@ -153,4 +156,11 @@ def divide(config: CoupleConfig, rows: int, source: "SourceData | None" = None) 
             f"output.pairs={config.output.pairs}: a chain of {len(legs)} legs takes a block of coupling.n={n} pairs "
             f"for each in turn; give output.pairs={n * len(legs)} or more, or a smaller coupling.n"
         )
-    return Blocks(n, ids, config.output.pairs, config.output.pairs_per_shard, config.source.seed, whole, legs)
+    blocks = Blocks(n, ids, config.output.pairs, config.output.pairs_per_shard, config.source.seed, whole, legs)
+    shards = blocks.count * -(-n // config.output.pairs_per_shard)
+    if shards > MOST_SHARDS:
+        raise InputError(
+            f"output.pairs={config.output.pairs}: about {shards:.3g} shards in {blocks.count:.3g} blocks, and a store "
+            f"has at most {MOST_SHARDS:,}; lower it, or raise coupling.n or output.pairs_per_shard"
+        )
+    return blocks

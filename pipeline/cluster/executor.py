@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.progress import progress, remaining, repeated
 from flowpairs.pipeline.cluster.shapes import ActorShape, actor_shape
 from flowpairs.pipeline.config import ClusterConfig
@@ -147,10 +148,15 @@ def memory_for(config: ClusterConfig, shape: ActorShape) -> list[tuple[int, floa
 def _own_shape(config: ClusterConfig) -> ActorShape:
     """Build the shape of this process: all cores that it may use or those asked for, and a GPU where torch sees one."""
     cpus = len(os.sched_getaffinity(0)) if config.cpus_per_actor == "auto" else config.cpus_per_actor
-    if config.gpus_per_actor != "auto":
-        return ActorShape(1, cpus, config.gpus_per_actor)
     import torch
 
+    if config.gpus_per_actor != "auto":
+        if config.gpus_per_actor > torch.cuda.device_count():
+            raise InputError(
+                f"cluster.gpus_per_actor={config.gpus_per_actor:g}: this machine has {torch.cuda.device_count()} CUDA "
+                "devices that torch sees; give 0 or auto"
+            )
+        return ActorShape(1, cpus, config.gpus_per_actor)
     return ActorShape(1, cpus, 1.0 if torch.cuda.is_available() else 0.0)
 
 

@@ -15,13 +15,14 @@ from flowpairs.pipeline.config.couple import (
     SamplingConfig,
     check_cost,
 )
-from flowpairs.pipeline.config.coupling import CouplingConfig
+from flowpairs.pipeline.config.coupling import LEAST_EPS, CouplingConfig
 from flowpairs.pipeline.config.data import DataConfig
 from flowpairs.pipeline.config.identity import differing, digest, leaves, pin
 from flowpairs.pipeline.config.loading import from_overrides, load, read_yaml, save, validate
 from flowpairs.pipeline.config.strict import Strict
 
 __all__ = [
+    "LEAST_EPS",
     "ClusterConfig",
     "CoupleConfig",
     "CouplingConfig",

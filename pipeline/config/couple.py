@@ -1,12 +1,14 @@
 """The model of `flowpairs couple CONFIG`: its smaller parts, and the rules that hold between parts."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from flowpairs.pipeline.config.coupling import CouplingConfig
 from flowpairs.pipeline.config.data import DataConfig, DataSource, GaussianSource, SourceConfig
 from flowpairs.pipeline.config.strict import Strict
+
+MOST_CPUS = 2**14  # of one actor: more than any machine has
 
 
 class FeaturesConfig(Strict):
@@ -41,11 +43,18 @@ class ClusterConfig(Strict):
 
     actors: NonNegativeInt | Literal["auto"] = "auto"  # 0: the whole job runs in the calling process, without Ray
     actors_per_block: PositiveInt = 1  # number that solve one block together; `actors` counts all of them
-    checkpoint_seconds: float = Field(default=60.0, ge=0)  # between two checkpoints of a block's solve
-    gpus_per_actor: float | Literal["auto"] = Field(default="auto")
-    cpus_per_actor: PositiveInt | Literal["auto"] = "auto"
+    # Seconds between two checkpoints of a block's solve.
+    checkpoint_seconds: float = Field(default=60.0, ge=0, allow_inf_nan=False)
+    gpus_per_actor: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
+    cpus_per_actor: Annotated[int, Field(ge=1, le=MOST_CPUS)] | Literal["auto"] = "auto"
     # How long to wait for the nodes that `actors` need, which an autoscaler is then asked for; 0: it is not asked.
-    scale_seconds: float = Field(default=0.0, ge=0)
+    scale_seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> "ClusterConfig":
+        if self.gpus_per_actor != "auto" and self.gpus_per_actor > 1 and self.gpus_per_actor % 1:
+            raise ValueError(f"gpus_per_actor={self.gpus_per_actor:g}: above 1, whole GPUs only; give a whole number")
+        return self
 
     @model_validator(mode="after")
     def _what_to_ask_for(self) -> "ClusterConfig":

@@ -3,7 +3,7 @@
 import importlib
 import re
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -11,6 +11,8 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config.strict import Strict
 
 Cost = Literal["dot", "sqeuclidean", "geodesic", "precomputed"] | Callable[..., Any]
+Regularisation = Annotated[float, Field(ge=0, le=1e30)]
+LEAST_EPS = 1e-9  # smallest relative epsilon but 0
 NAMED = "dot", "sqeuclidean", "geodesic", "precomputed"
 OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -29,10 +31,10 @@ class CouplingConfig(Strict):
     matrix_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
     table: str | None = None  # pairs made elsewhere, for method imported: see pipeline/blocks/imported_pairs.py
     table_fingerprint: str | None = None  # sha256 that its columns must have; the resolved config holds what was read
-    rel_eps: float | None = Field(default=None, ge=0)  # eps / std(C); by default 0.1, for semidiscrete 0
-    eps: float | None = Field(default=None, ge=0)  # absolute, in the units of the cost; 0 only for semidiscrete
+    rel_eps: Regularisation | None = None  # eps / std(C); by default 0.1, for semidiscrete 0
+    eps: Regularisation | None = None  # absolute, in the units of the cost; 0 only for semidiscrete
     sharpness: float | None = Field(default=None, gt=0, lt=1)  # E for which to find eps: 0 sharp, 1 blurred
-    tol: PositiveFloat = 1e-3  # L1 error of the marginals
+    tol: float = Field(default=1e-3, gt=0, lt=2)  # L1 error of the marginals, which is never above 2
     chi2: float = Field(default=0.05, gt=0, lt=1)  # semidiscrete: chi-square error of the data's masses
     condition: Literal["blind", "class", "extended"] = "blind"  # semidiscrete: see pipeline/blocks/conditions.py
     beta: PositiveFloat | None = None  # weight of the conditions in the extended cost
@@ -48,10 +50,9 @@ class CouplingConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _default_epsilon(cls, value: Any) -> Any:
-        default = {"sinkhorn": 0.1, "semidiscrete": 0.0}
-        if isinstance(value, dict) and value.get("method", "sinkhorn") in default:
-            given = any(value.get(key) is not None for key in cls.alternatives[0])
-            return value | ({} if given else {"rel_eps": default[value.get("method", "sinkhorn")]})
+        if isinstance(value, dict) and not any(value.get(key) is not None for key in cls.alternatives[0]):
+            default = {"sinkhorn": 0.1, "semidiscrete": 0.0}.get(str(value.get("method", "sinkhorn")))
+            return value if default is None else value | {"rel_eps": default}
         return value
 
     @model_validator(mode="after")
@@ -65,6 +66,14 @@ class CouplingConfig(Strict):
             raise ValueError(
                 f"{given[0]}=0: an unregularised plan is method exact or semidiscrete; give a positive one"
             )
+        if self.method == "sinkhorn" and self.n == 1:
+            raise ValueError("n=1: a block of one row leaves nothing to couple; give a larger n, or method independent")
+        if self.rel_eps and self.rel_eps < LEAST_EPS:
+            raise ValueError(f"rel_eps={self.rel_eps:g}: nothing resolves costs so finely; give {LEAST_EPS:g} or more")
+        if self.method != "semidiscrete" and self.chi2 != type(self).model_fields["chi2"].default:
+            raise ValueError("chi2 belongs to method semidiscrete; remove it")
+        if self.method != "semidiscrete" and (self.beta is not None or self.condition_file is not None):
+            raise ValueError("beta and condition_file belong to method semidiscrete; remove them")
         if self.method not in ("sinkhorn", "semidiscrete") and self.start is not None:
             raise ValueError(f"start belongs to methods sinkhorn and semidiscrete, not to {self.method}; remove it")
         if self.method not in ("sinkhorn", "semidiscrete") and given:

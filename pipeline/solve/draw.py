@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowpairs.pipeline import ot
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.config import CouplingConfig
+from flowpairs.pipeline.config import LEAST_EPS, CouplingConfig
 from flowpairs.pipeline.ot.costs.geodesic import Lookup, geodesic_cost, points
 from flowpairs.pipeline.ot.sinkhorn.descent import Save
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
@@ -55,10 +55,23 @@ def absolute_eps(options: CouplingConfig, std: float) -> float:
     Args:
         options: options with eps or rel_eps, one of which the config has filled in.
         std: standard deviation of the cost.
+
+    Raises:
+        InputError: a relative one of a cost that is constant, or one that is next to nothing.
     """
     if options.eps is not None:
+        if 0 < options.eps < LEAST_EPS * std:
+            raise InputError(
+                f"coupling.eps={options.eps:g}: nothing resolves costs with std(C)={std:.3g} so finely; give "
+                f"{LEAST_EPS * std:.3g} or more"
+            )
         return options.eps
     assert options.rel_eps is not None, "the config fills in one of the two"
+    if std == 0 and options.rel_eps:
+        raise InputError(
+            "std(C)=0: all costs are equal, since one side has one point or all its points are equal, and every "
+            "coupling is as good as another; give other data or features, or coupling.method=independent"
+        )
     return options.rel_eps * std
 
 

@@ -4,8 +4,8 @@
 
 Every key of every part gets values of every type and extreme, one or two at a time, on small jobs that differ in what
 they couple. A case is a fault if it ends in anything but success, an InputError or a JobError, if the sentence has
-several lines, if a refused configuration left files behind, or if it takes longer than LIMIT seconds. Jobs run without
-Ray, in processes of which each may take MEMORY bytes.
+several lines, if a refused configuration left results behind, or if it takes longer than LIMIT seconds. Jobs run
+without Ray, and may take MEMORY bytes.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from pydantic import BaseModel
 
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.store.resume import has_results
 
 LIMIT = 30  # seconds
 MEMORY = 12 * 2**30
@@ -122,8 +123,8 @@ def attempt(tree: dict[str, Any], directory: Path) -> str | None:
         couple(_config(tree, directory))
         return None
     except InputError as error:
-        left = [path for path in out.rglob("*") if path.is_file()] if out.is_dir() else []
-        return _wrong(error) or (f"refused, and left {left[0].name}: {error}" if left else None)
+        # What only a solve can find may leave a directory, but one that is free for any other configuration.
+        return _wrong(error) or (f"refused, and left results: {error}" if has_results(out) else None)
     except JobError as error:
         return _wrong(error)
     except TimeoutError:

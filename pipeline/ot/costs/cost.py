@@ -34,10 +34,15 @@ def tile(cost: CostFunction, x0: Float[Tensor, "r d"], x1: Float[Tensor, "c d"])
     """Evaluate the user's cost between some rows, a few columns at a time.
 
     Raises:
-        InputError: it returns another shape, or values that are not finite.
+        InputError: it raises, or returns another shape or values that are not finite.
     """
-    parts = [cost(x0, x1[start : start + COLUMNS]) for start in range(0, len(x1), COLUMNS)]
-    shapes = [tuple(part.shape) for part in parts]
+    try:
+        parts = [cost(x0, x1[start : start + COLUMNS]) for start in range(0, len(x1), COLUMNS)]
+        shapes = [tuple(part.shape) for part in parts]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a user's function may raise anything
+        raise InputError(f"cost: raised {type(error).__name__} ({error}) for tiles of {tuple(x0.shape)}") from error
     if shapes != [(len(x0), min(COLUMNS, len(x1) - start)) for start in range(0, len(x1), COLUMNS)]:
         raise InputError(
             f"cost: returned shape {shapes[0]} for tiles of {tuple(x0.shape)} and {tuple(x1[:COLUMNS].shape)}; "
