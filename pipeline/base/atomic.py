@@ -41,7 +41,7 @@ def atomic_open(path: AnyPath) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         raise
 
 
@@ -63,7 +63,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         raise
 
 
@@ -104,7 +104,8 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _unwritable(path: AnyPath, error: OSError) -> JobError:
+def unwritable(path: AnyPath, error: OSError) -> JobError:
+    """Build the error for a file that cannot be written."""
     remedy = "what is finished is kept: make room or give write access, then run the same command again"
     return JobError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
 

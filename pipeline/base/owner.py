@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
 
+from flowpairs.pipeline.base.atomic import unwritable
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.printing import print_line
@@ -163,7 +164,7 @@ def _take(directory: AnyPath, path: AnyPath, me: Owner, key: str) -> None:
                 if found is None or found.token == me.token:
                     return
     except OSError as error:
-        raise JobError(f"{key}: {path} cannot be written ({error.strerror or error}); make room or access") from error
+        raise unwritable(path, error) from error
 
 
 def _put(path: AnyPath, owner: Owner, *, exclusive: bool) -> bool:

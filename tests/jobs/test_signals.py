@@ -28,7 +28,7 @@ def begin(directory: Path, **options: object) -> "subprocess.Popen[str]":
         [str(BIN), "couple", str(directory.parent / "couple.yaml")],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # some shells start us with it ignored
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)],
         **options,  # type: ignore[call-overload]
     )
     while not list(directory.glob("shards/*.json")):

@@ -203,7 +203,7 @@ def test_ctrl_c_is_told_and_keeps_its_meaning(
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(SystemExit) as caught:
         run_command(command)
-    assert caught.value.code == 1
+    assert caught.value.code == 130
     assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
     assert signal.getsignal(signal.SIGINT) is meaning
 

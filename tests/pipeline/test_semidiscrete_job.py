@@ -269,7 +269,8 @@ def test_each_method_starts_from_the_other(blind: Path, started: tuple[Path, Pat
 def test_a_start_is_pinned_by_its_potentials(blind: Path, started: tuple[Path, Path], tmp_path: Path) -> None:
     sinkhorn, _ = started
     job = {"n": 1700, "rel_eps": 0.02, "start": str(blind)}
-    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "potentials").mkdir(parents=True)
+    (tmp_path / "s" / "potentials" / "b000000.npy").touch()
     (tmp_path / "s" / "config.yaml").write_bytes((sinkhorn / "config.yaml").read_bytes())
     other = job | {"start": str(started[1])}
     with pytest.raises(InputError, match=r"coupling\.start_fingerprint \('[0-9a-f]{64}' there"):

@@ -73,12 +73,14 @@ def test_the_same_run_may_go_on_and_another_one_may_not(store: Path) -> None:
     again, _ = check_run(config(store, log_every=7, accumulate=2, compile=True))  # changes nothing about the weights
     assert again.pairs.fingerprint == settings.pairs.fingerprint
     assert load(TrainConfig, run.config) == settings
+    assert check_run(config(store, lr=0.1))[0].train.lr == 0.1  # nothing has come of the run
+    run.metrics.write_text("{}\n")
     with pytest.raises(InputError, match=r"holds a run of another config; train.lr \(0.001 there, 0.1 here\)"):
         check_run(config(store, lr=0.1))
 
 
 def test_other_pairs_under_the_same_path_are_refused(store: Path, tmp_path: Path) -> None:
-    prepare_run(check_run(config(store))[0])
+    prepare_run(check_run(config(store))[0]).metrics.write_text("{}\n")
     store.rename(tmp_path / "before")
     x = np.ones((32, 4), np.float32)
     write_store(store, x, x)

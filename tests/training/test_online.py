@@ -186,7 +186,7 @@ def test_ray_train_runs_on_potentials_alone(alone: Path, tmp_path: Path) -> None
 
 
 def test_shards_and_potentials_of_one_store_are_two_runs(blind: Path, tmp_path: Path) -> None:
-    prepare_run(check_run(config(blind, tmp_path / "run"))[0])
+    prepare_run(check_run(config(blind, tmp_path / "run"))[0]).metrics.write_text("{}\n")
     check_run(config(blind, tmp_path / "run", workers=2))
     with pytest.raises(InputError, match=r"holds a run of another config; .*pairs\.source"):
         check_run(config(blind, tmp_path / "run", source=""))

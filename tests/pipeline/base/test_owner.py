@@ -152,5 +152,5 @@ def test_a_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(JobError, match=r"output.dir='x': .* cannot be written"):
+    with pytest.raises(JobError, match=r"owner.json: cannot be written \(Not a directory\)"):
         take(tmp_path / "file" / "out")

@@ -151,7 +151,7 @@ def test_a_job_on_an_object_store(tmp_path: Path, local_ray: None) -> None:
     environment |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
     command = [sys.executable, "-c", S3, str(tmp_path / "fetched")]
     out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=240)
-    assert "s3://nowhere/pairs/config.yaml: cannot be written" in out.stdout
+    assert "s3://nowhere/pairs/owner.json: cannot be written" in out.stdout
     couple(settings(tmp_path / "local"))
     assert shard_bytes(tmp_path / "fetched") == shard_bytes(tmp_path / "local")
     assert (tmp_path / "fetched" / "index.json").read_bytes() == (tmp_path / "local" / "index.json").read_bytes()
