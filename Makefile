@@ -13,9 +13,9 @@ PYTEST = $(VENV)/bin/python -m pytest --numprocesses $$(n=$$(nproc); [ $$n -gt 2
 test: $(STAMP)
 	$(PYTEST)
 
-# And what `make test` leaves out: repeats of a property, more examples of each.
+# And what `make test` leaves out: repeats of a property, more examples of each, shapes checked in every call.
 test-all: $(STAMP)
-	FLOWPAIRS_TESTS=all $(PYTEST)
+	FLOWPAIRS_TESTS=all $(PYTEST) --jaxtyping-packages=flowpairs,beartype.beartype
 
 # mypy cannot follow the mapping of pyproject.toml, so it gets a folder of links that looks as what is installed.
 TYPES := build/types/flowpairs

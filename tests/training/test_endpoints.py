@@ -26,7 +26,6 @@ from flowpairs.training.pairs.reference import Reference
 from flowpairs.training.report.page import write_report
 from flowpairs.training.run import directory
 from flowpairs.training.sample import sample
-from flowpairs.training.train import train
 
 SHIFT = np.array([4.0, -2.0], np.float32)
 
@@ -182,7 +181,7 @@ def test_known_starts():
 def test_held_out_data_are_translated(local_ray, pairs, sets, tmp_path):
     """A shift of one distribution onto the other is learnt, and found again on data that no pair has."""
     run = tmp_path / "run"
-    train(train_config(pairs, output={"dir": str(run)}))
+    train_here(train_config(pairs, output={"dir": str(run)}))
     output = tmp_path / "translated.npz"
     config = SampleConfig(samples=200, solver="euler", steps=8)
     assert sample(run, config, output, str(sets / "a-held.npz")) == 8

@@ -201,6 +201,7 @@ def test_a_small_eps_takes_no_more_rounds_than_others(n: int, dim: int, rel_eps:
     assert fresh_chi2(y, solved) < 0.06
 
 
+@pytest.mark.nightly
 def test_dense_data_on_a_line_converge() -> None:
     y = torch.randn(120, 1, generator=torch.Generator().manual_seed(251))
     assert solve_semidiscrete(Targets(y), Gaussian(1), 0.0).report.converged
