@@ -9,6 +9,7 @@ import typer
 def couple(
     config: Annotated[Path, typer.Argument(help="YAML config, such as configs/digits/couple.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in coupling.n=4096")] = None,
+    extend: Annotated[bool, typer.Option("--extend", help="add pairs to a store with a smaller output.pairs")] = False,
 ) -> None:
     """Couple noise, or other data, with data and write the pairs as WebDataset shards; run again to resume.
 
@@ -21,7 +22,7 @@ def couple(
     from flowpairs.jobs._summary import print_summary
 
     store = PairStore.of(settings)
-    store.couple()
+    store.couple(extend=extend)
     print_summary(store.directory)
 
 

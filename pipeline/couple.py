@@ -13,7 +13,7 @@ from typing import Any
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.owner import owned
 from flowpairs.pipeline.base.paths import as_path
-from flowpairs.pipeline.base.progress import progress, remaining
+from flowpairs.pipeline.base.progress import progress, remaining, working
 from flowpairs.pipeline.blocks.division import Blocks, divide
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, check_table
 from flowpairs.pipeline.blocks.source import SourceData
@@ -27,12 +27,13 @@ from flowpairs.pipeline.store.block_reports import write_blocks
 OnBlock = Callable[[dict[str, Any]], None]
 
 
-def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None) -> format.Index:
+def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None, *, extend: bool = False) -> format.Index:
     """Make the pair store that `config` describes, or complete it.
 
     Args:
         config: the job.
         on_block: called with the report of each computed block, as it is finished.
+        extend: whether a store with fewer pairs may grow; its shards stay as they are.
 
     Raises:
         InputError: anything wrong with the config, the data or the output directory, found before Ray starts, or a
@@ -41,9 +42,11 @@ def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None) -> for
     """
     check_cost(config)
     directory = as_path(config.output.dir)
-    if finished := resume.find_complete(config, directory):
+    if finished := resume.find_complete(config, directory, extend=extend):
         return finished
-    job = assemble(config, read_inputs(config, survey_job(config)))
+    surveyed = survey_job(config)
+    with working("reading the data"):
+        job = assemble(config, read_inputs(config, surveyed), extend=extend)
     check_cluster(config, job.blocks)
     with owned(job.store, resume.output_key(directory), "flowpairs couple"):
         resume.prepare_store(job.config, job.store, job.inputs.target, job.inputs.source)
@@ -78,7 +81,7 @@ def survey_job(config: CoupleConfig) -> Survey:
     return surveyed
 
 
-def assemble(config: CoupleConfig, inputs: Inputs) -> Job:
+def assemble(config: CoupleConfig, inputs: Inputs, *, extend: bool = False) -> Job:
     """Assemble the job from what was read; nothing is written.
 
     Raises:
@@ -87,7 +90,7 @@ def assemble(config: CoupleConfig, inputs: Inputs) -> Job:
     directory = as_path(config.output.dir)
     blocks = check_sizes(config, len(inputs.target.x), inputs.table, inputs.source)
     config = pin(config, inputs.fingerprints)
-    resume.check_same(config, directory)
+    resume.check_same(config, directory, extend=extend)
     return Job(config, directory.resolve(), blocks, inputs)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
+from flowpairs.pipeline.base.progress import working
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.cluster import trial_runs
 from flowpairs.pipeline.cluster.executor import memory_for, shape_for
@@ -73,7 +74,8 @@ def plan(config: CoupleConfig) -> Plan:
         raise InputError("coupling.method='imported': copies a table, and nothing of that is forecast; run couple")
     surveyed = survey_job(config)
     started = time.monotonic()
-    inputs = read_inputs(config, surveyed)
+    with working("reading the data"):
+        inputs = read_inputs(config, surveyed)
     reading = time.monotonic() - started
     job = assemble(config, inputs)
     config, blocks = job.config, job.blocks
@@ -85,8 +87,11 @@ def plan(config: CoupleConfig) -> Plan:
         return _nothing(blocks, config, time.monotonic() - began)
     shape = shape_for(config.cluster, todo)
     sizes = trial_runs.trial_sizes(config, blocks, shape)
+    tried = list[TrialRun]()
     with trial_runs.scratch(directory) as scratch:
-        tried = [trial_runs.run_trial(job, scratch / str(n), n, shape) for n in sizes]
+        for number, n in enumerate(sizes, 1):
+            with working(f"trying blocks of {n:,} rows, trial {number} of {len(sizes)}"):
+                tried.append(trial_runs.run_trial(job, scratch / str(n), n, shape))
     last = tried[-1]
     solving = entries / last.potential_pace if points else 0.0
     if not todo:

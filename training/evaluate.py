@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.owner import owned, refuse_owned
+from flowpairs.pipeline.base.progress import working
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 from flowpairs.training.metrics import time_points
@@ -26,6 +29,7 @@ from flowpairs.training.sampling.curvature import integrate_unit_interval
 from flowpairs.training.sampling.sampler import CURVATURE_STEPS, Sampler
 
 SHOWN = 64  # samples per solver that are kept for the report
+STAGE = ".evaluating"  # name of the file in a run that says what is being done
 OWNER = "evaluation.owner.json"  # name of the file that shows which process evaluates a run
 FILM = 8, 9  # number of images whose trajectories are kept, and number of times per trajectory
 
@@ -43,6 +47,7 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
         The content of evaluation.json.
 
     Raises:
+        JobError: a solver failed; what the others gave is written.
         InputError: the run does not exist or is not finished, its pairs are gone or have changed, the model cannot
             produce the requested samples, the features are not available or do not fit the data, or another process
             evaluates the run.
@@ -58,7 +63,14 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     cpus = 1 if gpus else int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
     task = ray.remote(num_cpus=max(1, cpus), num_gpus=gpus)(measure)
     with owned(trained.run.path, key, "flowpairs evaluate", OWNER):
-        result, arrays = ray.get(task.remote(trained, config, endpoints, network))
+        stage = trained.run.path / STAGE
+        with working(lambda: f"evaluating: {stage.read_text() if stage.is_file() else 'waiting for a node'}"):
+            try:
+                result, arrays = ray.get(task.remote(trained, config, endpoints, network))
+            except RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, InputError | JobError) else error) from None
+            finally:
+                stage.unlink(missing_ok=True)
         report = {
             "run": str(run_dir),
             "pairs_dir": trained.pairs,
@@ -70,6 +82,9 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
         np.savez_compressed(buffer, **arrays)
         write_atomically(trained.run.path / "samples.npz", buffer.getvalue())
         write_json(trained.run.path / "evaluation.json", report)
+    if failed := report.get("failed"):
+        reasons = "; ".join(f"{row['solver']}: {row['reason']}" for row in failed)
+        raise JobError(f"run {str(run_dir)!r}: {reasons}; what the other solvers gave is in evaluation.json")
     return report
 
 
@@ -85,17 +100,29 @@ def measure(
     features = Principal.fit(real.x, config.pca) if network is None else network.on(device)
     data = Gaussian.fit(features(real.x))
 
+    def begin(stage: str) -> None:
+        (trained.run.path / STAGE).write_text(stage)
+
+    begin("curvature")
     curvature = sampler.curvature()
     arrays: dict[str, Any] = {"real": real.x[:SHOWN].numpy()}
-    frechet = []
+    frechet, failed = [], []
     for solver, steps in solvers(config, trained.config):
-        samples, nfe = sampler.samples(solver, steps)
-        distance = frechet_distance(data, Gaussian.fit(features(samples)))
+        name = f"{solver} {steps}" if steps else solver
+        begin(f"{config.samples:,} samples by {name}")
+        try:
+            samples, nfe = sampler.samples(solver, steps)
+            distance = frechet_distance(data, Gaussian.fit(features(samples)))
+        except JobError as error:
+            failed.append({"solver": name, "reason": str(error)})
+            continue
         frechet.append({"solver": solver, "nfe": nfe, "fd": distance})
         arrays[f"{solver}{steps or ''}"] = samples[:SHOWN].numpy()
-    if (paths := trajectories(sampler, real.x)) is not None:
+    begin("trajectories")
+    if not failed and (paths := trajectories(sampler, real.x)) is not None:
         arrays["trajectories"] = paths
-    if endpoints.points:
+    rows: list[dict[str, Any]] = []
+    if endpoints.points and not failed:
         rows, arrays["timepoints"] = time_points.measure_time_points(trained, config, endpoints, device)
     figures = {
         "samples": config.samples,
@@ -110,7 +137,8 @@ def measure(
             "value": curvature.tolist(),
         },
         "frechet": frechet,
-        **({"time_points": rows} if endpoints.points else {}),
+        **({"failed": failed} if failed else {}),
+        **({"time_points": rows} if rows else {}),
         "seconds": time.perf_counter() - start,
     }
     return figures, arrays

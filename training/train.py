@@ -60,7 +60,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     config, index = directory.check_run(config)
     run = RunDirectory(Path(config.output.dir).absolute())
-    if (done := run.summary()) is not None:
+    if (done := run.summary()) is not None and done.get("steps", config.train.steps) >= config.train.steps:
         return done
     trackers.check_trackers(config.output.trackers)
     connect()

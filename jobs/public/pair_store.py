@@ -74,11 +74,14 @@ class PairStore:
         """
         return read_index(self.directory)
 
-    def couple(self, on_block: Callable[[dict[str, Any]], None] = lambda report: None) -> Index:
+    def couple(
+        self, on_block: Callable[[dict[str, Any]], None] = lambda report: None, *, extend: bool = False
+    ) -> Index:
         """Make the store or complete it, on Ray, or in this process with `cluster.actors: 0`.
 
         Args:
             on_block: a function that is called with the report of each block when the block is done.
+            extend: whether a store with fewer pairs than the config asks for may grow; its shards stay as they are.
 
         Returns:
             The index of the complete store.
@@ -89,7 +92,7 @@ class PairStore:
         """
         from flowpairs.pipeline.couple import couple
 
-        return couple(self.config, on_block)
+        return couple(self.config, on_block, extend=extend)
 
     def plan(self) -> "Plan":
         """Forecast the seconds, memory and bytes of the rest of the job, from a trial of a few seconds.

@@ -65,13 +65,41 @@ def progress(title: str, total: int) -> Iterator[Show]:
             yield lambda done, text: bars.update(task, completed=done, text=text)
         return
 
-    last = -LOG_EVERY
+    began = time.monotonic()
+    shown = {"done": 0, "text": "begun", "at": began}  # the thread below repeats it while nothing new comes
+
+    def write(after: str = "") -> None:
+        shown["at"] = time.monotonic()
+        print(f"{title}: {100 * shown['done'] / total:3.0f} %  {shown['text']}{after}", file=sys.stderr, flush=True)
 
     def show(done: int, text: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= LOG_EVERY or done >= total:
-            last = now
-            print(f"{title}: {100 * done / total:3.0f} %  {text}", file=sys.stderr, flush=True)
+        first = shown["text"] == "begun"
+        shown.update(done=done, text=text)
+        if first or time.monotonic() - shown["at"] >= LOG_EVERY or done >= total:
+            write()
 
-    yield show
+    def beat() -> None:
+        if time.monotonic() - shown["at"] >= LOG_EVERY:
+            write(f"  (after {time.monotonic() - began:.0f} s)")
+
+    with repeated(beat):
+        yield show
+
+
+@contextmanager
+def working(on: str | Callable[[], str]) -> Iterator[None]:
+    """Say every five seconds what is being done, for work whose amount is not known; nothing if it takes less.
+
+    Args:
+        on: the work, in a few words, or a function that names what of it is being done.
+    """
+    began = last = time.monotonic()
+
+    def beat() -> None:
+        nonlocal last
+        if time.monotonic() - last >= LOG_EVERY:
+            last = time.monotonic()
+            print(f"{on if isinstance(on, str) else on()} ({last - began:.0f} s)", file=sys.stderr, flush=True)
+
+    with repeated(beat):
+        yield

@@ -5,10 +5,8 @@ placement group that it was given. All members solve the same block at the same 
 pipeline/ot/tiles/partition.py); only the leader writes.
 """
 
-import os
-import sys
 from queue import Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import ray
@@ -17,10 +15,13 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from flowpairs.pipeline.base.errors import InputError, JobError
-from flowpairs.pipeline.cluster.shapes import ActorShape
+from flowpairs.pipeline.cluster.scheduler import Loss
+from flowpairs.pipeline.cluster.shapes import ActorShape, fit, nodes
 from flowpairs.pipeline.solve.block_solver import BlockSolver
 from flowpairs.pipeline.solve.potentials import PotentialSolver
 from flowpairs.pipeline.solve.timed import TimedSolver
+
+PATIENCE = 10.0  # seconds in which the reason of a failed sum shows: the death of a member
 
 SolverClass = type[BlockSolver] | type[PotentialSolver]
 
@@ -59,8 +60,8 @@ class Member:
 class SolverActor(Member):
     """Solves blocks on the devices that Ray assigned, alone or as the leader of a team.
 
-    It is made remote with `concurrency_groups={"write": 1}`, so that `write` runs in a thread of its own: one block is
-    encoded, hashed and written while the next one is solved, and the one after that waits for both.
+    It is made remote with `concurrency_groups=GROUPS`, so that `write` runs in a thread of its own: one block is
+    encoded, hashed and written while the next one is solved, and the one after that waits for both. So does `lose`.
 
     Args:
         solver: solver class, as for `Member`.
@@ -73,6 +74,8 @@ class SolverActor(Member):
         super().__init__(solver, job, threads)
         self.unwritten: Queue[tuple[Any, float]] = Queue()
         self.group, self.members = group, list[Any]()
+        self.lost = Queue[Loss | Exception]()
+        self.losing = Event()
 
     def ready(self) -> None:
         """Return once this actor is placed, has its job, and its team is complete."""
@@ -83,14 +86,14 @@ class SolverActor(Member):
 
     def solve(self, number: int) -> None:
         """Solve a block and keep it for `write` as soon as the previous block has been written."""
-        watch = Thread(target=_fall_with, args=([member.help.remote(number) for member in self.members],))
-        watch.start()
+        watch = self._watch([member.help.remote(number) for member in self.members])
         try:
             solved = self.timed.solve(number)
         except (InputError, JobError):
             raise  # every member raises the same error
         except Exception:
-            watch.join(10)  # if a member died, this process ends here, and nothing else is reported
+            if self.members and self.losing.wait(PATIENCE):
+                Event().wait()  # the driver hears of the member instead, and ends this process
             raise
         watch.join()
         self.unwritten.join()
@@ -105,8 +108,38 @@ class SolverActor(Member):
         finally:
             self.unwritten.task_done()
 
+    @ray.method(concurrency_group="watch")
+    def lose(self) -> Loss:
+        """Return when a member has died, and how; raise what a member raised. The others would wait for it for ever."""
+        found = self.lost.get()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _watch(self, parts: list[ray.ObjectRef]) -> Thread:
+        """Wait in a thread for what members do, and tell `lose` of the first that dies or fails."""
+
+        def watch() -> None:
+            left = parts
+            while left:
+                done, left = ray.wait(left, num_returns=1)
+                try:
+                    ray.get(done[0])
+                except RayActorError as error:
+                    self.lost.put(Loss(" ".join(str(error).split()), error.preempted))
+                except RayTaskError as error:
+                    self.lost.put(error.cause if isinstance(error.cause, Exception) else error)
+                else:
+                    continue
+                self.losing.set()
+                return
+
+        thread = Thread(target=watch, name="members", daemon=True)
+        thread.start()
+        return thread
+
     def _form_team(self, group: Any) -> None:
-        """Start the members and wait until all have joined; this process ends when one of them dies before that."""
+        """Start the members and wait until all have joined."""
         from flowpairs.pipeline.cluster.process_group import ProcessTeam, open_store
 
         size = group.bundle_count
@@ -121,8 +154,7 @@ class SolverActor(Member):
             )(Member)
             self.members.append(remote.remote(*self.arguments))
             joined.append(self.members[-1].join.remote(ray.util.get_node_ip_address(), port, rank, size))
-        watch = Thread(target=_fall_with, args=(joined,))
-        watch.start()
+        watch = self._watch(joined)
         self.solver.team = ProcessTeam(store, 0, size, self.device)
         watch.join()
 
@@ -134,22 +166,13 @@ def _device() -> str:
     return "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
 
 
-def _fall_with(parts: list[ray.ObjectRef]) -> None:
-    """End this process when a member dies or fails, since the team would wait for it, on GPUs for half an hour.
-
-    The driver then starts a new team, as for any dead actor.
-    """
-    try:
-        for part in parts:
-            ray.get(part)
-    except (RayActorError, RayTaskError) as error:
-        if not isinstance(error, InputError | JobError):  # every member raises these, the leader too
-            print(error, file=sys.stderr, flush=True)
-            os._exit(1)
+GROUPS = {"write": 1, "watch": 1}
 
 
 class ActorPool:
     """Starts and stops actors; where several actors solve one block, each is the leader of a team and comes with it.
+
+    A team is as large as the nodes that are there allow: results do not depend on its size.
 
     Args:
         shape: number and size of actors.
@@ -163,19 +186,35 @@ class ActorPool:
         self.arguments = solver, [job], shape.cpus
         remote: Any = ray.remote  # its annotations do not know concurrency groups
         resources = {"num_cpus": shape.cpus, "num_gpus": shape.gpus}
-        self.remote = remote(**resources, concurrency_groups={"write": 1})(SolverActor)
+        self.remote = remote(**resources, concurrency_groups=GROUPS)(SolverActor)
         self.groups: dict[Any, Any] = {}
 
     def start(self) -> Any:
         """Start an actor; its team is placed as a whole, so that no two half-formed teams wait for each other."""
-        if self.team == 1:
+        team = self._team()
+        if team == 1:
             return self.remote.remote(*self.arguments)
         bundle = {"CPU": float(self.shape.cpus), "GPU": float(self.shape.gpus)}
-        group = placement_group([{k: v for k, v in bundle.items() if v}] * self.team, strategy="PACK")
+        group = placement_group([{k: v for k, v in bundle.items() if v}] * team, strategy="PACK")
         at = PlacementGroupSchedulingStrategy(group, 0)
         actor = self.remote.options(scheduling_strategy=at).remote(*self.arguments, group)
         self.groups[actor] = group
         return actor
+
+    def watch(self, actor: Any) -> ray.ObjectRef | None:
+        """Refer to the loss of a member of an actor's team; None for an actor that works alone."""
+        return actor.lose.remote() if actor in self.groups else None
+
+    def fits(self, actor: Any) -> bool:
+        """Return whether an actor that has not answered yet can be placed on the nodes that are there now."""
+        wanted = self.groups[actor].bundle_count if actor in self.groups else 1
+        return wanted <= self._team()
+
+    def _team(self) -> int:
+        """Find the size of a team that the nodes can hold: that which was asked for, or less after a loss."""
+        if self.team == 1:
+            return 1
+        return max(1, min(self.team, fit(*nodes(), self.shape.cpus, self.shape.gpus)))
 
     def stop(self, actor: Any) -> None:
         """End an actor, dead or alive, and its team."""

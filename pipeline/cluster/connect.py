@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import ray
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.progress import working
 from flowpairs.pipeline.base.signals import handlers_kept
 from flowpairs.pipeline.cluster.shapes import fit, nodes
 from flowpairs.pipeline.config import ClusterConfig
@@ -32,11 +34,12 @@ def connect(config: ClusterConfig | None = None, beside: Sequence[dict[str, floa
     address = os.environ.get("RAY_ADDRESS") or "local"
     local = address == "local"
     if local:  # a cluster that only this process uses: Ray's warnings about its token do not matter
+        _keep_token_in_memory()
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     else:
         check_address(address)
     try:
-        with handlers_kept():
+        with handlers_kept(), working("starting Ray" if local else f"joining the cluster at {address}"):
             ray.init(
                 address=address,
                 include_dashboard=False if local else None,
@@ -47,6 +50,14 @@ def connect(config: ClusterConfig | None = None, beside: Sequence[dict[str, floa
         raise _refused(address, error) from error
     if config is not None and config.scale_seconds:
         _scale(config, list(beside))
+
+
+def _keep_token_in_memory() -> None:
+    """Give Ray a token by the environment where it could not write its own to the home directory."""
+    given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    home = os.path.expanduser("~")  # noqa: PTH111 - pathlib raises where there is none
+    if not given and not os.access(home, os.W_OK):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def check_address(address: str) -> None:

@@ -1,8 +1,10 @@
 """The scheduler: gives blocks to actors, and continues when one of them dies."""
 
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import ray
@@ -12,6 +14,20 @@ from flowpairs.pipeline.base.errors import InputError, JobError
 
 MAX_DEATHS = 3  # a job ends when one block has killed this many actors, or this many died while they started
 REPORT_EVERY = 60.0  # seconds of silence after which a wait is reported
+LOOK_EVERY = 5.0  # seconds of silence after which the nodes are looked at
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The death of an actor, as far as its caller heard of it.
+
+    Attributes:
+        reason: what Ray says of it.
+        preempted: whether its node was taken away, which says nothing of its work.
+    """
+
+    reason: str
+    preempted: bool = False
 
 
 @runtime_checkable
@@ -30,13 +46,20 @@ class Pool(Protocol):
     def stop(self, actor: Any) -> None:
         """End an actor, dead or alive."""
 
+    def watch(self, actor: Any) -> ray.ObjectRef | None:
+        """Refer to a `Loss` that comes when an actor's helper dies, or an error of its; None where it has none."""
+
+    def fits(self, actor: Any) -> bool:
+        """Return whether an actor that has not answered yet can be placed on the nodes that are there now."""
+
 
 def schedule(pool: Pool, numbers: Sequence[int]) -> Generator[dict[str, Any], None, None]:
     """Yield the report of each block as it is finished; closing the generator stops the actors.
 
     Work is given only to actors that answered. An actor solves a block while it still writes the previous one. A dead
-    actor, or one on a dead node, is replaced and its work is done again. This is done here rather than by Ray's
-    restarts, so that a block which kills its actors (out of memory) ends the job with a sentence.
+    actor, or one on a dead node, is replaced and its work is done again; one that no node can hold any more is asked
+    for anew, in the shape that the nodes allow. This is done here rather than by Ray's restarts, so that a block which
+    kills its actors (out of memory) ends the job with a sentence.
 
     Args:
         pool: starts and stops actors.
@@ -55,6 +78,7 @@ class _Schedule:
     def __init__(self, pool: Pool, numbers: Sequence[int]) -> None:
         self.pool, self.waiting = pool, deque(numbers)
         self.starting: dict[ray.ObjectRef, Any] = {}
+        self.watching: dict[ray.ObjectRef, Any] = {}
         self.solving: dict[ray.ObjectRef, tuple[Any, int]] = {}
         self.writing: dict[ray.ObjectRef, tuple[Any, int]] = {}
         self.deaths, self.failed_starts = Counter[int](), 0
@@ -64,12 +88,17 @@ class _Schedule:
         try:
             for _ in range(min(self.pool.size, len(self.waiting))):
                 self._start()
+            heard = time.monotonic()
             while self.waiting or self.solving or self.writing:
-                refs = [*self.starting, *self.solving, *self.writing]
-                done, _ = ray.wait(refs, num_returns=1, timeout=REPORT_EVERY)
+                refs = [*self.watching, *self.starting, *self.solving, *self.writing]
+                done, _ = ray.wait(refs, num_returns=1, timeout=LOOK_EVERY)
                 if not done:
-                    self._say_what_is_waited_for()
+                    self._ask_again()
+                    if time.monotonic() - heard >= REPORT_EVERY:
+                        self._say_what_is_waited_for()
+                        heard = time.monotonic()
                     continue
+                heard = time.monotonic()
                 report = self._take(done[0])
                 if report is not None:
                     yield report
@@ -83,11 +112,17 @@ class _Schedule:
         try:
             result = ray.get(ref)
         except RayActorError as error:
-            self._replace(ref, error)
+            actor = self._owner(ref)
+            if ref not in self.watching:
+                self._replace(actor, self._blamed(ref), Loss(" ".join(str(error).split()), error.preempted))
+            else:
+                del self.watching[ref]  # its other tasks say the same
             return None
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, InputError | JobError) else error) from None
-        if ref in self.starting:
+        if ref in self.watching:
+            self._replace(self.watching[ref], None, result)
+        elif ref in self.starting:
             self._assign(self.starting.pop(ref))
         elif ref in self.solving:
             actor, number = self.solving.pop(ref)
@@ -102,6 +137,21 @@ class _Schedule:
     def _start(self) -> None:
         actor = self.pool.start()
         self.starting[actor.ready.remote()] = actor
+        watch = self.pool.watch(actor)
+        if watch is not None:
+            self.watching[watch] = actor
+
+    def _ask_again(self) -> None:
+        """Ask anew for actors that wait for nodes which are gone."""
+        for ref, actor in list(self.starting.items()):
+            if not self.pool.fits(actor):
+                del self.starting[ref]
+                self._stop(actor)
+                self._start()
+
+    def _stop(self, actor: Any) -> None:
+        self.watching = {ref: other for ref, other in self.watching.items() if other is not actor}
+        self.pool.stop(actor)
 
     def _assign(self, actor: Any) -> None:
         """Give an actor the next block if it is solving none; stop it if it has nothing left to do."""
@@ -111,36 +161,58 @@ class _Schedule:
             number = self.waiting.popleft()
             self.solving[actor.solve.remote(number)] = actor, number
         elif not any(actor is other for other, _ in self.writing.values()):
-            self.pool.stop(actor)
+            self._stop(actor)
 
-    def _replace(self, ref: ray.ObjectRef, error: RayActorError) -> None:
-        """Take back the work of a dead actor, and start another actor."""
-        if ref in self.starting:
-            self.pool.stop(self.starting.pop(ref))
-            if not error.preempted:
-                self.failed_starts += 1
-            if self.failed_starts == MAX_DEATHS:
-                reason = " ".join(str(error).split())
-                raise JobError(
-                    f"{MAX_DEATHS} actors died while they started ({reason}); finished blocks are kept: mend the "
-                    "cause, then run the same command again"
-                ) from error
-        else:
-            actor, blamed = self.solving[ref] if ref in self.solving else self.writing[ref]
-            self.pool.stop(actor)
-            lost = []
-            for tasks in (self.writing, self.solving):
-                for other in [other for other, (owner, _) in tasks.items() if owner is actor]:
-                    lost.append(tasks.pop(other)[1])
-            self.waiting.extendleft(reversed(lost))
-            if not error.preempted:
-                self.deaths[blamed] += 1
-            if self.deaths[blamed] == MAX_DEATHS:
-                raise JobError(
-                    f"block {blamed} killed {MAX_DEATHS} actors ({' '.join(str(error).split())}); finished blocks are "
-                    "kept: lower coupling.n or give the actors more memory, then run the same command again"
-                ) from error
+    def _owner(self, ref: ray.ObjectRef) -> Any:
+        """Find the actor of a task."""
+        if ref in self.watching or ref in self.starting:
+            return self.watching.get(ref) or self.starting[ref]
+        return (self.solving.get(ref) or self.writing[ref])[0]
+
+    def _blamed(self, ref: ray.ObjectRef) -> int | None:
+        """Find the block that an actor worked on, by the task that its death ended; None for its start."""
+        return None if ref in self.starting else (self.solving.get(ref) or self.writing[ref])[1]
+
+    def _replace(self, actor: Any, blamed: int | None, loss: Loss) -> None:
+        """Take back the work of an actor that is lost, and start another one.
+
+        Args:
+            actor: the actor, dead or alive.
+            blamed: block that its death is counted for; None: the one that it solves, or its start.
+            loss: how it was lost.
+        """
+        self._stop(actor)
+        starting = [ref for ref, other in self.starting.items() if other is actor]
+        for ref in starting:
+            del self.starting[ref]
+        lost = []
+        for tasks in (self.writing, self.solving):
+            for other in [other for other, (owner, _) in tasks.items() if owner is actor]:
+                lost.append(tasks.pop(other)[1])
+        self.waiting.extendleft(reversed(lost))
+        if blamed is None and lost and not starting:
+            blamed = lost[-1]
+        if not loss.preempted:
+            self._count(blamed, loss.reason)
         self._start()
+
+    def _count(self, blamed: int | None, reason: str) -> None:
+        """Count a death; end the job when there were too many of one kind."""
+        kept = "finished blocks are kept"
+        if blamed is None:
+            self.failed_starts += 1
+            if self.failed_starts == MAX_DEATHS:
+                raise JobError(
+                    f"{MAX_DEATHS} actors died while they started ({reason}); {kept}: mend the cause, then run the "
+                    "same command again"
+                )
+            return
+        self.deaths[blamed] += 1
+        if self.deaths[blamed] == MAX_DEATHS:
+            raise JobError(
+                f"block {blamed} killed {MAX_DEATHS} actors ({reason}); {kept}: lower coupling.n or give the actors "
+                "more memory, then run the same command again"
+            )
 
     def _say_what_is_waited_for(self) -> None:
         if not (self.solving or self.writing):

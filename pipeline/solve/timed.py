@@ -1,9 +1,11 @@
 """A solver that reports the time and memory that each of its blocks or problems took in this process."""
 
 import resource
+import sys
 import time
 from typing import Any
 
+from flowpairs.pipeline.base.errors import JobError
 from flowpairs.pipeline.solve.block_solver import BlockSolver
 from flowpairs.pipeline.solve.potentials import PotentialSolver
 
@@ -23,7 +25,15 @@ class TimedSolver:
     def solve(self, number: int) -> tuple[Any, float]:
         """Return what the solver found and the seconds it took."""
         started = time.monotonic()
-        return self.solver.solve(number), time.monotonic() - started
+        try:
+            return self.solver.solve(number), time.monotonic() - started
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise JobError(
+                f"block {number}: out of memory ({' '.join(str(error).split())[:200]}); finished blocks are kept: "
+                "lower coupling.n, give the actors more memory, or share a block by cluster.actors_per_block"
+            ) from error
 
     def write(self, solved: tuple[Any, float]) -> dict[str, Any]:
         """Write what `solve` returned; return the report with `solve_seconds`, `write_seconds` and bytes of memory."""
@@ -38,6 +48,13 @@ class TimedSolver:
         }
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether an allocation failed: on a GPU torch has an error for it, on the CPU a text."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def peak_bytes() -> int:
     """Return the peak memory of this process on the CPU, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

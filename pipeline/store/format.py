@@ -20,8 +20,9 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -29,6 +30,7 @@ from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 
+T = TypeVar("T")
 FORMAT_VERSION = 1
 OUTLINE = "outline.json"
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
@@ -179,7 +181,7 @@ def read_index(directory: str | AnyPath) -> Index:
             "make the store again or install the matching version"
         )
     try:
-        return TypeAdapter(Index).validate_json(data, strict=True)
+        return _adapter(Index).validate_json(data, strict=True)
     except ValidationError as error:
         raise InputError(f"{path}: not an index of a pair store ({_first(error)}); make the store again") from error
 
@@ -204,7 +206,7 @@ def read_outline(directory: str | AnyPath) -> Outline:
 def _outline(path: AnyPath) -> Outline:
     data = path.read_bytes()
     try:
-        outline = TypeAdapter(Outline).validate_json(data, strict=True)
+        outline = _adapter(Outline).validate_json(data, strict=True)
     except ValidationError as error:
         remedy = "remove it and run the coupling job again"
         raise InputError(f"{path}: not the outline of a pair store ({_first(error)}); {remedy}") from error
@@ -226,10 +228,16 @@ def read_sidecar(path: AnyPath) -> Sidecar:
     """
     data, _ = _read_json(path)
     try:
-        return TypeAdapter(Sidecar).validate_json(data, strict=True)
+        return _adapter(Sidecar).validate_json(data, strict=True)
     except ValidationError as error:
         remedy = "remove it and its tar, then couple again"
         raise InputError(f"{path}: not a shard's sidecar ({_first(error)}); {remedy}") from error
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    """Build the validator of a kind once: that takes longer than to read a file, of which there may be 100,000."""
+    return TypeAdapter(kind)
 
 
 def _to_json(tree: dict[str, Any]) -> bytes:

@@ -26,15 +26,20 @@ from flowpairs.pipeline.store.shard_layout import damage
 PREPARED = ("config.yaml", format.OUTLINE, "data.npy", "labels.npy", "source.npy", "data_weights.npy", FEATURES)
 
 
-def find_complete(config: CoupleConfig, directory: AnyPath) -> format.Index | None:
+def find_complete(config: CoupleConfig, directory: AnyPath, *, extend: bool = False) -> format.Index | None:
     """Check the output directory before anything is started; return the index when the store is already complete.
+
+    Args:
+        config: the job.
+        directory: its output directory.
+        extend: whether a store with fewer pairs may grow, by whole blocks after its own.
 
     Raises:
         InputError: as `check_directory`, a directory that cannot be written, or one that another process writes to.
     """
     refuse_owned(directory, output_key(directory))
-    earlier = check_directory(config, directory)
-    if earlier is None:
+    earlier = check_directory(config, directory, extend=extend)
+    if earlier is None or earlier.output.pairs < config.output.pairs:
         return None
     finished = _finished(directory) if _paths(config) == _paths(earlier) else None
     if finished is None:
@@ -42,7 +47,7 @@ def find_complete(config: CoupleConfig, directory: AnyPath) -> format.Index | No
     return finished
 
 
-def check_directory(config: CoupleConfig, directory: AnyPath) -> CoupleConfig | None:
+def check_directory(config: CoupleConfig, directory: AnyPath, *, extend: bool = False) -> CoupleConfig | None:
     """Read the config of the store, begun or complete, in the output directory; None where that is empty or missing.
 
     Raises:
@@ -69,11 +74,11 @@ def check_directory(config: CoupleConfig, directory: AnyPath) -> CoupleConfig | 
         return None
     if earlier is None:
         raise InputError(f"{output_key(directory)}: not empty and not a pair store; give an empty or a new directory")
-    _refuse_difference(config, earlier, directory)
+    _refuse_difference(config, earlier, directory, extend=extend)
     return earlier
 
 
-def check_same(config: CoupleConfig, directory: AnyPath) -> None:
+def check_same(config: CoupleConfig, directory: AnyPath, *, extend: bool = False) -> None:
     """Compare a config that has its inputs' fingerprints to that of the store in the output directory, if any.
 
     Raises:
@@ -81,7 +86,7 @@ def check_same(config: CoupleConfig, directory: AnyPath) -> None:
     """
     earlier = _earlier(directory)
     if earlier is not None and has_results(directory):
-        _refuse_difference(config, earlier, directory)
+        _refuse_difference(config, earlier, directory, extend=extend)
 
 
 def output_key(directory: AnyPath) -> str:
@@ -98,11 +103,15 @@ def has_results(directory: AnyPath) -> bool:
 def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, source: SourceData | None = None) -> None:
     """Make the directories, write the resolved config and remove what a dead run left half-written.
 
-    The caller owns the directory. What another config has begun without a result is removed first.
+    The caller owns the directory. What another config has begun without a result is removed first. A store that grows
+    gets its new config first, then loses its index, which the job writes anew.
     """
     earlier = _earlier(directory)
     if earlier is not None and not has_results(directory) and _differences(config, earlier):
         _clear(directory)
+    elif earlier is not None and earlier.output.pairs < config.output.pairs:
+        _save(config, directory)
+        (directory / "index.json").unlink(missing_ok=True)
     for part in (directory, directory / "shards", directory / "potentials"):
         part.mkdir(parents=True, exist_ok=True)
         if isinstance(part, Path):  # at a URL nothing is ever half-written
@@ -117,8 +126,12 @@ def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, sour
         if values is not None and not (directory / name).is_file():
             write_array(directory / name, values)
     if _earlier(directory) is None:
-        remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
-        configs.save(config, directory / "config.yaml", remark)
+        _save(config, directory)
+
+
+def _save(config: CoupleConfig, directory: AnyPath) -> None:
+    remark = f"flowpairs couple; hash of what determines the pairs: {configs.digest(config.determining())}"
+    configs.save(config, directory / "config.yaml", remark)
 
 
 def _clear(directory: AnyPath) -> None:
@@ -159,12 +172,14 @@ def _finished(directory: AnyPath) -> format.Index | None:
     path = directory / "index.json"
     if not path.is_file():
         return None
-    index = format.read_index(directory)
+    index, config = format.read_index(directory), _earlier(directory)
+    if config is not None and index.pairs != config.output.pairs:  # it began to grow
+        path.unlink()
+        return None
     lost = [shard.name for shard in index.shards if not _is_whole(directory, shard)]
     copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])]
     copies += [format.source_copy(index)] if index.two_sided else []
     copies = copies if format.keeps_data(index.payload, index.method) else []
-    config = _earlier(directory)
     copies += ["data_weights.npy"] if config is not None and config.data.weight is not None else []
     if index.method == "semidiscrete":
         copies += ["features.npz", "potentials/g.npy", "potentials/semidiscrete.json"]
@@ -190,13 +205,28 @@ def _earlier(directory: AnyPath) -> CoupleConfig | None:
     return configs.load(CoupleConfig, path) if path.is_file() else None
 
 
-def _refuse_difference(config: CoupleConfig, earlier: CoupleConfig, directory: AnyPath) -> None:
+def _refuse_difference(
+    config: CoupleConfig, earlier: CoupleConfig, directory: AnyPath, *, extend: bool = False
+) -> None:
+    pairs, before = config.output.pairs, earlier.output.pairs
+    grown = _differences(config, _with_pairs(earlier, pairs)) == [] and pairs > before
+    if grown and before % config.coupling.n == 0 and before:
+        if extend:
+            return
+        raise InputError(
+            f"output.pairs={pairs}: {output_key(directory)} has {before}; `flowpairs couple --extend` adds the others "
+            "and leaves those as they are"
+        )
     differences = _differences(config, earlier)
     if differences:
-        raise InputError(
-            f"{output_key(directory)}: holds pairs of another config; {', '.join(differences)}; "
-            "give another output.dir or the same values"
-        )
+        remedy = "give another output.dir or the same values"
+        if grown:
+            remedy = f"only a store of whole blocks of coupling.n={config.coupling.n} pairs can grow; {remedy}"
+        raise InputError(f"{output_key(directory)}: holds pairs of another config; {', '.join(differences)}; {remedy}")
+
+
+def _with_pairs(config: CoupleConfig, pairs: int) -> CoupleConfig:
+    return config.model_copy(update={"output": config.output.model_copy(update={"pairs": pairs})})
 
 
 def _differences(config: CoupleConfig, earlier: CoupleConfig) -> list[str]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,11 @@ def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path, local_ray: 
     assert shard_bytes(directory) == shard_bytes(reference)
 
 
+def pool_of(size: int, start: Callable[[], Any]) -> Any:
+    """Actors without helpers."""
+    return SimpleNamespace(size=size, start=start, stop=ray.kill, watch=lambda actor: None, fits=lambda actor: True)
+
+
 def test_a_block_that_kills_every_actor_ends_the_job(local_ray: None) -> None:
     class Mortal:
         def ready(self) -> None:
@@ -105,7 +111,7 @@ def test_a_block_that_kills_every_actor_ends_the_job(local_ray: None) -> None:
             return {}
 
     with pytest.raises(JobError, match="block 1 killed 3 actors"):
-        list(schedule(SimpleNamespace(size=1, start=ray.remote(Mortal).remote, stop=ray.kill), [0, 1, 2]))
+        list(schedule(pool_of(1, ray.remote(Mortal).remote), [0, 1, 2]))
 
 
 def test_a_block_is_written_while_the_next_one_is_solved(local_ray: None) -> None:
@@ -128,7 +134,7 @@ def test_a_block_is_written_while_the_next_one_is_solved(local_ray: None) -> Non
             return {"block": block}
 
     actor = ray.remote(concurrency_groups={"write": 1})(Patient)
-    pool = SimpleNamespace(size=1, start=actor.remote, stop=ray.kill)
+    pool = pool_of(1, actor.remote)
     assert [row["block"] for row in schedule(pool, [0, 1, 2])] == [0, 1, 2]
 
 
@@ -146,7 +152,7 @@ def test_work_goes_to_actors_that_answer(local_ray: None) -> None:
             return {"block": self.block}
 
     sizes = iter([64, 0])
-    pool = SimpleNamespace(size=2, start=lambda: ray.remote(num_cpus=next(sizes))(Willing).remote(), stop=ray.kill)
+    pool = pool_of(2, lambda: ray.remote(num_cpus=next(sizes))(Willing).remote())
     assert sorted(row["block"] for row in schedule(pool, range(5))) == [0, 1, 2, 3, 4]
 
 
@@ -155,7 +161,7 @@ def test_an_actor_that_dies_at_its_start_ends_the_job(local_ray: None) -> None:
         def ready(self) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    pool = SimpleNamespace(size=1, start=lambda: ray.remote(num_cpus=0)(Stillborn).remote(), stop=ray.kill)
+    pool = pool_of(1, lambda: ray.remote(num_cpus=0)(Stillborn).remote())
     with pytest.raises(JobError, match="3 actors died while they started"):
         list(schedule(pool, [0]))
 
@@ -165,7 +171,7 @@ def test_a_refusal_at_an_actors_start_is_raised_as_itself(local_ray: None) -> No
         def ready(self) -> None:
             raise InputError("no GPU here")
 
-    pool = SimpleNamespace(size=1, start=lambda: ray.remote(num_cpus=0)(Refusing).remote(), stop=ray.kill)
+    pool = pool_of(1, lambda: ray.remote(num_cpus=0)(Refusing).remote())
     with pytest.raises(InputError, match="no GPU here"):
         list(schedule(pool, [0]))
 

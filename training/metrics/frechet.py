@@ -7,6 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional
 
+from flowpairs.pipeline.base.errors import JobError
 from flowpairs.pipeline.blocks.features import principal_directions
 
 
@@ -70,7 +71,15 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     norm of F - Q G over all orthogonal Q (Bhatia, Jain and Lim, 2019), which is reached at Q = U V^T of the
     singular value decomposition F G^T = U S V^T. Computed as such a norm, in float64, it is never negative, and right
     where covariances are singular: no difference of large traces and no root of a rounding error is taken.
+
+    Raises:
+        JobError: features that are not finite.
     """
+    if not all(bool(torch.isfinite(part).all()) for part in (a.mean, a.covariance, b.mean, b.covariance)):
+        raise JobError(
+            "Frechet distance: features that are not finite or too large for float64, as of a flow that runs away; "
+            "train longer, or with a smaller learning rate"
+        )
     f, g = a.factor(), b.factor()
     height = max(len(f), len(g))
     f, g = (functional.pad(x, (0, 0, 0, height - len(x))) for x in (f, g))

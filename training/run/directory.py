@@ -10,6 +10,7 @@ RUN/evaluation.json, RUN/samples.npz   written by `flowpairs evaluate`
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.owner import NAME as OWNER
 from flowpairs.pipeline.base.owner import refuse_owned
 from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.config import differing, digest, load, save
 from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
@@ -47,6 +49,19 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """The directory of Ray Train's storage."""
         return self.path / "checkpoints"
+
+    def reopen(self, steps: int) -> None:
+        """Let a run go on to more steps: what was measured at its end gets the number of steps into its names."""
+        summary = self.summary()
+        if summary is None:
+            return
+        kept = [name for name in ("evaluation.json", "samples.npz") if (self.path / name).is_file()]
+        for name in kept:
+            path = self.path / name
+            path.replace(path.with_name(f"{path.stem}-{summary.get('steps', 0):09d}{path.suffix}"))
+        (self.path / "train.json").unlink()
+        renamed = f"; {' and '.join(kept)} of then keep that number in their names" if kept else ""
+        print_line(f"{self.path}: goes on from step {summary.get('steps', 0):,} to {steps:,}{renamed}", sys.stderr)
 
     def has_results(self) -> bool:
         """Return whether the run has a line in its log, a checkpoint or a summary."""
@@ -186,6 +201,13 @@ def check_directory(config: TrainConfig) -> None:
         return  # an earlier start was refused or ended before the first line of its log: free for any config
     earlier = load(TrainConfig, RunDirectory(Path(config.output.dir)).config)
     differences = differing(config.determining(), earlier.determining())
+    if config.train.steps < earlier.train.steps and len(differences) == 1:
+        raise InputError(
+            f"train.steps={config.train.steps}: the run in output.dir={config.output.dir!r} goes to "
+            f"{earlier.train.steps} steps, and may only grow; give that or more, or another output.dir"
+        )
+    if config.train.steps > earlier.train.steps:
+        differences = [line for line in differences if not line.startswith("train.steps ")]
     if differences:
         raise InputError(
             f"output.dir={config.output.dir!r}: holds a run of another config; {', '.join(differences)}; "
@@ -219,7 +241,10 @@ def prepare_run(config: TrainConfig) -> RunDirectory:
     """Create the directory of a checked run and write its resolved config, unless an earlier start with results did."""
     run = RunDirectory(Path(config.output.dir).absolute())
     run.path.mkdir(parents=True, exist_ok=True)
-    if not run.config.is_file() or not run.has_results():
+    grown = run.config.is_file() and load(TrainConfig, run.config).train.steps < config.train.steps
+    if grown:
+        run.reopen(config.train.steps)
+    if grown or not run.has_results():
         save(
             config, run.config, f"flowpairs train; hash of what determines the weights: {digest(config.determining())}"
         )

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchdiffeq import odeint
 
-from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.errors import InputError, JobError
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Stepper = Callable[[Velocity, Tensor, Tensor, Tensor], Tensor]
@@ -151,11 +151,20 @@ def solve_dopri5(
         rtol: the relative tolerance.
         atol: the absolute tolerance, in units of x.
         times: the increasing times at which to return the states; None: (0, 1).
+
+    Raises:
+        JobError: the velocity grows so fast that no step keeps the tolerance, or is not finite.
     """
     count = _Counted(v)
     if times is None:
         times = torch.tensor([0.0, 1.0], dtype=x0.dtype, device=x0.device)
-    states = odeint(lambda t, x: _at(count, t, x), x0, times, rtol=rtol, atol=atol, method="dopri5")
+    try:
+        states = odeint(lambda t, x: _at(count, t, x), x0, times, rtol=rtol, atol=atol, method="dopri5")
+    except AssertionError as error:
+        raise JobError(
+            f"dopri5: no step is small enough after {count.nfe} evaluations ({error}): the velocity grows without "
+            "bound or is not finite; train longer or with a smaller learning rate, or raise rtol and atol"
+        ) from error
     return Solution(states, count.nfe)
 
 
