@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,17 @@ from flowpairs.pipeline.base.paths import AnyPath
 _MAGIC = b"\x93NUMPY\x01\x00"
 _SHAPE = rb"((?:\d{1,18}, ?)*\d{0,18})"
 _HEADER = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \(" + _SHAPE + rb"\), ?\} *\n")
+
+
+def plain_array(loaded: Any) -> np.ndarray:
+    """Return what `numpy.load` gave if it is an array: for lack of a header it gives bytes, and for a zip an archive.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(loaded, np.ndarray):
+        raise ValueError(f"no array, but {type(loaded).__name__}")
+    return loaded
 
 
 def encode_npy(values: np.ndarray) -> bytes:

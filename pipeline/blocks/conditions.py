@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.npy import plain_array
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import CouplingConfig
@@ -115,7 +116,7 @@ def _read(config: CouplingConfig, count: int) -> Float32[np.ndarray, "N q"]:
     )
     try:
         with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
+            stored = plain_array(np.load(file, allow_pickle=False))
     except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of exceptions
         raise InputError(f"{where}: cannot be read as .npy ({error}); write it with numpy.save") from error
     if stored.dtype.kind not in "iuf" or stored.ndim not in (1, 2) or len(stored) != count:

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.npy import plain_array
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.config import CouplingConfig
 
@@ -25,7 +26,7 @@ def load_cost_matrix(config: CouplingConfig, sources: int, ids: int) -> Float32[
     path = as_path(config.matrix, "coupling.matrix")
     try:
         with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
+            stored = plain_array(np.load(file, allow_pickle=False))
     except Exception as error:  # filesystems and numpy's parser raise a dozen kinds of exceptions
         raise InputError(f"{where}: cannot be read as .npy ({error}); write it with numpy.save") from error
     if stored.dtype.kind not in "iuf" or stored.shape != shape:

@@ -9,6 +9,7 @@ from jaxtyping import Int64, Shaped
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.extras import require
+from flowpairs.pipeline.base.npy import plain_array
 from flowpairs.pipeline.config import DataConfig
 from flowpairs.pipeline.data.discover import Location
 from flowpairs.pipeline.data.schema import Tally, class_ids, layout, measures, to_uniform
@@ -80,8 +81,8 @@ def _member(archive: np.lib.npyio.NpzFile, key: str, name: str) -> Shaped[np.nda
     if name not in archive.files:
         raise InputError(f"data.{key}={name!r}: no such array; the file has {', '.join(archive.files) or 'none'}")
     try:
-        return archive[name]
-    except ValueError as error:  # numpy's refusal to unpickle
+        return plain_array(archive[name])
+    except ValueError as error:  # numpy's refusal to unpickle, or no array at all
         raise InputError(f"data.{key}={name!r}: not a plain array of numbers ({error}); save it as one") from error
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from flowpairs.pipeline.base.atomic import atomic_open, write_atomically
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.npy import plain_array
 from flowpairs.pipeline.base.paths import AnyPath
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def load_checkpoint(path: AnyPath) -> "dict[str, Tensor] | None":
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays}
+            return {name: torch.from_numpy(plain_array(arrays[name])) for name in arrays}
     except Exception as error:  # zip and header parsers raise a dozen kinds of exceptions
         raise InputError(f"{path}: not the record of a solve ({error}); remove it and run the job again") from error
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from flowpairs.pipeline.base.atomic import atomic_open
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.npy import plain_array
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.features import Features
 
@@ -26,11 +27,12 @@ def load_features(directory: AnyPath) -> Features:
     path = directory / NAME
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            mean, basis = arrays["mean"], arrays.get("basis")
+            mean, basis = (plain_array(arrays[name]) if name in arrays else None for name in ("mean", "basis"))
     except Exception as error:  # zip and header parsers raise a dozen kinds of exceptions
         raise InputError(f"{path}: not the features of a pair store ({error}); couple into a new directory") from error
     if (
-        mean.dtype != np.float32
+        mean is None
+        or mean.dtype != np.float32
         or mean.ndim != 1
         or (basis is not None and (basis.dtype != np.float32 or basis.ndim != 2 or len(basis) != len(mean)))
     ):

@@ -19,6 +19,7 @@ from jaxtyping import Float64
 
 from flowpairs.pipeline.base.atomic import atomic_open, write_array, write_atomically
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.npy import plain_array
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.conditions import Conditions
 from flowpairs.pipeline.blocks.division import Blocks
@@ -91,7 +92,7 @@ def block_potentials(directory: AnyPath, blocks: Blocks) -> Float64[np.ndarray, 
             continue
         path = block_file(directory, block)
         try:
-            values = np.load(BytesIO(path.read_bytes()), allow_pickle=False)
+            values = plain_array(np.load(BytesIO(path.read_bytes()), allow_pickle=False))
             g[ids[new]] = (values - values.mean())[new]
         except (OSError, ValueError, IndexError, TypeError) as error:
             raise InputError(f"{path}: not the potential of a block ({error}); couple again") from error
@@ -115,7 +116,7 @@ def problem_numbers(config: CoupleConfig, directory: AnyPath) -> list[int]:
     """List the semi-discrete problems of a store, from its files alone."""
     labels = None
     if config.coupling.condition == "class":
-        labels = np.load(BytesIO((directory / "labels.npy").read_bytes()), allow_pickle=False)
+        labels = plain_array(np.load(BytesIO((directory / "labels.npy").read_bytes()), allow_pickle=False))
     return Conditions(labels=labels).problems()
 
 
@@ -184,7 +185,7 @@ def load_potentials(directory: AnyPath) -> Potentials:
     """
     folder = directory / "potentials"
     try:
-        g = np.load(BytesIO((folder / "g.npy").read_bytes()), allow_pickle=False)
+        g = plain_array(np.load(BytesIO((folder / "g.npy").read_bytes()), allow_pickle=False))
         notes = json.loads((folder / "semidiscrete.json").read_bytes())
         potentials = Potentials(g, float(notes["problems"][0]["eps"]), notes["problems"])
         intact = hashlib.sha256(g.data).hexdigest() == notes["g_sha256"]

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.npy import plain_array
 from flowpairs.pipeline.config import leaves, read_yaml
 from flowpairs.training.run.logbook import read_metrics
 
@@ -175,7 +176,7 @@ def _read_samples(path: Path) -> Samples | None:
         return None
     try:
         with np.load(path) as file:
-            arrays = {key: file[key] for key in file.files}
+            arrays = {key: plain_array(file[key]) for key in file.files}
         paths, points = arrays.pop("trajectories", None), arrays.pop("timepoints", None)
         return Samples(arrays.pop("real"), trajectories=paths, timepoints=points, by_solver=arrays)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

@@ -131,7 +131,7 @@ def test_one_that_slept_while_another_took_over_ends(tmp_path: Path, monkeypatch
     def work() -> None:
         with owned(tmp_path, "output.dir='x'", "a job"):
             owner._put(tmp_path / NAME, other, exclusive=False)
-            time.sleep(10)
+            time.sleep(1)
 
     with pytest.raises(JobError, match=r"another job \(process \d+ on elsewhere.* took over"):
         work()

@@ -135,7 +135,7 @@ def test_the_hash_covers_what_determines_the_pairs_and_nothing_else(config: Path
     same = ["output.dir=x", "cluster.actors=7", "data.path=elsewhere.npz", "coupling.on_unconverged=record"]
     same += ["coupling.backend=auto", "output.payload=full"]
     other = ["coupling.n=511", "source.seed=1", "output.pairs=1023", "features.pca=3", "sampling.draw=balanced"]
-    other += ["coupling.backend=torch", "coupling.chi2=0.1", "sampling.direction=backward"]
+    other += ["coupling.backend=torch", "coupling.tol=0.01", "sampling.direction=backward"]
     for item in same:
         assert digest(load(CoupleConfig, config, [item]).determining()) == digest(base)
     for item in other:
