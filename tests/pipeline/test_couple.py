@@ -176,6 +176,40 @@ def test_a_refusal_at_an_actors_start_is_raised_as_itself(local_ray: None) -> No
         list(schedule(pool, [0]))
 
 
+def test_a_store_grows_by_blocks_and_keeps_its_bytes(reference: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "s"
+    couple(settings(directory, output={"pairs": 800}))
+    first = {path: path.stat().st_mtime_ns for path in (directory / "shards").iterdir()}
+    index = (directory / "index.json").read_bytes()
+    with pytest.raises(InputError, match=r"output.pairs=1500: .* has 800; `flowpairs couple --extend` adds"):
+        couple(settings(directory))
+    assert (directory / "index.json").read_bytes() == index
+    assert couple(settings(directory), extend=True).pairs == 1500
+    assert shard_bytes(directory) == shard_bytes(reference)
+    assert (directory / "index.json").read_bytes() == (reference / "index.json").read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    (directory / "index.json").write_bytes(index)  # it was killed between its new config and the old index
+    assert couple(settings(directory)).pairs == 1500
+    assert verify(directory).faults == []
+    with pytest.raises(InputError, match=r"only a store of whole blocks of coupling\.n=400 pairs can grow"):
+        couple(settings(directory, output={"pairs": 2000}), extend=True)
+    with pytest.raises(InputError, match=r"output.pairs \(1500 there, 800 here\)"):
+        couple(settings(directory, output={"pairs": 800}), extend=True)
+
+
+def test_a_directory_without_a_pair_is_free(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job that was refused or died before its first block does not keep others out."""
+    constant = tmp_path / "constant.npz"
+    np.savez(constant, image=np.ones((40, 3), np.float32))
+    data = {"path": str(constant), "label": None}
+    with pytest.raises(InputError, match=r"std\(C\)=0: all costs are equal"):
+        couple(settings(tmp_path / "s", data=data, coupling={"n": 40}, output={"pairs": 40}))
+    assert (tmp_path / "s" / "config.yaml").is_file()
+    couple(settings(tmp_path / "s", output={"pairs": 400}))
+    assert "holds no pair yet; starting over with this config" in capsys.readouterr().err
+    assert verify(tmp_path / "s").faults == []
+
+
 def test_another_config_in_the_same_directory_is_refused(reference: Path) -> None:
     with pytest.raises(InputError, match=r"coupling.rel_eps \(0.1 there, 0.2 here\)"):
         couple(settings(reference, coupling={"rel_eps": 0.2}))

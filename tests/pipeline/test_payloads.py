@@ -87,6 +87,25 @@ def test_a_converted_store_is_the_coupled_one(
     assert (tmp_path / "converted" / "index.json").read_bytes() == (stores[payload] / "index.json").read_bytes()
 
 
+def test_an_interrupted_conversion_goes_on(stores: dict[str, Path], tmp_path: Path) -> None:
+    converted = tmp_path / "converted"
+    convert(stores["full"], converted, "ids")
+    whole, kept = shard_bytes(converted), converted / "shards" / "pairs-000000.tar"
+    (converted / "index.json").unlink()
+    last = sorted(converted.glob("shards/*.json"))[-1]
+    last.unlink()
+    last.with_suffix(".tar").write_bytes(b"cut off")
+    before = kept.stat().st_mtime_ns
+    convert(stores["full"], converted, "ids")
+    assert shard_bytes(converted) == whole
+    assert kept.stat().st_mtime_ns == before
+    after = last.stat().st_mtime_ns
+    convert(stores["full"], converted, "ids")  # a complete one is left alone
+    assert last.stat().st_mtime_ns == after
+    with pytest.raises(InputError, match=r"destination '.*': holds other pairs; output.payload"):
+        convert(stores["full"], converted, "seeded")
+
+
 def test_converting_refuses_what_cannot_be(stores: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"output.payload='tiny'"):
         convert(stores["full"], tmp_path / "x", "tiny")

@@ -131,8 +131,33 @@ def test_a_finished_run_is_not_done_again_and_not_overwritten(undisturbed: Path,
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
     assert train(config(store, "undisturbed", workers=2)) == json.loads((undisturbed / "train.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
-    with pytest.raises(InputError, match=r"another config; train\.steps"):
-        train(config(store, "undisturbed", workers=2, steps=STEPS + 1))
+    with pytest.raises(InputError, match=rf"train\.steps={STEPS - 1}: the run in .* goes to {STEPS} steps"):
+        train(config(store, "undisturbed", workers=2, steps=STEPS - 1))
+
+
+@pytest.mark.slow
+def test_a_run_grows_to_the_weights_of_one_that_was_long_from_the_start(
+    undisturbed: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was measured at its first end keeps the number of steps that it is of."""
+    run = store.parent / "grown"
+    train(config(store, "grown", workers=2, steps=STEPS // 2))
+    (run / "evaluation.json").write_text("{}")
+    assert train(config(store, "grown", workers=2))["steps"] == STEPS
+    assert f"goes on from step {STEPS // 2} to {STEPS}; evaluation.json of then" in capsys.readouterr().err
+    assert_same_end(run, undisturbed)
+    assert (run / f"evaluation-{STEPS // 2:09d}.json").is_file()
+    assert not (run / "evaluation.json").exists()
+
+
+def test_an_evaluation_that_fails_at_one_solver_keeps_the_others(undisturbed: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    config = EvaluateConfig(samples=64, euler=(2, 4), rtol=1e-15, atol=1e-15)
+    with pytest.raises(JobError, match=r"dopri5: dopri5: no step is small enough .* in evaluation.json$"):
+        evaluate(run, config)
+    report = json.loads((run / "evaluation.json").read_text())
+    assert [(row["solver"], row["nfe"]) for row in report["frechet"]] == [("euler", 2), ("euler", 4)]
+    assert [row["solver"] for row in report["failed"]] == ["dopri5"]
 
 
 FOUR = """
