@@ -65,25 +65,33 @@ def progress(title: str, total: int) -> Iterator[Show]:
             yield lambda done, text: bars.update(task, completed=done, text=text)
         return
 
-    began = time.monotonic()
-    shown = {"done": 0, "text": "begun", "at": began}  # the thread below repeats it while nothing new comes
-
-    def write(after: str = "") -> None:
-        shown["at"] = time.monotonic()
-        print(f"{title}: {100 * shown['done'] / total:3.0f} %  {shown['text']}{after}", file=sys.stderr, flush=True)
+    line = _Line(title, total)
 
     def show(done: int, text: str) -> None:
-        first = shown["text"] == "begun"
-        shown.update(done=done, text=text)
-        if first or time.monotonic() - shown["at"] >= LOG_EVERY or done >= total:
-            write()
+        if line.write_at is None or time.monotonic() >= line.write_at or done >= total:
+            line.write(done, text)
+        line.done, line.text = done, text
 
-    def beat() -> None:
-        if time.monotonic() - shown["at"] >= LOG_EVERY:
-            write(f"  (after {time.monotonic() - began:.0f} s)")
-
-    with repeated(beat):
+    with repeated(line.beat):
         yield show
+
+
+class _Line:
+    """A line of progress in a log, which is repeated while nothing new comes."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.done, self.text = title, total, 0, "begun"
+        self.began = time.monotonic()
+        self.write_at: float | None = None  # when the next line is due; None before the first news
+
+    def write(self, done: int, text: str) -> None:
+        self.write_at = time.monotonic() + LOG_EVERY
+        print(f"{self.title}: {100 * done / self.total:3.0f} %  {text}", file=sys.stderr, flush=True)
+
+    def beat(self) -> None:
+        seconds = time.monotonic() - self.began
+        if seconds >= LOG_EVERY and time.monotonic() >= (self.write_at or 0.0):
+            self.write(self.done, f"{self.text}  (after {seconds:.0f} s)")
 
 
 @contextmanager
