@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all lint setup clean
+.PHONY: demo test test-all fuzz kills lint setup clean
 demo: $(STAMP)
 	$(VENV)/bin/flowpairs demo
 
@@ -16,6 +16,15 @@ test: $(STAMP)
 # And what `make test` leaves out: repeats of a property, more examples of each, shapes checked in every call.
 test-all: $(STAMP)
 	FLOWPAIRS_TESTS=all $(PYTEST) --jaxtyping-packages=flowpairs,beartype.beartype
+
+# 10,000 malformed and extreme configurations, then damaged files of every format.
+fuzz: $(STAMP)
+	$(VENV)/bin/python tests/safety/config_fuzz.py
+	FLOWPAIRS_TESTS=fuzz $(PYTEST) tests/safety
+
+# 100 processes of running jobs, killed at random moments; KILLS= for options, as in `make kills KILLS="--kills 10"`.
+kills: $(STAMP)
+	$(VENV)/bin/python tests/safety/kills.py $(KILLS)
 
 # mypy cannot follow the mapping of pyproject.toml, so it gets a folder of links that looks as what is installed.
 TYPES := build/types/flowpairs

@@ -30,7 +30,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ALL = os.environ.get("FLOWPAIRS_TESTS") == "all"
 settings.register_profile("some", max_examples=15, deadline=None)
 settings.register_profile("all", max_examples=60, deadline=None)
-settings.load_profile("all" if ALL else "some")
+settings.register_profile("fuzz", max_examples=2000, deadline=None)
+settings.load_profile({"all": "all", "fuzz": "fuzz"}.get(os.environ.get("FLOWPAIRS_TESTS", ""), "some"))
 
 
 @lru_cache

@@ -30,10 +30,12 @@ from pydantic import BaseModel
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.store.resume import has_results
+from flowpairs.training.config import TrainConfig
 
 LIMIT = 30  # seconds
 MEMORY = 12 * 2**30
 LONGEST = 1500  # characters of a sentence
+STORE = "store"  # the pairs that trainings read
 
 VALUES: list[Any] = [
     None, True, False, -1, 0, 1, 2, 3, 7, 60, 61, 1000, 2**31, 2**40, 2**63, 2**64, 10**30, -(2**63),
@@ -71,6 +73,17 @@ def bases(data: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def trainings(store: Path) -> dict[str, dict[str, Any]]:
+    """Small runs on a pair store."""
+    train = {"train": {"steps": 4, "batch": 8, "warmup": 1}, "pairs": {"dir": str(store)}, "cluster": {"workers": 1}}
+    return {
+        "mlp": train | {"model": {"kind": "mlp", "width": 8, "depth": 1}, "output": {}},
+        "bridge": train
+        | {"model": {"kind": "mlp"}, "path": {"kind": "sb", "sigma": 0.5}, "objective": {"kind": "sf2m"}, "output": {}},
+        "unet": train | {"model": {"kind": "unet"}, "output": {}},
+    }
+
+
 def write_data(directory: Path) -> None:
     """The data sets of `bases`."""
     draws = np.random.default_rng(0)
@@ -91,10 +104,12 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def cases(count: int, seed: int, directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield names and configurations."""
-    draw, known = random.Random(seed), sorted(set(keys(CoupleConfig)) | {"coupling.methd", "nothing", "data.x.y"})
-    jobs = bases(directory)
+    """Yield names and configurations of couplings and, one in four, of trainings."""
+    draw = random.Random(seed)
+    kinds = [(bases(directory), sorted({*keys(CoupleConfig), "coupling.methd", "nothing", "data.x.y"}))] * 3
+    kinds += [(trainings(directory / STORE), sorted({*keys(TrainConfig), "train.step", "nothing"}))]
     for _ in range(count):
+        jobs, known = draw.choice(kinds)
         name, base = draw.choice(list(jobs.items()))
         changes = {draw.choice(known): draw.choice(VALUES) for _ in range(draw.choice([1, 1, 2]))}
         tree = {part: dict(values) for part, values in base.items()}
@@ -109,18 +124,13 @@ def cases(count: int, seed: int, directory: Path) -> Iterator[tuple[str, dict[st
 
 
 def attempt(tree: dict[str, Any], directory: Path) -> str | None:
-    """Carry a configuration out; return what is wrong with how it ends."""
-    from flowpairs.pipeline.couple import couple
-
-    out = directory / "out"
+    """Carry a configuration out, but for what needs Ray; return what is wrong with how it ends."""
+    out, began = directory / "out", time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
     if isinstance(tree.get("output"), dict):
         tree["output"].setdefault("dir", str(out))
-    if isinstance(tree.get("cluster"), dict) and tree["cluster"].get("actors") != 0:
-        return _load(tree, directory)  # what needs Ray is read only
-    began = time.monotonic()
     try:
-        couple(_config(tree, directory))
+        _carry_out(tree, directory)
         return None
     except InputError as error:
         # What only a solve can find may leave a directory, but one that is free for any other configuration.
@@ -133,20 +143,18 @@ def attempt(tree: dict[str, Any], directory: Path) -> str | None:
         return f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error)[-4:])}"
 
 
-def _config(tree: dict[str, Any], directory: Path) -> CoupleConfig:
-    path = directory / "couple.yaml"
+def _carry_out(tree: dict[str, Any], directory: Path) -> None:
+    from flowpairs.pipeline.couple import couple
+    from flowpairs.training.run.directory import check_run
+
+    path = directory / "job.yaml"
     path.write_text(yaml.safe_dump(tree, allow_unicode=True))
-    return load(CoupleConfig, path)
-
-
-def _load(tree: dict[str, Any], directory: Path) -> str | None:
-    try:
-        _config(tree, directory)
-    except InputError as error:
-        return _wrong(error)
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error)[-4:])}"
-    return None
+    if "pairs" in tree:
+        check_run(load(TrainConfig, path))
+        return
+    config = load(CoupleConfig, path)
+    if config.cluster.actors == 0:
+        couple(config)
 
 
 def _wrong(error: Exception) -> str | None:
@@ -159,6 +167,7 @@ def _wrong(error: Exception) -> str | None:
 def faults(count: int, seed: int, directory: Path) -> Iterator[tuple[str, str]]:
     """Yield the cases that end wrong."""
     write_data(directory)
+    _carry_out(bases(directory)["weighted"] | {"output": {"dir": str(directory / STORE), "pairs": 60}}, directory)
 
     def late(*_: object) -> None:
         raise TimeoutError
