@@ -34,6 +34,8 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
         InputError: no complete store, an unknown payload, a destination in use, or pairs that the payload cannot hold.
     """
     index = format.read_index(source)
+    if sum(shard.pairs for shard in index.shards) != index.pairs:
+        raise InputError(f"{source}/index.json: promises {index.pairs} pairs, and its shards hold others; couple again")
     tree = configs.load(CoupleConfig, source / "config.yaml").model_dump(mode="json")
     tree["output"] |= {"dir": str(destination), "payload": payload}
     config, key = configs.validate(CoupleConfig, tree), f"destination {str(destination)!r}"

@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -30,7 +30,6 @@ from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 
-T = TypeVar("T")
 FORMAT_VERSION = 1
 OUTLINE = "outline.json"
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
@@ -235,7 +234,7 @@ def read_sidecar(path: AnyPath) -> Sidecar:
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: type) -> Any:
     """Build the validator of a kind once: that takes longer than to read a file, of which there may be 100,000."""
     return TypeAdapter(kind)
 

@@ -51,7 +51,10 @@ def verify(directory: AnyPath) -> Verdict:
     if index.method == "semidiscrete":
         _check_potentials(directory, verdict)
     listed = {shard.name for shard in index.shards}
-    for name in sorted(file.name for file in (directory / "shards").iterdir()):
+    shards = directory / "shards"
+    for name in sorted(file.name for file in shards.iterdir()) if shards.is_dir() else ():
+        if name.startswith("."):  # temporaries, and what file managers and network file systems leave
+            continue
         if name not in listed and str(PurePosixPath(name).with_suffix(".tar")) not in listed:
             verdict.faults.append(f"{name}: not listed in the index; remove it")
     for shard in index.shards:

@@ -122,6 +122,7 @@ def flip_a_bit(path: Path) -> None:
             "pairs-000001.tar: has another SHA-256 than the index says",
         ),
         (lambda tar: (tar.parent / "stray.bin").write_bytes(b"x"), "stray.bin: not listed in the index"),
+        (lambda tar: tar.parent.rename(tar.parent.with_name("moved")), "is missing"),
     ],
 )
 def test_every_damage_is_found_and_named(tmp_path: Path, damage: object, says: str) -> None:
