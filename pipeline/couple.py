@@ -121,10 +121,14 @@ def check_sizes(config: CoupleConfig, rows: int, table: PairTable | None, source
         if config.sampling.draw != "categorical":
             raise InputError(f"sampling.draw={config.sampling.draw!r}: imported pairs are not drawn; remove it")
         check_table(table, f"coupling.table={config.coupling.table!r}", blocks.ids, blocks.pairs, config.output.payload)
-    if config.coupling.sharpness is not None and not config.two_sided and config.data.weight is None:
+    weighted = config.data.weight is not None or (source is not None and source.weights is not None)
+    if config.coupling.sharpness is not None and not weighted:
         from flowpairs.pipeline.ot.sinkhorn.target_sharpness import check_reachable
 
-        check_reachable(config.coupling.sharpness, math.log(blocks.rows), math.log(blocks.m))
+        sides = [(blocks.rows, blocks.m)] if not config.two_sided else []
+        sides += [(min(blocks.n, len(leg.source)), min(blocks.n, len(leg.target))) for leg in blocks.legs]
+        for rows, columns in sides:
+            check_reachable(config.coupling.sharpness, math.log(rows), math.log(columns))
     if config.coupling.method == "exact":
         from flowpairs.pipeline.ot import check_exact_memory
 

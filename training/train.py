@@ -4,6 +4,7 @@ A run resumes from its newest checkpoint when the same command is started again:
 the same storage path. A worker that dies is replaced, and all workers continue from the newest checkpoint.
 """
 
+import errno
 import os
 import shutil
 import signal
@@ -41,6 +42,7 @@ from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
 from flowpairs.training.run.state import TrainState
 from flowpairs.training.run.workers import WorkerShape, worker_shape
 
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
 MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again allows three more
 
 
@@ -176,13 +178,18 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 
 class Refusals(ray.train.UserCallback):
-    """A callback that ends a run at once if the input is at fault: restarted workers would fail in the same way."""
+    """A callback that ends a run at once where restarted workers would fail in the same way: bad input, a full disk."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise a worker's InputError again in Ray Train's controller, which then does not restart the workers."""
+        """Raise a worker's error again in Ray Train's controller, which then does not restart the workers."""
         for error in worker_exceptions.values():
-            if isinstance(error, InputError):
+            if isinstance(error, InputError | JobError):
                 raise error
+            if getattr(error, "errno", None) in FULL or os.strerror(errno.ENOSPC) in str(error):
+                raise JobError(
+                    f"a checkpoint cannot be written ({' '.join(str(error).split())[:200]}); the newest one is kept: "
+                    "make room or give write access, then run the same command again"
+                ) from error
 
 
 def check_compiler() -> None:
@@ -193,8 +200,8 @@ def check_compiler() -> None:
 
 def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Exception:
     """Turn Ray Train's error into ours: the worker's own sentence if the input was at fault, else a JobError."""
-    if isinstance(refused := getattr(error, "controller_failure", None), InputError):
-        return InputError(str(refused))
+    if isinstance(refused := getattr(error, "controller_failure", None), InputError | JobError):
+        return type(refused)(str(refused))
     causes = list(getattr(error, "worker_failures", {}).values()) or [error]
     last = str(causes[0]).strip().splitlines()[-1]
     return JobError(f"training in {str(run.path)!r} failed: {last}; run the same command to resume, logs are in Ray's")

@@ -1,5 +1,6 @@
 """Ray Train for real: two workers, a finished run's files, and kills that leave no trace in the weights."""
 
+import errno
 import json
 import os
 import shutil
@@ -32,7 +33,7 @@ from flowpairs.training.run.state import FILE, TrainState
 from flowpairs.training.run.status import read_run_status
 from flowpairs.training.run.workers import WorkerShape, worker_shape
 from flowpairs.training.sample import sample
-from flowpairs.training.train import train
+from flowpairs.training.train import Refusals, train
 
 STEPS = 240
 POLLS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"  # a checkpoint waits for Ray Train's next poll of its workers
@@ -148,6 +149,13 @@ def test_a_run_grows_to_the_weights_of_one_that_was_long_from_the_start(
     assert_same_end(run, undisturbed)
     assert (run / f"evaluation-{STEPS // 2:09d}.json").is_file()
     assert not (run / "evaluation.json").exists()
+
+
+def test_a_full_disk_ends_a_run_at_once() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(JobError, match=r"a checkpoint cannot be written \(\[Errno 28\] No space left on device\)"):
+        Refusals().after_exception(None, {0: full})
+    Refusals().after_exception(None, {0: ConnectionError("a worker is gone")})  # which another start may mend
 
 
 def test_an_evaluation_that_fails_at_one_solver_keeps_the_others(undisturbed: Path, tmp_path: Path) -> None:
