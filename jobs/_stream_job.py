@@ -62,9 +62,10 @@ def check_training(config: StreamConfig) -> bool:
     only the numbers and the output directory are checked.
     """
     from flowpairs.training.run import directory
+    from flowpairs.training.run.initial_weights import pin_init
 
     if has_outline(config.couple.output.dir):
-        directory.check_run(config.train)
+        directory.check_run(pin_init(config.train))
         return directory.RunDirectory(Path(config.train.output.dir)).summary() is not None
     directory.check_numbers(config.train, config.couple.output.pairs)
     directory.check_output(config.train)

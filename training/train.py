@@ -38,6 +38,7 @@ from flowpairs.training.pairs.online import OnlineLoader, SemidiscreteStore
 from flowpairs.training.pairs.reading.order import arcs_for
 from flowpairs.training.run import directory, loop, trackers
 from flowpairs.training.run.directory import RunDirectory
+from flowpairs.training.run.initial_weights import load_init, pin_init
 from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
 from flowpairs.training.run.state import TrainState
 from flowpairs.training.run.workers import WorkerShape, worker_shape
@@ -60,11 +61,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
             are damaged, or the loss diverges.
         JobError: workers died more than MAX_FAILURES times.
     """
-    config, index = directory.check_run(config)
+    config, index = directory.check_run(pin_init(config))
     run = RunDirectory(Path(config.output.dir).absolute())
     if (done := run.summary()) is not None and done.get("steps", config.train.steps) >= config.train.steps:
         return done
     trackers.check_trackers(config.output.trackers)
+    if config.train.init is not None:
+        load_init(objectives.build_network(config, index.shape, index.num_classes), config.train.init)
     connect()
     shape = worker_shape(config.cluster)
     directory.check_workers(config, shape.workers)
@@ -140,7 +143,10 @@ def train_worker(settings: dict[str, Any]) -> None:
     pairs, device, seed = settings["pairs"], get_device(), config.train.seed
     outline = read_outline(pairs) if config.pairs.source == "stream" else None
     index = outline.index if outline else read_index(pairs)
-    model = objectives.build_network(config, index.shape, index.num_classes).to(device)
+    model = objectives.build_network(config, index.shape, index.num_classes)
+    if config.train.init is not None and ray.train.get_checkpoint() is None:
+        load_init(model, config.train.init)
+    model = model.to(device)
     state = TrainState.start(model, config.train)
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as path:

@@ -50,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(
-    store: Path, name: str, workers: int | tuple[int, int], steps: int = STEPS, **options: bool | int
+    store: Path, name: str, workers: int | tuple[int, int], steps: int = STEPS, **options: bool | float | str
 ) -> TrainConfig:
     plain = {
         "pairs": {"dir": str(store)},
@@ -149,6 +149,17 @@ def test_a_run_grows_to_the_weights_of_one_that_was_long_from_the_start(
     assert_same_end(run, undisturbed)
     assert (run / f"evaluation-{STEPS // 2:09d}.json").is_file()
     assert not (run / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_weights_of_another(undisturbed: Path, store: Path) -> None:
+    """With next to no learning rate it ends where it began."""
+    train(config(store, "onwards", workers=1, steps=4, warmup=1, lr=1e-12, init=str(undisturbed)))
+    ended, began = weights(store.parent / "onwards"), weights(undisturbed)
+    assert all(torch.allclose(ended[name], value, atol=1e-6) for name, value in began.items())
+    recorded = load(TrainConfig, store.parent / "onwards" / "config.yaml").train
+    assert recorded.init == str(undisturbed)
+    assert len(recorded.init_fingerprint or "") == 64
 
 
 def test_a_full_disk_ends_a_run_at_once() -> None:

@@ -142,6 +142,8 @@ class OptimisationConfig(Strict):
     clip: PositiveFloat = 1.0  # largest norm of the gradient
     label_dropout: float = Field(default=0.0, ge=0, lt=1)  # fraction of samples whose label is hidden, for guidance
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that have it
+    init: str | None = None  # weights to start from: a run, an export, or a UNet2DModel of diffusers
+    init_fingerprint: str | None = None  # hash that they must have; the resolved config records the one read
     compile: bool = False  # whether to use torch.compile; the first step then takes about a minute
     seed: int = Field(default=0, ge=0, lt=2**63)
     log_every: PositiveInt = 50
@@ -164,7 +166,8 @@ class TrainClusterConfig(Strict):
     cpus: PositiveInt | Literal["auto"] = "auto"  # per worker; auto: a node's cores divided among the workers it holds
 
 
-ASIDE = "log_every", "checkpoint_every", "accumulate", "compile"  # keys of `train` that change weights by rounding only
+# Keys of `train` that change weights by rounding only, and a path whose content has a fingerprint.
+ASIDE = "log_every", "checkpoint_every", "accumulate", "compile", "init"
 
 
 class TrainConfig(Strict):
