@@ -158,12 +158,15 @@ def as_path(where: "str | AnyPath", key: str | None = None) -> AnyPath:
     Raises:
         InputError: a scheme that fsspec does not know, one whose package is not installed, or a relative `file://`.
     """
-    if not isinstance(where, str):
+    if isinstance(where, Remote):
         return where
-    scheme, separator, rest = where.partition("://")
-    named = repr(where) if key is None else f"{key}={where!r}"
-    if any(len(os.fsencode(part)) > LONGEST_NAME for part in where.split("/")) or "\0" in where:
+    text = str(where)
+    scheme, separator, rest = text.partition("://")
+    named = repr(text) if key is None else f"{key}={text!r}"
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in text.split("/")) or "\0" in text:
         raise InputError(f"{named}: no name that a file can have; give a shorter path")
+    if isinstance(where, Path):
+        return where
     if not separator:
         return Path(where)
     if scheme in ("file", "local"):

@@ -97,6 +97,17 @@ class RunDirectory:
         write_json(self.path / "train.json", summary)
 
 
+def run_path(directory: str | Path) -> Path:
+    """Return the absolute path of a run.
+
+    Raises:
+        InputError: no file can have that name.
+    """
+    if "://" not in str(directory):
+        as_path(directory)
+    return Path(directory).absolute()
+
+
 def write_json(path: Path, tree: dict[str, Any]) -> None:
     """Write a JSON file, indented, in one atomic step."""
     write_atomically(path, (json.dumps(tree, indent=1) + "\n").encode())

@@ -12,7 +12,7 @@ from flowpairs.pipeline.config import load
 from flowpairs.pipeline.store.format import read_outline
 from flowpairs.training import objectives
 from flowpairs.training.config import TrainConfig
-from flowpairs.training.run.directory import RunDirectory
+from flowpairs.training.run.directory import RunDirectory, run_path
 from flowpairs.training.run.state import FILE, read_checkpoint
 
 
@@ -63,7 +63,7 @@ def read_finished(directory: str | Path) -> Trained:
     Raises:
         InputError: there is no run, or it is not finished.
     """
-    run = RunDirectory(Path(directory).absolute())
+    run = RunDirectory(run_path(directory))
     if not run.config.is_file():
         raise InputError(f"run {str(directory)!r}: not a training run; give the output.dir of `flowpairs train`")
     if (summary := run.summary()) is None:
@@ -80,7 +80,7 @@ def read_trained(directory: str | Path) -> Trained:
     Raises:
         InputError: the directory is neither of these.
     """
-    path = Path(directory).absolute()
+    path = run_path(directory)
     if not (path / FILE).is_file():
         return read_finished(directory)
     run = RunDirectory(path.parents[1])
