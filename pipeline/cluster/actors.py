@@ -117,22 +117,13 @@ class SolverActor(Member):
         return found
 
     def _watch(self, parts: list[ray.ObjectRef]) -> Thread:
-        """Wait in a thread for what members do, and tell `lose` of the first that dies or fails."""
+        """Wait in a thread for what members do, and tell `lose` of one that dies or fails."""
 
         def watch() -> None:
-            left = parts
-            while left:
-                done, left = ray.wait(left, num_returns=1)
-                try:
-                    ray.get(done[0])
-                except RayActorError as error:
-                    self.lost.put(Loss(" ".join(str(error).split()), error.preempted))
-                except RayTaskError as error:
-                    self.lost.put(error.cause if isinstance(error.cause, Exception) else error)
-                else:
-                    continue
+            found = _first_fault(parts)
+            if found is not None:
+                self.lost.put(found)
                 self.losing.set()
-                return
 
         thread = Thread(target=watch, name="members", daemon=True)
         thread.start()
@@ -157,6 +148,24 @@ class SolverActor(Member):
         watch = self._watch(joined)
         self.solver.team = ProcessTeam(store, 0, size, self.device)
         watch.join()
+
+
+def _first_fault(parts: list[ray.ObjectRef]) -> Loss | Exception | None:
+    """Wait until all members are done, or one dies or fails; a member may fail because another one died."""
+    failed: Exception | None = None
+    while parts:
+        done, parts = ray.wait(parts, num_returns=1, timeout=None if failed is None else PATIENCE)
+        if not done:
+            break
+        try:
+            ray.get(done[0])
+        except RayActorError as error:
+            return Loss(" ".join(str(error).split()), error.preempted)
+        except RayTaskError as error:
+            failed = failed or (error.cause if isinstance(error.cause, Exception) else error)
+            if isinstance(failed, InputError | JobError):
+                break
+    return failed
 
 
 def _device() -> str:
