@@ -6,7 +6,7 @@ pipeline/ot/tiles/partition.py); only the leader writes.
 """
 
 from queue import Queue
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 import ray
@@ -21,6 +21,7 @@ from flowpairs.pipeline.solve.block_solver import BlockSolver
 from flowpairs.pipeline.solve.potentials import PotentialSolver
 from flowpairs.pipeline.solve.timed import TimedSolver
 
+FORMING = 60.0  # seconds in which members that have their job find each other; else the team is made anew
 PATIENCE = 10.0  # seconds in which the reason of a failed sum shows: the death of a member
 
 SolverClass = type[BlockSolver] | type[PotentialSolver]
@@ -39,22 +40,21 @@ class Member:
     def __init__(self, solver: SolverClass, job: list[ray.ObjectRef], threads: int) -> None:
         self.arguments = solver, job, threads
 
+    def prepare(self) -> None:
+        """Fetch the job and build the solver; not at the actor's start, whose errors Ray passes on only as text."""
+        solver, job, threads = self.arguments
+        self.device = _device()
+        self.solver = solver(ray.get(job[0]), threads, self.device)
+
     def join(self, host: str, port: int, rank: int, size: int) -> None:
         """Join the team whose meeting point is at this host and port."""
         from flowpairs.pipeline.cluster.process_group import ProcessTeam
 
-        self._build()
         self.solver.team = ProcessTeam.join(host, port, rank, size, self.device)
 
     def help(self, number: int) -> None:
         """Do this member's part of a block."""
         self.solver.solve(number)
-
-    def _build(self) -> None:
-        """Build the solver; not at the start of the actor, whose errors Ray passes on only as text."""
-        solver, job, threads = self.arguments
-        self.device = _device()
-        self.solver = solver(ray.get(job[0]), threads, self.device)
 
 
 class SolverActor(Member):
@@ -79,7 +79,7 @@ class SolverActor(Member):
 
     def ready(self) -> None:
         """Return once this actor is placed, has its job, and its team is complete."""
-        self._build()
+        self.prepare()
         self.timed = TimedSolver(self.solver)
         if self.group is not None:
             self._form_team(self.group)
@@ -134,8 +134,6 @@ class SolverActor(Member):
         from flowpairs.pipeline.cluster.process_group import ProcessTeam, open_store
 
         size = group.bundle_count
-        store, port = open_store(size)
-        joined = []
         for rank in range(1, size):
             bundle = group.bundle_specs[rank]
             remote: Any = ray.remote(
@@ -144,10 +142,18 @@ class SolverActor(Member):
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, rank),
             )(Member)
             self.members.append(remote.remote(*self.arguments))
-            joined.append(self.members[-1].join.remote(ray.util.get_node_ip_address(), port, rank, size))
-        watch = self._watch(joined)
+        self._watch([member.prepare.remote() for member in self.members]).join()
+        if self.losing.is_set():
+            Event().wait()  # as in `solve`
+        store, port = open_store(size)
+        late = Timer(FORMING, self.lost.put, [Loss(f"the members of a team did not meet in {FORMING:.0f} s")])
+        late.daemon = True
+        late.start()
+        host = ray.util.get_node_ip_address()
+        watch = self._watch([member.join.remote(host, port, rank, size) for rank, member in enumerate(self.members, 1)])
         self.solver.team = ProcessTeam(store, 0, size, self.device)
         watch.join()
+        late.cancel()
 
 
 def _first_fault(parts: list[ray.ObjectRef]) -> Loss | Exception | None:
