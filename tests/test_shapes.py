@@ -12,7 +12,7 @@ import pytest
 from support.processes import outside
 
 TESTS = Path(__file__).parent
-FILES = ("public/test_arrays.py", "training/test_objectives.py", "training/test_loop.py", "pipeline/test_payloads.py")
+FILES = ("public/test_arrays.py", "training/test_objectives.py", "pipeline/test_payloads.py")
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def lose(config: CoupleConfig, file: Path, *arguments: str) -> None:
         pytest.param("team", "node", "solve", "20", marks=pytest.mark.nightly),
         ("team", "member", "start", ""),
         pytest.param("team", "node", "start", "", marks=pytest.mark.nightly),
-        ("semidiscrete", "node", "solve", ""),
+        pytest.param("semidiscrete", "node", "solve", "", marks=pytest.mark.nightly),
         pytest.param("semidiscrete", "member", "start", "", marks=pytest.mark.nightly),
         pytest.param("semidiscrete", "member", "solve", "", marks=pytest.mark.nightly),
     ],

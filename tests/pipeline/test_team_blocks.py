@@ -32,6 +32,7 @@ def test_a_team_writes_the_bytes_of_one_process(alone: Path, tmp_path: Path, loc
         assert np.array_equal(np.load(block_file(tmp_path / "team", block)), np.load(block_file(alone, block)))
 
 
+@pytest.mark.nightly
 def test_a_team_on_two_raylets_loses_a_member(alone: Path, tmp_path: Path) -> None:
     """A member is killed in the middle of a solve that records every pass; the new team ends in the same bytes."""
     directory = tmp_path / "s"

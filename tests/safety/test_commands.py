@@ -18,7 +18,8 @@ WORDS = [
     "--extend", "--from", "s9://x", "memory://nowhere", "file:relative", "config.yaml", "broken.yaml", "--license",
     "mit", "--labels", "7",
 ]  # fmt: skip
-fuzzed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = max(6, settings().max_examples // 3)
+fuzzed = settings(max_examples=FEW, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("command", READERS)

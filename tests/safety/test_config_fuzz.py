@@ -6,7 +6,7 @@ import pytest
 import torch
 from safety.config_fuzz import faults
 
-CASES = 400
+CASES = 300
 
 
 @pytest.mark.slow

@@ -152,6 +152,7 @@ def test_a_run_grows_to_the_weights_of_one_that_was_long_from_the_start(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_starts_from_the_weights_of_another(undisturbed: Path, store: Path) -> None:
     """With next to no learning rate it ends where it began."""
     train(config(store, "onwards", workers=1, steps=4, warmup=1, lr=1e-12, init=str(undisturbed)))
