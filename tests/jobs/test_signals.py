@@ -13,7 +13,7 @@ import pytest
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.owner import NAME
-from flowpairs.pipeline.cluster.connect import check_address
+from flowpairs.pipeline.cluster.connect import _keep_token_in_memory, check_address
 
 BIN = Path(sys.executable).parent / "flowpairs"
 
@@ -123,7 +123,18 @@ def test_an_address_where_nobody_or_somebody_else_answers(monkeypatch: pytest.Mo
         server.close()
 
 
+def test_rays_token_stays_in_memory_where_home_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "given")
+    monkeypatch.setenv("HOME", "/proc/nothing")
+    _keep_token_in_memory()
+    assert os.environ["RAY_AUTH_TOKEN"] == "given"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    _keep_token_in_memory()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_no_home_to_write_to_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "couple.yaml").write_text(
         "data: {path: digits}\ncoupling: {n: 128}\ncluster: {actors: 1}\n"
