@@ -31,18 +31,24 @@ VICTIMS = ("ray::SolverActor", "ray::Member", "ray::RayTrainWorker", "ray::Train
 # A coupling job on two raylets of one core, of which the one without the driver may be killed.
 TWO_NODES = """
 import os, sys
+from contextlib import suppress
 sys.path.insert(0, "tests")
+import ray
 from support.processes import two_raylets
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.couple import couple
 
-two_raylets()
+cluster, _ = two_raylets()
+status = 0
 try:
     couple(load(CoupleConfig, sys.argv[1]))
 except Exception as error:
     print(f"failed: {error}", file=sys.stderr, flush=True)
-    os._exit(1)
-os._exit(0)  # the test cluster's own shutdown minds that one of its processes is gone
+    status = 1
+with suppress(Exception):  # the test cluster minds that one of its processes is gone
+    ray.shutdown()
+    cluster.shutdown()
+os._exit(status)
 """
 
 ROOT = Path(__file__).resolve().parents[2]
