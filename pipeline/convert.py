@@ -7,8 +7,7 @@ import numpy as np
 from flowpairs.pipeline import config as configs
 from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.owner import NAME as OWNER
-from flowpairs.pipeline.base.owner import owned, refuse_owned
+from flowpairs.pipeline.base.owner import is_empty, owned, refuse_owned
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.progress import progress
 from flowpairs.pipeline.blocks import source as sources
@@ -50,7 +49,7 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
 
 def _begun(config: CoupleConfig, destination: AnyPath, key: str) -> format.Index | None:
     """Check what the destination holds; return the index where the conversion is complete."""
-    if not destination.exists() or all(path.name == OWNER for path in destination.iterdir()):
+    if is_empty(destination):
         return None
     if not (destination / "config.yaml").is_file():
         raise InputError(f"{key}: not empty and not a pair store; give a new directory")

@@ -83,6 +83,11 @@ class Owner:
         return _born(self.process) != self.born
 
 
+def is_empty(directory: AnyPath) -> bool:
+    """Return whether a directory is not there, or holds nothing but the file of an owner."""
+    return not directory.is_dir() or all(path.name == NAME for path in directory.iterdir())
+
+
 def refuse_owned(directory: AnyPath, key: str, name: str = NAME) -> None:
     """Refuse a directory that a living process owns; nothing is written.
 
@@ -95,8 +100,8 @@ def refuse_owned(directory: AnyPath, key: str, name: str = NAME) -> None:
         InputError: another process owns it.
     """
     owner = _read(directory / name)
-    if owner is not None and not _is_dead(owner, directory / name):
-        raise InputError(f"{key}: {owner} writes there; wait for it, stop it, or give another directory")
+    if owner is not None:
+        _refuse_living(owner, directory / name, key)
 
 
 @contextmanager
@@ -154,8 +159,7 @@ def _take(directory: AnyPath, path: AnyPath, me: Owner, key: str) -> None:
             found = _read(path)
             if found is None:
                 continue  # it ended in between
-            if not _is_dead(found, path):
-                raise InputError(f"{key}: {found} writes there; wait for it, stop it, or give another directory")
+            _refuse_living(found, path, key)
             print_line(f"{key}: {found} is gone; going on in its place", sys.stderr)
             path.unlink(missing_ok=True)
             if _put(path, me, exclusive=True):
@@ -199,6 +203,11 @@ def _read(path: AnyPath) -> Owner | None:
         except FileNotFoundError:
             return None
         return Owner("an unknown job", "an unknown host", "", 0, 0, "an unknown time", beat, "")
+
+
+def _refuse_living(owner: Owner, path: AnyPath, key: str) -> None:
+    if not _is_dead(owner, path):
+        raise InputError(f"{key}: {owner} writes there; wait for it, stop it, or give another directory")
 
 
 def _is_dead(owner: Owner, path: AnyPath) -> bool:

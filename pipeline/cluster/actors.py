@@ -21,6 +21,7 @@ from flowpairs.pipeline.solve.block_solver import BlockSolver
 from flowpairs.pipeline.solve.potentials import PotentialSolver
 from flowpairs.pipeline.solve.timed import TimedSolver
 
+GROUPS = {"write": 1, "watch": 1}  # concurrency groups of a `SolverActor`, a thread each
 FORMING = 60.0  # seconds in which members that have their job find each other; else the team is made anew
 PATIENCE = 10.0  # seconds in which the reason of a failed sum shows: the death of a member
 
@@ -179,9 +180,6 @@ def _device() -> str:
     import torch
 
     return "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
-
-
-GROUPS = {"write": 1, "watch": 1}
 
 
 class ActorPool:

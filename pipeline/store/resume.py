@@ -10,8 +10,7 @@ from flowpairs.pipeline import config as configs
 from flowpairs.pipeline.base.atomic import refuse_unwritable, write_array
 from flowpairs.pipeline.base.environment import in_submitted_job
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.owner import NAME as OWNER
-from flowpairs.pipeline.base.owner import refuse_owned
+from flowpairs.pipeline.base.owner import is_empty, refuse_owned
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.blocks.division import Blocks
@@ -66,7 +65,7 @@ def check_directory(config: CoupleConfig, directory: AnyPath, *, extend: bool = 
         )
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{output_key(directory)}: a file is in the way; give another directory")
-    if not directory.is_dir() or all(path.name == OWNER for path in directory.iterdir()):
+    if is_empty(directory):
         refuse_unwritable(directory, output_key(directory))
         return None
     earlier = _earlier(directory)

@@ -18,8 +18,7 @@ from typing import Any
 from flowpairs.pipeline.base.atomic import refuse_unwritable, write_atomically
 from flowpairs.pipeline.base.environment import in_submitted_job
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.owner import NAME as OWNER
-from flowpairs.pipeline.base.owner import refuse_owned
+from flowpairs.pipeline.base.owner import is_empty, refuse_owned
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.config import differing, digest, load, save
@@ -240,7 +239,7 @@ def check_output(config: TrainConfig) -> bool:
     if run.path.exists() and not run.path.is_dir():
         raise InputError(f"{where}: a file is in the way; give another directory")
     refuse_owned(run.path, where)
-    if not run.path.is_dir() or all(path.name == OWNER for path in run.path.iterdir()):
+    if is_empty(run.path):
         refuse_unwritable(run.path, where)
         return False
     if not run.config.is_file():
