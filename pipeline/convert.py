@@ -5,15 +5,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from flowpairs.pipeline import config as configs
-from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.atomic import copy_file, write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.owner import is_empty, owned, refuse_owned
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.progress import progress
-from flowpairs.pipeline.blocks import source as sources
-from flowpairs.pipeline.blocks.source import SourceData
+from flowpairs.pipeline.blocks.feature_store import MAP
+from flowpairs.pipeline.cluster.executor import uses_ray
 from flowpairs.pipeline.config import CoupleConfig
-from flowpairs.pipeline.data.spec import Target
+from flowpairs.pipeline.data.rows import row_set
+from flowpairs.pipeline.solve.inputs import read_inputs, save_inputs, survey_inputs
 from flowpairs.pipeline.store import format, resume
 from flowpairs.pipeline.store.potential_files import block_file, copy_potentials
 from flowpairs.pipeline.store.records import Decoder, Record, read_meta, samples
@@ -27,7 +28,7 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
     Args:
         source: a complete pair store.
         destination: a new or empty directory, or one in which the same conversion was interrupted.
-        payload: full, seeded or ids; the last reads the data set again, to keep a copy of it.
+        payload: full, seeded or ids; the last reads the data set again where the source no longer has its rows.
 
     Raises:
         InputError: no complete store, an unknown payload, a destination in use, or pairs that the payload cannot hold.
@@ -41,9 +42,9 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
     refuse_owned(destination, key)
     if finished := _begun(config, destination, key):
         return finished
-    sides = _sides(config, index, source)
     with owned(destination, key, "flowpairs convert"):
-        resume.prepare_store(config, destination, *sides)
+        resume.prepare_store(config, destination)
+        _take_rows(config, index, source, destination)
         return _convert(config, index, source, destination)
 
 
@@ -61,7 +62,7 @@ def _begun(config: CoupleConfig, destination: AnyPath, key: str) -> format.Index
 
 def _convert(config: CoupleConfig, index: format.Index, source: AnyPath, destination: AnyPath) -> format.Index:
     """Write all files of the new store but those that `prepare_store` writes, the index last."""
-    extras = [(source / name, destination / name) for name in ("features.npz", "blocks.parquet")]
+    extras = [(source / "blocks.parquet", destination / "blocks.parquet")]
     for block in sorted({shard.block for shard in index.shards}):
         extras.append((block_file(source, block), block_file(destination, block)))
     for there, here in extras:
@@ -113,31 +114,35 @@ def _convert_shard(
     return new.shard
 
 
-def _sides(config: CoupleConfig, index: format.Index, directory: AnyPath) -> tuple[Target, SourceData | None]:
-    """Read the data sets where the new store keeps copies of them: from the old store, or again where it has none."""
-    if not format.keeps_data(config.output.payload, index.method):
-        empty = np.empty((0, *index.shape), np.float32)
-        return Target(empty, None, index.num_classes, index.data_fingerprint), None
-    if format.keeps_data(index.payload, index.method):
-        decoder = Decoder(directory, index)
-        labels = decoder.labels if index.num_classes else None
-        target = Target(np.asarray(decoder.data), labels, index.num_classes, index.data_fingerprint)
-        if not index.two_sided:
-            return target, None
-        assert index.source_fingerprint is not None
-        return target, SourceData(np.asarray(decoder.source), False, None, index.source_fingerprint, None, ())
-    from flowpairs.pipeline import data
-    from flowpairs.pipeline.cluster.connect import connect
-    from flowpairs.pipeline.cluster.executor import uses_ray
+def _take_rows(config: CoupleConfig, index: format.Index, source: AnyPath, destination: AnyPath) -> None:
+    """Bring the rows and features of the old store into the new one, or make the rows again where it has none."""
+    for side in format.row_sides(index):
+        there, here = (format.rows_directory(store, side) for store in (source, destination))
+        if row_set.lost_files(here):
+            if not row_set.lost_files(there):
+                row_set.copy_set(there, here)
+            elif format.needs_rows(config.output.payload, index.method):
+                _make_rows(config, index, destination)
+    for side in ("features", "source_features"):
+        if (source / side / MAP).is_file() and row_set.lost_files(destination / side):
+            (destination / side).mkdir(parents=True, exist_ok=True)
+            copy_file(source / side / MAP, destination / side / MAP)
+            if not row_set.lost_files(source / side):
+                row_set.copy_set(source / side, destination / side)
 
-    spec = data.check_data(config.data)
-    source_spec, by_ray = sources.check_source(config, spec), uses_ray(config.cluster)
-    if by_ray:
+
+def _make_rows(config: CoupleConfig, index: format.Index, destination: AnyPath) -> None:
+    """Read the data again, as the coupling job did."""
+    surveyed = survey_inputs(config)
+    if uses_ray(config.cluster):
+        from flowpairs.pipeline.cluster.connect import connect
+
         connect()
-    target = data.read_data(config.data, spec, by_ray=by_ray)
-    if target.fingerprint != index.data_fingerprint:
+    inputs = read_inputs(config, surveyed, destination)
+    origin = None if inputs.source is None else inputs.source.fingerprint
+    if inputs.target.fingerprint != index.data_fingerprint or origin != index.source_fingerprint:
         raise InputError(f"data.path={config.data.path!r}: not the data of this store; mend the path in config.yaml")
-    return target, sources.read_source(config, source_spec, target, by_ray=by_ray)
+    save_inputs(inputs, destination)
 
 
 def _records(directory: AnyPath, index: format.Index, shard: format.Shard, payload: str) -> Iterator[Record]:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from flowpairs.pipeline.base.errors import InputError, JobError
@@ -19,7 +20,7 @@ from flowpairs.pipeline.blocks.imported_pairs import PairTable, check_table
 from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.cluster.executor import blocks_of, job_metrics, shape_for, uses_ray
 from flowpairs.pipeline.config import CoupleConfig, check_cost, pin
-from flowpairs.pipeline.solve.inputs import Inputs, Survey, read_inputs, survey_inputs
+from flowpairs.pipeline.solve.inputs import Inputs, Survey, read_inputs, save_inputs, survey_inputs
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store import format, resume
 from flowpairs.pipeline.store.block_reports import write_blocks
@@ -44,41 +45,57 @@ def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None, *, ext
     directory = as_path(config.output.dir)
     if finished := resume.find_complete(config, directory, extend=extend):
         return finished
-    surveyed = survey_job(config)
-    with working("reading the data"):
-        job = assemble(config, read_inputs(config, surveyed), extend=extend)
-    check_cluster(config, job.blocks)
-    with owned(job.store, resume.output_key(directory), "flowpairs couple"):
-        resume.prepare_store(job.config, job.store, job.inputs.target, job.inputs.source)
+    config, surveyed = survey_job(config)
+    inputs = None
+    if surveyed.small:  # so that what is wrong with data or sizes is found before anything is written
+        with working("reading the data"):
+            inputs = read_inputs(config, surveyed, None)
+        check_cluster(config, assemble(config, inputs, extend=extend).blocks)
+    with owned(directory.resolve(), resume.output_key(directory), "flowpairs couple"):
+        if inputs is None:
+            resume.prepare_store(config, directory)
+            inputs = read_inputs(config, surveyed, directory.resolve(), final=resume.has_results(directory))
+        job = assemble(config, inputs, extend=extend)
+        check_cluster(config, job.blocks)
+        resume.prepare_store(job.config, job.store)
+        job = replace(job, inputs=save_inputs(job.inputs, job.store))
         format.write_outline(job.store, job.outline())
         return carry_out(job, on_block)
 
 
-def check_inputs(config: CoupleConfig) -> tuple[Survey, Blocks | None]:
-    """Check the inputs without Ray; also return the division of the job if it is known before the data are read.
+def check_inputs(config: CoupleConfig) -> tuple[CoupleConfig, Survey, Blocks | None]:
+    """Check the inputs without Ray.
+
+    Returns: the config with its payload decided, the inputs' survey, and the division of the job if it is known before
+        the data are read.
 
     Raises:
         InputError: as `couple`.
     """
     surveyed = survey_inputs(config)
+    found_again = surveyed.table is None or surveyed.table.x0 is None
+    directory = as_path(config.output.dir)
+    config = resume.settle_payload(config, directory, surveyed.target.shape, noise=found_again)
     rows = None if config.two_sided else surveyed.target.rows
-    return surveyed, None if rows is None else check_sizes(config, rows, surveyed.table)
+    return config, surveyed, None if rows is None else check_sizes(config, rows, surveyed.table)
 
 
-def survey_job(config: CoupleConfig) -> Survey:
+def survey_job(config: CoupleConfig) -> tuple[CoupleConfig, Survey]:
     """Refuse what can be refused before the data are read, then join or start Ray where the job uses it.
+
+    Returns: the config with its payload decided, and the inputs' survey.
 
     Raises:
         InputError: as `couple`.
     """
-    surveyed, blocks = check_inputs(config)
+    config, surveyed, blocks = check_inputs(config)
     if uses_ray(config.cluster):
         from flowpairs.pipeline.cluster.connect import connect
 
         connect(config.cluster)
         if blocks is not None:
             check_cluster(config, blocks)
-    return surveyed
+    return config, surveyed
 
 
 def assemble(config: CoupleConfig, inputs: Inputs, *, extend: bool = False) -> Job:
@@ -88,7 +105,7 @@ def assemble(config: CoupleConfig, inputs: Inputs, *, extend: bool = False) -> J
         InputError: sizes that do not fit, or other inputs than the config or the store expects.
     """
     directory = as_path(config.output.dir)
-    blocks = check_sizes(config, len(inputs.target.x), inputs.table, inputs.source)
+    blocks = check_sizes(config, len(inputs.target), inputs.table, inputs.source)
     config = pin(config, inputs.fingerprints)
     resume.check_same(config, directory, extend=extend)
     return Job(config, directory.resolve(), blocks, inputs)

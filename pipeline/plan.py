@@ -17,15 +17,15 @@ from pathlib import Path
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.base.progress import working
-from flowpairs.pipeline.blocks.division import Blocks
+from flowpairs.pipeline.blocks.division import Blocks, divide
 from flowpairs.pipeline.cluster import trial_runs
 from flowpairs.pipeline.cluster.executor import memory_for, shape_for
 from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.cluster.trial_runs import TrialRun
-from flowpairs.pipeline.config import CoupleConfig, check_cost
-from flowpairs.pipeline.couple import assemble, survey_job
-from flowpairs.pipeline.solve.inputs import read_inputs
+from flowpairs.pipeline.config import CoupleConfig, check_cost, pin
+from flowpairs.pipeline.couple import check_sizes, survey_job
 from flowpairs.pipeline.solve.job import Job
+from flowpairs.pipeline.solve.sampled import Sampled, sample_inputs
 from flowpairs.pipeline.store import resume
 from flowpairs.pipeline.store.potential_files import unsolved
 
@@ -72,21 +72,24 @@ def plan(config: CoupleConfig) -> Plan:
     resume.check_directory(config, directory)
     if config.coupling.method == "imported":
         raise InputError("coupling.method='imported': copies a table, and nothing of that is forecast; run couple")
-    surveyed = survey_job(config)
-    started = time.monotonic()
+    config, surveyed = survey_job(config)
     with working("reading the data"):
-        inputs = read_inputs(config, surveyed)
-    reading = time.monotonic() - started
-    job = assemble(config, inputs)
-    config, blocks = job.config, job.blocks
+        sampled = sample_inputs(config, surveyed, directory)
+    blocks = check_sizes(config, sampled.rows, surveyed.table, sampled.source)
+    if surveyed.small:
+        config = pin(config, sampled.inputs.fingerprints)
+        resume.check_same(config, directory)
+    here = divide(_on_sample(config, sampled), len(sampled.inputs.target), sampled.inputs.source)
+    job = Job(config, None, here, sampled.inputs, sampled.space)
+    reading = sampled.seconds
     done = resume.blocks_done(directory, blocks)
     todo, left = blocks.count - len(done), blocks.pairs - sum(blocks.pairs_of(block) for block in done)
     semidiscrete = config.coupling.method == "semidiscrete"
-    points, entries = _potentials(job) if semidiscrete else (0, 0.0)
+    points, entries = _potentials(job, blocks, directory) if semidiscrete else (0, 0.0)
     if not todo and not points:
         return _nothing(blocks, config, time.monotonic() - began)
     shape = shape_for(config.cluster, todo)
-    sizes = trial_runs.trial_sizes(config, blocks, shape)
+    sizes = [n for n in trial_runs.trial_sizes(config, blocks, shape) if n <= sampled.most] or [sampled.most]
     tried = list[TrialRun]()
     with trial_runs.scratch(directory) as scratch:
         for number, n in enumerate(sizes, 1):
@@ -138,10 +141,29 @@ def plan(config: CoupleConfig) -> Plan:
     return forecast
 
 
-def _potentials(job: Job) -> tuple[int, float]:
-    """Estimate the points that a semi-discrete solve will draw and the scores that it computes; none if solved."""
-    conditions, chi2 = job.inputs.conditions, job.config.coupling.chi2
-    sizes = [len(conditions.ids(problem, job.blocks.ids)) for problem in unsolved(job.store, conditions)]
+def _on_sample(config: CoupleConfig, sampled: Sampled) -> CoupleConfig:
+    """Return the config with a block that a sample of the data can fill."""
+    n = config.coupling.n if config.coupling.resample else min(config.coupling.n, sampled.most)
+    pairs = max(config.output.pairs, n * max(1, 0 if sampled.source is None else len(sampled.source.legs)))
+    return config.model_copy(
+        update={
+            "coupling": config.coupling.model_copy(update={"n": n}),
+            "output": config.output.model_copy(update={"pairs": pairs}),
+        }
+    )
+
+
+def _potentials(job: Job, blocks: Blocks, directory: AnyPath) -> tuple[int, float]:
+    """Estimate the points that a semi-discrete solve will draw and the scores that it computes; none if solved.
+
+    Args:
+        job: the job over a sample of the data.
+        blocks: division of the whole job.
+        directory: its store.
+    """
+    conditions, chi2, share = job.inputs.conditions, job.config.coupling.chi2, blocks.ids / job.blocks.ids
+    left = unsolved(directory, conditions)
+    sizes = [round(share * len(conditions.ids(problem, job.blocks.ids))) for problem in left]
     points = [max(POINTS * size, TESTS * math.sqrt(2 * size)) / chi2 for size in sizes]
     return round(sum(points)), float(sum(size * count for size, count in zip(sizes, points, strict=True)))
 

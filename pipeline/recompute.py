@@ -6,19 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.atomic import copy_file
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.division import divide
+from flowpairs.pipeline.blocks.feature_store import MAP
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.pipeline.cluster.executor import shape_for, uses_ray
-from flowpairs.pipeline.config import ClusterConfig, CoupleConfig, load
+from flowpairs.pipeline.config import ClusterConfig, CoupleConfig, DataConfig, load
 from flowpairs.pipeline.config.coupling import NAMED
+from flowpairs.pipeline.data import DataSpec
+from flowpairs.pipeline.data.rows import row_set
+from flowpairs.pipeline.data.rows.make import is_small, make_target, read_small
+from flowpairs.pipeline.data.rows.target import Target
 from flowpairs.pipeline.solve.block_solver import BlockSolver
-from flowpairs.pipeline.solve.inputs import read_inputs, survey_inputs
+from flowpairs.pipeline.solve.inputs import Inputs, Side, gather_inputs, survey_inputs
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store import format
-from flowpairs.pipeline.store.features_file import NAME
 from flowpairs.pipeline.store.potential_files import copy_potentials
 
 
@@ -40,22 +44,20 @@ def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> l
             f"coupling.cost={config.coupling.cost!r} of {directory}: code that the store names would be imported and "
             "run; give --import-cost if you trust it"
         )
-    surveyed = survey_inputs(config)
-    if uses_ray(config.cluster):
-        connect()
-    inputs = read_inputs(config, surveyed)
-    target, table = inputs.target, inputs.table
-    if target.fingerprint != index.data_fingerprint or target.columns_fingerprint != config.data.columns_fingerprint:
-        return [f"data.path={config.data.path!r}: no longer the data that were coupled; nothing was compared"]
-    if table is not None and table.fingerprint() != config.coupling.table_fingerprint:
-        return [f"coupling.table={config.coupling.table!r}: no longer the pairs imported; nothing was compared"]
-    blocks = divide(config, len(target.x), inputs.source)
     recorded, faults = {shard.name: shard for shard in index.shards}, []
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        for part in ("shards", "potentials"):
+        try:
+            inputs = _inputs(config, index, directory, scratch)
+        except InputError as error:
+            return [f"{error}; nothing was compared"]
+        blocks = divide(config, len(inputs.target), inputs.source)
+        for part in ("shards", "potentials", "features", "source_features"):
             (scratch / part).mkdir()
-        write_atomically(scratch / NAME, (directory / NAME).read_bytes())
+        copy_file(directory / "features" / MAP, scratch / "features" / MAP)
+        for side in ("features", "source_features"):
+            if not row_set.lost_files(directory / side):
+                row_set.copy_set(directory / side, scratch / side)
         if config.coupling.method == "semidiscrete":  # potentials are taken as they are; the assignment is repeated
             copy_potentials(directory, scratch)
         here = shape_for(ClusterConfig(actors=0), 1)
@@ -75,3 +77,28 @@ def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> l
                     faults.append(f"{name}: {'; '.join(differing)}")
                 (scratch / "shards" / name).unlink()
     return faults
+
+
+def _inputs(config: CoupleConfig, index: format.Index, directory: AnyPath, scratch: Path) -> Inputs:
+    """Take the rows that the store keeps, or read the data again where it has none; and all other inputs."""
+    surveyed = survey_inputs(config)
+    if uses_ray(config.cluster):
+        connect()
+
+    def read(part: DataConfig, spec: DataSpec, side: Side) -> Target:
+        where = format.rows_directory(directory, side)
+        if not row_set.lost_files(where):
+            return row_set.open_target(where)
+        if is_small(spec):
+            return read_small(part, spec)
+        return make_target(
+            part, spec, format.rows_directory(scratch, side), by_ray=uses_ray(config.cluster), final=False
+        )
+
+    inputs = gather_inputs(config, surveyed, read)
+    target, table = inputs.target, inputs.table
+    if target.fingerprint != index.data_fingerprint or target.columns_fingerprint != config.data.columns_fingerprint:
+        raise InputError(f"data.path={config.data.path!r}: no longer the data that were coupled")
+    if table is not None and table.fingerprint() != config.coupling.table_fingerprint:
+        raise InputError(f"coupling.table={config.coupling.table!r}: no longer the pairs imported")
+    return inputs

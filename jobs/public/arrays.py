@@ -10,11 +10,11 @@ import numpy as np
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.blocks.division import divide
-from flowpairs.pipeline.blocks.features import gather
 from flowpairs.pipeline.blocks.source import Leg, SourceData
 from flowpairs.pipeline.config import CoupleConfig, CouplingConfig, validate
-from flowpairs.pipeline.data.schema import layout, scale_into, to_uniform
-from flowpairs.pipeline.data.spec import Target
+from flowpairs.pipeline.data.rows.rows import Rows
+from flowpairs.pipeline.data.rows.target import Target
+from flowpairs.pipeline.data.schema import to_uniform
 from flowpairs.pipeline.solve.inputs import Inputs
 from flowpairs.pipeline.solve.job import Job
 
@@ -160,8 +160,8 @@ def couple(
     where = device or (x1.device.type if isinstance(x1, torch.Tensor) else "cpu")
     with _arguments():
         target, source = _rows(x1, "x1"), None if x0 is None else _rows(x0, "x0")
-        if source is not None and source.shape[1:] != target.shape[1:]:
-            raise InputError(f"x0: rows of shape {list(source.shape[1:])}, those of x1 have {list(target.shape[1:])}")
+        if source is not None and source.shape != target.shape:
+            raise InputError(f"x0: rows of shape {list(source.shape)}, those of x1 have {list(target.shape)}")
         size = n if n is not None else max(len(target), 0 if source is None else len(source))
         coupling = {"method": method, "n": size, "cost": _name(cost), **options}
         coupling |= {"rel_eps": rel_eps, "eps": eps, "sharpness": sharpness}
@@ -196,7 +196,7 @@ def couple(
     pairs, back = solved.pairs, _back(x1)
     return Pairs(
         x0=back(torch.from_numpy(np.ascontiguousarray(solver.x0_of(pairs)))),
-        x1=back(torch.from_numpy(gather(target, pairs.data_ids))),
+        x1=back(torch.from_numpy(target.read(pairs.data_ids))),
         data_ids=back(torch.from_numpy(pairs.data_ids)),
         source_ids=None if pairs.source_ids is None else back(torch.from_numpy(pairs.source_ids)),
         report=solved.report,
@@ -261,20 +261,17 @@ def solve(
         return Coupling(solve_block(settings, problem), _back(x1))
 
 
-def _rows(values: "Array", name: str) -> np.ndarray:
-    """Convert an argument to rows in model space, by the rules for files: channels first, uint8 scaled to [-1, 1]."""
+def _rows(values: "Array", name: str) -> Rows:
+    """Convert an argument to rows, by the rules for files: channels first, uint8 scaled to [-1, 1] when it is used."""
     import torch
 
     given = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     if given.ndim < 2 or not len(given):
         raise InputError(f"{name}: shape {list(given.shape)}; give at least one row of numbers, [N, d] or images")
-    shape, _ = layout(given.shape[1:], given.dtype, name)
-    out = np.empty((len(given), *shape), np.float32)
-    scale_into(out, to_uniform(given, name))
-    return out
+    return Rows.of(to_uniform(given, name))
 
 
-def _source(rows: np.ndarray | None, targets: int) -> SourceData | None:
+def _source(rows: Rows | None, targets: int) -> SourceData | None:
     if rows is None:
         return None
     leg = Leg(np.arange(len(rows)), np.arange(targets))

@@ -25,7 +25,7 @@ from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import CouplingConfig
 
 if TYPE_CHECKING:
-    from flowpairs.pipeline.data.spec import Target
+    from flowpairs.pipeline.data.rows.target import Target
 
 ConditionKind = Literal["blind", "class", "extended"]
 EVERY = 0  # the only problem where classes do not form problems of their own
@@ -95,7 +95,7 @@ def read_conditions(config: CouplingConfig, target: "Target") -> Conditions:
         return Conditions(weights=weights)
     if config.condition_file is not None:
         assert config.beta is not None
-        z = _read(config, len(target.x))
+        z = _read(config, len(target))
         found = hashlib.sha256(z.data).hexdigest()
         return Conditions("extended", rows=np.float32(config.beta**0.5) * z, fingerprint=found, weights=weights)
     labels = target.labels

@@ -156,8 +156,9 @@ def divide(config: CoupleConfig, rows: int, source: "SourceData | None" = None) 
             f"output.pairs={config.output.pairs}: a chain of {len(legs)} legs takes a block of coupling.n={n} pairs "
             f"for each in turn; give output.pairs={n * len(legs)} or more, or a smaller coupling.n"
         )
-    blocks = Blocks(n, ids, config.output.pairs, config.output.pairs_per_shard, config.source.seed, whole, legs)
-    shards = blocks.count * -(-n // config.output.pairs_per_shard)
+    per_shard = config.output.shard_pairs(n)
+    blocks = Blocks(n, ids, config.output.pairs, per_shard, config.source.seed, whole, legs)
+    shards = blocks.count * -(-n // per_shard)
     if shards > MOST_SHARDS:
         raise InputError(
             f"output.pairs={config.output.pairs}: about {shards:.3g} shards in {blocks.count:.3g} blocks, and a store "

@@ -4,52 +4,60 @@ With the dot-product cost, noise projected on the same orthonormal directions st
 2506.05526), and centring the data changes no coupling, since it shifts the cost of every source row by a constant.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from flowpairs.pipeline.base.threads import map_in_threads
 from flowpairs.pipeline.blocks import noise
+from flowpairs.pipeline.data.rows.rows import Rows
 
-PCA_ROWS = 65_536  # principal directions come from at most this many evenly spaced data
-_CHUNK = 4_096  # rows projected at a time; part of the definition, as matmul may round differently for other shapes
-
-
-def gather(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "k ..."]:
-    """Collect the data of the given ids: id + N is the datum mirrored left-right (along the last axis)."""
-    out = x[ids % len(x)]
-    mirrored = ids >= len(x)
-    out[mirrored] = out[mirrored][..., ::-1]
-    return out
+CHUNK = 4_096  # most rows projected at a time; part of the definition, as matmul may round differently for other shapes
+CHUNK_NUMBERS = 2**24  # and most numbers
 
 
 @dataclass(frozen=True)
 class Features:
-    """An affine map from data space to the space of the cost: (x - mean) @ basis."""
+    """An affine map from data space to the space of the cost: (x - mean) @ basis.
+
+    Attributes:
+        mean: mean of the data.
+        basis: orthonormal directions; None: all D coordinates.
+        variances: variance of the data along each direction.
+        total: variance of the data in all.
+    """
 
     mean: Float32[np.ndarray, " D"]
-    basis: Float32[np.ndarray, "D k"] | None  # None: all D coordinates
+    basis: Float32[np.ndarray, "D k"] | None
+    variances: Float64[np.ndarray, " k"] | None = field(default=None, compare=False)
+    total: float = field(default=0.0, compare=False)
 
     @property
     def dim(self) -> int:
         """Number of coordinates of the features."""
         return len(self.mean) if self.basis is None else self.basis.shape[1]
 
-    def of_data(self, x: Float32[np.ndarray, "N ..."], *, flips: bool) -> Float32[np.ndarray, "ids k"]:
-        """Compute the features of every data id: of the N data, and with `flips` of their N mirror images."""
-        ids = np.arange(len(x) * (2 if flips else 1))
-        out = np.empty((len(ids), self.dim), np.float32)
-        for start in range(0, len(ids), _CHUNK):
-            rows = gather(x, ids[start : start + _CHUNK]).reshape(-1, len(self.mean)) - self.mean
-            out[start : start + _CHUNK] = rows if self.basis is None else rows @ self.basis
-        return out
+    @property
+    def captured(self) -> float | None:
+        """The share of the variance that the directions hold; None where all coordinates are kept."""
+        return None if self.variances is None or not self.total else float(self.variances.sum() / self.total)
+
+    def of_rows(self, x: Float32[np.ndarray, "r D"]) -> Float32[np.ndarray, "r k"]:
+        """Compute the features of data; products in float64, so that the result hardly depends on their order."""
+        centred = x - self.mean
+        if self.basis is None:
+            return centred
+        return (centred.astype(np.float64) @ self.basis.astype(np.float64)).astype(np.float32)
 
     def of_noise(self, seed: int, first: int, rows: int) -> Float32[np.ndarray, "rows k"]:
         """Compute the features of Gaussian source rows, a chunk at a time: rows x D numbers are never in memory."""
         out = np.empty((rows, self.dim), np.float32)
-        for start in range(0, rows, _CHUNK):
-            x0 = noise.gaussian(seed, first + start, min(_CHUNK, rows - start), len(self.mean))
-            out[start : start + _CHUNK] = x0 if self.basis is None else x0 @ self.basis
+        step = chunk_rows(len(self.mean))
+        for start in range(0, rows, step):
+            x0 = noise.gaussian(seed, first + start, min(step, rows - start), len(self.mean))
+            out[start : start + step] = x0 if self.basis is None else x0 @ self.basis
         return out
 
     def exactly(self, x0: Float32[np.ndarray, "rows D"]) -> Float64[np.ndarray, "rows k"]:
@@ -58,38 +66,74 @@ class Features:
         return exact if self.basis is None else exact @ self.basis.astype(np.float64)
 
 
-def evenly_spaced(x: Float32[np.ndarray, "N ..."], ids: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, "r ..."]:
-    """Collect the data of at most PCA_ROWS evenly spaced ids."""
-    return gather(x, ids[np.linspace(0, len(ids) - 1, min(len(ids), PCA_ROWS)).astype(np.int64)])
+@runtime_checkable
+class DataFeatures(Protocol):
+    """The features of every data id."""
+
+    def __len__(self) -> int:
+        """Return the number of ids."""
+
+    def take(self, ids: Int64[np.ndarray, " r"]) -> Float32[np.ndarray, "r k"]:
+        """Copy the features of some ids."""
+
+    def whole(self) -> Float32[np.ndarray, "ids k"]:
+        """Return the features of all ids; mapped from a file where they are one."""
 
 
-def fit_features(x: Float32[np.ndarray, "N ..."], pca: int | None, *, flips: bool) -> Features:
-    """Centre the data and find their `pca` leading principal directions.
-
-    Args:
-        x: the data.
-        pca: number of directions, at most the dimension; None keeps all coordinates as they are.
-        flips: whether mirror images belong to the data set.
-    """
-    rows = x[np.linspace(0, len(x) - 1, min(len(x), PCA_ROWS)).astype(np.int64)]
-    if flips:
-        rows = np.concatenate([rows, rows[..., ::-1]])
-    flat = rows.reshape(len(rows), -1).astype(np.float64)
-    mean = flat.mean(0)
-    if pca is None:
-        return Features(mean.astype(np.float32), None)
-    flat -= mean
-    return Features(mean.astype(np.float32), np.ascontiguousarray(principal_directions(flat, pca), np.float32))
-
-
-def principal_directions(centred: Float64[np.ndarray, "n D"], k: int) -> Float64[np.ndarray, "D directions"]:
-    """Compute the k orthonormal directions of largest variance, or as many as there are coordinates.
+class CentredRows:
+    """Features that are all coordinates of the data, minus the mean: computed from the rows when they are asked for.
 
     Args:
-        centred: data with mean 0.
-        k: number of directions; each has the sign that makes its largest coordinate positive.
+        features: the map, without directions.
+        rows: the data.
+        flips: whether mirror images have ids.
     """
-    _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-    basis = vectors[:, ::-1][:, :k]
-    largest = np.abs(basis).argmax(0)
-    return basis * np.sign(basis[largest, np.arange(basis.shape[1])])
+
+    def __init__(self, features: Features, rows: Rows, flips: bool) -> None:
+        assert features.basis is None
+        self.features, self.rows, self.count = features, rows, len(rows) * (2 if flips else 1)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, ids: Int64[np.ndarray, " r"]) -> Float32[np.ndarray, "r k"]:
+        """See `DataFeatures.take`."""
+        out = self.rows.read(ids).reshape(len(ids), -1)
+        out -= self.features.mean
+        return out
+
+    def whole(self) -> Float32[np.ndarray, "ids k"]:
+        """See `DataFeatures.whole`."""
+        return self.take(np.arange(self.count))
+
+
+def chunk_rows(dim: int) -> int:
+    """Count the rows that are projected at a time, from the numbers of each."""
+    return max(16, min(CHUNK, CHUNK_NUMBERS // dim))
+
+
+def project(features: Features, rows: Rows, ids: Int64[np.ndarray, " r"]) -> Float32[np.ndarray, "r k"]:
+    """Compute the features of some ids, a chunk at a time."""
+    step = chunk_rows(rows.dim)
+    chunks = [ids[start : start + step] for start in range(0, len(ids), step)]
+
+    def of_chunk(part: Int64[np.ndarray, " c"]) -> Float32[np.ndarray, "c k"]:
+        return features.of_rows(rows.read(part).reshape(len(part), -1))
+
+    found = list(map_in_threads(of_chunk, chunks))
+    return np.concatenate(found) if found else np.empty((0, features.dim), np.float32)
+
+
+def stretches(rows: Rows, flips: bool) -> list[Int64[np.ndarray, " r"]]:
+    """List the ids of each part of the features: those of each part of the rows, then of their mirror images."""
+    edges, count = rows.edges, len(rows)
+    return [
+        np.arange(edges[part], edges[part + 1]) + side * count
+        for side in range(2 if flips else 1)
+        for part in range(len(rows.parts))
+    ]
+
+
+def compute_features(features: Features, rows: Rows, *, flips: bool) -> Rows:
+    """Compute the features of every data id, in memory."""
+    return Rows.of(np.concatenate([project(features, rows, ids) for ids in stretches(rows, flips)]))

@@ -29,6 +29,7 @@ class Stream(IntEnum):
     SOLVE, SOLVE_CONDITION = 5, 6  # points that a semi-discrete solve draws, and their conditions, by number
     SOURCE_EPOCH = 7  # the order in which an epoch goes through the ids of a source that is data
     ROWS = 8  # the rows of a side that have the pairs of a block, where they are not one each
+    DIRECTIONS = 9  # the subspace from which principal directions are found
     PATH = 16  # noise around a pair's path in training, counted by step and row of the batch
     SHARDS = 17  # the order in which an epoch of training goes through the shards
     CUT = 18  # where an epoch of training cuts the circle of its pairs

@@ -5,17 +5,21 @@ points that are not left out. Each leg is a coupling problem of its own, and blo
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import CoupleConfig, DataConfig
 from flowpairs.pipeline.config.data import DataSource
-from flowpairs.pipeline.data import DataSpec, Target
+from flowpairs.pipeline.data import DataSpec
+from flowpairs.pipeline.data.rows.rows import Rows
+from flowpairs.pipeline.data.rows.target import Target
+from flowpairs.pipeline.data.spec import DataKind
 
 Span = tuple[float, float]
 
@@ -40,7 +44,7 @@ class SourceData:
     """The data on the source side.
 
     Attributes:
-        x: data without mirror images, of the target's shape.
+        rows: data without mirror images, of the target's shape.
         flips: whether mirror images belong to the side.
         weights: weight of each datum in the marginal; None: equal weights.
         fingerprint: fingerprint of the data, as for any data set.
@@ -49,13 +53,18 @@ class SourceData:
         times: in a chain, the time points that take part, unscaled.
     """
 
-    x: Float32[np.ndarray, "N ..."]
+    rows: Rows
     flips: bool
     weights: Float64[np.ndarray, " N"] | None
     fingerprint: str
     columns_fingerprint: str | None
     legs: tuple[Leg, ...]
     times: tuple[float, ...] = ()
+
+    def as_target(self) -> Target:
+        """Return the side as a data set, to be written."""
+        kind: DataKind = "vector" if len(self.rows.shape) == 1 else "image"
+        return Target(self.rows, None, 0, self.fingerprint, self.weights, kind=kind)
 
 
 def check_source(config: CoupleConfig, spec: DataSpec) -> DataSpec | None:
@@ -79,7 +88,7 @@ def check_source(config: CoupleConfig, spec: DataSpec) -> DataSpec | None:
 
 
 def read_source(
-    config: CoupleConfig, spec: DataSpec | None, target: Target, *, by_ray: bool = True
+    config: CoupleConfig, spec: DataSpec | None, target: Target, read: Callable[[DataConfig, DataSpec], Target]
 ) -> SourceData | None:
     """Read the source side; None where it is noise.
 
@@ -87,26 +96,26 @@ def read_source(
         config: the job.
         spec: result of `check_source`.
         target: the target's data.
-        by_ray: read many files by Ray Data, as for `data.read_data`.
+        read: reads a data set of its own from its configuration and its specification.
 
     Raises:
-        InputError: what `data.read_data` refuses, or fewer than two time points.
+        InputError: what the reader refuses, or fewer than two time points.
     """
     if not config.two_sided:
         return None
     flips = config.data.flips
     if not isinstance(config.source, DataSource):
         times, legs = _chain(config.data, target)
-        return SourceData(target.x, flips, target.weights, target.fingerprint, target.columns_fingerprint, legs, times)
+        columns = target.columns_fingerprint
+        return SourceData(target.rows, flips, target.weights, target.fingerprint, columns, legs, times)
     assert spec is not None
     try:
-        found = data.read_data(config.source.as_data(), spec, by_ray=by_ray)
+        found = read(config.source.as_data(), spec)
     except InputError as error:
         raise _of_source(error) from error
-    every = Leg(_ids(found.x, config.source.flips), _ids(target.x, flips))
-    return SourceData(
-        found.x, config.source.flips, found.weights, found.fingerprint, found.columns_fingerprint, (every,)
-    )
+    every = Leg(_ids(found.rows, config.source.flips), _ids(target.rows, flips))
+    columns = found.columns_fingerprint
+    return SourceData(found.rows, config.source.flips, found.weights, found.fingerprint, columns, (every,))
 
 
 def weights_of(
@@ -129,17 +138,17 @@ def _chain(config: DataConfig, target: Target) -> tuple[tuple[float, ...], tuple
     kept = [float(time) for time in found if time not in config.leave_out]
     if len(kept) < 2:
         raise InputError(f"data.time={config.time!r}: a chain needs two time points, and {_listed(kept)} is left")
-    ids, first, last = _ids(target.x, config.flips), kept[0], kept[-1]
-    at = {time: ids[target.times[ids % len(target.x)] == time] for time in kept}
+    ids, first, last = _ids(target.rows, config.flips), kept[0], kept[-1]
+    at = {time: ids[target.times[ids % len(target)] == time] for time in kept}
     for time, there in at.items():
-        if target.weights is not None and not target.weights[there % len(target.x)].any():
+        if target.weights is not None and not target.weights[there % len(target)].any():
             raise InputError(f"data.weight={config.weight!r}: 0 throughout at time point {time:g}; leave it out")
     scaled = {time: (time - first) / (last - first) for time in kept}
     return tuple(kept), tuple(Leg(at[a], at[b], (scaled[a], scaled[b])) for a, b in pairwise(kept))
 
 
-def _ids(x: Float32[np.ndarray, "N ..."], flips: bool) -> Int64[np.ndarray, " ids"]:
-    return np.arange(len(x) * (2 if flips else 1))
+def _ids(rows: Rows, flips: bool) -> Int64[np.ndarray, " ids"]:
+    return np.arange(len(rows) * (2 if flips else 1))
 
 
 def _listed(times: list[float] | Float64[np.ndarray, " k"]) -> str:

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowpairs.pipeline.base.paths import AnyPath
@@ -62,7 +62,14 @@ def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list
 
 
 def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
-    """Run two blocks of n rows on every actor or team of the job; the first warms up, the second counts."""
+    """Run two blocks of n rows on every actor or team of the job; the first warms up, the second counts.
+
+    Args:
+        job: the job over all its data or a sample of them, with features.
+        directory: directory of the trial's own store.
+        n: pairs per block.
+        shape: the job's actors.
+    """
     config, legs = job.config, 0 if job.inputs.source is None else len(job.inputs.source.legs)
     teams = shape.actors // config.cluster.actors_per_block
     small = config.model_copy(
@@ -77,10 +84,10 @@ def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
             ),
         }
     )
-    blocks = divide(small, len(job.inputs.target.x), job.inputs.source)
-    resume.prepare_store(small, directory, job.inputs.target, job.inputs.source)
+    blocks = divide(small, len(job.inputs.target), job.inputs.source)
+    resume.prepare_store(small, directory)
     started, rows, first = time.monotonic(), [], 0.0
-    _, reports = blocks_of(Job(small, directory, blocks, job.inputs), list(range(blocks.count)))
+    _, reports = blocks_of(replace(job, config=small, directory=directory, blocks=blocks), list(range(blocks.count)))
     with closing(reports):
         for row in reports:
             first = first or time.monotonic() - started

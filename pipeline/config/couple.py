@@ -1,5 +1,6 @@
 """The model of `flowpairs couple CONFIG`: its smaller parts, and the rules that hold between parts."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -8,6 +9,8 @@ from flowpairs.pipeline.config.coupling import CouplingConfig
 from flowpairs.pipeline.config.data import DataConfig, DataSource, GaussianSource, SourceConfig
 from flowpairs.pipeline.config.strict import Strict
 
+FULL_BYTES = 16e9  # of shards that payload `auto` writes in full
+PAIRS_PER_SHARD = 16_384  # of payloads full and seeded
 MOST_CPUS = 2**14  # of one actor: more than any machine has
 
 
@@ -34,8 +37,26 @@ class OutputConfig(Strict):
 
     dir: str
     pairs: int = Field(ge=0)  # 0: only potentials, with method semidiscrete, to assign partners inside the training job
-    payload: Literal["full", "seeded", "ids"] = "full"
-    pairs_per_shard: PositiveInt = 16_384
+    payload: Literal["auto", "full", "seeded", "ids"] = "auto"  # auto: full up to 16 GB of shards, ids above
+    pairs_per_shard: PositiveInt | None = None  # None: 16,384, and with payload ids all pairs of a block
+
+    def decided(self, shape: tuple[int, ...], *, restorable: bool = True) -> "OutputConfig":
+        """Return the output with a payload in place of `auto`.
+
+        Args:
+            shape: shape of a datum.
+            restorable: whether x0 can be found again, without which only `full` can hold it.
+        """
+        if self.payload != "auto":
+            return self
+        full = 8 * math.prod(shape) * self.pairs <= FULL_BYTES or not restorable
+        return self.model_copy(update={"payload": "full" if full else "ids"})
+
+    def shard_pairs(self, block: int) -> int:
+        """Return the largest number of pairs in a shard, for blocks of this number of pairs."""
+        if self.pairs_per_shard is not None:
+            return self.pairs_per_shard
+        return block if self.payload == "ids" else PAIRS_PER_SHARD
 
 
 class ClusterConfig(Strict):

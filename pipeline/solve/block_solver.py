@@ -16,7 +16,6 @@ from jaxtyping import Float32, Float64, Int64
 
 from flowpairs.pipeline.base.atomic import write_array
 from flowpairs.pipeline.blocks import noise
-from flowpairs.pipeline.blocks.features import gather
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, imported_report
 from flowpairs.pipeline.blocks.source import weights_of
 from flowpairs.pipeline.solve.job import Job
@@ -68,7 +67,7 @@ class BlockSolver:
         self.job, self.device = job, device
         self.team: "Team" = SINGLE  # replaced by an actor that is a member of a team
         self.config, self.blocks, self.inputs, self.space = job.config, job.blocks, job.inputs, job.space
-        self.x, self.seed = job.inputs.target.x, job.config.source.seed
+        self.rows, self.seed = job.inputs.target.rows, job.config.source.seed
         self._potentials = potentials
         self._solved: dict[int | None, Coupling] = {}  # of problems that several blocks share, by `Blocks.same`
 
@@ -146,14 +145,17 @@ class BlockSolver:
         from flowpairs.pipeline.solve import draw
 
         ids, source, costs = self.blocks.data_ids(block), self.inputs.source, self.inputs.costs
-        x1, b = self._to_device(self.space.target[ids]), self._to_device(weights_of(self.inputs.target.weights, ids))
+        x1, b = (
+            self._to_device(self.space.target.take(ids)),
+            self._to_device(weights_of(self.inputs.target.weights, ids)),
+        )
         if source is None:
             x0 = self._to_device(self._noise(self.blocks.first_row(block), self.blocks.n, len(ids)))
             x0 = RowPartition(len(x0), len(x1), x0.device, self.team).gather(x0)
             return draw.build_problem(self.config.coupling, x0, x1, None, b)
         assert self.space.source is not None
         rows = self.blocks.source_ids(block)
-        x0, a = self._to_device(self.space.source[rows]), self._to_device(weights_of(source.weights, rows))
+        x0, a = self._to_device(self.space.source.take(rows)), self._to_device(weights_of(source.weights, rows))
         given = None if costs is None else self._to_device(costs[np.ix_(rows, ids)])
         return draw.build_problem(self.config.coupling, x0, x1, a, b, given)
 
@@ -183,9 +185,9 @@ class BlockSolver:
         potentials, assigner = self._assigner
         started = time.perf_counter()
         first, count = self.blocks.first_row(block), self.blocks.pairs_of(block)
-        x0 = noise.gaussian(self.seed, first, count, int(np.prod(self.x.shape[1:])))
+        x0 = noise.gaussian(self.seed, first, count, self.rows.dim)
         found = assigner.assign(first, x0, self._order(block, self.blocks.ids))
-        costs = imported_report(found.x, self.space.target[found.ids], self.blocks.ids)
+        costs = imported_report(found.x, self.space.target.take(found.ids), self.blocks.ids)
         report = assignment_report(assigner, potentials, first, found, costs)
         report["seconds"] = time.perf_counter() - started
         return report, PairTable(found.ids, np.arange(first, first + count), None), None
@@ -196,7 +198,7 @@ class BlockSolver:
 
         found = self._potentials or load_potentials(self.job.store)
         conditions = self.inputs.conditions
-        return found, RowAssigner(self.seed, self.space.map, self.space.target, conditions, found, self.device)
+        return found, RowAssigner(self.seed, self.space.map, self.space.target.whole(), conditions, found, self.device)
 
     def _noise(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
         """Compute the features of a block's noise; in a team, only of this member's rows."""
@@ -215,12 +217,12 @@ class BlockSolver:
         """Take the block's part of the table and compute its costs."""
         first = self.blocks.first_row(block)
         pairs = table[first : first + self.blocks.pairs_of(block)]
-        x0 = pairs.side(self.seed, self.x.shape[1:]).reshape(len(pairs.data_ids), -1)
-        return imported_report(x0, self.space.target[pairs.data_ids], len(np.unique(pairs.data_ids))), pairs, None
+        x0 = pairs.side(self.seed, self.rows.shape).reshape(len(pairs.data_ids), -1)
+        return imported_report(x0, self.space.target.take(pairs.data_ids), len(np.unique(pairs.data_ids))), pairs, None
 
     def _records(self, block: int, pairs: PairTable, rows: range) -> Iterator[Record]:
         """Yield the pairs of some of the block's rows, record by record; noise is generated again rather than kept."""
-        shape, leg, labels = self.x.shape[1:], self.blocks.leg(block), self.inputs.target.labels
+        shape, leg, labels = self.rows.shape, self.blocks.leg(block), self.inputs.target.labels
         payload = self.config.output.payload
         step = pairs_per_record(shape, payload)
         for start in range(rows.start, rows.stop, step):
@@ -229,9 +231,9 @@ class BlockSolver:
             yield Record(
                 first_row=start,
                 x0=self.x0_of(part) if payload == "full" else None,
-                x1=None if payload == "ids" else gather(self.x, chosen),
+                x1=None if payload == "ids" else self.rows.read(chosen),
                 data_ids=chosen,
-                labels=None if labels is None else labels[chosen % len(self.x)],
+                labels=None if labels is None else labels[chosen % len(self.rows)],
                 seed=None if part.rows is None else self.seed,
                 rows=part.rows,
                 weights=part.weights,
@@ -243,5 +245,5 @@ class BlockSolver:
         """Compute the source side of some pairs."""
         if part.source_ids is not None:
             assert self.inputs.source is not None
-            return gather(self.inputs.source.x, part.source_ids)
-        return part.side(self.seed, self.x.shape[1:])
+            return self.inputs.source.rows.read(part.source_ids)
+        return part.side(self.seed, self.rows.shape)

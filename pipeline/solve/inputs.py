@@ -1,22 +1,42 @@
 """The inputs of a coupling job: each is read once, with its fingerprint, before anything is written."""
 
 import hashlib
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from flowpairs.pipeline import data
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.blocks import source as sources
 from flowpairs.pipeline.blocks.conditions import Conditions, read_conditions
 from flowpairs.pipeline.blocks.cost_matrix import load_cost_matrix
-from flowpairs.pipeline.blocks.features import Features, evenly_spaced, fit_features
+from flowpairs.pipeline.blocks.directions import Sample, fit_features
+from flowpairs.pipeline.blocks.feature_store import (
+    MAP,
+    features_directory,
+    load_map,
+    make_features,
+    save_map,
+)
+from flowpairs.pipeline.blocks.features import CentredRows, DataFeatures, Features, compute_features
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, read_table
 from flowpairs.pipeline.blocks.source import SourceData
-from flowpairs.pipeline.config import CoupleConfig
-from flowpairs.pipeline.data import DataSpec, Target
+from flowpairs.pipeline.config import CoupleConfig, DataConfig
+from flowpairs.pipeline.data import DataSpec
+from flowpairs.pipeline.data.rows.make import is_small, make_target, read_small, save_target
+from flowpairs.pipeline.data.rows.rows import Rows
+from flowpairs.pipeline.data.rows.target import Target
 from flowpairs.pipeline.solve.start import start_potentials
+from flowpairs.pipeline.store.format import rows_directory
+
+Side = Literal["target", "source"]
+Reader = Callable[[DataConfig, DataSpec, Side], Target]
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,11 @@ class Survey:
     target: DataSpec
     source: DataSpec | None = None
     table: PairTable | None = None
+
+    @property
+    def small(self) -> bool:
+        """Whether all data are read into the memory of this process before anything is written."""
+        return is_small(self.target) and (self.source is None or is_small(self.source))
 
 
 @dataclass(frozen=True)
@@ -82,8 +107,8 @@ class FeatureSpace:
     """
 
     map: Features
-    target: Float32[np.ndarray, "ids k"]
-    source: Float32[np.ndarray, "ids0 k"] | None = None
+    target: DataFeatures
+    source: DataFeatures | None = None
 
 
 def survey_inputs(config: CoupleConfig) -> Survey:
@@ -97,16 +122,44 @@ def survey_inputs(config: CoupleConfig) -> Survey:
     return Survey(spec, sources.check_source(config, spec), table)
 
 
-def read_inputs(config: CoupleConfig, surveyed: Survey) -> Inputs:
-    """Read all inputs of a job: with Ray where there are many files and the job uses Ray, else in this process.
+def read_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath | None, *, final: bool = False) -> Inputs:
+    """Read all inputs of a job; a data set of several parts becomes a row set in the store, which the caller owns.
+
+    Args:
+        config: the job.
+        surveyed: result of `survey_inputs`.
+        store: the pair store; None where `surveyed.small`.
+        final: whether the store has pairs, so that only the same data may take the part of its rows.
 
     Raises:
         InputError: what the readers refuse.
     """
     by_ray = config.cluster.actors != 0
-    target = data.read_data(config.data, surveyed.target, by_ray=by_ray)
-    source = sources.read_source(config, surveyed.source, target, by_ray=by_ray)
-    ids = len(target.x) * (2 if config.data.flips else 1)
+
+    def read(part: DataConfig, spec: DataSpec, side: Side) -> Target:
+        if is_small(spec):
+            return read_small(part, spec)
+        assert store is not None
+        where = rows_directory(store, side)
+        return make_target(part, spec, where, by_ray=by_ray, final=final, named=f"{side} rows")
+
+    return gather_inputs(config, surveyed, read)
+
+
+def gather_inputs(config: CoupleConfig, surveyed: Survey, read: Reader) -> Inputs:
+    """Gather a job's inputs.
+
+    Args:
+        config: the job.
+        surveyed: result of `survey_inputs`.
+        read: reads one side's data set, from its configuration, its specification, and "target" or "source".
+
+    Raises:
+        InputError: what the readers refuse.
+    """
+    target = read(config.data, surveyed.target, "target")
+    source = sources.read_source(config, surveyed.source, target, lambda part, spec: read(part, spec, "source"))
+    ids = len(target) * (2 if config.data.flips else 1)
     return Inputs(
         target=target,
         source=source,
@@ -117,28 +170,66 @@ def read_inputs(config: CoupleConfig, surveyed: Survey) -> Inputs:
     )
 
 
-def feature_space(config: CoupleConfig, inputs: Inputs, fitted: Features | None = None) -> FeatureSpace:
-    """Compute the features of every id.
+def save_inputs(inputs: Inputs, store: AnyPath) -> Inputs:
+    """Write as row sets what was read into memory, and return the inputs with rows that are read from there."""
+    target = save_target(inputs.target, rows_directory(store))
+    source = inputs.source
+    if source is not None and source.rows is inputs.target.rows:
+        source = replace(source, rows=target.rows)
+    elif source is not None:
+        saved = save_target(source.as_target(), rows_directory(store, "source"))
+        source = replace(source, rows=saved.rows)
+    return replace(inputs, target=target, source=source)
+
+
+def feature_space(config: CoupleConfig, inputs: Inputs, store: AnyPath | None) -> FeatureSpace:
+    """Compute the features of every id by the map that the store has recorded, or that is fitted and recorded now.
+
+    For two sides the map is one, fitted to those data of both that take part, so that distances are those between the
+    data.
 
     Args:
         config: config with the features and flips.
         inputs: the inputs, with both sides.
-        fitted: the map, where a store has recorded it; None: fit one. For two sides it is one map, fitted to those data
-            of both that take part, so that distances are those between the data.
+        store: the pair store; None: all features are computed in memory.
     """
-    x, source, flips = inputs.target.x, inputs.source, config.data.flips
-    if fitted is None and source is None:
-        fitted = fit_features(x, config.features.pca, flips=flips)
-    elif fitted is None:
-        assert source is not None
-        ids = [np.unique(np.concatenate([leg.source for leg in source.legs]))]
-        ids += [np.unique(np.concatenate([leg.target for leg in source.legs]))]
-        rows = [evenly_spaced(side, part) for side, part in zip((source.x, x), ids, strict=True)]
-        fitted = fit_features(np.concatenate(rows), config.features.pca, flips=False)
-    target = fitted.of_data(x, flips=flips)
+    directory = None if store is None else features_directory(store)
+    if directory is not None and (directory / MAP).is_file():
+        fitted = load_map(directory)
+    else:
+        fitted = fit_features(_samples(config, inputs), config.features.pca)
+        if fitted.captured is not None and directory is not None:
+            print_line(
+                f"features: {fitted.dim} directions hold {100 * fitted.captured:.1f} % of the variance", sys.stderr
+            )
+        if directory is not None:
+            save_map(fitted, directory)
+
+    def features(rows: Rows, origin: str, side: Side, *, flips: bool) -> DataFeatures:
+        kept = fitted.basis is not None or config.coupling.method == "semidiscrete"
+        if store is not None and kept:
+            where, by_ray = features_directory(store, side), config.cluster.actors != 0
+            return make_features(where, fitted, rows, origin, flips=flips, by_ray=by_ray)
+        return compute_features(fitted, rows, flips=flips) if kept else CentredRows(fitted, rows, flips)
+
+    target, source = inputs.target, inputs.source
+    of_target = features(target.rows, target.fingerprint, "target", flips=config.data.flips)
     if source is None:
-        return FeatureSpace(fitted, target)
-    return FeatureSpace(fitted, target, target if source.x is x else fitted.of_data(source.x, flips=source.flips))
+        return FeatureSpace(fitted, of_target)
+    if source.rows is target.rows:
+        return FeatureSpace(fitted, of_target, of_target)
+    return FeatureSpace(fitted, of_target, features(source.rows, source.fingerprint, "source", flips=source.flips))
+
+
+def _samples(config: CoupleConfig, inputs: Inputs) -> list[Sample]:
+    """List the data that the map is fitted to."""
+    rows, source = inputs.target.rows, inputs.source
+    if source is None:
+        return [Sample(rows, np.arange(len(rows)), config.data.flips)]
+    return [
+        Sample(source.rows, np.unique(np.concatenate([leg.source for leg in source.legs]))),
+        Sample(rows, np.unique(np.concatenate([leg.target for leg in source.legs]))),
+    ]
 
 
 def _sha256(values: np.ndarray, dtype: str) -> str:

@@ -8,7 +8,6 @@ from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.solve.inputs import FeatureSpace, Inputs, feature_space
-from flowpairs.pipeline.store.features_file import NAME, load_features, save_features
 from flowpairs.pipeline.store.format import CONVENTION, COSTS, IMPORTED, Index, Outline, Shard
 
 
@@ -44,12 +43,9 @@ class Job:
 
     def with_features(self) -> "Job":
         """Return the job with the features of every id, by the map that its store has recorded or records now."""
-        directory = self.directory
-        recorded = load_features(directory) if directory is not None and (directory / NAME).is_file() else None
-        space = feature_space(self.config, self.inputs, recorded)
-        if directory is not None and recorded is None:
-            save_features(space.map, directory)
-        return replace(self, features=space)
+        if self.features is not None:
+            return self
+        return replace(self, features=feature_space(self.config, self.inputs, self.directory))
 
     def index(self, shards: Sequence[Shard]) -> Index:
         """Build the content of `index.json` for this job with these shards."""
@@ -59,8 +55,9 @@ class Job:
             config_hash=configs.digest(config.determining()),
             data_fingerprint=target.fingerprint,
             pairs=self.blocks.pairs,
-            shape=tuple(target.x.shape[1:]),
+            shape=target.rows.shape,
             num_classes=target.num_classes,
+            class_names=target.class_names,
             payload=config.output.payload,
             method=config.coupling.method,
             convention=convention if table is None else IMPORTED,

@@ -78,7 +78,10 @@ class PotentialSolver:
         torch.set_num_threads(threads)
         self.job, self.device = job, device
         self.team: "Team" = SINGLE  # replaced by an actor that is a member of a team
-        self.conditions, self.features = job.inputs.conditions, extended(job.space.target, job.inputs.conditions)
+        self.conditions, self.features = (
+            job.inputs.conditions,
+            extended(job.space.target.whole(), job.inputs.conditions),
+        )
         # A relative eps refers to the cost between all data and all noise, also where each class is a problem of its
         # own. Found at the first problem.
         self.std: float | None = None

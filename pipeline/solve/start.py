@@ -7,7 +7,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.blocks.division import divide
 from flowpairs.pipeline.config import CoupleConfig, load
-from flowpairs.pipeline.data.spec import Target
+from flowpairs.pipeline.data.rows.target import Target
 from flowpairs.pipeline.store.format import read_index
 from flowpairs.pipeline.store.potential_files import block_potentials, load_potentials
 
@@ -35,7 +35,7 @@ def start_potentials(config: CoupleConfig, target: Target) -> Float64[np.ndarray
             f"{where}: method {method} with cost {cost} and source {theirs.source.kind}; give a store of method "
             "sinkhorn or semidiscrete with cost dot, coupled with noise"
         )
-    blocks = divide(theirs, len(target.x))
+    blocks = divide(theirs, len(target))
     if index.data_fingerprint != target.fingerprint or theirs.data.flips != config.data.flips:
         raise InputError(f"{where}: holds pairs of other data; give a store over the same data and flips")
     if method == "semidiscrete":

@@ -1,10 +1,9 @@
 """The pair store's format: names, the index and the sidecars, without any tar bytes.
 
     DIR/config.yaml              resolved config
-    DIR/features.npz             mean and principal directions that the cost saw
-    DIR/data.npy, labels.npy     copy of the data set, in stores of data ids alone and semi-discrete ones
-    DIR/data_weights.npy         weights of the data, where they have some
-    DIR/source.npy               copy of the source's data set, in stores of ids alone where that is another data set
+    DIR/rows/                    the data set in parts, with labels, weights and times (pipeline/data/rows/row_set.py)
+    DIR/features/                mean and principal directions that the cost saw, and features of every data id
+    DIR/source_rows/             the source's data set, where that is another one; source_features/ in the same manner
     DIR/shards/pairs-000000.tar  WebDataset; records of k pairs, each field [k, ...]
     DIR/shards/pairs-000000.json sidecar: what the shard holds and the report of its block
     DIR/potentials/b000000.npy   g of each block's target rows, float64
@@ -30,7 +29,7 @@ from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 OUTLINE = "outline.json"
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
 
@@ -78,6 +77,7 @@ class Index:
     pairs: Count  # 0: only potentials
     shape: tuple[Size, ...]  # of one x0 and one x1, channels first for images
     num_classes: Count  # 0: no labels
+    class_names: tuple[str, ...]  # by class id; empty where classes have none
     payload: Literal["full", "seeded", "ids"]  # see records.py
     method: str
     convention: str  # which cost, which eps and which potentials, in words
@@ -122,14 +122,20 @@ def record_key(block: int, row: int) -> str:
     return f"b{block:06d}-r{row:09d}"
 
 
-def keeps_data(payload: str, method: str) -> bool:
-    """Return whether a store has a copy of the data set, without which ids and potentials mean nothing."""
+def needs_rows(payload: str, method: str) -> bool:
+    """Return whether a store is of no use without its rows: ids and potentials alone mean nothing."""
     return payload == "ids" or method == "semidiscrete"
 
 
-def source_copy(index: Index) -> str:
-    """Name the copy of the source's data set in a two-sided store of ids."""
-    return "data.npy" if index.source_fingerprint == index.data_fingerprint else "source.npy"
+def rows_directory(directory: AnyPath, side: Literal["target", "source"] = "target") -> AnyPath:
+    """Directory of a side's rows in a pair store; a source that is the same data set has none of its own."""
+    return directory / ("rows" if side == "target" else "source_rows")
+
+
+def row_sides(index: "Index") -> tuple[Literal["target", "source"], ...]:
+    """List the sides that have rows of their own."""
+    apart = index.source_fingerprint not in (None, index.data_fingerprint)
+    return ("target", "source") if apart else ("target",)
 
 
 def pairs_per_record(shape: tuple[int, ...], payload: str) -> int:

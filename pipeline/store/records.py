@@ -4,10 +4,9 @@ Three payloads hold the same pairs, bit by bit:
 
     full    x0.npy, x1.npy [k, ...] float32, label.npy [k] int64 where labelled, meta.json
     seeded  without x0.npy, which is generated again from the seed and the noise counters
-    ids     id.npy [k] uint32 alone. x1 and label are looked up in the store's data.npy and labels.npy, a copy of the
-            data set
+    ids     id.npy [k] uint32 alone. x1 and label are looked up in the store's rows
 
-Where x0 is data too, `seeded` does not exist, and `ids` also has source_id.npy [k] uint32, looked up in source.npy.
+Where x0 is data too, `seeded` does not exist, and `ids` also has source_id.npy [k] uint32, looked up in source_rows.
 Where the noise rows are not consecutive, row.npy [k] uint64 lists them: in `ids` at most 12 bytes per pair. Where
 pairs have weights for training, weight.npy [k] float32 holds them. meta.json names the seed, the block and the first
 noise row; in `full` and `seeded` the data ids as well. docs/pair-format.md has the whole format, for other programs.
@@ -24,10 +23,13 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from flowpairs.pipeline.base import npy
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.blocks import noise
-from flowpairs.pipeline.blocks.features import gather
-from flowpairs.pipeline.store.format import Index, source_copy
+from flowpairs.pipeline.data.rows import row_set
+from flowpairs.pipeline.data.rows.row_set import Manifest
+from flowpairs.pipeline.data.rows.rows import Rows
+from flowpairs.pipeline.store.format import Index, row_sides, rows_directory
 from flowpairs.pipeline.store.shard_layout import opened, read_member, walk
 
 Part = slice | Int64[np.ndarray, " r"]  # some pairs of a record
@@ -161,7 +163,7 @@ class Decoder:
         if self.index.payload == "full":
             return array(fields, "x0.npy", np.float32, self.index.shape)[part]
         if self.index.two_sided:
-            return gather(self.source, self._source_ids(fields, part))
+            return self.source.read(self._source_ids(fields, part))
         rows, seed = self._rows(fields, part), read_meta(fields).get("seed")
         if type(seed) is not int or not 0 <= seed < 2**63:
             raise ValueError(f"meta.json: seed {seed!r} is no integer in [0, 2^63)")
@@ -183,7 +185,7 @@ class Decoder:
 
     def _x1(self, fields: Mapping[str, Any], part: Part) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "ids":
-            return gather(self.data, self._data_ids(fields, part))
+            return self.data.read(self._data_ids(fields, part))
         return array(fields, "x1.npy", np.float32, self.index.shape)[part]
 
     def _label(self, fields: Mapping[str, Any], part: Part) -> Int64[np.ndarray, " k"]:
@@ -221,42 +223,54 @@ class Decoder:
         return ids
 
     @cached_property
-    def data(self) -> Float32[np.ndarray, "N ..."]:
-        """The store's copy of the data set, mapped into memory."""
-        return self._load("data.npy")
+    def data(self) -> Rows:
+        """The store's rows."""
+        return row_set.open_rows(rows_directory(self.directory), self._manifest)
 
     @cached_property
-    def source(self) -> Float32[np.ndarray, "N ..."]:
-        """The store's copy of the source's data set; in a chain over time it is that of the target."""
-        return self._load(source_copy(self.index))
-
-    def _load(self, name: str) -> Float32[np.ndarray, "N ..."]:
-        data = npy.load_npy(self.directory / name)
-        if data.dtype != np.float32 or data.shape[1:] != self.index.shape or not len(data):
-            raise ValueError(
-                f"{name} is {list(data.shape)} of {data.dtype}, not float32 {list(self.index.shape)} a row"
-            )
-        return data
+    def source(self) -> Rows:
+        """The rows of the source; in a chain over time they are those of the target."""
+        if len(row_sides(self.index)) == 1:
+            return self.data
+        directory = rows_directory(self.directory, "source")
+        manifest = self._checked(directory, self.index.source_fingerprint)
+        return row_set.open_rows(directory, manifest)
 
     @cached_property
     def labels(self) -> Int64[np.ndarray, " N"]:
-        """The store's copy of the labels."""
-        labels = npy.load_npy(self.directory / "labels.npy")
-        if labels.dtype != np.int64 or labels.shape != self.data.shape[:1]:
-            raise ValueError(f"labels.npy is {list(labels.shape)} of {labels.dtype}, not one int64 a datum")
+        """The labels of the rows."""
+        labels = self._column("label")
+        if labels is None:
+            raise ValueError("rows without labels, which the index promises")
         return labels
 
     @cached_property
     def data_weights(self) -> Float64[np.ndarray, " N"] | None:
-        """The store's copy of the data's weights; None where they count alike."""
-        if not (self.directory / "data_weights.npy").is_file():
-            return None
-        weights = npy.load_npy(self.directory / "data_weights.npy")
-        if weights.dtype != np.float64 or weights.ndim != 1 or not (np.isfinite(weights) & (weights >= 0)).all():
-            raise ValueError("data_weights.npy: not one finite float64 a datum, 0 or more")
-        if not weights.any():
-            raise ValueError("data_weights.npy: 0 throughout")
+        """The weights of the data; None where they count alike."""
+        weights = self._column("weight")
+        if weights is not None and not ((np.isfinite(weights) & (weights >= 0)).all() and weights.any()):
+            raise ValueError("weight.npy: not finite numbers of 0 or more, some above 0")
         return weights
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        return self._checked(rows_directory(self.directory), self.index.data_fingerprint)
+
+    def _checked(self, directory: AnyPath, expected: str | None) -> Manifest:
+        """Read a manifest of rows, and refuse those of other data than were coupled."""
+        try:
+            manifest = row_set.read_manifest(directory)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        if manifest.shape != self.index.shape or manifest.fingerprint != expected:
+            raise ValueError(f"{directory}: not the rows that were coupled; remove it and couple again")
+        return manifest
+
+    def _column(self, name: str) -> np.ndarray | None:
+        try:
+            return row_set.read_column(rows_directory(self.directory), self._manifest, name)
+        except InputError as error:
+            raise ValueError(str(error)) from error
 
 
 def samples(path: AnyPath, extensions: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -4,25 +4,22 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
-
 from flowpairs.pipeline import config as configs
-from flowpairs.pipeline.base.atomic import refuse_unwritable, write_array
+from flowpairs.pipeline.base.atomic import refuse_unwritable
 from flowpairs.pipeline.base.environment import in_submitted_job
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.owner import is_empty, refuse_owned
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.blocks.division import Blocks
-from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.config import CoupleConfig
-from flowpairs.pipeline.data.spec import Target
+from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.store import format
-from flowpairs.pipeline.store.features_file import NAME as FEATURES
 from flowpairs.pipeline.store.shard_layout import damage
 
 # What a job writes before its first result.
-PREPARED = ("config.yaml", format.OUTLINE, "data.npy", "labels.npy", "source.npy", "data_weights.npy", FEATURES)
+PREPARED = ("config.yaml", format.OUTLINE)
+SETS = ("rows", "source_rows", "features", "source_features")
 
 
 def find_complete(config: CoupleConfig, directory: AnyPath, *, extend: bool = False) -> format.Index | None:
@@ -77,6 +74,23 @@ def check_directory(config: CoupleConfig, directory: AnyPath, *, extend: bool = 
     return earlier
 
 
+def settle_payload(config: CoupleConfig, directory: AnyPath, shape: tuple[int, ...], *, noise: bool) -> CoupleConfig:
+    """Return the config with a payload in place of `auto`: that of the store's pairs, or what their size suggests.
+
+    Args:
+        config: the job.
+        directory: its output directory.
+        shape: shape of a datum.
+        noise: whether x0 can be found again, as a seed's noise or by its ids.
+    """
+    earlier = _earlier(directory)
+    if config.output.payload == "auto" and earlier is not None and has_results(directory):
+        output = config.output.model_copy(update={"payload": earlier.output.payload})
+    else:
+        output = config.output.decided(shape, restorable=noise)
+    return config.model_copy(update={"output": output})
+
+
 def check_same(config: CoupleConfig, directory: AnyPath, *, extend: bool = False) -> None:
     """Compare a config that has its inputs' fingerprints to that of the store in the output directory, if any.
 
@@ -99,8 +113,10 @@ def has_results(directory: AnyPath) -> bool:
     return any(fnmatch(path.name, names) for part, names in found if part.is_dir() for path in part.iterdir())
 
 
-def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, source: SourceData | None = None) -> None:
-    """Make the directories, write the resolved config and remove what a dead run left half-written.
+def prepare_store(config: CoupleConfig, directory: AnyPath) -> None:
+    """Make the directories, write the config and remove what a dead run left half-written.
+
+    It is called before rows are made on disk, and again with a config that holds the fingerprints of all that was read.
 
     The caller owns the directory. What another config has begun without a result is removed first. A store that grows
     gets its new config first, then loses its index, which the job writes anew.
@@ -113,18 +129,12 @@ def prepare_store(config: CoupleConfig, directory: AnyPath, target: Target, sour
         (directory / "index.json").unlink(missing_ok=True)
     for part in (directory, directory / "shards", directory / "potentials"):
         part.mkdir(parents=True, exist_ok=True)
+    for part in (directory, *(directory / name for name in ("shards", "potentials", *SETS))):
         if isinstance(part, Path):  # at a URL nothing is ever half-written
             for temporary in part.glob(".*.tmp"):
                 temporary.unlink(missing_ok=True)
-    copies: dict[str, np.ndarray | None] = {"data_weights.npy": target.weights}
-    if format.keeps_data(config.output.payload, config.coupling.method):
-        copies |= {"data.npy": target.x, "labels.npy": target.labels}
-        if source is not None and source.fingerprint != target.fingerprint:
-            copies["source.npy"] = source.x
-    for name, values in copies.items():
-        if values is not None and not (directory / name).is_file():
-            write_array(directory / name, values)
-    if _earlier(directory) is None:
+    earlier = _earlier(directory)
+    if earlier is None or earlier.data.fingerprint is None:
         _save(config, directory)
 
 
@@ -138,9 +148,9 @@ def _clear(directory: AnyPath) -> None:
     print_line(f"{directory}: holds no pair yet; starting over with this config", sys.stderr)
     for name in PREPARED:
         (directory / name).unlink(missing_ok=True)
-    shards = directory / "shards"
-    for path in shards.iterdir() if shards.is_dir() else ():
-        path.unlink(missing_ok=True)
+    for part in ("shards", "features", "source_features"):  # rows know themselves what they were made from
+        for path in (directory / part).iterdir() if (directory / part).is_dir() else ():
+            path.unlink(missing_ok=True)
 
 
 def blocks_done(directory: AnyPath, blocks: Blocks) -> set[int]:
@@ -176,13 +186,14 @@ def _finished(directory: AnyPath) -> format.Index | None:
         path.unlink()
         return None
     lost = [shard.name for shard in index.shards if not _is_whole(directory, shard)]
-    copies = ["data.npy", *(["labels.npy"] if index.num_classes else [])]
-    copies += [format.source_copy(index)] if index.two_sided else []
-    copies = copies if format.keeps_data(index.payload, index.method) else []
-    copies += ["data_weights.npy"] if config is not None and config.data.weight is not None else []
+    if format.needs_rows(index.payload, index.method):
+        for side in format.row_sides(index):
+            where = format.rows_directory(directory, side)
+            lost += [f"{where.name}/{name}" for name in row_set.lost_files(where)]
     if index.method == "semidiscrete":
-        copies += ["features.npz", "potentials/g.npy", "potentials/semidiscrete.json"]
-    lost += [name for name in copies if not (directory / name).is_file()]
+        needed = ["features/map.npz", "potentials/g.npy", "potentials/semidiscrete.json"]
+        lost += [name for name in needed if not (directory / name).is_file()]
+        lost += [f"features/{name}" for name in row_set.lost_files(directory / "features")]
     if not lost:
         return index
     refuse_unwritable(directory, output_key(directory))
@@ -231,6 +242,9 @@ def _with_pairs(config: CoupleConfig, pairs: int) -> CoupleConfig:
 def _differences(config: CoupleConfig, earlier: CoupleConfig) -> list[str]:
     """List the keys in which two configs determine other pairs."""
     ours, theirs = config.determining(), earlier.determining()
+    if "auto" in (config.output.payload, earlier.output.payload):  # before it is decided
+        ours["output"].pop("payload")
+        theirs["output"].pop("payload")
     if config.data.fingerprint is None:  # before the data are read
         for part in ("data", "source", "coupling"):
             for tree in (ours, theirs):

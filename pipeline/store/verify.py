@@ -9,7 +9,7 @@ import numpy as np
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.data.spec import data_fingerprint
+from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Decoder, samples
 from flowpairs.pipeline.store.shard_layout import damage
@@ -20,7 +20,7 @@ class Verdict:
     """What was read, and every fault found, one sentence each.
 
     `draw_error` is the L1 distance between the frequencies at which the data that occur were drawn and their weights,
-    equal ones where data_weights.npy is not there; `chance_error` is what that many independent draws would give. A
+    equal ones where the rows have none; `chance_error` is what that many independent draws would give. A
     coupling's draws stay at or below chance.
     """
 
@@ -44,10 +44,13 @@ def verify(directory: AnyPath) -> Verdict:
     index = format.read_index(directory)
     verdict = Verdict(str(directory))
     seen = _Seen()
-    if format.keeps_data(index.payload, index.method):
-        _check_data(directory, index, verdict)
+    if format.needs_rows(index.payload, index.method) or (directory / "rows").is_dir():
+        _check_rows(directory, index, verdict)
         if verdict.faults:
             return verdict
+    for side in ("features", "source_features"):
+        if (directory / side / row_set.MANIFEST).is_file():
+            verdict.faults += row_set.damages(directory / side)
     if index.method == "semidiscrete":
         _check_potentials(directory, verdict)
     listed = {shard.name for shard in index.shards}
@@ -70,14 +73,16 @@ def verify(directory: AnyPath) -> Verdict:
 def _compare_draws(directory: AnyPath, index: format.Index, drawn: Counter[int], verdict: Verdict) -> None:
     """Compare how often data were drawn with how often they should have been."""
     ids, counts = np.array(list(drawn)), np.array(list(drawn.values()), np.float64)
-    try:
-        weights = Decoder(directory, index).data_weights
-    except (OSError, ValueError) as error:
-        verdict.faults.append(f"data_weights.npy cannot be read ({error}); remove it and couple again")
-        return
+    weights = None
+    if (directory / "rows" / row_set.MANIFEST).is_file():
+        try:
+            weights = Decoder(directory, index).data_weights
+        except (OSError, ValueError) as error:
+            verdict.faults.append(f"rows/weight.npy cannot be read ({error}); {row_set.REMEDY}")
+            return
     wanted = np.ones(len(ids)) if weights is None else weights[ids % len(weights)]
     if not wanted.any():
-        verdict.faults.append("data_weights.npy: 0 for all data that were drawn; remove it and couple again")
+        verdict.faults.append("rows/weight.npy: 0 for all data that were drawn; remove rows and couple again")
         return
     wanted = wanted / wanted.sum()
     verdict.draw_error = float(np.abs(counts / counts.sum() - wanted).sum())
@@ -159,25 +164,15 @@ def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:
     return arrays["data_ids"].tolist()
 
 
-def _check_data(directory: AnyPath, index: format.Index, verdict: Verdict) -> None:
-    """Check the store's copy of the data set against its fingerprint."""
-    decoder = Decoder(directory, index)
-    try:
-        found = data_fingerprint(decoder.data, decoder.labels if index.num_classes else None)
-    except (OSError, ValueError) as error:
-        verdict.faults.append(f"data.npy or labels.npy cannot be read ({error}); remove both and couple again")
-        return
-    if found != index.data_fingerprint:
-        verdict.faults.append("data.npy: not the data that were coupled; remove data.npy and labels.npy, couple again")
-    if (name := format.source_copy(index)) == "data.npy" or not index.two_sided:
-        return
-    try:
-        found = data_fingerprint(decoder.source, None)
-    except (OSError, ValueError) as error:
-        verdict.faults.append(f"{name} cannot be read ({error}); remove it and couple again")
-        return
-    if found != index.source_fingerprint:
-        verdict.faults.append(f"{name}: not the source that was coupled; remove it and couple again")
+def _check_rows(directory: AnyPath, index: format.Index, verdict: Verdict) -> None:
+    """Check the rows of both sides against their manifests, and these against the index."""
+    expected = {"target": index.data_fingerprint, "source": index.source_fingerprint}
+    for side in format.row_sides(index):
+        where = format.rows_directory(directory, side)
+        faults = row_set.damages(where)
+        if not faults and row_set.read_manifest(where).fingerprint != expected[side]:
+            faults = [f"{where}: not the data that were coupled; {row_set.REMEDY}"]
+        verdict.faults += faults
 
 
 def _check_potentials(directory: AnyPath, verdict: Verdict) -> None:

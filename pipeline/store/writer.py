@@ -4,31 +4,16 @@ The tar is written under a temporary name, hashed on the way, synced and renamed
 manner. webdataset's own `ShardWriter` would leave a valid but short tar under the final name when the process dies.
 """
 
-import hashlib
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from flowpairs.pipeline.base.atomic import atomic_open
+from flowpairs.pipeline.base.hashing import HashingFile
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Record, encode_record
-
-
-class _HashingFile:
-    """A file that counts and hashes the bytes that pass through."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sha256, self.bytes = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self.bytes += len(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 class ShardWriter:
@@ -52,7 +37,7 @@ class ShardWriter:
 
         self.stack = ExitStack()
         self.file = self.stack.enter_context(atomic_open(self.path))
-        self.hashing = _HashingFile(self.file)
+        self.hashing = HashingFile(self.file)
         # A fixed time and no compression: the same pairs give the same bytes.
         self.tar = TarWriter(self.hashing, user="flowpairs", group="flowpairs", encoder=False, mtime=0, compress=False)
         return self

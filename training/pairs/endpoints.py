@@ -13,8 +13,10 @@ from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
 from flowpairs.pipeline.config.data import DataSource
-from flowpairs.pipeline.data import Target
-from flowpairs.pipeline.store.format import Index
+from flowpairs.pipeline.data.rows import row_set
+from flowpairs.pipeline.data.rows.make import is_small, read_small, sample
+from flowpairs.pipeline.data.rows.target import Target
+from flowpairs.pipeline.store.format import Index, rows_directory
 from flowpairs.training.config import EvaluateConfig
 from flowpairs.training.pairs.reference import LIMIT, Reference, read_reference
 
@@ -63,8 +65,7 @@ class Endpoints:
 def read_endpoints(directory: str, index: Index, config: EvaluateConfig) -> Endpoints:
     """Read the data at the ends of a flow that was trained on a pair store.
 
-    The data of a chain are read from their source, since the store lacks the left-out points; Ray may be needed, as for
-    `data.read_data`.
+    The data of a chain, the left-out points with them, are the store's rows; where it has none, they are read again.
 
     Args:
         directory: the directory or URL of the store.
@@ -80,19 +81,21 @@ def read_endpoints(directory: str, index: Index, config: EvaluateConfig) -> Endp
         if config.data is not None or config.source is not None:
             key = "data" if config.data is not None else "source"
             raise InputError(f"{key}={getattr(config, key)!r}: pairs of a chain are held to their own data; remove it")
-        return _chain(coupled, index)
+        return _chain(directory, coupled, index)
     start = read_reference(directory, index, "source").x if index.two_sided else None
     if config.source is not None:
         if coupled is None or not isinstance(coupled.source, DataSource):
             raise InputError(f"source={config.source!r}: the flow starts from noise; remove it")
         where = f"source={config.source!r}"
-        start = torch.from_numpy(held_out(coupled.source.as_data(), config.source, index.shape, where).x)
+        found = held_out(coupled.source.as_data(), config.source, index.shape, where)
+        start = torch.from_numpy(found.rows.read(np.arange(min(LIMIT, len(found)))))
     if config.data is None:
         return Endpoints(start, read_reference(directory, index))
     assert coupled is not None
     target = held_out(coupled.data, config.data, index.shape, f"data={config.data!r}")
     labels = None if target.labels is None or not index.num_classes else torch.from_numpy(target.labels[:LIMIT])
-    return Endpoints(start, Reference(torch.from_numpy(target.x[:LIMIT]), labels))
+    x = torch.from_numpy(target.rows.read(np.arange(min(LIMIT, len(target)))))
+    return Endpoints(start, Reference(x, labels))
 
 
 def _needs_config(index: Index, config: EvaluateConfig) -> bool:
@@ -119,20 +122,28 @@ def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str)
         raise InputError(f"{where}: {str(error).removeprefix(f'data.path={path!r}: ')}") from error
     if spec.shape != shape:
         raise InputError(f"{where}: data of shape {list(spec.shape)}; the pairs have {list(shape)}")
-    return data.read_data(config, spec)
+    return read_small(config, spec) if is_small(spec) else sample(config, spec, LIMIT)
 
 
-def _chain(config: CoupleConfig, index: Index) -> Endpoints:
+def _chain_rows(directory: str, config: CoupleConfig) -> Target:
+    """Open the rows of a chain, or read its data again."""
+    where = rows_directory(as_path(directory))
+    if not row_set.lost_files(where):
+        return row_set.open_target(where)
+    return read_small(config.data, data.check_data(config.data))
+
+
+def _chain(directory: str, config: CoupleConfig, index: Index) -> Endpoints:
     """Read the data at every time point."""
-    target = data.read_data(config.data, data.check_data(config.data))
+    target = _chain_rows(directory, config)
     if target.fingerprint != index.data_fingerprint or target.columns_fingerprint != config.data.columns_fingerprint:
         raise InputError(f"data.path={config.data.path!r}: not the data of these pairs; mend the path in config.yaml")
     assert target.times is not None
     first, last, points = index.times[0], index.times[-1], []
     for time in sorted({*index.times, *config.data.leave_out}):
-        there = torch.from_numpy(target.x[target.times == time])
+        there = torch.from_numpy(target.rows.read(np.flatnonzero(target.times == time)))
         points.append(TimePoint(time, (time - first) / (last - first), there, time not in index.times))
-    at_end = target.times == last
+    at_end = np.flatnonzero(target.times == last)
     labels = None if target.labels is None else torch.from_numpy(target.labels[at_end])
-    start = torch.from_numpy(target.x[target.times == first])
-    return Endpoints(start, Reference(torch.from_numpy(target.x[at_end]), labels), tuple(points))
+    start = torch.from_numpy(target.rows.read(np.flatnonzero(target.times == first)))
+    return Endpoints(start, Reference(torch.from_numpy(target.rows.read(at_end)), labels), tuple(points))

@@ -15,12 +15,12 @@ import torch
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
-from flowpairs.pipeline.blocks import features, noise
+from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.conditions import read_conditions
+from flowpairs.pipeline.blocks.feature_store import features_directory, load_map, open_features
 from flowpairs.pipeline.config import CoupleConfig, load
-from flowpairs.pipeline.data.spec import Target
+from flowpairs.pipeline.data.rows.target import Target
 from flowpairs.pipeline.solve.assignment import RowAssigner
-from flowpairs.pipeline.store.features_file import load_features
 from flowpairs.pipeline.store.format import Index
 from flowpairs.pipeline.store.potential_files import Potentials, load_potentials
 from flowpairs.pipeline.store.records import Decoder
@@ -123,7 +123,7 @@ class SemidiscreteStore:
 
     def data(self, ids: np.ndarray) -> np.ndarray:
         """Gather the data of some ids; ids of mirror images give the mirrored data."""
-        return features.gather(self._read("data"), ids)
+        return self._read("data").read(ids)
 
     def labels(self, ids: np.ndarray) -> np.ndarray:
         """Look up the labels of some ids."""
@@ -147,21 +147,21 @@ class SemidiscreteStore:
     @cached_property
     def assigner(self) -> RowAssigner:
         """The object that finds the partners of source rows."""
-        config, index, x = self.config, self.index, np.asarray(self._read("data"))
+        config, index, rows = self.config, self.index, self._read("data")
         labels = self._read("labels") if index.num_classes else None
         weights = self._read("data_weights")
         if weights is None and config.data.weight is not None:
-            raise InputError(f"{self.directory / 'data_weights.npy'}: missing; copy it too, or couple again")
-        target = Target(x, labels, index.num_classes, index.data_fingerprint, weights)
-        given = read_conditions(config.coupling, target)
-        fitted = load_features(self.directory)
-        of_data = fitted.of_data(x, flips=config.data.flips)
-        return RowAssigner(config.source.seed, fitted, of_data, given, self.potentials, self.device)
+            raise InputError(f"{self.directory / 'rows' / 'weight.npy'}: missing; copy it too, or couple again")
+        target = Target(rows, labels, index.num_classes, index.data_fingerprint, weights)
+        given, where = read_conditions(config.coupling, target), features_directory(self.directory)
+        fitted = load_map(where)
+        of_data = open_features(where, fitted, rows, flips=config.data.flips)
+        return RowAssigner(config.source.seed, fitted, of_data.whole(), given, self.potentials, self.device)
 
     def _read(self, name: str) -> Any:
         try:
             return getattr(self._decoder, name)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{self.directory / name}.npy: cannot be read ({error}); couple into a new directory"
+                f"{self.directory / 'rows'}: {name} cannot be read ({error}); couple into a new directory"
             ) from error

@@ -1,0 +1,276 @@
+"""A data set -> rows: a small one in this process's memory, a larger one as a row set on disk, by tasks.
+
+Either way the rows, their parts and their fingerprint are the same. A task decodes a piece once and writes it in the
+dtype in which it came. A row that cannot be read is refused together with all others, or left out where the config
+says so; ids then count what is left.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from flowpairs.pipeline import data
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.progress import progress, remaining
+from flowpairs.pipeline.config import DataConfig
+from flowpairs.pipeline.data import Bad, DataSpec, Piece
+from flowpairs.pipeline.data.discover import locate
+from flowpairs.pipeline.data.rows import parts, row_set
+from flowpairs.pipeline.data.rows.parts import FinishedPart
+from flowpairs.pipeline.data.rows.row_set import Manifest
+from flowpairs.pipeline.data.rows.rows import Rows
+from flowpairs.pipeline.data.rows.stage import run_tasks
+from flowpairs.pipeline.data.rows.target import Target
+
+
+def is_small(spec: DataSpec) -> bool:
+    """Return whether a data set is one part, which a process reads into its memory."""
+    return spec.rows is not None and spec.rows <= row_set.rows_per_part(spec.shape, spec.dtype)
+
+
+def read_small(config: DataConfig, spec: DataSpec) -> Target:
+    """Read a small data set into memory.
+
+    Raises:
+        InputError: rows that cannot be read, or a data set that changes while it is read.
+    """
+    bad: list[Bad] = []
+    rows, columns = [], dict[str, list[np.ndarray]]()
+    for group in data.list_pieces(config, spec, _counts(config, spec, by_ray=False), _most(spec)):
+        for piece in group:
+            for batch in data.read_piece(config, spec, piece, bad, threads=_threads()):
+                rows.append(batch["x"])
+                for name in batch.keys() - {"x"}:
+                    columns.setdefault(name, []).append(batch[name])
+    _refuse(config, bad)
+    x = np.concatenate(rows) if rows else np.empty((0, *spec.shape), spec.dtype)
+    joined = {name: np.concatenate(values) for name, values in columns.items()}
+    return target_of(config, spec, x, joined, len(bad))
+
+
+def count_data(config: DataConfig, spec: DataSpec) -> int:
+    """Count the rows of a data set that does not say how many it has."""
+    return sum(_counts(config, spec, by_ray=False))
+
+
+def sample(config: DataConfig, spec: DataSpec, count: int) -> Target:
+    """Read about `count` rows of a large data set into memory, in evenly spaced runs."""
+    counts = _counts(config, spec, by_ray=False)
+    total = sum(counts)
+    runs = max(1, min(16, total // max(1, count)))
+    per_run = max(1, count // runs)
+    chosen = [number * (total // runs) // per_run for number in range(runs)]
+    pieces = [piece for group in data.list_pieces(config, spec, counts, per_run) for piece in group]
+    rows, columns, bad = [], dict[str, list[np.ndarray]](), list[Bad]()
+    for number in chosen:
+        for batch in data.read_piece(config, spec, pieces[min(number, len(pieces) - 1)], bad, threads=_threads()):
+            rows.append(batch["x"])
+            for name in batch.keys() - {"x"}:
+                columns.setdefault(name, []).append(batch[name])
+    joined = {name: np.concatenate(values) for name, values in columns.items()}
+    return target_of(config, spec, np.concatenate(rows), joined, len(bad))
+
+
+def target_of(
+    config: DataConfig, spec: DataSpec, x: np.ndarray, columns: dict[str, np.ndarray], left_out: int = 0
+) -> Target:
+    """Make a data set of rows in memory, with the fingerprint that it has on disk."""
+    if not len(x):
+        raise InputError(f"data.path={config.path!r}: no rows; give data with at least one")
+    labels, weights, times = (columns.get(name) for name in row_set.COLUMNS)
+    _check_weights(config, weights)
+    step = row_set.rows_per_part(x.shape[1:], str(x.dtype))
+    counts = [min(step, len(x) - start) for start in range(0, len(x), step)]
+    rows = Rows([x[start : start + step] for start in range(0, len(x), step)], counts, x.shape[1:], str(x.dtype))
+    return Target(
+        rows=rows,
+        labels=labels,
+        num_classes=_classes(spec, labels),
+        fingerprint=row_set.fingerprint_of(x, columns),
+        weights=weights,
+        times=times,
+        class_names=spec.class_names,
+        kind=spec.kind,
+        left_out=left_out,
+    )
+
+
+def save_target(target: Target, directory: AnyPath) -> Target:
+    """Write a data set that is in memory as a row set, and open it; a whole set of the same data is left as it is."""
+    if not isinstance(target.rows.parts[0], np.ndarray):
+        return target
+    if not row_set.lost_files(directory) and row_set.read_manifest(directory).fingerprint == target.fingerprint:
+        return row_set.open_target(directory)
+    row_set.clear(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    files = [
+        row_set.write_part(directory / row_set.part_name(number), part) for number, part in enumerate(target.rows.parts)
+    ]
+    columns = [row_set.write_part(directory / f"{name}.npy", values) for name, values in target.columns().items()]
+    row_set.write_manifest(directory, _manifest(target, files, columns))
+    return row_set.open_target(directory)
+
+
+def make_target(
+    config: DataConfig, spec: DataSpec, directory: AnyPath, *, by_ray: bool, final: bool, named: str = "rows"
+) -> Target:
+    """Make the row set of a large data set, or complete it, and open it.
+
+    Args:
+        config: `data:` of a configuration.
+        spec: result of `check_data`.
+        directory: directory of the set, in one that the caller owns.
+        by_ray: decode by Ray Data's tasks on all nodes, which have to reach the data and the directory.
+        final: whether pairs refer to the set that is there, so that only the same data may take its part.
+        named: what is made, for the progress.
+
+    Raises:
+        InputError: rows that cannot be read, or other data than those that pairs refer to.
+        JobError: a directory that cannot be written.
+    """
+    own = _identity(config, spec)
+    if not row_set.lost_files(directory):
+        if row_set.read_source(directory) == own:
+            return row_set.open_target(directory)
+        if final:
+            again = make_target(config, spec, directory / "again", by_ray=by_ray, final=False, named=named)
+            same = again.fingerprint == row_set.read_manifest(directory).fingerprint
+            row_set.clear(directory / "again")
+            if not same:
+                raise InputError(
+                    f"data.path={config.path!r}: not the data of the pairs in {directory.parent}; give another "
+                    "output.dir or the same data"
+                )
+            row_set.write_source(directory, own)
+            return row_set.open_target(directory)
+    if row_set.read_source(directory) != own:
+        row_set.clear(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    row_set.write_source(directory, own)
+    groups, number = list[_Group](), 0
+    for group in data.list_pieces(config, spec, _counts(config, spec, by_ray=by_ray), _most(spec)):
+        groups.append(_Group(number, tuple(group)))
+        number += len(group)
+    work, done, began = partial(_make_group, directory, config, spec, own), list[FinishedPart](), time.monotonic()
+    with progress(f"reading {named}", number) as show:
+        for finished in run_tasks(work, groups, by_ray=by_ray):
+            done += finished
+            show(
+                len(done), f"{len(done)}/{number} parts  {remaining(len(done), number, time.monotonic() - began)} left"
+            )
+    done.sort(key=lambda each: each.number)
+    bad = [each for finished in done for each in finished.bad]
+    _refuse(config, bad)
+    files = [each.part for each in done if each.part is not None]
+    if not files:
+        raise InputError(f"data.path={config.path!r}: no rows; give data with at least one")
+    columns = parts.merge_columns(directory, done)
+    _check_weights(config, columns.get("weight"))
+    described = [row_set.write_part(directory / f"{name}.npy", values) for name, values in columns.items()]
+    rows = Rows([directory / part.name for part in files], [part.rows for part in files], spec.shape, spec.dtype)
+    classes = _classes(spec, columns.get("label"))
+    whole = Target(rows, None, classes, "", class_names=spec.class_names, kind=spec.kind, left_out=len(bad))
+    row_set.write_manifest(directory, _manifest(whole, files, described))
+    parts.remove_sidecars(directory, done)
+    return row_set.open_target(directory)
+
+
+def _identity(config: DataConfig, spec: DataSpec) -> str:
+    """Hash what a row set is made from: the configuration that says how, and the names and sizes of all files."""
+    tree = config.model_dump(mode="json", exclude={"flips", "fingerprint", "columns_fingerprint", "leave_out"})
+    found = locate(config)
+    named = [tree, list(spec.shape), str(spec.dtype), row_set.FORMAT_VERSION, found.files, found.sizes]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Pieces that one task reads, and the number of the first of them."""
+
+    first: int
+    pieces: tuple[Piece, ...]
+
+
+def _make_group(directory: AnyPath, config: DataConfig, spec: DataSpec, own: str, group: _Group) -> list[FinishedPart]:
+    """Make the parts of some pieces; this is a task."""
+    return [
+        _make_part(directory, config, spec, own, number, piece)
+        for number, piece in enumerate(group.pieces, group.first)
+    ]
+
+
+def _make_part(
+    directory: AnyPath, config: DataConfig, spec: DataSpec, own: str, number: int, piece: Piece
+) -> FinishedPart:
+    """Decode one piece and write it, unless that is done."""
+    key = hashlib.sha256(f"{own} {number}".encode()).hexdigest()
+    if (found := parts.find_part(directory, number, key)) is not None:
+        return found
+    bad: list[Bad] = []
+    x, filled = np.empty((sum(file.stop - file.start for file in piece.files), *spec.shape), spec.dtype), 0
+    columns: dict[str, list[np.ndarray]] = {}
+    for batch in data.read_piece(config, spec, piece, bad):
+        stop = filled + len(batch["x"])
+        if stop > len(x):
+            raise InputError(
+                f"data.path={config.path!r}: changed while it was read; run again when nothing writes to it"
+            )
+        x[filled:stop] = batch["x"]
+        filled = stop
+        for name in batch.keys() - {"x"}:
+            columns.setdefault(name, []).append(batch[name])
+    joined = {name: np.concatenate(values) for name, values in columns.items()}
+    return parts.write_rows(directory, number, key, x[:filled], joined, bad)
+
+
+def _counts(config: DataConfig, spec: DataSpec, *, by_ray: bool) -> Sequence[int]:
+    """Count the rows of every file, of remote ones by tasks."""
+    files = data.files_of(config)
+    return list(run_tasks(partial(data.count_rows, config, spec), files, by_ray=False)) if files else [spec.rows or 0]
+
+
+def _refuse(config: DataConfig, bad: Sequence[Bad]) -> None:
+    """Refuse rows that cannot be read, all at once, unless they are to be left out."""
+    if bad and config.on_bad == "refuse":
+        raise data.refusal(bad, config)
+
+
+def _check_weights(config: DataConfig, weights: np.ndarray | None) -> None:
+    if weights is not None and (weights.min() < 0 or not weights.any()):
+        raise InputError(f"data.weight={config.weight!r}: negative, or 0 throughout; give how much each datum counts")
+
+
+def _classes(spec: DataSpec, labels: np.ndarray | None) -> int:
+    return spec.num_classes if labels is None else max(spec.num_classes, int(labels.max()) + 1)
+
+
+def _most(spec: DataSpec) -> int:
+    return row_set.rows_per_part(spec.shape, spec.dtype)
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _manifest(target: Target, files: Sequence[row_set.Part], columns: Sequence[row_set.Part]) -> Manifest:
+    rows = target.rows
+    return Manifest(
+        rows=len(rows),
+        shape=rows.shape,
+        dtype=rows.dtype,
+        scale=row_set.SCALES[rows.dtype],
+        kind=target.kind,
+        num_classes=target.num_classes,
+        class_names=target.class_names,
+        parts=tuple(files),
+        columns=tuple(columns),
+        fingerprint=row_set.fingerprint(rows.shape, rows.dtype, files, columns),
+        left_out=target.left_out,
+    )
