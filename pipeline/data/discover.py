@@ -209,10 +209,10 @@ def _ending(file: str) -> str:
 
 def _no_format(site: Site, others: list[str]) -> str:
     endings = sorted({_ending(file) or PurePosixPath(file).name for file in others})
+    among = f" among {_few(endings)}" if endings else ", no files"
     return (
-        f"data.path={site.path!r}: no known format{f' among {_few(endings)}' if endings else ', no files'}; give digits, "
-        "a .npz, .npy, .pt, .safetensors, .parquet, .arrow, .tar, .csv or .h5ad file, or a directory of .parquet, .arrow "
-        "or .tar files, of images or of .npy arrays"
+        f"data.path={site.path!r}: no known format{among}; give digits, a .npz, .npy, .pt, .safetensors, .parquet, "
+        ".arrow, .tar, .csv or .h5ad file, or a directory of .parquet, .arrow or .tar files, of images or of .npy arrays"
     )
 
 
