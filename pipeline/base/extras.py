@@ -7,6 +7,8 @@ from flowpairs.pipeline.base.errors import InputError
 # Package -> the extra that installs it.
 EXTRAS = {
     "sklearn": "digits",
+    "anndata": "anndata",
+    "h5py": "anndata",
     "tensorboard": "train",
     "diffusers": "train",
     "safetensors": "train",

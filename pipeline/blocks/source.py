@@ -157,4 +157,4 @@ def _listed(times: list[float] | Float64[np.ndarray, " k"]) -> str:
 
 def _of_source(error: InputError) -> InputError:
     """Rewrite a sentence about `data:` for `source:`."""
-    return InputError(re.sub(r"\bdata\.(path|column|weight|flips)\b", r"source.\1", str(error)))
+    return InputError(re.sub(r"\bdata\.(path|column|weight|flips|split|on_bad)\b", r"source.\1", str(error)))

@@ -12,8 +12,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 class DataConfig(Strict):
     """Where the target data set is read from."""
 
-    path: str  # "digits", a file, a directory or an fsspec URL
-    column: str = "image"  # npz key, parquet column, WebDataset extension; a numeric parquet column may be a comma list
+    path: str  # "digits", a file, a directory, a pattern such as data/train-*.parquet, or an fsspec URL
+    column: str = "image"  # array, column or extension; "image" that is not there is the only one that can be data
     label: str | None = None  # the same for labels; `label: label` with an image folder takes the class folders
     flips: bool = False  # every image also mirrored left-right, under the id (id + N)
     weight: str | None = None  # the same for each datum's weight in the marginal; npz and parquet
@@ -21,6 +21,8 @@ class DataConfig(Strict):
     leave_out: tuple[float, ...] = ()  # time points that take no part in any pair
     fingerprint: str | None = None  # sha256 that the data must have; the resolved config holds what was read
     columns_fingerprint: str | None = None  # the same for weights and times
+    split: str | None = None  # train, test or validation, where files of several lie below the path
+    on_bad: Literal["refuse", "skip"] = "refuse"  # rows that cannot be used: refused with their count, or left out
 
     def columns(self) -> dict[str, str]:
         """Name the numeric columns that accompany the data: weight, time."""
@@ -46,16 +48,18 @@ class DataSource(Strict):
 
     kind: Literal["data"]
     seed: Seed = 0  # of orders and draws
-    path: str  # this and the next four keys: as for the target's data
+    path: str  # this and the other keys: as for the target's data
     column: str = "image"
     flips: bool = False
     weight: str | None = None
     fingerprint: str | None = None
     columns_fingerprint: str | None = None
+    split: str | None = None
+    on_bad: Literal["refuse", "skip"] = "refuse"
 
     def as_data(self) -> DataConfig:
         """Return the configuration that reads it."""
-        return DataConfig(**self.model_dump(include={"path", "column", "flips", "weight"}))
+        return DataConfig(**self.model_dump(include={"path", "column", "flips", "weight", "split", "on_bad"}))
 
 
 class PreviousSource(Strict):

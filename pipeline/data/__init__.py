@@ -1,16 +1,40 @@
-"""Data sets: `check_data` checks them without Ray, `read_data` reads each into one array.
+"""Data sets as sources: what lies at `data.path`, checked, divided into pieces, and read as uniform rows.
 
-spec.py      what is known of a data set before (`DataSpec`) and after (`Target`) it is read
+`check_data` finds what there is (a `DataSpec`), `list_pieces` divides it, and each piece is read by `read_piece` by
+itself, in any process, in batches of the dtype in which rows are kept. Nothing in a file is ever executed or unpickled.
+
+spec.py      what is known of a data set before it is read (`DataSpec`), and its pieces
 discover.py  data.path -> a filesystem, sorted files and one format
-schema.py    the rules of every format: ranks, channels first, finite numbers, class ids
-images.py    encoded images, as folders, tars and parquet columns hold them
-columns.py   Arrow columns -> numpy arrays
-npz.py       scikit-learn's digits and .npz
-parquet.py, folder.py, tars.py
-ingest.py    `check_data` and `read_data`
+formats/     a reader for each family of formats: rows as they are stored
+schema.py    how an array's rank is read, in which dtype rows are kept, finite numbers
+labels.py    labels of any type -> class ids and names
+images.py    encoded images
+columns.py   Arrow columns -> rows as they are stored
+uniform.py   rows as they are stored -> rows of one shape and dtype; rows that cannot be used
+check.py     `check_data`, `describe`
+pieces.py    `files_of`, `count_rows`, `list_pieces`, `read_piece`
+ingest.py    `read_data`: all in one array
 """
 
-from flowpairs.pipeline.data.ingest import check_data, read_data
-from flowpairs.pipeline.data.spec import DataSpec, Target
+from flowpairs.pipeline.data.check import check_data, describe
+from flowpairs.pipeline.data.ingest import read_data
+from flowpairs.pipeline.data.pieces import count_rows, files_of, list_pieces, read_piece
+from flowpairs.pipeline.data.spec import Bad, Batch, DataSpec, FilePart, Piece, Target
+from flowpairs.pipeline.data.uniform import refusal
 
-__all__ = ["DataSpec", "Target", "check_data", "read_data"]
+__all__ = [
+    "Bad",
+    "Batch",
+    "DataSpec",
+    "FilePart",
+    "Piece",
+    "Target",
+    "check_data",
+    "count_rows",
+    "describe",
+    "files_of",
+    "list_pieces",
+    "read_data",
+    "read_piece",
+    "refusal",
+]

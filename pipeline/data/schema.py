@@ -1,4 +1,4 @@
-"""The rules of every format: how an array's rank is read, finite numbers, class ids, equal shapes.
+"""The rules of every format: how an array's rank is read, in which dtype rows are kept, finite numbers.
 
 One datum as it is stored        dtype    the model sees
 [d]                              number   vector [d]; uint8 is refused, for it is most likely a flattened image
@@ -6,18 +6,20 @@ One datum as it is stored        dtype    the model sees
 [H, W, C] or [C, H, W]           uint8/float  image [C, H, W]; C is the end that has 1, 3 or 4, refused where both have
 [C, H, W], neither end 1, 3, 4   float    image-like latents [C, H, W]
 
-uint8 images are scaled to x / 127.5 - 1. Floats are taken as they are. Integers other than uint8 make only vectors.
+uint8 images are kept as such and scaled to x / 127.5 - 1 where they are used. float16 is kept, other floats and the
+integers of vectors become float32. Integers other than uint8 make only vectors.
 """
 
 import math
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, Shaped
+from jaxtyping import Float32, Float64, Shaped
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.data.spec import DataKind, DataSpec
+from flowpairs.pipeline.data.spec import DataKind, Kept
 
 CHANNELS = (1, 3, 4)
+FIRST = 5  # rows or files that a sentence names
 
 
 def layout(shape: tuple[int, ...], dtype: np.dtype, where: str) -> tuple[tuple[int, ...], DataKind]:
@@ -56,37 +58,56 @@ def layout(shape: tuple[int, ...], dtype: np.dtype, where: str) -> tuple[tuple[i
     return (shape[2], *shape[:2]) if last else shape, "image"
 
 
-def to_uniform(batch: Shaped[np.ndarray, "n *stored"], where: str) -> Shaped[np.ndarray, "n *shape"]:
-    """Convert stored rows to the model's shape, as uint8 (not yet scaled) or finite float32.
+def to_kept(batch: Shaped[np.ndarray, "n *stored"], where: str) -> tuple[Shaped[np.ndarray, "n *shape"], np.ndarray]:
+    """Convert stored rows to the model's shape in the dtype in which rows are kept, and say which rows are finite.
+
+    Args:
+        batch: rows as they are stored.
+        where: head of the error sentence.
+
+    Returns:
+        The rows in the dtype of `kept`, C-contiguous; and bool [n], False for rows with NaN or Inf, also those that
+        only the kept dtype cannot hold.
 
     Raises:
-        InputError: as `layout`; NaN or Inf, also those that only float32 cannot hold.
+        InputError: as `layout`.
     """
     shape, _ = layout(batch.shape[1:], batch.dtype, where)
     if batch.ndim == 4 and batch.shape[1:] != shape:
         batch = np.moveaxis(batch, 3, 1)
     batch = batch.reshape(len(batch), *shape)
-    if batch.dtype == np.uint8:
-        return np.ascontiguousarray(batch)
-    with np.errstate(over="ignore"):
-        batch = np.ascontiguousarray(batch, np.float32)
-    if not np.isfinite(batch).all():
-        raise InputError(f"{where}: NaN or Inf in the data (as float32); remove those rows")
-    return batch
+    dtype = kept(batch.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = np.ascontiguousarray(batch, dtype)
+    if dtype == "uint8":
+        return rows, np.ones(len(rows), bool)
+    return rows, np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
 
 
-def stack(
-    rows: list[Shaped[np.ndarray, "..."]], shape: tuple[int, ...], names: list[str]
-) -> Shaped[np.ndarray, "n *shape"]:
-    """Stack uniform rows that were decoded one by one; `names` are the heads of the error sentences.
+def kept(dtype: np.dtype) -> Kept:
+    """Choose the dtype in which rows of a stored dtype are kept: uint8 and float16 as they are, all others float32."""
+    if dtype.kind == "u" and dtype.itemsize == 1:
+        return "uint8"
+    return "float16" if dtype.kind == "f" and dtype.itemsize == 2 else "float32"
+
+
+def to_uniform(batch: Shaped[np.ndarray, "n *stored"], where: str) -> Shaped[np.ndarray, "n *shape"]:
+    """Convert stored rows as `to_kept` does, all of which have to be finite.
 
     Raises:
-        InputError: a row of another shape.
+        InputError: as `layout`; NaN or Inf.
     """
-    for row, name in zip(rows, names, strict=True):
-        if row.shape != shape:
-            raise _other_shape(name, row.shape, shape)
-    return np.stack(rows)
+    rows, finite = to_kept(batch, where)
+    if not finite.all():
+        raise InputError(f"{where}: NaN or Inf in the data in {rows_named(~finite)}; remove those rows")
+    return rows
+
+
+def rows_named(chosen: np.ndarray) -> str:
+    """Count the rows of a mask and name the first: "2 rows: 17, 160"."""
+    found = np.flatnonzero(chosen)
+    more = ", ..." if len(found) > FIRST else ""
+    return f"{len(found):,} row{'s' * (len(found) != 1)}: {', '.join(map(str, found[:FIRST]))}{more}"
 
 
 def scale_into(out: Float32[np.ndarray, "n *shape"], batch: Shaped[np.ndarray, "n *shape"]) -> None:
@@ -98,65 +119,14 @@ def scale_into(out: Float32[np.ndarray, "n *shape"], batch: Shaped[np.ndarray, "
         out[...] = batch
 
 
-def class_ids(labels: Shaped[np.ndarray, "..."], rows: int, where: str) -> Int64[np.ndarray, " n"]:
-    """Convert labels to int64.
-
-    Raises:
-        InputError: not one integer per row, or negative.
-    """
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"{where}: labels of dtype {labels.dtype}; store class ids 0, 1, 2, ... as integers")
-    if labels.shape != (rows,):
-        raise InputError(f"{where}: labels of shape {list(labels.shape)} for {rows} rows; give one class id a row")
-    if len(labels) and labels.min() < 0:
-        raise InputError(f"{where}: label {labels.min()} is negative; store class ids 0, 1, 2, ...")
-    return labels.astype(np.int64)
-
-
 def measures(column: Shaped[np.ndarray, "..."], rows: int, where: str) -> Float64[np.ndarray, " n"]:
-    """Convert a column of one number per datum to float64: weights or time points.
+    """Convert a column of one number per datum to float64: weights or time points; what is missing becomes NaN.
 
     Raises:
-        InputError: not one number per row, NaN or Inf.
+        InputError: not one number per row.
     """
+    if column.ndim == 2 and column.shape[1] == 1:
+        column = column[:, 0]
     if column.dtype.kind not in "iuf" or column.shape != (rows,):
         raise InputError(f"{where}: {list(column.shape)} of {column.dtype} for {rows} rows; give one number a row")
-    values = column.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise InputError(f"{where}: NaN or Inf; fill or remove those rows")
-    return values
-
-
-class Tally:
-    """The shape and kind that all rows seen so far have; the first row that differs is refused."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.num_classes = 0
-        self._seen: tuple[tuple[int, ...], DataKind] | None = None
-
-    def add(self, shape: tuple[int, ...], kind: DataKind, where: str, rows: int = 1) -> None:
-        """Count rows of one shape."""
-        self._seen = self._seen or (shape, kind)
-        if self._seen != (shape, kind):
-            raise _other_shape(where, shape, self._seen[0])
-        self.rows += rows
-
-    def add_labels(self, labels: Int64[np.ndarray, " n"]) -> None:
-        """Record the largest class id."""
-        self.num_classes = max(self.num_classes, int(labels.max(initial=-1)) + 1)
-
-    def spec(self, files: int, where: str, rows: int | None = -1) -> DataSpec:
-        """Build the specification; `rows` is given where the number of rows is known better than by counting.
-
-        Raises:
-            InputError: nothing was counted.
-        """
-        if self._seen is None or self.rows == 0:
-            raise InputError(f"{where}: no rows; give data with at least one")
-        shape, kind = self._seen
-        return DataSpec(self.rows if rows == -1 else rows, shape, self.num_classes, kind, files)
-
-
-def _other_shape(where: str, shape: tuple[int, ...], others: tuple[int, ...]) -> InputError:
-    return InputError(f"{where}: a row of shape {list(shape)} among rows of {list(others)}; bring all to one shape")
+    return column.astype(np.float64)

@@ -114,7 +114,14 @@ def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str)
     Raises:
         InputError: the data cannot be read, or have another shape.
     """
-    plain = {"weight": None, "time": None, "leave_out": (), "fingerprint": None, "columns_fingerprint": None}
+    plain = {
+        "weight": None,
+        "time": None,
+        "leave_out": (),
+        "fingerprint": None,
+        "columns_fingerprint": None,
+        "split": None,
+    }
     config = coupled.model_copy(update=plain | {"path": path})
     try:
         spec = data.check_data(config)

@@ -51,9 +51,11 @@ def test_check_never_imports_ray(road, cifar, tmp_path):
 
 def test_check_counts_rows_classes_and_files(cifar, tmp_path):
     images, labels = cifar
-    assert check_data(write("tars", tmp_path / "tars", images, labels)) == DataSpec(240, (3, 32, 32), 10, "image", 2)
-    folder = write("folder", tmp_path / "folder", images, labels)
-    assert check_data(folder) == DataSpec(240, (3, 32, 32), 10, "image", 240)
+    assert check_data(write("tars", tmp_path / "tars", images, labels)) == DataSpec(
+        240, (3, 32, 32), 10, "image", 2, "uint8", columns=("png",), format="tars"
+    )
+    folder, names = write("folder", tmp_path / "folder", images, labels), tuple(f"class{label}" for label in range(10))
+    assert check_data(folder) == DataSpec(240, (3, 32, 32), 10, "image", 240, "uint8", names, True, format="folder")
     assert check_data(folder.model_copy(update={"label": None})).num_classes == 0
 
 
@@ -70,12 +72,12 @@ def test_paths_that_hold_no_one_data_set(tmp_path):
     assert "no such file or directory" in refusal(tmp_path / "none.npz")
     assert "Protocol not known" in refusal("gopher://host/data.npz")
     assert "no known format" in refusal(tmp_path)
-    (tmp_path / "a.csv").touch()
-    assert "no known format" in refusal(tmp_path / "a.csv")
+    (tmp_path / "a.xyz").touch()
+    assert "no known format among .xyz" in refusal(tmp_path / "a.xyz")
     PIL.Image.fromarray(GREY).save(tmp_path / "a.png")
     assert "no known format" in refusal(tmp_path / "a.png")
     (tmp_path / "b.tar").touch()
-    assert "holds folder and tars files at once" in refusal(tmp_path)
+    assert "holds 1 .png and 1 .tar files at once" in refusal(tmp_path)
 
 
 def test_flips_need_images(tmp_path):
@@ -85,19 +87,21 @@ def test_flips_need_images(tmp_path):
 
 def test_npz(tmp_path):
     path = npz(tmp_path / "a.npz", x=np.zeros((3, 2)), y=np.arange(4), bad=np.array([[0.0], [np.nan]]))
-    assert refusal(path) == "data.column='image': no such array; the file has x, y, bad"
+    assert refusal(path) == (
+        "data.column='image': no such array; the file has x, y, bad; x, bad could be the data, name one"
+    )
     assert refusal(path, column="x", label="z").startswith("data.label='z': no such array; the file has x, y, bad")
     assert "labels of shape [4] for 3 rows" in refusal(path, column="x", label="y")
-    assert "labels of dtype float64" in refusal(path, column="y", label="x")
+    assert "labels of shape [3, 2] for 2 rows" in refusal(path, column="bad", label="x")
     assert "NaN or Inf" in refusal(path, column="bad")
     assert "neither a vector [d] nor an image" in refusal(path, column="y")
     assert "no rows" in refusal(npz(tmp_path / "b.npz", image=np.zeros((0, 2))))
     assert "dtype <U1" in refusal(npz(tmp_path / "c.npz", image=np.array([["a"], ["b"]])))
     assert "not a plain array" in refusal(npz(tmp_path / "d.npz", image=np.array([[None]])))
     (tmp_path / "e.npz").write_bytes(path.read_bytes()[:-40])
-    assert "not a .npz of plain arrays" in refusal(tmp_path / "e.npz", column="x")
+    assert "cannot be read as a .npz of plain arrays" in refusal(tmp_path / "e.npz", column="x")
     (tmp_path / "f.npz").write_bytes(npy(np.zeros((3, 2))))
-    assert "not a .npz of plain arrays" in refusal(tmp_path / "f.npz", column="x")
+    assert "is a single .npy array; name it .npy" in refusal(tmp_path / "f.npz", column="x")
 
 
 def test_parquet(tmp_path):
@@ -122,16 +126,17 @@ def test_parquet(tmp_path):
     assert "'text' is string" in refusal(path, column="text")
     assert "'text' is string" in refusal(path, column="x,text")
     assert "'ragged' is list" in refusal(path, column="x,ragged")
-    assert "rows of 1 to 2 numbers" in refusal(path, column="ragged")
-    assert "null rows" in refusal(path, column="holes")
+    assert "row 1: a row of shape [2] among rows of [1]" in refusal(path, column="ragged")
+    assert "row 1: null" in refusal(path, column="holes")
     assert "null entries" in refusal(path, column="gaps")
     assert "NaN or Inf" in refusal(path, column="inf")
-    assert "'nested' is list" in refusal(path, column="nested")
-    assert "rows without image bytes" in refusal(path, column="hf")
+    assert check_data(DataConfig(path=str(path), column="nested")).shape == (1, 1, 1)
+    assert "row 1: no image bytes" in refusal(path, column="hf")
     assert "a row of shape [3, 4, 4] among rows of [1, 4, 4]" in refusal(path, column="mixed")
     assert "not an image" in refusal(path, column="junk")
-    assert "null labels" in refusal(path, column="x", label="label")
-    assert "labels of type string" in refusal(path, column="x", label="text")
+    assert "row 1: no label" in refusal(path, column="x", label="label")
+    assert check_data(DataConfig(path=str(path), column="x", label="text")).class_names == ("a", "b")
+    assert "labels of type struct" in refusal(path, column="x", label="hf")
     assert "no rows" in refusal(parquet(tmp_path / "b.parquet", x=pa.array([], pa.float32())), column="x")
     (tmp_path / "c.parquet").write_bytes(path.read_bytes()[:-9])
     assert "cannot be read as parquet" in refusal(tmp_path / "c.parquet", column="x")
@@ -170,13 +175,16 @@ def test_image_folders(tmp_path):
 def test_tars(tmp_path):
     sample = {"0.png": png(GREY), "0.cls": b"3", "0.npy": npy(np.array([None]))}
     path = write_tar(tmp_path / "a.tar", sample)
-    assert check_data(DataConfig(path=str(path), column="png", label="cls")) == DataSpec(1, (1, 4, 4), 4, "image", 1)
+    assert check_data(DataConfig(path=str(path), column="png", label="cls")) == DataSpec(
+        1, (1, 4, 4), 4, "image", 1, "uint8", columns=("png",), format="tars"
+    )
     assert "data.column='jpg': no such field in sample 0 of" in refusal(path, column="jpg")
     assert refusal(path, column="jpg").endswith("it has png, cls, npy")
     assert "data.label='txt': no such field" in refusal(path, column="png", label="txt")
-    assert "a label that is not an integer" in refusal(path, column="png", label="npy")
-    assert "not a plain .npy array" in refusal(path, column="npy")
-    for field in ["pyd", "pickle", "json", "image"]:
+    assert "a label that is not text" in refusal(path, column="png", label="npy")
+    assert "never unpickled" in refusal(path, column="npy")
+    assert "it has png, cls, npy; png, npy could be the data, name one" in refusal(path)
+    for field in ["pyd", "pickle", "json"]:
         assert "not a field that is decoded" in refusal(path, column=field)
     whole = path.read_bytes()
     path.write_bytes(whole[: 2 * 512])  # between two members, which tarfile takes for the end

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.data.schema import class_ids, layout, scale_into, to_uniform
-from flowpairs.pipeline.data.spec import data_fingerprint
+from flowpairs.pipeline.data.labels import Classes, class_ids, ordered, plain_labels
+from flowpairs.pipeline.data.schema import layout, scale_into, to_kept, to_uniform
+from flowpairs.pipeline.data.spec import DataSpec, data_fingerprint
 
 UINT8, FLOAT, INT = np.dtype(np.uint8), np.dtype(np.float64), np.dtype(np.int32)
 
@@ -77,27 +78,106 @@ def test_a_number_that_float32_cannot_hold_is_refused(bad):
         to_uniform(rows, "here")
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64, np.int64])
-def test_integer_labels_of_any_width_become_int64(dtype):
-    labels = class_ids(np.array([0, 3, 1], dtype), 3, "here")
-    assert labels.dtype == np.int64
-    assert labels.tolist() == [0, 3, 1]
+@pytest.mark.parametrize(
+    ("stored", "dtype"),
+    [
+        (np.float64, "float32"),
+        (np.float32, "float32"),
+        (np.float16, "float16"),
+        (np.int64, "float32"),
+        (">f4", "float32"),
+    ],
+)
+def test_rows_are_kept_in_the_dtype_that_they_came_in(stored, dtype):
+    rows, finite = to_kept(np.array([[1.5, 2], [3, 4]]).astype(stored), "here")
+    assert rows.dtype == dtype
+    assert rows.dtype.isnative
+    np.testing.assert_array_equal(rows, np.array([[1.5, 2], [3, 4]]).astype(stored))
+    assert finite.all()
+    assert to_kept(np.zeros((2, 4, 4), np.uint8), "here")[0].dtype == np.uint8
+
+
+def numbered_as(labels, rows: int, complete=True):
+    classes = Classes("here")
+    values, missing = plain_labels(labels, rows, "here")
+    assert not missing.any()
+    classes.add(values)
+    return values, *classes.numbering(complete)
+
+
+def numbered(labels, complete=True) -> tuple[list[int], int, tuple[str, ...]]:
+    """Class ids, the number of classes, their names."""
+    values, count, names, by_name = numbered_as(labels, len(labels), complete)
+    ids = class_ids(values, DataSpec(None, (1,), count, "vector", 1, "float32", names, by_name), "here")
+    assert ids.dtype == np.int64
+    return ids.tolist(), count, names
+
+
+@pytest.mark.parametrize(
+    ("labels", "ids", "names"),
+    [
+        (np.array([0, 3, 1], np.uint8), [0, 3, 1], ()),
+        (np.array([0, 3, 1], np.int8), [0, 3, 1], ()),
+        (np.array([0, 3, 1], np.uint64), [0, 3, 1], ()),
+        (np.array([[0], [1], [1]]), [0, 1, 1], ()),
+        (np.array([0.0, 1.0, 1.0]), [0, 1, 1], ()),
+        ([b"0", b"12 ", b"3"], [0, 12, 3], ()),
+        (["0", "2.0"], [0, 2], ()),
+        (np.array([True, True]), [1, 1], ("False", "True")),
+        (np.array(["cat", "dog", "cat", "ape"]), [1, 2, 1, 0], ("ape", "cat", "dog")),
+        (["10", "9", "b", "a"], [1, 0, 3, 2], ("9", "10", "a", "b")),
+        (np.array([b"b", b"a"]), [1, 0], ("a", "b")),
+        (np.array([0, 7, 1440764]), [0, 1, 2], ("0", "7", "1440764")),
+        (np.array([2**62, 5]), [1, 0], ("5", str(2**62))),
+        (np.array([1990, 2010, 2000]), [0, 2, 1], ("1990", "2000", "2010")),
+        (np.array([999, 3] * 60 + list(range(200))), [999, 3] * 60 + list(range(200)), ()),
+    ],
+)
+def test_labels_of_any_type_are_classes(labels, ids, names):
+    found, count, kept = numbered(labels)
+    assert found == ids
+    assert kept == names
+    assert count == (len(names) or max(ids) + 1)
 
 
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        (np.array([0.0, 1.0]), "labels of dtype float64"),
-        (np.array(["a", "b"]), "labels of dtype"),
+        (np.array([0.5, 1.0]), "labels such as 0.5; give class ids or names"),
         (np.array([0, 1, 2]), "labels of shape [3] for 2 rows"),
-        (np.array([[0], [1]]), "labels of shape [2, 1] for 2 rows"),
+        (np.array([[0, 1], [1, 0]]), "labels of shape [2, 2] for 2 rows"),
         (np.array([0, -1]), "label -1 is negative"),
+        (np.array([1, 2**63 + 5], np.uint64), "label 9223372036854775813 is beyond 64 bits"),
+        (np.array([1, 1j]), "labels of dtype complex128"),
+        ([b"\xff", b"a"], "a label that is not text"),
+        ([{}, {}], "a label of type dict"),
     ],
 )
-def test_labels_that_are_no_class_ids_are_refused(labels, says):
+def test_labels_that_are_no_classes_are_refused(labels, says):
     with pytest.raises(InputError) as refusal:
-        class_ids(labels, 2, "here")
+        numbered_as(labels, 2)
     assert says in str(refusal.value)
+
+
+def test_what_is_missing_is_said_and_not_taken_for_a_class():
+    assert plain_labels(np.array([1.0, np.nan]), 2, "here")[1].tolist() == [False, True]
+    assert plain_labels(["a", None], 2, "here")[1].tolist() == [False, True]
+
+
+def test_ids_that_only_a_mistake_explains_are_refused_where_not_all_labels_have_been_seen():
+    assert numbered(np.array([3, 99_999]), complete=False)[1] == 100_000
+    with pytest.raises(InputError, match="label 2000000 makes 2,000,001 classes"):
+        numbered(np.array([3, 2_000_000]), complete=False)
+
+
+def test_a_label_that_was_not_there_when_data_were_checked_is_refused():
+    spec = DataSpec(None, (1,), 2, "vector", 1, "float32", ("a", "b"), True)
+    with pytest.raises(InputError, match="here: label 'c' was not among those found"):
+        class_ids(np.array(["a", "c"], object), spec, "here")
+
+
+def test_names_that_are_numbers_are_in_the_order_of_numbers():
+    assert ordered(["10", "9", "x", "b", "0"]) == ("0", "9", "10", "b", "x")
 
 
 def test_the_fingerprint_is_the_sha256_of_shape_numbers_and_labels():

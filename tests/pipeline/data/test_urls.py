@@ -27,7 +27,7 @@ def test_file_and_memory_urls_are_checked_like_paths(road, cifar, tmp_path):
 
 @pytest.mark.parametrize("name", ["q?x", "h#x=1", "p%41x", "c::d", "b[1]", "~x"])
 @pytest.mark.parametrize("road", ["npz", "folder", "tars", "parquet"])
-def test_any_name_of_a_directory_will_do(road, name, cifar, tmp_path, local_ray):
+def test_any_name_of_a_directory_will_do(road, name, cifar, tmp_path):
     local = write(road, tmp_path / name, cifar[0][:20], cifar[1][:20])
     plain = write(road, tmp_path / "plain", cifar[0][:20], cifar[1][:20])
     expected = read_data(plain, check_data(plain))
