@@ -13,13 +13,12 @@ columns.py   Arrow columns -> rows as they are stored
 uniform.py   rows as they are stored -> rows of one shape and dtype; rows that cannot be used
 check.py     `check_data`, `describe`
 pieces.py    `files_of`, `count_rows`, `list_pieces`, `read_piece`
-ingest.py    `read_data`: all in one array
+rows/        the data set that is read: its rows by id, in memory or as a set of files
 """
 
 from flowpairs.pipeline.data.check import check_data, describe
-from flowpairs.pipeline.data.ingest import read_data
 from flowpairs.pipeline.data.pieces import count_rows, files_of, list_pieces, read_piece
-from flowpairs.pipeline.data.spec import Bad, Batch, DataSpec, FilePart, Piece, Target
+from flowpairs.pipeline.data.spec import Bad, Batch, DataSpec, FilePart, Piece
 from flowpairs.pipeline.data.uniform import refusal
 
 __all__ = [
@@ -28,13 +27,11 @@ __all__ = [
     "DataSpec",
     "FilePart",
     "Piece",
-    "Target",
     "check_data",
     "count_rows",
     "describe",
     "files_of",
     "list_pieces",
-    "read_data",
     "read_piece",
     "refusal",
 ]

@@ -77,11 +77,11 @@ class Index:
     pairs: Count  # 0: only potentials
     shape: tuple[Size, ...]  # of one x0 and one x1, channels first for images
     num_classes: Count  # 0: no labels
-    class_names: tuple[str, ...]  # by class id; empty where classes have none
     payload: Literal["full", "seeded", "ids"]  # see records.py
     method: str
     convention: str  # which cost, which eps and which potentials, in words
     shards: tuple[Shard, ...]
+    class_names: tuple[str, ...] = ()  # by class id; empty where classes have none
     weighted: bool = False  # every pair has a weight
     source_fingerprint: str | None = None  # of the data that x0 is; None: x0 is noise
     times: tuple[float, ...] = ()  # time points of a chain, whose pairs have spans; empty where there is no chain

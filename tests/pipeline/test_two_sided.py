@@ -276,7 +276,7 @@ def test_columns_come_the_same_from_parquet(sets, tmp_path):
     read = {}
     for path in (sets / "b.npz", tmp_path / "b.parquet"):
         config = data_config(path)
-        read[path.suffix] = data.read_data(config, data.check_data(config))
+        read[path.suffix] = read_data(config, data.check_data(config))
     for name in ("x", "weights", "times"):
         np.testing.assert_array_equal(getattr(read[".npz"], name), getattr(read[".parquet"], name))
     assert read[".npz"].columns_fingerprint == read[".parquet"].columns_fingerprint

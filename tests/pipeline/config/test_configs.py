@@ -47,7 +47,7 @@ def test_images_shrunk_as_the_data_page_says_are_read(tmp_path: Path) -> None:
     arguments = ["shrink.py", "train", "small", "32"]
     subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, timeout=60)
     config = DataConfig(path=str(tmp_path / "small"), label="label")
-    target = data.read_data(config, data.check_data(config), by_ray=False)
+    target = read_data(config, data.check_data(config))
     assert target.x.shape == (4, 3, 32, 32)
     assert target.x.mean((1, 2, 3)).tolist() == [-1, 1, -1, 1]
     assert target.labels.tolist() == [0, 0, 1, 1]
