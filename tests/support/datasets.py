@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from flowpairs.pipeline.config import DataConfig
 from flowpairs.pipeline.data import DataSpec
 from flowpairs.pipeline.data.rows.make import read_small
@@ -27,6 +28,6 @@ def whole(target: Target) -> Whole:
     return Whole(x, target.labels, target.num_classes, target.fingerprint, target.weights, target.times)
 
 
-def read_data(config: DataConfig, spec: DataSpec, *, by_ray: bool = True) -> Whole:  # noqa: ARG001
+def read_data(config: DataConfig, spec: DataSpec, *, by_ray: bool = True) -> Whole:
     """A data set, read as a coupling job reads a small one."""
     return whole(read_small(config, spec))
