@@ -5,9 +5,9 @@
 The same ten pairs in each payload: five data of shape [1, 3, 4] with labels, mirror images as ids 5 to 9, noise of seed
 2^62 + 1. Shard 0 has two records, shard 2 noise rows that do not follow each other.
 
-And the same data ids with data as their source: `two-sided` (ids of another set, of three images) and `chain` (full; the
-source is the same set, and block 0 leads from time 0 to 1, block 1 from 1 to 3). Rows are in parts of three; `seeded` and
-`chain` have none, as they may.
+And the same data ids with data as their source: `two-sided` (ids of another set, of three images) and `chain` (full;
+the source is the same set, and block 0 leads from time 0 to 1, block 1 from 1 to 3). Rows are in parts of three;
+`seeded` and `chain` have none, as they may.
 """
 
 import hashlib

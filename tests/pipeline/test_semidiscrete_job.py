@@ -211,6 +211,7 @@ def test_damaged_potentials_and_data_are_faults(blind: Path, tmp_path: Path, nam
     convert(blind, tmp_path, "ids")
     content = bytearray((tmp_path / name).read_bytes())
     content[len(content) // 2] ^= 1
+    (tmp_path / name).unlink()  # another name of the file in the fixture's store
     (tmp_path / name).write_bytes(content)
     assert [fault for fault in verify(tmp_path).faults if name in fault]
 

@@ -20,12 +20,14 @@ class Whole:
     fingerprint: str
     weights: np.ndarray | None
     times: np.ndarray | None
+    columns_fingerprint: str | None
 
 
 def whole(target: Target) -> Whole:
     """All of a data set."""
     x = target.rows.read(np.arange(len(target)))
-    return Whole(x, target.labels, target.num_classes, target.fingerprint, target.weights, target.times)
+    columns = target.weights, target.times, target.columns_fingerprint
+    return Whole(x, target.labels, target.num_classes, target.fingerprint, *columns)
 
 
 def read_data(config: DataConfig, spec: DataSpec, *, by_ray: bool = True) -> Whole:
