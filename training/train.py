@@ -174,7 +174,10 @@ def train_worker(settings: dict[str, Any]) -> None:
     if config.pairs.source == "semidiscrete":
         source = OnlineLoader(pairs, index, part, labels, state.loader, str(device), pin)
     else:
-        source = ShardLoader(pairs, index, part, seed, labels, state.loader, pin, outline, config.pairs.patience)
+        patience, on_device = config.pairs.patience, device.type != "cpu"
+        source = ShardLoader(
+            pairs, index, part, seed, labels, state.loader, pin, outline, patience, on_device=on_device
+        )
     with source as loader:
         writer = log.write if log else lambda line: None
         objective = objectives.build_objective(config, index.num_classes)

@@ -65,13 +65,19 @@ class Rows:
         """List the number of rows of each part."""
         return np.diff(self.edges).tolist()
 
-    def take(self, ids: Int64[np.ndarray, " k"]) -> Shaped[np.ndarray, "k ..."]:
+    def take(
+        self, ids: Int64[np.ndarray, " k"], out: Shaped[np.ndarray, "k ..."] | None = None
+    ) -> Shaped[np.ndarray, "k ..."]:
         """Copy the rows of some ids, as they are stored.
+
+        Args:
+            ids: ids of data, or from N on of mirror images.
+            out: array to copy to; None: a new one.
 
         Raises:
             OSError, ValueError: a part cannot be read, or holds other rows than it should.
         """
-        out = np.empty((len(ids), *self.shape), self.dtype)
+        out = np.empty((len(ids), *self.shape), self.dtype) if out is None else out
         rows, mirrored = ids % len(self), ids >= len(self)
         if len(self.parts) == 1:
             np.take(self._arrays[0], rows, 0, out=out, mode="clip")
@@ -113,7 +119,7 @@ class Rows:
             if self.hashes:
                 path = local_copy(path, self.hashes[number])
             with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants what it could write to
             self._maps.append(mapped)
             part = decode_npy(mapped)
         if part.dtype != self.dtype or part.shape != (count, *self.shape):
