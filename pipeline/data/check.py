@@ -115,7 +115,7 @@ class _Survey:
         self.form: Form | None = None
         self.bad: list[Bad] = []
         self.rows = 0
-        self.classes = Classes(f"data.label={config.label!r}")
+        self.classes = Classes(f"data.label={config.label!r}", by_name=reader.rows_in_files)
         self.low, self.high = np.inf, -np.inf
         self.stored: tuple[int, ...] = ()
 

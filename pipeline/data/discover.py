@@ -212,7 +212,7 @@ def _no_format(site: Site, others: list[str]) -> str:
     among = f" among {_few(endings)}" if endings else ", no files"
     return (
         f"data.path={site.path!r}: no known format{among}; give digits, a .npz, .npy, .pt, .safetensors, .parquet, "
-        ".arrow, .tar, .csv or .h5ad file, or a directory of .parquet, .arrow or .tar files, of images or of .npy arrays"
+        ".arrow, .tar, .csv or .h5ad file, or a directory of .parquet, .arrow or .tar files, images or .npy arrays"
     )
 
 
