@@ -125,7 +125,23 @@ class CellReader(Reader):
         with self._faults(file, ".h5ad"), self._open(file) as opened, h5py.File(opened, "r") as cells:
             if "obs" not in cells or not hasattr(cells["obs"], "keys"):
                 raise InputError(f"data.path={self.config.path!r}: {file} has no table obs; write it with anndata")
+            _refuse_foreign(cells)
             yield cells
+
+
+def _refuse_foreign(cells: Any) -> None:
+    """Refuse links to other files, and data sets that are stored in others."""
+    import h5py
+
+    def refuse(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            raise ValueError(f"{name!r} is in another file")
+        if isinstance(link, h5py.HardLink):
+            found = cells[name]
+            if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+                raise ValueError(f"{name!r} is in another file")
+
+    cells.visititems_links(refuse)
 
 
 class _Sparse:

@@ -281,7 +281,7 @@ def test_floats_that_are_no_images_on_minus_one_to_one_are_said(tmp_path, capsys
         assert says in err
     np.save(tmp_path / "a.npy", np.zeros((10, 160, 2), np.float32) - 1)
     check_data(data(tmp_path / "a.npy"))
-    assert "rows of shape [160, 2] are read as grey images of 160 x 2; store vectors as rows of [320]" in (
+    assert "rows of shape [160, 2] are read as grey images of 160 x 2; if they are none, store vectors of 320" in (
         capsys.readouterr().err
     )
 
