@@ -103,8 +103,8 @@ class CsvReader(Reader):
     def _kinds(self, file: str) -> dict[str, Any]:
         """Read the header, and find the columns' types in the first lines."""
         with self._stream(file, pc.ConvertOptions(null_values=MISSING)) as stream:
-            schema = stream.schema
-        names = schema.names
+            kinds = [(field.name, field.type) for field in stream.schema]
+        names = [name for name, _ in kinds]
         if all(_is_number(name) for name in names):
             raise InputError(
                 f"data.path={self.config.path!r}: the first line of {file} is {_listed(names)}, no header; name the "
@@ -113,7 +113,7 @@ class CsvReader(Reader):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError(f"data.path={self.config.path!r}: {file} has the column {twice[0]!r} twice; rename one")
-        return {field.name: field.type for field in schema}
+        return dict(kinds)
 
     def _batches(self, file: str, names: list[str]) -> Iterator[pa.RecordBatch]:
         """Read some columns: labels as text, all others as float64."""
