@@ -4,7 +4,7 @@ import numpy as np
 
 from flowpairs.pipeline.base.atomic import atomic_open
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.npy import plain_array
+from flowpairs.pipeline.base.npy import load_npz
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.features import Features
 
@@ -26,8 +26,9 @@ def load_features(directory: AnyPath) -> Features:
     """
     path = directory / NAME
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            mean, basis = (plain_array(arrays[name]) if name in arrays else None for name in ("mean", "basis"))
+        with path.open("rb") as file:
+            arrays = load_npz(file)
+        mean, basis = arrays.get("mean"), arrays.get("basis")
     except Exception as error:  # zip and header parsers raise a dozen kinds of exceptions
         raise InputError(f"{path}: not the features of a pair store ({error}); couple into a new directory") from error
     if (

@@ -3,7 +3,7 @@
 import hashlib
 import tarfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from flowpairs.pipeline.base import npy
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.base.tar import members
+from flowpairs.pipeline.base.tar import members, plain_members
 from flowpairs.pipeline.store.format import Shard
 
 HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode_npy` writes
@@ -83,15 +83,18 @@ def walk(file: ReadableFile) -> Iterator[tuple[str, Extents]]:
     Raises:
         tarfile.TarError, ValueError and others: not a tar of plain files, or a member that occurs twice; see `opened`.
     """
+    plain = plain_members(file)
     source: Any = file
-    with tarfile.open(fileobj=source, mode="r:") as tar:
-        for key, parts in groupby(members(tar), lambda member: member.name.partition(".")[0]):
+    with nullcontext() if plain is not None else tarfile.open(fileobj=source, mode="r:") as tar:
+        if plain is None and tar is not None:
+            plain = [(member.name, member.isreg(), member.offset_data, member.size) for member in members(tar)]
+        for key, parts in groupby(plain, lambda member: member[0].partition(".")[0]):
             found: Extents = {}
-            for member in parts:
-                extension = member.name.partition(".")[2]
-                if not member.isreg() or extension in found:
-                    raise tarfile.ReadError(f"member {member.name!r} is no plain file, or stands twice")
-                found[extension] = member.offset_data, member.size
+            for name, regular, offset, size in parts:
+                extension = name.partition(".")[2]
+                if not regular or extension in found:
+                    raise tarfile.ReadError(f"member {name!r} is no plain file, or stands twice")
+                found[extension] = offset, size
             yield key, found
 
 
@@ -122,13 +125,19 @@ def damage(directory: AnyPath, shard: Shard, *, content: bool = True) -> str | N
         content: also hash the file; its size alone, which takes no time, shows what a killed process left behind.
     """
     path = directory / "shards" / shard.name
-    if not path.is_file():
+    try:
+        size = path.stat().st_size  # of a directory or a device not the shard's
+    except FileNotFoundError:
         return "is missing"
-    size = path.stat().st_size
+    except OSError as error:  # a file in the place of a folder, a loop of links
+        return f"cannot be read ({error.strerror or error})"
     if size != shard.bytes:
-        return f"has {size} bytes, the index says {shard.bytes}"
+        return f"has {size} bytes, the index says {shard.bytes}" if path.is_file() else "is missing"
     if content:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                return "has another SHA-256 than the index says"
+        try:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                    return "has another SHA-256 than the index says"
+        except OSError as error:
+            return f"cannot be read ({error.strerror or error})"
     return None

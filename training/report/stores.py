@@ -74,7 +74,7 @@ def read_store(path: AnyPath, name: str) -> StoreSummary:
         index,
         _read_blocks(path),
         _read_pairs(path, index),
-        config.read_text() if config.is_file() else None,
+        config.read_bytes().decode(errors="replace") if config.is_file() else None,
         potential_files.load_potentials(path) if index.method == "semidiscrete" else None,
     )
 

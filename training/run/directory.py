@@ -4,6 +4,7 @@ RUN/config.yaml      resolved config, with the fingerprint of the pairs
 RUN/metrics.jsonl    the log, a line per log interval
 RUN/tensorboard/     the same for TensorBoard; mlflow.json and wandb.json hold the ids of the run there
 RUN/checkpoints/     Ray Train's storage: step-000001000/state.pt, the newest two, and Ray's own snapshot
+RUN/workers          there while workers run: their number
 RUN/train.json       written last, when the run is finished
 RUN/evaluation.json, RUN/samples.npz   written by `flowpairs evaluate`
 """
@@ -49,6 +50,11 @@ class RunDirectory:
         """The directory of Ray Train's storage."""
         return self.path / "checkpoints"
 
+    @property
+    def workers(self) -> Path:
+        """The path of the note that workers run."""
+        return self.path / "workers"
+
     def reopen(self, steps: int) -> None:
         """Let a run go on to more steps: what was measured at its end gets the number of steps into its names."""
         summary = self.summary()
@@ -70,7 +76,7 @@ class RunDirectory:
     def newest_checkpoint(self) -> str | None:
         """Find the newest checkpoint that Ray Train lists as complete, from which a run resumes: checkpoints/NAME."""
         notes = self.checkpoints / "checkpoint_manager_snapshot.json"
-        noted = notes.read_text() if notes.is_file() else ""
+        noted = notes.read_text(errors="replace") if notes.is_file() else ""
         whole = [path.name for path in self.checkpoints.glob("step-*") if f'"{path.name}"' in noted]
         return f"{self.checkpoints.name}/{max(whole)}" if whole else None
 
