@@ -10,7 +10,7 @@ from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.data.spec import data_fingerprint
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Decoder, read_meta, samples
-from flowpairs.pipeline.store.shard_layout import damage
+from flowpairs.pipeline.store.shard_layout import damage, impossible
 
 ROW_DIGITS = 9  # at the least, at the end of a record's key
 
@@ -43,6 +43,9 @@ def verify(directory: AnyPath) -> Verdict:
     """
     index = format.read_index(directory)
     verdict = Verdict(str(directory))
+    if found := impossible(index):
+        verdict.faults.append(f"index.json: {found}; make the store again")
+        return verdict
     seen = _Seen(Decoder(directory, index))
     if format.keeps_data(index.payload, index.method):
         _check_data(directory, index, verdict)

@@ -11,6 +11,7 @@ RUN/evaluation.json, RUN/samples.npz   written by `flowpairs evaluate`
 
 import json
 import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,11 @@ from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.config import differing, digest, load, save
 from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
+from flowpairs.pipeline.store.shard_layout import refuse_impossible
 from flowpairs.training.config import PairsConfig, TrainConfig
 from flowpairs.training.pairs.loader_state import potentials_fingerprint
+
+CHECKPOINT = re.compile(r"checkpoints/[\w-][\w.-]*")  # as the summary names it: below the run, and nowhere else
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class RunDirectory:
         try:
             tree = json.loads(path.read_bytes())
             texts = {key: str(tree[key]) for key in ("pairs_dir", "method", "checkpoint")}
+            if not CHECKPOINT.fullmatch(texts["checkpoint"]):
+                raise ValueError(f"{texts['checkpoint']!r} is no checkpoint of it")
             shape = {"shape": list(map(int, tree["shape"])), "num_classes": int(tree["num_classes"])}
             return tree | texts | shape | {"two_sided": bool(tree["two_sided"])}
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -161,6 +167,7 @@ def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
     """
     index = read_outline(pairs.dir).index if coming else read_index(pairs.dir)
     where = f"pairs={pairs.dir!r}"
+    refuse_impossible(as_path(pairs.dir), index)
     if pairs.source == "semidiscrete" and index.method != "semidiscrete":
         raise InputError(f"{where}: of method {index.method}, which has no potentials to assign by; give {pairs.dir!r}")
     if pairs.source != "semidiscrete" and not index.pairs:

@@ -13,7 +13,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import Index, Shard, pairs_per_record
 from flowpairs.pipeline.store.records import Decoder, Part, samples
-from flowpairs.pipeline.store.shard_layout import ShardLayout, damage, opened, read_layout
+from flowpairs.pipeline.store.shard_layout import ShardLayout, damage, opened, read_layout, refuse_impossible
 from flowpairs.training.pairs.reading.order import Stretch
 from flowpairs.training.pairs.reading.shard_source import CompleteStore, ShardSource
 
@@ -81,6 +81,7 @@ class ShardReader:
         self.directory = as_path(directory)
         self.shards = self.directory / "shards"
         self.index = index
+        refuse_impossible(self.directory, index)
         self.source: ShardSource = CompleteStore(index) if source is None else source
         self.fields = tuple(fields)
         self.step = pairs_per_record(index.shape, "full")
