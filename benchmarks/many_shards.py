@@ -5,15 +5,14 @@
 A job of one block makes the store's own files; the other blocks' shards and sidecars are written directly, each of a
 few pairs of data ids, as the coupling job would write them but for the syncing of every file. Then each command runs as
 a process of its own: `status`, `couple` on the finished store, `verify`, `couple` after one shard was removed, which
-finishes the store again, and the check before training. What is given is wall time with the start of Python, and the
-largest resident memory.
+finishes the store again, and the check before training. Given are wall time and CPU time, with the start of Python,
+and the largest resident memory.
 """
 
 import argparse
 import dataclasses
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -91,17 +90,23 @@ def tar_of(block: int, ids: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+# Runs a command and prints its seconds and its largest memory: in a small process, whose memory a child begins with.
+MEASURE = (
+    "import resource, subprocess, sys, time; began = time.perf_counter()\n"
+    "done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)\n"
+    "seconds, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+    "print(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**10)\n"
+    "sys.exit(done.stdout[-2000:] if done.returncode else 0)"
+)
+
+
 def measured(name: str, *command: str) -> None:
     """Run a command to its end, and print a row of the table."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.stdout is not None
-    output = process.stdout.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{name}: {output[-2000:]}")
-    print(f"| {name} | {time.perf_counter() - began:.1f} | {usage.ru_maxrss / 2**10:.0f} |", flush=True)
+    done = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{name}: {done.stderr}")
+    seconds, busy, memory = map(float, done.stdout.split())
+    print(f"| {name} | {seconds:.1f} | {busy:.1f} | {memory:.0f} |", flush=True)
 
 
 CHECK = (
@@ -126,7 +131,7 @@ def main() -> None:
             print(f"{options.shards:,} shards written in {time.perf_counter() - began:.0f} s", flush=True)
         recipe = Path(temporary) / "couple.yaml"
         save(settings(directory, options.shards), recipe, "benchmarks/many_shards.py")
-        print("| command | seconds | MB |\n|---|---|---|")
+        print("| command | seconds | CPU seconds | MB |\n|---|---|---|---|")
         measured("the start of Python alone (`--help`)", *COMMAND, "--help")
         measured("`status`", *COMMAND, "status", str(directory))
         measured("`couple`, finished", *COMMAND, "couple", str(recipe))

@@ -4,7 +4,7 @@ import hashlib
 import math
 import tarfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from flowpairs.pipeline.base import npy
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.base.tar import members, plain_members
+from flowpairs.pipeline.base.tar import Member, members, plain_members
 from flowpairs.pipeline.store.format import Index, Shard
 
 MOST_BYTES = 2**50  # of a shard
@@ -86,19 +86,26 @@ def walk(file: ReadableFile) -> Iterator[tuple[str, Extents]]:
     Raises:
         tarfile.TarError, ValueError and others: not a tar of plain files, or a member that occurs twice; see `opened`.
     """
+    for key, parts in groupby(_members(file), lambda member: member[0].partition(".")[0]):
+        found: Extents = {}
+        for name, regular, offset, size in parts:
+            extension = name.partition(".")[2]
+            if not regular or extension in found:
+                raise tarfile.ReadError(f"member {name!r} is no plain file, or stands twice")
+            found[extension] = offset, size
+        yield key, found
+
+
+def _members(file: ReadableFile) -> Iterator[Member]:
+    """Yield the members of a tar: quickly where it is as this project writes it, else by tarfile."""
     plain = plain_members(file)
+    if plain is not None:
+        yield from plain
+        return
     source: Any = file
-    with nullcontext() if plain is not None else tarfile.open(fileobj=source, mode="r:") as tar:
-        if plain is None and tar is not None:
-            plain = [(member.name, member.isreg(), member.offset_data, member.size) for member in members(tar)]
-        for key, parts in groupby(plain, lambda member: member[0].partition(".")[0]):
-            found: Extents = {}
-            for name, regular, offset, size in parts:
-                extension = name.partition(".")[2]
-                if not regular or extension in found:
-                    raise tarfile.ReadError(f"member {name!r} is no plain file, or stands twice")
-                found[extension] = offset, size
-            yield key, found
+    with tarfile.open(fileobj=source, mode="r:") as tar:
+        for member in members(tar):
+            yield member.name, member.isreg(), member.offset_data, member.size
 
 
 def read_member(file: ReadableFile, extent: tuple[int, int]) -> bytes:
