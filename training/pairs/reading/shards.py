@@ -14,7 +14,7 @@ from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.store.format import Index, Shard, pairs_per_record
 from flowpairs.pipeline.store.records import Decoder, Part, samples
-from flowpairs.pipeline.store.shard_layout import ShardLayout, damage, opened, read_layout
+from flowpairs.pipeline.store.shard_layout import ShardLayout, damage, opened, read_layout, refuse_impossible
 from flowpairs.training.pairs.reading.order import Stretch
 from flowpairs.training.pairs.reading.shard_source import CompleteStore, ShardSource
 
@@ -98,6 +98,7 @@ class ShardReader:
         self.directory = as_path(directory)
         self.shards = self.directory / "shards"
         self.index = index
+        refuse_impossible(self.directory, index)
         self.source: ShardSource = CompleteStore(index) if source is None else source
         self.by_id = by_id and index.payload == "ids"
         self.fields = fields_by_id(index, fields) if self.by_id else tuple(fields)
