@@ -60,6 +60,7 @@ SHARED = {
     "coupling",  # the section of the configuration, and what it is of
     "data",
     "dataset",  # one per format of the data
+    "rows",  # of a data set, and the folder of all that makes and keeps them
     "sampling",
     "solve",
     "solver",  # one per kind of problem

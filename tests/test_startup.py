@@ -10,8 +10,9 @@ DRIVER = """
 import flowpairs.pipeline.cluster.actors, flowpairs.pipeline.couple
 from flowpairs.pipeline import data
 from flowpairs.pipeline.config import DataConfig
+from flowpairs.pipeline.data.rows.make import read_small
 config = DataConfig(path="digits")
-data.read_data(config, data.check_data(config))
+read_small(config, data.check_data(config))
 """
 
 

@@ -1,5 +1,6 @@
-"""Files that are complete under their final name or not there at all."""
+"""Files that are complete under their final name or not there at all, hashed on the way where that is asked for."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -137,3 +138,25 @@ def _commit(temporary: Path, path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+class HashingFile:
+    """A file that counts and hashes the bytes that pass through.
+
+    Args:
+        file: file to write to; None only hashes.
+    """
+
+    def __init__(self, file: BinaryIO | None = None) -> None:
+        self.file, self.sha256, self.bytes = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write and hash bytes."""
+        self.sha256.update(data)
+        self.bytes += len(data)
+        return len(data) if self.file is None else self.file.write(data)
+
+    def flush(self) -> None:
+        """Flush the file."""
+        if self.file is not None:
+            self.file.flush()

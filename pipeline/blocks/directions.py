@@ -28,7 +28,7 @@ COLUMNS = 512  # columns of a covariance that are computed by one thread
 
 
 @dataclass(frozen=True)
-class Sample:
+class RowSample:
     """Data of one side that mean and directions are found from.
 
     Attributes:
@@ -41,16 +41,16 @@ class Sample:
     ids: Int64[np.ndarray, " k"]
     flips: bool = False
 
-    def spaced(self) -> "Sample":
+    def spaced(self) -> "RowSample":
         """Return at most MOST_ROWS of the data, evenly spaced."""
         chosen = np.linspace(0, len(self.ids) - 1, min(len(self.ids), MOST_ROWS)).astype(np.int64)
-        return Sample(self.rows, self.ids[chosen], self.flips)
+        return RowSample(self.rows, self.ids[chosen], self.flips)
 
     def __len__(self) -> int:
         return len(self.ids) * (2 if self.flips else 1)
 
 
-def fit_features(sides: Sequence[Sample], pca: int | None) -> Features:
+def fit_features(sides: Sequence[RowSample], pca: int | None) -> Features:
     """Centre the data and find their `pca` leading principal directions, or as many as there are coordinates.
 
     Each direction has the sign that makes its largest coordinate positive.
@@ -75,7 +75,7 @@ def fit_features(sides: Sequence[Sample], pca: int | None) -> Features:
     return Features(mean.astype(np.float32), np.ascontiguousarray(basis, np.float32), variances, total)
 
 
-def _mean(sides: Sequence[Sample]) -> Float64[np.ndarray, " D"]:
+def _mean(sides: Sequence[RowSample]) -> Float64[np.ndarray, " D"]:
     """Compute the mean in model space, from integer sums of uint8 data and float64 sums of floats in a fixed order."""
     total, count = np.zeros(sides[0].rows.dim), 0
     for side in sides:
@@ -92,7 +92,7 @@ def _mean(sides: Sequence[Sample]) -> Float64[np.ndarray, " D"]:
 
 
 def _of_covariance(
-    sides: Sequence[Sample], mean: Float64[np.ndarray, " D"], k: int, eigh: Callable[..., Any]
+    sides: Sequence[RowSample], mean: Float64[np.ndarray, " D"], k: int, eigh: Callable[..., Any]
 ) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, "D k"], float]:
     """Find directions from the covariance matrix: variances, directions and the variance in all."""
     width = len(mean)
@@ -109,7 +109,7 @@ def _of_covariance(
     return np.maximum(variances[::-1], 0.0), basis[:, ::-1], total
 
 
-def _integer_gram(side: Sample, mean: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, "D D"]:
+def _integer_gram(side: RowSample, mean: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, "D D"]:
     """Sum the centred products of uint8 data, from exact integers."""
     width, count = len(mean), len(side.ids)
     gram, sums = np.zeros((width, width)), np.zeros(width)
@@ -126,7 +126,7 @@ def _integer_gram(side: Sample, mean: Float64[np.ndarray, " D"]) -> Float64[np.n
     return gram
 
 
-def _float_gram(side: Sample, mean: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, "D D"]:
+def _float_gram(side: RowSample, mean: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, "D D"]:
     """Sum the centred products of float data, in float64."""
     gram = np.zeros((len(mean), len(mean)))
     for x in _tiles(side):
@@ -152,7 +152,7 @@ def _mirror_upper(gram: Float64[np.ndarray, "D D"]) -> None:
 
 
 def _of_subspace(
-    sides: Sequence[Sample], mean: Float32[np.ndarray, " D"], k: int
+    sides: Sequence[RowSample], mean: Float32[np.ndarray, " D"], k: int
 ) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, "D k"], float]:
     """Find directions by subspace iteration: variances, directions and the variance in all."""
     size = min(k + SPARE, len(mean))
@@ -172,7 +172,7 @@ def _of_subspace(
 
 
 def _multiply(
-    sides: Sequence[Sample], mean: Float32[np.ndarray, " D"], subspace: Float64[np.ndarray, "D l"]
+    sides: Sequence[RowSample], mean: Float32[np.ndarray, " D"], subspace: Float64[np.ndarray, "D l"]
 ) -> tuple[Float64[np.ndarray, "D l"], Float64[np.ndarray, "l l"], float]:
     """Multiply a subspace Q by the covariance C; also return Q^T C Q and the trace of C."""
     size, product = subspace.shape[1], np.zeros(subspace.shape)
@@ -201,7 +201,7 @@ def _mirrored(vectors: Float64[np.ndarray, "D l"], shape: tuple[int, ...]) -> Fl
     return vectors.reshape(*shape, -1)[..., ::-1, :].reshape(vectors.shape)
 
 
-def _tiles(side: Sample) -> Iterator[Shaped[np.ndarray, "r D"]]:
+def _tiles(side: RowSample) -> Iterator[Shaped[np.ndarray, "r D"]]:
     """Yield the data of a sample, as they are stored, in tiles whose size depends on their width alone."""
     step = max(16, TILE_NUMBERS // side.rows.dim)
     for start in range(0, len(side.ids), step):

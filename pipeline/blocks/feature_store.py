@@ -23,8 +23,8 @@ from flowpairs.pipeline.base.npy import load_npz
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.progress import progress, remaining
 from flowpairs.pipeline.blocks.features import CentredRows, DataFeatures, Features, project, stretches
-from flowpairs.pipeline.data.rows import parts, row_set
-from flowpairs.pipeline.data.rows.parts import FinishedPart
+from flowpairs.pipeline.data.rows import finished_parts, row_set
+from flowpairs.pipeline.data.rows.finished_parts import FinishedPart
 from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.data.rows.stage import run_tasks
 
@@ -87,11 +87,11 @@ def make_features(
         by_ray: compute by Ray Data's tasks on all nodes, which have to reach the rows and the directory.
     """
     own = _identity(features, origin, flips=flips)
-    if row_set.read_source(directory) == own and not row_set.lost_files(directory):
+    if row_set.read_identity(directory) == own and not row_set.lost_files(directory):
         return open_features(directory, features, rows, flips=flips)
     (directory / row_set.MANIFEST).unlink(missing_ok=True)
     directory.mkdir(parents=True, exist_ok=True)
-    row_set.write_source(directory, own)
+    row_set.write_identity(directory, own)
     every = stretches(rows, flips)
     work, done, began = partial(_make_part, directory, features, rows, own), list[FinishedPart](), time.monotonic()
     with progress("features", len(every)) as show:
@@ -116,7 +116,7 @@ def make_features(
             fingerprint=row_set.fingerprint((features.dim,), "float32", files, ()),
         ),
     )
-    parts.remove_sidecars(directory, done)
+    finished_parts.remove_sidecars(directory, done)
     return open_features(directory, features, rows, flips=flips)
 
 
@@ -142,9 +142,9 @@ def _make_part(
 ) -> FinishedPart:
     """Compute and write one part, unless that is done; this is a task."""
     number, ids = item
-    if (found := parts.find_part(directory, number, own)) is not None:
+    if (found := finished_parts.find_part(directory, number, own)) is not None:
         return found
-    return parts.write_rows(directory, number, own, project(features, rows, ids), {})
+    return finished_parts.write_rows(directory, number, own, project(features, rows, ids), {})
 
 
 def _identity(features: Features, origin: str, *, flips: bool) -> str:

@@ -16,7 +16,7 @@ from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.blocks import source as sources
 from flowpairs.pipeline.blocks.conditions import Conditions, read_conditions
 from flowpairs.pipeline.blocks.cost_matrix import load_cost_matrix
-from flowpairs.pipeline.blocks.directions import Sample, fit_features
+from flowpairs.pipeline.blocks.directions import RowSample, fit_features
 from flowpairs.pipeline.blocks.feature_store import (
     MAP,
     features_directory,
@@ -221,14 +221,14 @@ def feature_space(config: CoupleConfig, inputs: Inputs, store: AnyPath | None) -
     return FeatureSpace(fitted, of_target, features(source.rows, source.fingerprint, "source", flips=source.flips))
 
 
-def _samples(config: CoupleConfig, inputs: Inputs) -> list[Sample]:
+def _samples(config: CoupleConfig, inputs: Inputs) -> list[RowSample]:
     """List the data that the map is fitted to."""
     rows, source = inputs.target.rows, inputs.source
     if source is None:
-        return [Sample(rows, np.arange(len(rows)), config.data.flips)]
+        return [RowSample(rows, np.arange(len(rows)), config.data.flips)]
     return [
-        Sample(source.rows, np.unique(np.concatenate([leg.source for leg in source.legs]))),
-        Sample(rows, np.unique(np.concatenate([leg.target for leg in source.legs]))),
+        RowSample(source.rows, np.unique(np.concatenate([leg.source for leg in source.legs]))),
+        RowSample(rows, np.unique(np.concatenate([leg.target for leg in source.legs]))),
     ]
 
 

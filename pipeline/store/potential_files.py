@@ -24,7 +24,9 @@ from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.conditions import Conditions
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.store.checkpoints import read_progress
+from flowpairs.pipeline.store.format import rows_directory
 
 ALMOST = 0.99  # largest share that is reported of a solve that has not ended
 
@@ -115,8 +117,9 @@ def unsolved(directory: AnyPath, conditions: Conditions) -> list[int]:
 def problem_numbers(config: CoupleConfig, directory: AnyPath) -> list[int]:
     """List the semi-discrete problems of a store, from its files alone."""
     labels = None
-    if config.coupling.condition == "class":
-        labels = plain_array(np.load(BytesIO((directory / "labels.npy").read_bytes()), allow_pickle=False))
+    where = rows_directory(directory)
+    if config.coupling.condition == "class" and (where / row_set.MANIFEST).is_file():  # else rows are still being made
+        labels = row_set.read_column(where, row_set.read_manifest(where), "label")
     return Conditions(labels=labels).problems()
 
 

@@ -9,8 +9,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
-from flowpairs.pipeline.base.atomic import atomic_open
-from flowpairs.pipeline.base.hashing import HashingFile
+from flowpairs.pipeline.base.atomic import HashingFile, atomic_open
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Record, encode_record

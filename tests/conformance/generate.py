@@ -5,8 +5,9 @@
 The same ten pairs in each payload: five data of shape [1, 3, 4] with labels, mirror images as ids 5 to 9, noise of seed
 2^62 + 1. Shard 0 has two records, shard 2 noise rows that do not follow each other.
 
-And the same data ids with data as their source: `two-sided` (ids of another set of three) and `chain` (full; the source
-is the same set, and block 0 leads from time 0 to 1, block 1 from 1 to 3).
+And the same data ids with data as their source: `two-sided` (ids of another set, of three images) and `chain` (full;
+the source is the same set, and block 0 leads from time 0 to 1, block 1 from 1 to 3). Rows are in parts of three;
+`seeded` and `chain` have none, as they may.
 """
 
 import hashlib
@@ -27,7 +28,8 @@ SHARDS = [
     (0, [(4, [3, 8], [4, 5])]),
     (1, [(0, [1, 2, 7, 7], [9, 2**39, 2**39 + 1, 6])]),
 ]
-SOURCE = (np.arange(36, dtype=np.float32).reshape(3, 1, 3, 4) * 5 % 32) / 16 - 1
+IMAGES = (np.arange(36).reshape(3, 1, 3, 4) * 29 % 256).astype(np.uint8)
+SOURCE = IMAGES / np.float32(127.5) - np.float32(1)
 TIMES, SPANS = [0.0, 1.0, 3.0], {0: [0.0, 1 / 3], 1: [1 / 3, 1.0]}
 STORES = {"full": "full", "seeded": "seeded", "ids": "ids", "two-sided": "ids", "chain": "full"}  # name -> payload
 MASK = 2**64 - 1
@@ -135,6 +137,43 @@ def record(name: str, block: int, first: int, ids: list[int], rows: list[int]) -
     return b"".join(member(f"b{block:06d}-r{first:09d}.{name}", fields[name]) for name in sorted(fields))
 
 
+def row_set(directory: Path | None, x: np.ndarray, labels: np.ndarray | None) -> str:
+    """Write rows in parts of three, unless the directory is None, and return their fingerprint."""
+    files = {f"part-{start // 3:05d}.npy": x[start : start + 3] for start in range(0, len(x), 3)}
+    columns = {} if labels is None else {"label.npy": labels}
+    listed = [
+        {
+            "name": name,
+            "rows": len(values),
+            "bytes": len(npy(values)),
+            "sha256": hashlib.sha256(npy(values)).hexdigest(),
+        }
+        for name, values in (files | columns).items()
+    ]
+    parts, others = listed[: len(files)], listed[len(files) :]
+    tree = {"shape": list(x.shape[1:]), "dtype": str(x.dtype)}
+    hashes = {"parts": [part["sha256"] for part in parts], "label": [part["sha256"] for part in others]}
+    fingerprint = hashlib.sha256(json.dumps(tree | hashes, sort_keys=True).encode()).hexdigest()
+    if directory is not None:
+        directory.mkdir(exist_ok=True)
+        for name, values in (files | columns).items():
+            (directory / name).write_bytes(npy(values))
+        manifest = tree | {
+            "format_version": 2,
+            "rows": len(x),
+            "scale": "x / 127.5 - 1" if x.dtype == np.uint8 else "x",
+            "kind": "image",
+            "num_classes": 0 if labels is None else 3,
+            "class_names": [],
+            "left_out": 0,
+            "parts": parts,
+            "columns": others,
+            "fingerprint": fingerprint,
+        }
+        (directory / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return fingerprint
+
+
 def write(directory: Path, name: str) -> None:
     payload, store = STORES[name], name
     (directory / "shards").mkdir(parents=True, exist_ok=True)
@@ -156,18 +195,15 @@ def write(directory: Path, name: str) -> None:
         (directory / "shards" / f"{name}.tar").write_bytes(tar)
         (directory / "shards" / f"{name}.json").write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
         shards.append(shard)
-    if payload == "ids":
-        np.save(directory / "data.npy", DATA)
-        np.save(directory / "labels.npy", LABELS)
-    if store == "two-sided":
-        np.save(directory / "source.npy", SOURCE)
+    fingerprint = row_set(None if store in ("seeded", "chain") else directory / "rows", DATA, LABELS)
     index = {
-        "format_version": 1,
+        "format_version": 2,
         "config_hash": "0" * 16,
-        "data_fingerprint": hashlib.sha256(b"(5, 1, 3, 4)" + DATA.tobytes() + LABELS.tobytes()).hexdigest(),
+        "data_fingerprint": fingerprint,
         "pairs": sum(shard["pairs"] for shard in shards),
         "shape": [1, 3, 4],
         "num_classes": 3,
+        "class_names": [],
         "payload": payload,
         "method": "imported",
         "convention": "pairs of a conformance test, made by hand",
@@ -177,7 +213,7 @@ def write(directory: Path, name: str) -> None:
         "shards": shards,
     }
     if store == "two-sided":
-        index["source_fingerprint"] = hashlib.sha256(b"(3, 1, 3, 4)" + SOURCE.tobytes()).hexdigest()
+        index["source_fingerprint"] = row_set(directory / "source_rows", IMAGES, None)
     if store == "chain":
         index |= {"source_fingerprint": index["data_fingerprint"], "times": TIMES}
     (directory / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")

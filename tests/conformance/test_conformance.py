@@ -10,6 +10,7 @@ import pytest
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.convert import convert
+from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Decoder, Record, samples
 from flowpairs.pipeline.store.verify import verify
@@ -112,6 +113,17 @@ def test_tarfile_and_numpy_alone_read_the_full_payload() -> None:
         assert all(member.mtime == 0 and member.isreg() for member in tar)
         for name in ("x0", "x1", "label"):
             np.testing.assert_array_equal(np.load(read[f"{name}.npy"]), expected("full", 1, *RECORDS[-1][2:])[name])
+
+
+@pytest.mark.parametrize("store", ["full", "ids", "two-sided"])
+def test_our_fingerprint_of_the_arrays_is_the_generators(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory, cut into parts of as many bytes as three of the generator's rows have."""
+    index = format.read_index(HERE / store)
+    monkeypatch.setattr(row_set, "PART_BYTES", 3 * generate.DATA[0].nbytes)
+    assert row_set.fingerprint_of(generate.DATA, {"label": generate.LABELS}) == index.data_fingerprint
+    if store == "two-sided":
+        monkeypatch.setattr(row_set, "PART_BYTES", 3 * generate.IMAGES[0].nbytes)
+        assert row_set.fingerprint_of(generate.IMAGES, {}) == index.source_fingerprint
 
 
 def test_a_store_without_config_cannot_be_converted_and_says_so(tmp_path: Path) -> None:

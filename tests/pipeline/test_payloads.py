@@ -9,8 +9,12 @@ from support.couplings import settings, shard_bytes
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.blocks import noise
+from flowpairs.pipeline.config import DataConfig
 from flowpairs.pipeline.convert import convert
 from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.data import check_data
+from flowpairs.pipeline.data.rows import row_set
+from flowpairs.pipeline.data.rows.make import save_target, target_of
 from flowpairs.pipeline.recompute import recompute
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Decoder, samples
@@ -134,9 +138,13 @@ def test_computing_again_finds_the_same_bits_and_any_other(stores: dict[str, Pat
 
 def test_other_data_beside_a_store_of_ids_are_found(stores: dict[str, Path], tmp_path: Path) -> None:
     convert(stores["ids"], tmp_path / "s", "ids")
-    data = np.load(tmp_path / "s" / "data.npy")
-    data[0] += 1
-    np.save(tmp_path / "s" / "data.npy", data)
+    rows = tmp_path / "s" / "rows"
+    target = row_set.open_target(rows)
+    x = target.rows.whole() + np.float32(1)
+    row_set.clear(rows)
+    config = DataConfig(path="digits")
+    save_target(target_of(config, check_data(config), x, {"label": target.labels}), rows)
+    assert row_set.damages(rows) == []
     assert "not the data that were coupled" in verify(tmp_path / "s").faults[0]
 
 

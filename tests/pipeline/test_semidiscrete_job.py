@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from support.couplings import settings, shard_bytes
 from support.matchings import BLIND, BY_CLASS, blocks, lenders, loop, pairs
 from support.processes import couple_with_a_death, outside
+from support.rowsets import column, stored
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -26,7 +28,7 @@ from flowpairs.pipeline.convert import convert
 from flowpairs.pipeline.couple import assemble, couple
 from flowpairs.pipeline.recompute import recompute
 from flowpairs.pipeline.solve.block_solver import BlockSolver
-from flowpairs.pipeline.solve.inputs import read_inputs, survey_inputs
+from flowpairs.pipeline.solve.inputs import read_inputs, save_inputs, survey_inputs
 from flowpairs.pipeline.solve.potentials import PotentialSolver
 from flowpairs.pipeline.store import resume
 from flowpairs.pipeline.store.format import read_index
@@ -54,9 +56,10 @@ def same(directory: Path, other: Path) -> bool:
 
 def first_block(config: CoupleConfig) -> Path:
     """Solve the potentials and assign the first block; leaves what a plain loop reads, and the block's report."""
-    inputs = read_inputs(config, survey_inputs(config))
+    inputs = read_inputs(config, survey_inputs(config), None)
     job = assemble(config, inputs)
-    resume.prepare_store(job.config, job.directory, inputs.target)
+    resume.prepare_store(job.config, job.store)
+    job = replace(job, inputs=save_inputs(inputs, job.store))
     _, reports = blocks_of(job, [])
     assert list(reports) == []
     found = BlockSolver(job.with_features(), 1, "cpu").solve(0)
@@ -66,10 +69,10 @@ def first_block(config: CoupleConfig) -> Path:
 
 
 def test_pairs_are_those_of_a_plain_loop(blind: Path) -> None:
-    found, x = pairs(blind), np.load(blind / "data.npy")
+    found, x = pairs(blind), stored(blind)
     np.testing.assert_array_equal(found["data_ids"], loop(blind, range(1000)))
     np.testing.assert_array_equal(found["x1"], x[found["data_ids"]])
-    np.testing.assert_array_equal(found["label"], np.load(blind / "labels.npy")[found["data_ids"]])
+    np.testing.assert_array_equal(found["label"], column(blind)[found["data_ids"]])
     assert verify(blind).faults == []
     assert recompute(blind, 1) == []
     status = read_status(blind)
@@ -101,9 +104,9 @@ def test_blocks_say_what_they_are(blind: Path, by_class: Path) -> None:
 
 def test_a_class_meets_its_own_data_equally_often(by_class: Path) -> None:
     """As few pairs are exchanged as there are pairs too many."""
-    labels, found = np.tile(np.load(by_class / "labels.npy"), 2), pairs(by_class)["data_ids"]
+    labels, found = np.tile(column(by_class), 2), pairs(by_class)["data_ids"]
     before = loop(by_class, range(1600))
-    wanted = np.load(by_class / "labels.npy")[lenders(by_class, range(1600))]
+    wanted = column(by_class)[lenders(by_class, range(1600))]
     np.testing.assert_array_equal(labels[before], wanted)
     np.testing.assert_array_equal(labels[found], wanted)
     assert set(before[before != found].tolist()) - set(range(1797)), "mirror images take part"
@@ -201,11 +204,14 @@ def test_other_payloads_are_whole_stores_too(blind: Path, tmp_path: Path) -> Non
         assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
 
 
-@pytest.mark.parametrize("name", ["potentials/g.npy", "data.npy"])
+@pytest.mark.parametrize(
+    "name", ["potentials/g.npy", "rows/part-00000.npy", "rows/label.npy", "features/part-00000.npy"]
+)
 def test_damaged_potentials_and_data_are_faults(blind: Path, tmp_path: Path, name: str) -> None:
     convert(blind, tmp_path, "ids")
     content = bytearray((tmp_path / name).read_bytes())
     content[len(content) // 2] ^= 1
+    (tmp_path / name).unlink()  # another name of the file in the fixture's store
     (tmp_path / name).write_bytes(content)
     assert [fault for fault in verify(tmp_path).faults if name in fault]
 
@@ -217,14 +223,14 @@ def test_conditions_extend_the_cost(tmp_path: Path, coupling: dict[str, Any]) ->
     config = settings(tmp_path, features={"pca": 24}, coupling=options, output={"pairs": 1000})
     ids = np.load(first_block(config) / "ids.npy")
     np.testing.assert_array_equal(ids, loop(tmp_path, range(1000)))
-    labels = np.load(tmp_path / "labels.npy")
+    labels = column(tmp_path)
     share = (labels[ids] == labels[lenders(tmp_path, range(1000))]).mean()
     assert share > 0.9 if coupling.get("beta") == 100.0 else share == pytest.approx(0.1, abs=0.04)
 
 
 def test_continuous_conditions_come_from_a_file(tmp_path: Path) -> None:
     """The brightness of an image and where it is brightest, with mirror images and eps > 0."""
-    images = np.load(first_block(settings(tmp_path / "blind", coupling=FAST)) / "data.npy")[:, 0]
+    images = stored(first_block(settings(tmp_path / "blind", coupling=FAST)))[:, 0]
     z = np.stack([images.mean((1, 2)), images.argmax(1).mean(1)], 1)
     z = ((z - z.mean(0)) / z.std(0)).astype(np.float32)
     np.save(tmp_path / "z.npy", z)
@@ -326,8 +332,8 @@ def test_a_solve_that_does_not_converge_fails_the_job(tmp_path: Path) -> None:
 def test_a_solve_is_watched_from_its_files(tmp_path: Path) -> None:
     """In the middle, as another process sees it, and at the end, when nothing but the potential is left."""
     config = settings(tmp_path, features=BLIND["features"], coupling=BLIND["coupling"], output={"pairs": 0})
-    job = assemble(config, read_inputs(config, survey_inputs(config)))
-    resume.prepare_store(job.config, tmp_path, job.inputs.target)
+    job = assemble(config, read_inputs(config, survey_inputs(config), None))
+    resume.prepare_store(job.config, tmp_path)
     solver = PotentialSolver(job.with_features(), 1, "cpu")
     assert read_status(tmp_path).potentials == 0.0
     solved = solver.solve(0)
@@ -376,9 +382,9 @@ def test_weights_say_how_often_data_and_classes_are_used(
     assert verdict.faults == []
     assert verdict.draw_error < 2 * verdict.chance_error
     assert recompute(tmp_path / "store", 1) == []
-    (tmp_path / "store" / "data_weights.npy").unlink()
-    with pytest.raises(InputError, match=r"data_weights\.npy: missing"):
+    (tmp_path / "store" / "rows" / "weight.npy").unlink()
+    with pytest.raises(InputError, match=r"rows/weight\.npy: cannot be read"):
         SemidiscreteStore(tmp_path / "store", read_index(tmp_path / "store")).pairs(0, 1)
     assert json.loads((tmp_path / "store" / "index.json").read_bytes())["pairs"] == 6000
     couple(config)
-    np.testing.assert_array_equal(np.load(tmp_path / "store" / "data_weights.npy"), weight)
+    np.testing.assert_array_equal(column(tmp_path / "store", "weight"), weight)

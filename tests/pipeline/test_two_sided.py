@@ -7,6 +7,8 @@ import numpy as np
 import ot
 import pytest
 from jaxtyping import Float
+from support.datasets import read_data
+from support.rowsets import stored as rows_of
 
 from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError
@@ -90,7 +92,8 @@ def test_pairs_are_data_of_both_sets_and_both_payloads_hold_the_same(sets, tmp_p
     assert not index.times
 
     couple(settings(sets, tmp_path / "ids", output={"payload": "ids"}))
-    assert sorted(p.name for p in (tmp_path / "ids").glob("*.npy")) == ["data.npy", "source.npy"]
+    np.testing.assert_array_equal(rows_of(tmp_path / "ids"), stored(sets, "b"))
+    np.testing.assert_array_equal(rows_of(tmp_path / "ids", "source_rows"), stored(sets, "a"))
     assert verify(tmp_path / "ids").faults == []
     for name, array in pairs(tmp_path / "ids").items():
         np.testing.assert_array_equal(array, found[name])
@@ -192,7 +195,7 @@ def test_chain_leads_from_each_time_point_to_the_next(sets, tmp_path):
     np.testing.assert_allclose(found["span"][:, 0], scaled[found["source_ids"]], atol=1e-7)
     np.testing.assert_allclose(found["span"][:, 1], scaled[found["data_ids"]], atol=1e-7)
     assert format.read_index(tmp_path / "all").times == (1.0, 2.0, 4.0)
-    assert not (tmp_path / "all" / "source.npy").exists()
+    assert not (tmp_path / "all" / "source_rows").exists()
     assert verify(tmp_path / "all").faults == recompute(tmp_path / "all", 3) == []
     convert(tmp_path / "all", tmp_path / "full", "full")
     couple(chain(sets, tmp_path / "direct", output={"pairs": 540}))

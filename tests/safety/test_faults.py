@@ -20,7 +20,7 @@ from flowpairs.training.pairs.reading.shards import ShardReader
 
 
 def settings(directory: Path, payload: str = "full") -> CoupleConfig:
-    """1,000 pairs in ten shards of about 60 kB."""
+    """1,000 pairs in ten shards of about 60 kB, beside 460 kB of rows."""
     tree = {
         "data": {"path": "digits", "label": "label"},
         "coupling": {"method": "independent", "n": 500},
@@ -64,6 +64,11 @@ def remount(path: Path, options: str) -> None:
 
 def test_a_job_on_a_full_disk_says_so_and_goes_on_when_there_is_room(reference: Path, small_disk: Path) -> None:
     directory = small_disk / "store"
+    with pytest.raises(
+        JobError, match=r"rows/part-00000.npy: cannot be written \(No space left on device\); .*make room"
+    ):
+        couple(settings(directory))
+    remount(small_disk, "size=700k")
     with pytest.raises(
         JobError, match=r"pairs-00000\d.tar: cannot be written \(No space left on device\); .*make room"
     ):
@@ -184,12 +189,14 @@ def test_half_written_files_are_swept_out(reference: Path, store: Path) -> None:
 
 def test_a_lost_copy_of_the_data_is_made_again(tmp_path: Path) -> None:
     couple(settings(tmp_path / "s", "ids"))
-    whole = (tmp_path / "s" / "data.npy").read_bytes()
-    (tmp_path / "s" / "data.npy").unlink()
-    assert "data.npy or labels.npy cannot be read" in verify(tmp_path / "s").faults[0]
-    couple(settings(tmp_path / "s", "ids"))
-    assert (tmp_path / "s" / "data.npy").read_bytes() == whole
-    assert verify(tmp_path / "s").faults == []
+    rows = tmp_path / "s" / "rows"
+    whole = {path.name: path.read_bytes() for path in rows.iterdir()}
+    for name in ("part-00000.npy", "label.npy", "manifest.json"):
+        (rows / name).unlink()
+        assert f"rows/{name}: cannot be read" in verify(tmp_path / "s").faults[0]
+        couple(settings(tmp_path / "s", "ids"))
+        assert {path.name: path.read_bytes() for path in rows.iterdir()} == whole
+        assert verify(tmp_path / "s").faults == []
 
 
 def test_a_lost_table_of_blocks_is_written_anew(store: Path) -> None:

@@ -21,11 +21,11 @@ from support.damage import damaged, outcome, tar_of
 from torch import nn
 
 from flowpairs.pipeline.base.npy import encode_npy
+from flowpairs.pipeline.blocks.feature_store import MAP, load_map, save_map
 from flowpairs.pipeline.blocks.features import Features
 from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
 from flowpairs.pipeline.data import check_data, list_pieces, read_piece
 from flowpairs.pipeline.store import block_reports, format
-from flowpairs.pipeline.store.features_file import load_features, save_features
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.training.config import OptimisationConfig
 from flowpairs.training.pairs.reading.order import Stretch
@@ -150,9 +150,8 @@ def config(directory: Path) -> tuple[Path, Reader]:
 
 
 def feature_map(directory: Path) -> tuple[Path, Reader]:
-    path = directory / "features.npz"
-    save_features(Features(np.zeros(4, np.float32), np.zeros((4, 2), np.float32)), directory)
-    return path, lambda: load_features(path.parent)
+    save_map(Features(np.zeros(4, np.float32), np.zeros((4, 2), np.float32)), directory)
+    return directory / MAP, lambda: load_map(directory)
 
 
 def blocks(directory: Path) -> tuple[Path, Reader]:
@@ -211,8 +210,9 @@ def read_pairs(directory: Path) -> None:
 PARTS = {
     "index.json": ("full", "seeded", "ids"),
     "shards/pairs-000000.json": ("full", "seeded", "ids"),
-    "data.npy": ("ids",),
-    "labels.npy": ("ids",),
+    "rows/manifest.json": ("full", "ids"),
+    "rows/part-00000.npy": ("ids",),
+    "rows/label.npy": ("ids",),
 }
 
 

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from flowpairs.pipeline.blocks import noise
-from flowpairs.pipeline.blocks.features import fit_features
+from flowpairs.pipeline.blocks.directions import RowSample, fit_features
+from flowpairs.pipeline.blocks.feature_store import features_directory, make_features, save_map
 from flowpairs.pipeline.config import CoupleConfig, load, save, validate
+from flowpairs.pipeline.data import DataSpec
+from flowpairs.pipeline.data.rows.make import save_target, target_of
 from flowpairs.pipeline.store import format
-from flowpairs.pipeline.store.features_file import load_features, save_features
 from flowpairs.pipeline.store.records import Decoder, samples
+from support.rowsets import column, stored
 
 BLIND: dict[str, Any] = {
     "data": {"flips": False},
@@ -30,11 +33,11 @@ BY_CLASS: dict[str, Any] = {
 
 def loop(directory: Path, rows: range) -> np.ndarray:
     """The data id of every source row: from the store's files and the generator alone."""
-    config, x = load(CoupleConfig, directory / "config.yaml"), np.load(directory / "data.npy")
+    config, x = load(CoupleConfig, directory / "config.yaml"), stored(directory)
     seed, count = config.source.seed, len(rows)
     x0 = np.stack([noise.gaussian(seed, row, 1, x[0].size)[0] for row in rows])
     u = np.array([noise.uniforms(seed, noise.Stream.DRAW, row, 1)[0] for row in rows])
-    given = np.load(directory / "labels.npy") if (directory / "labels.npy").is_file() else None
+    given = column(directory) if (directory / "rows" / "label.npy").is_file() else None
     if config.coupling.condition_file is not None:
         given = np.load(config.coupling.condition_file)
     some = lenders(directory, range(rows.start, rows.start + count))
@@ -51,13 +54,14 @@ def partners(directory: Path, x0: np.ndarray, u: np.ndarray, given: np.ndarray |
         given: the condition of each, a label or a row of numbers.
     """
     coupling, flips = (config := load(CoupleConfig, directory / "config.yaml")).coupling, config.data.flips
-    x, g = np.load(directory / "data.npy"), np.load(directory / "potentials" / "g.npy")
-    fitted = load_features(directory)
-    y = fitted.of_data(x, flips=flips).astype(np.float64)
-    basis = np.eye(x[0].size) if fitted.basis is None else fitted.basis.astype(np.float64)
+    x, g = stored(directory), np.load(directory / "potentials" / "g.npy")
+    both = np.concatenate([x, x[..., ::-1]]) if flips else x
+    with np.load(directory / "features" / "map.npz") as arrays:
+        mean, basis = arrays["mean"], arrays["basis"].astype(np.float64) if "basis" in arrays else np.eye(x[0].size)
+    y = ((both.reshape(len(both), -1) - mean) @ basis).astype(np.float32).astype(np.float64)
     z, labels = None, None
     if coupling.condition != "blind":
-        labels = np.tile(np.load(directory / "labels.npy"), len(y) // len(x))
+        labels = np.tile(column(directory), len(y) // len(x))
     if coupling.condition == "extended":
         named = coupling.condition_file
         z = np.eye(labels.max() + 1)[labels] if named is None else np.tile(np.load(named), (len(y) // len(x), 1))
@@ -83,7 +87,7 @@ def lenders(directory: Path, rows: range) -> np.ndarray:
     """The data that lend source rows their conditions."""
     config = load(CoupleConfig, directory / "config.yaml")
     u = noise.uniforms(config.source.seed, noise.Stream.CONDITION, rows.start, len(rows))
-    return (u * len(np.load(directory / "data.npy"))).astype(np.int64)
+    return (u * len(stored(directory))).astype(np.int64)
 
 
 def potential_store(
@@ -104,17 +108,20 @@ def potential_store(
         "output": {"dir": str(directory), "pairs": 0},
     }
     (directory / "potentials").mkdir(parents=True)
-    save(validate(CoupleConfig, tree), directory / "config.yaml", "a test's")
-    np.save(directory / "data.npy", x.astype(np.float32))
-    np.save(directory / "labels.npy", labels)
-    save_features(fit_features(x, pca, flips=flips), directory)
+    config = validate(CoupleConfig, tree)
+    save(config, directory / "config.yaml", "a test's")
+    spec = DataSpec(len(x), x.shape[1:], int(labels.max()) + 1, "vector", 0)
+    target = save_target(target_of(config.data, spec, x, {"label": labels}), format.rows_directory(directory))
+    fitted, where = fit_features([RowSample(target.rows, np.arange(len(x)), flips)], pca), features_directory(directory)
+    save_map(fitted, where)
+    make_features(where, fitted, target.rows, target.fingerprint, flips=flips, by_ray=False)
     g = np.random.default_rng(1).normal(size=len(x) * (1 + flips))
     np.save(directory / "potentials" / "g.npy", g)
     notes = {"problems": [{"eps": eps, "rel_eps": eps, "chi2": 0.0}], "g_sha256": hashlib.sha256(g.data).hexdigest()}
     (directory / "potentials" / "semidiscrete.json").write_text(json.dumps(notes))
     index = format.Index(
         config_hash="0" * 16,
-        data_fingerprint="f" * 16,
+        data_fingerprint=target.fingerprint,
         pairs=0,
         shape=x.shape[1:],
         num_classes=int(labels.max()) + 1,

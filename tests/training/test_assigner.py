@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.matchings import partners, potential_store
+from support.rowsets import column, stored
 from support.stores import numbered_store
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -55,10 +56,10 @@ def test_partners_are_those_of_a_plain_loop(name: str, tmp_path: Path) -> None:
     truth = partners(store, x0.flatten(1).numpy(), u, next((c.numpy() for c in given.values()), None))
     assert ids.tolist() == truth.tolist()
     assert len(set(truth.tolist())) > 20
-    data = np.load(store / "data.npy")
+    data = stored(store)
     both = np.concatenate([data, data[..., ::-1]])
     np.testing.assert_array_equal(x1.numpy(), both[truth])
-    labels = np.load(store / "labels.npy")[truth % 60]
+    labels = column(store)[truth % 60]
     assert assign.labels(ids).tolist() == labels.tolist()
     if KINDS[name].get("condition") == "class":
         assert labels.tolist() == given["labels"].tolist()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.matchings import loop, pairs
+from support.rowsets import column, stored
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.blocks import noise
@@ -64,7 +65,7 @@ def test_batches_go_on_where_pairs_end(blind: Path) -> None:
     """Noise that no shard holds, assigned as a plain loop does it."""
     (found,) = batches(blind, BatchPart(60, 1, 2, 2), 1, state_of(blind, BatchPart(60, 1, 2, 2)) | {"position": 10**6})
     first = 60 * 10**6 + 30
-    ids, x = loop(blind, range(first, first + 30)), np.load(blind / "data.npy")
+    ids, x = loop(blind, range(first, first + 30)), stored(blind)
     np.testing.assert_array_equal(found.x1.numpy(), x[ids])
     np.testing.assert_array_equal(found.x0.numpy().reshape(30, 64), noise.gaussian(0, first, 30, 64))
 
@@ -72,10 +73,10 @@ def test_batches_go_on_where_pairs_end(blind: Path) -> None:
 def test_batches_by_class_with_mirror_images(by_class: Path) -> None:
     """At eps > 0, as they are before they are balanced."""
     found, ids = rows_of(by_class, 80, 2, 3), loop(by_class, range(240))
-    x = np.load(by_class / "data.npy")
+    x = stored(by_class)
     both = np.concatenate([x, x[..., ::-1]])
     np.testing.assert_array_equal(found["x1"], both[ids])
-    np.testing.assert_array_equal(found["label"], np.load(by_class / "labels.npy")[ids % 1797])
+    np.testing.assert_array_equal(found["label"], column(by_class)[ids % 1797])
     assert (ids >= 1797).any()
 
 
@@ -129,7 +130,7 @@ def test_labels_are_given_only_where_asked_for(alone: Path) -> None:
 
 
 def test_what_is_missing_is_refused_again_and_again(alone: Path) -> None:
-    for name in ("potentials/g.npy", "data.npy"):
+    for name in ("potentials/g.npy", "rows/part-00000.npy", "rows/manifest.json", "features/part-00000.npy"):
         kept = (alone / name).read_bytes()
         (alone / name).unlink()
         with OnlineLoader(alone, read_index(alone), BatchPart(4, 0, 1, 1)) as loader:
@@ -140,7 +141,7 @@ def test_what_is_missing_is_refused_again_and_again(alone: Path) -> None:
 
 
 def test_the_reference_is_the_data_set(by_class: Path) -> None:
-    x, labels = np.load(by_class / "data.npy"), np.load(by_class / "labels.npy")
+    x, labels = stored(by_class), column(by_class)
     reference = read_reference(by_class, read_index(by_class))
     np.testing.assert_array_equal(reference.x.numpy(), np.concatenate([x, x[..., ::-1]]))
     assert reference.label is not None

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from flowpairs.pipeline.base.errors import JobError
-from flowpairs.pipeline.blocks.features import principal_directions
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,10 @@ class Principal:
         """Compute the k directions of largest variance, or as many as there are coordinates."""
         flat = data.flatten(1).double()
         mean = flat.mean(0)
-        return cls(mean, torch.from_numpy(principal_directions((flat - mean).numpy(), k)))
+        _, vectors = torch.linalg.eigh((flat - mean).T @ (flat - mean))
+        directions = vectors.flip(1)[:, :k]
+        largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))  # positive, so that signs are settled
+        return cls(mean, directions * largest.sign())
 
     def __call__(self, data: Float[Tensor, "n *shape"]) -> Float64[Tensor, "n k"]:
         """Project data onto the directions."""

@@ -22,8 +22,8 @@ from flowpairs.pipeline.base.progress import progress, remaining
 from flowpairs.pipeline.config import DataConfig
 from flowpairs.pipeline.data import Bad, DataSpec, Piece
 from flowpairs.pipeline.data.discover import locate
-from flowpairs.pipeline.data.rows import parts, row_set
-from flowpairs.pipeline.data.rows.parts import FinishedPart
+from flowpairs.pipeline.data.rows import finished_parts, row_set
+from flowpairs.pipeline.data.rows.finished_parts import FinishedPart
 from flowpairs.pipeline.data.rows.row_set import Manifest
 from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.data.rows.stage import run_tasks
@@ -137,7 +137,7 @@ def make_target(
     """
     own = _identity(config, spec)
     if not row_set.lost_files(directory):
-        if row_set.read_source(directory) == own:
+        if row_set.read_identity(directory) == own:
             return row_set.open_target(directory)
         if final:
             again = make_target(config, spec, directory / "again", by_ray=by_ray, final=False, named=named)
@@ -148,12 +148,12 @@ def make_target(
                     f"data.path={config.path!r}: not the data of the pairs in {directory.parent}; give another "
                     "output.dir or the same data"
                 )
-            row_set.write_source(directory, own)
+            row_set.write_identity(directory, own)
             return row_set.open_target(directory)
-    if row_set.read_source(directory) != own:
+    if row_set.read_identity(directory) != own:
         row_set.clear(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    row_set.write_source(directory, own)
+    row_set.write_identity(directory, own)
     groups, number = list[_Group](), 0
     for group in data.list_pieces(config, spec, _counts(config, spec, by_ray=by_ray), _most(spec)):
         groups.append(_Group(number, tuple(group)))
@@ -171,14 +171,14 @@ def make_target(
     files = [each.part for each in done if each.part is not None]
     if not files:
         raise InputError(f"data.path={config.path!r}: no rows; give data with at least one")
-    columns = parts.merge_columns(directory, done)
+    columns = finished_parts.merge_columns(directory, done)
     _check_weights(config, columns.get("weight"))
     described = [row_set.write_part(directory / f"{name}.npy", values) for name, values in columns.items()]
     rows = Rows([directory / part.name for part in files], [part.rows for part in files], spec.shape, spec.dtype)
     classes = _classes(spec, columns.get("label"))
     whole = Target(rows, None, classes, "", class_names=spec.class_names, kind=spec.kind, left_out=len(bad))
     row_set.write_manifest(directory, _manifest(whole, files, described))
-    parts.remove_sidecars(directory, done)
+    finished_parts.remove_sidecars(directory, done)
     return row_set.open_target(directory)
 
 
@@ -211,7 +211,7 @@ def _make_part(
 ) -> FinishedPart:
     """Decode one piece and write it, unless that is done."""
     key = hashlib.sha256(f"{own} {number}".encode()).hexdigest()
-    if (found := parts.find_part(directory, number, key)) is not None:
+    if (found := finished_parts.find_part(directory, number, key)) is not None:
         return found
     bad: list[Bad] = []
     x, filled = np.empty((sum(file.stop - file.start for file in piece.files), *spec.shape), spec.dtype), 0
@@ -227,7 +227,7 @@ def _make_part(
         for name in batch.keys() - {"x"}:
             columns.setdefault(name, []).append(batch[name])
     joined = {name: np.concatenate(values) for name, values in columns.items()}
-    return parts.write_rows(directory, number, key, x[:filled], joined, bad)
+    return finished_parts.write_rows(directory, number, key, x[:filled], joined, bad)
 
 
 def _counts(config: DataConfig, spec: DataSpec, *, by_ray: bool) -> Sequence[int]:

@@ -22,9 +22,8 @@ import numpy as np
 from jaxtyping import Shaped
 from pydantic import Field, TypeAdapter, ValidationError
 
-from flowpairs.pipeline.base.atomic import atomic_open, copy_file, write_atomically
+from flowpairs.pipeline.base.atomic import HashingFile, atomic_open, copy_file, write_atomically
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.hashing import HashingFile
 from flowpairs.pipeline.base.npy import load_npy
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.data.rows.rows import Rows
@@ -153,12 +152,12 @@ def read_manifest(directory: AnyPath) -> Manifest:
     return manifest
 
 
-def write_source(directory: AnyPath, identity: str) -> None:
+def write_identity(directory: AnyPath, identity: str) -> None:
     """Record what a set is made from, as a hash, before its first part."""
     write_atomically(directory / SOURCE, (json.dumps({"identity": identity}) + "\n").encode())
 
 
-def read_source(directory: AnyPath) -> str | None:
+def read_identity(directory: AnyPath) -> str | None:
     """Read what a set was made from; None where that is not recorded."""
     try:
         return json.loads((directory / SOURCE).read_bytes())["identity"]

@@ -131,11 +131,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_hash_covers_what_determines_the_pairs_and_nothing_else(config: Path) -> None:
+    config.write_text(GOOD.replace("pairs: 1024", "pairs: 1024, payload: full"))
     base = load(CoupleConfig, config).determining()
     same = ["output.dir=x", "cluster.actors=7", "data.path=elsewhere.npz", "coupling.on_unconverged=record"]
-    same += ["coupling.backend=auto", "output.payload=full"]
+    same += ["coupling.backend=auto", "data.on_bad=refuse"]
     other = ["coupling.n=511", "source.seed=1", "output.pairs=1023", "features.pca=3", "sampling.draw=balanced"]
-    other += ["coupling.backend=torch", "coupling.tol=0.01", "sampling.direction=backward"]
+    other += ["coupling.backend=torch", "coupling.tol=0.01", "sampling.direction=backward", "output.payload=ids"]
     for item in same:
         assert digest(load(CoupleConfig, config, [item]).determining()) == digest(base)
     for item in other:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.datasets import read_data
 
 from flowpairs.jobs.stream_config import StreamConfig
 from flowpairs.pipeline import data

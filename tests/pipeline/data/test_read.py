@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sklearn.datasets
+from support.datasets import read_data
 from support.written import ROADS, npy, write, write_tar
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import DataConfig
 from flowpairs.pipeline.data import check_data, list_pieces, read_piece
-from support.datasets import read_data
 
 
 def scaled(images: np.ndarray) -> np.ndarray:

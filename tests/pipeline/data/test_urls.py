@@ -4,12 +4,12 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from support.datasets import read_data
 from support.written import ROADS, write
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import validate
 from flowpairs.pipeline.data import check_data
-from support.datasets import read_data
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.run.directory import check_directory
 

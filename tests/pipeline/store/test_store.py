@@ -191,8 +191,12 @@ def test_a_store_that_lies_about_its_content_is_found(tmp_path: Path) -> None:
     [
         ("{", "not valid JSON"),
         ("[]", "not a JSON object"),
-        ('{"format_version": 99}', "format_version=99, but this program reads 1"),
-        ('{"format_version": 1, "shape": [1]}', "not an index"),
+        ('{"format_version": 99}', "format_version=99, but this program reads 2"),
+        (
+            '{"format_version": 1, "shape": [1]}',
+            "format_version=1, .*; make the store again or install",
+        ),
+        ('{"format_version": 2, "shape": [1]}', "not an index"),
     ],
 )
 def test_a_broken_index_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
