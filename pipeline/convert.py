@@ -124,12 +124,12 @@ def _take_rows(config: CoupleConfig, index: format.Index, source: AnyPath, desti
                 row_set.copy_set(there, here)
             elif format.needs_rows(config.output.payload, index.method):
                 _make_rows(config, index, destination)
-    for side in ("features", "source_features"):
-        if (source / side / MAP).is_file() and row_set.lost_files(destination / side):
-            (destination / side).mkdir(parents=True, exist_ok=True)
-            copy_file(source / side / MAP, destination / side / MAP)
-            if not row_set.lost_files(source / side):
-                row_set.copy_set(source / side, destination / side)
+    for part in ("features", "source_features"):
+        if (source / part / MAP).is_file() and row_set.lost_files(destination / part):
+            (destination / part).mkdir(parents=True, exist_ok=True)
+            copy_file(source / part / MAP, destination / part / MAP)
+            if not row_set.lost_files(source / part):
+                row_set.copy_set(source / part, destination / part)
 
 
 def _make_rows(config: CoupleConfig, index: format.Index, destination: AnyPath) -> None:

@@ -80,7 +80,7 @@ def _mean(sides: Sequence[RowSample]) -> Float64[np.ndarray, " D"]:
     total, count = np.zeros(sides[0].rows.dim), 0
     for side in sides:
         exact = side.rows.dtype == "uint8"
-        sums = np.zeros(side.rows.shape, np.int64 if exact else np.float64)
+        sums: np.ndarray = np.zeros(side.rows.shape, np.int64 if exact else np.float64)
         for ids in side.rows.chunks(side.ids):
             sums += side.rows.take(ids).sum(0, dtype=sums.dtype)
         if side.flips:

@@ -121,7 +121,7 @@ def _whole_source(inputs: Inputs, counts: dict[Side, int]) -> SourceData | None:
     source = inputs.source
     if source is None:
         return None
-    own = "source" if "source" in counts else "target"
+    own: Side = "source" if "source" in counts else "target"
     at = counts["target"] / len(inputs.target), counts[own] / len(source.rows)
     if at == (1.0, 1.0):
         return source
