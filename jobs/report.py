@@ -20,11 +20,12 @@ def report(
     """
     from flowpairs.pipeline.base.extras import require
     from flowpairs.pipeline.base.paths import as_path
+    from flowpairs.pipeline.base.printing import print_line
 
     require("flowpairs report", "jinja2", "matplotlib")
     from flowpairs.training.report.page import write_report
 
-    typer.echo(f"report: {write_report([as_path(directory) for directory in directories], output)}")
+    print_line(f"report: {write_report([as_path(directory) for directory in directories], output)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from flowpairs.pipeline.solve.inputs import read_inputs, save_inputs, survey_inp
 from flowpairs.pipeline.store import format, resume
 from flowpairs.pipeline.store.potential_files import block_file, copy_potentials
 from flowpairs.pipeline.store.records import Decoder, Record, read_meta, samples
-from flowpairs.pipeline.store.shard_layout import damage
+from flowpairs.pipeline.store.shard_layout import damage, refuse_impossible
 from flowpairs.pipeline.store.writer import write_shard
 
 
@@ -34,6 +34,7 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
         InputError: no complete store, an unknown payload, a destination in use, or pairs that the payload cannot hold.
     """
     index = format.read_index(source)
+    refuse_impossible(source, index)
     if sum(shard.pairs for shard in index.shards) != index.pairs:
         raise InputError(f"{source}/index.json: promises {index.pairs} pairs, and its shards hold others; couple again")
     tree = configs.load(CoupleConfig, source / "config.yaml").model_dump(mode="json")
@@ -123,12 +124,12 @@ def _take_rows(config: CoupleConfig, index: format.Index, source: AnyPath, desti
                 row_set.copy_set(there, here)
             elif format.needs_rows(config.output.payload, index.method):
                 _make_rows(config, index, destination)
-    for side in ("features", "source_features"):
-        if (source / side / MAP).is_file() and row_set.lost_files(destination / side):
-            (destination / side).mkdir(parents=True, exist_ok=True)
-            copy_file(source / side / MAP, destination / side / MAP)
-            if not row_set.lost_files(source / side):
-                row_set.copy_set(source / side, destination / side)
+    for part in ("features", "source_features"):
+        if (source / part / MAP).is_file() and row_set.lost_files(destination / part):
+            (destination / part).mkdir(parents=True, exist_ok=True)
+            copy_file(source / part / MAP, destination / part / MAP)
+            if not row_set.lost_files(source / part):
+                row_set.copy_set(source / part, destination / part)
 
 
 def _make_rows(config: CoupleConfig, index: format.Index, destination: AnyPath) -> None:

@@ -210,7 +210,7 @@ def finish_store(job: Job) -> format.Index:
     """Write blocks.parquet and, last, the index, from the sidecars alone."""
     blocks = job.blocks
     names = [format.shard_name(number) for block in range(blocks.count) for number in blocks.shards(block)]
-    sidecars = [format.read_sidecar(format.sidecar_path(job.store, name)) for name in names]
+    sidecars = format.read_sidecars(job.store, names)
     write_blocks(job.store, {s.shard.block: s.report for s in sidecars}.values())
     index = job.index([s.shard for s in sidecars])
     format.write_index(job.store, index)

@@ -76,7 +76,7 @@ def plan(config: CoupleConfig) -> Plan:
     with working("reading the data"):
         sampled = sample_inputs(config, surveyed, directory)
     blocks = check_sizes(config, sampled.rows, surveyed.table, sampled.source)
-    if surveyed.small:
+    if sampled.complete:
         config = pin(config, sampled.inputs.fingerprints)
         resume.check_same(config, directory)
     here = divide(_on_sample(config, sampled), len(sampled.inputs.target), sampled.inputs.source)
@@ -89,7 +89,9 @@ def plan(config: CoupleConfig) -> Plan:
     if not todo and not points:
         return _nothing(blocks, config, time.monotonic() - began)
     shape = shape_for(config.cluster, todo)
-    sizes = [n for n in trial_runs.trial_sizes(config, blocks, shape) if n <= sampled.most] or [sampled.most]
+    sizes = trial_runs.trial_sizes(config, blocks, shape)
+    if config.coupling.resample is None and not semidiscrete:  # a block has no datum twice
+        sizes = [n if n <= sampled.most else max(1, sampled.most // (len(sizes) - i)) for i, n in enumerate(sizes)]
     tried = list[TrialRun]()
     with trial_runs.scratch(directory) as scratch:
         for number, n in enumerate(sizes, 1):

@@ -12,10 +12,11 @@ from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from flowpairs.pipeline.base.atomic import write_atomically
-from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.base.errors import JobError
 from flowpairs.pipeline.base.owner import owned, refuse_owned
 from flowpairs.pipeline.base.progress import working
 from flowpairs.pipeline.cluster.connect import connect
+from flowpairs.pipeline.cluster.scheduler import own_error
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 from flowpairs.training.metrics import time_points
 from flowpairs.training.metrics.feature_network import Extractor, extractor
@@ -68,7 +69,7 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
             try:
                 result, arrays = ray.get(task.remote(trained, config, endpoints, network))
             except RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, InputError | JobError) else error) from None
+                raise own_error(error) from None
             finally:
                 stage.unlink(missing_ok=True)
         report = {
@@ -93,7 +94,7 @@ def measure(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compute the figures for evaluation.json and the arrays for samples.npz; this is the Ray task."""
     start = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = given_device()
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
     real = endpoints.end
     sampler = Sampler(trained, config, real.label, device, endpoints.starts(config.samples, config.seed))
@@ -142,6 +143,22 @@ def measure(
         "seconds": time.perf_counter() - start,
     }
     return figures, arrays
+
+
+def given_device() -> torch.device:
+    """Return the device that Ray gave this task: its GPU, or the CPU where it was given none.
+
+    Raises:
+        JobError: torch does not see the GPU; the CPU would take its place for hours.
+    """
+    if not ray.get_gpu_ids():
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise JobError(
+            "evaluate: Ray gave a GPU, and torch sees no CUDA device on that node; install torch for its driver there, "
+            "or start that node's Ray with --num-gpus=0"
+        )
+    return torch.device("cuda")
 
 
 def solvers(config: EvaluateConfig, trained: TrainConfig) -> list[tuple[str, int | None]]:

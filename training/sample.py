@@ -132,7 +132,7 @@ def starting(config: SampleConfig, trained: Trained, start: str | None) -> Float
     given = load(CoupleConfig, as_path(trained.pairs) / "config.yaml")
     side = given.source.as_data() if isinstance(given.source, DataSource) else given.data
     found = held_out(side.model_copy(update={"flips": False, "label": None}), start, trained.shape, where)
-    return torch.from_numpy(found.x[: config.samples])
+    return torch.from_numpy(found.rows.read(np.arange(min(config.samples, len(found)))))
 
 
 def classes(config: SampleConfig, trained: Trained) -> Int64[Tensor, " c"] | None:

@@ -26,6 +26,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.owner import owned
 from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.base.progress import progress, remaining, repeated
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.pipeline.cluster.telemetry import telemetry
@@ -41,6 +42,7 @@ from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.initial_weights import load_init, pin_init
 from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
 from flowpairs.training.run.state import TrainState
+from flowpairs.training.run.waiting import Waiting
 from flowpairs.training.run.workers import WorkerShape, worker_shape
 
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
@@ -82,10 +84,8 @@ def _train(run: RunDirectory, config: TrainConfig, index: Index, shape: WorkerSh
         config.pairs.source == "semidiscrete"
         and SemidiscreteStore(as_path(pairs), index).config.sampling.draw == "balanced"
     ):
-        print(
-            f"{pairs}: its shards use data equally often (sampling.draw=balanced), fresh noise does not",
-            file=sys.stderr,
-        )
+        balanced = f"{pairs}: its shards use data equally often (sampling.draw=balanced), fresh noise does not"
+        print_line(balanced, sys.stderr)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -103,11 +103,11 @@ def _train(run: RunDirectory, config: TrainConfig, index: Index, shape: WorkerSh
             storage_path=str(run.path),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[Refusals()],  # type: ignore[list-item]  # the same first version
+            callbacks=[Losses(str(run.path))],  # type: ignore[list-item]  # the same first version
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    with trackers.follow(config, run), show_progress(run, config.train.steps), interruptible():
+    with trackers.follow(config, run), show_progress(run, config.train.steps, shape), interruptible():
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -154,7 +154,10 @@ def train_worker(settings: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     arcs = arcs_for(config.train.batch, world) if state.loader is None else state.loader["arcs"]
     part = BatchPart(config.train.batch, rank, world, arcs)
-    log = Logbook(RunDirectory(Path(settings["run"])).metrics, state.step) if rank == 0 else None
+    run = RunDirectory(Path(settings["run"]))
+    log = Logbook(run.metrics, state.step) if rank == 0 else None
+    if log:
+        run.workers.write_text(f"{world}\n")
 
     def save(metrics: dict[str, float]) -> None:
         """Report a checkpoint from rank 0; the other ranks only join the barrier."""
@@ -174,7 +177,10 @@ def train_worker(settings: dict[str, Any]) -> None:
     if config.pairs.source == "semidiscrete":
         source = OnlineLoader(pairs, index, part, labels, state.loader, str(device), pin)
     else:
-        source = ShardLoader(pairs, index, part, seed, labels, state.loader, pin, outline, config.pairs.patience)
+        patience, on_device = config.pairs.patience, device.type != "cpu"
+        source = ShardLoader(
+            pairs, index, part, seed, labels, state.loader, pin, outline, patience, on_device=on_device
+        )
     with source as loader:
         writer = log.write if log else lambda line: None
         objective = objectives.build_objective(config, index.num_classes)
@@ -183,11 +189,22 @@ def train_worker(settings: dict[str, Any]) -> None:
         log.close()
 
 
-class Refusals(ray.train.UserCallback):
-    """A callback that ends a run at once where restarted workers would fail in the same way: bad input, a full disk."""
+class Losses(ray.train.UserCallback):
+    """A callback that hears of workers that failed or were lost.
+
+    It takes away the note that workers run, and ends a run at once where restarted workers would fail in the same way:
+    bad input, a full disk.
+
+    Args:
+        run: the directory of the run.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise a worker's error again in Ray Train's controller, which then does not restart the workers."""
+        RunDirectory(Path(self.run)).workers.unlink(missing_ok=True)
         for error in worker_exceptions.values():
             if isinstance(error, InputError | JobError):
                 raise error
@@ -231,13 +248,15 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
-    """Show the newest line of the log, and export it as gauges, while the job runs."""
+def show_progress(run: RunDirectory, steps: int, shape: WorkerShape) -> Iterator[None]:
+    """Show the newest line of the log, export it as gauges, and tell when workers are missing, while the job runs."""
     shown: int | None = None
+    waiting = Waiting(run, shape)
     with progress("training", steps) as show, telemetry(run.path) as gauges:
 
         def show_newest() -> None:
             nonlocal shown
+            waiting.look()
             line = newest_metrics(run.metrics)
             if line is None or line["step"] == shown:
                 return
@@ -256,5 +275,8 @@ def show_progress(run: RunDirectory, steps: int) -> Iterator[None]:
             )
             shown = line["step"]
 
-        with repeated(show_newest):
-            yield
+        try:
+            with repeated(show_newest):
+                yield
+        finally:
+            waiting.close()

@@ -7,8 +7,7 @@ from flowpairs.pipeline.base.errors import InputError
 # Package -> the extra that installs it.
 EXTRAS = {
     "sklearn": "digits",
-    "anndata": "anndata",
-    "h5py": "anndata",
+    "h5py": "cells",
     "tensorboard": "train",
     "diffusers": "train",
     "safetensors": "train",

@@ -11,12 +11,15 @@ import re
 import shutil
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from flowpairs.pipeline.base.environment import available_memory
 from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.printing import print_line
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _SHAPE = rb"((?:\d{1,18}, ?)*\d{0,18})"
@@ -54,10 +57,29 @@ def load_npy(path: AnyPath) -> np.ndarray:
         if isinstance(path, Path):
             return decode_npy(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
         with tempfile.TemporaryFile() as file:
-            print(f"{path}: copying {path.stat().st_size:,} bytes to {tempfile.gettempdir()}", file=sys.stderr)
+            print_line(f"{path}: copying {path.stat().st_size:,} bytes to {tempfile.gettempdir()}", sys.stderr)
             shutil.copyfileobj(source, file, 2**22)
             file.flush()
             return decode_npy(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def load_npz(file: IO[bytes]) -> dict[str, np.ndarray]:
+    """Load the arrays of an .npz file by name.
+
+    Raises:
+        ValueError: not arrays alone, or more than the free memory: a few kilobytes of zip may stand for terabytes.
+        OSError, zipfile.BadZipFile and others: the file cannot be read.
+    """
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > (free := available_memory()):
+        raise ValueError(f"{size:,} bytes of arrays, and {free:,} bytes of memory are free")
+    file.seek(0)
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: plain_array(arrays[name]) for name in arrays.files}
+    except (MemoryError, OverflowError) as error:  # a header that claims more than its member has
+        raise ValueError(str(error)) from error
 
 
 def npy_length(head: bytes) -> int:

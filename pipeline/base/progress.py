@@ -1,5 +1,6 @@
 """Progress of long work: one line that is redrawn in a terminal, or a plain line every few seconds in a log."""
 
+import math
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ class Show(Protocol):
 
 def remaining(done: float, total: float, seconds: float) -> str:
     """Format the time left at the pace so far, as m:ss."""
-    if done <= 0:
+    if done <= 0 or not math.isfinite(total):
         return "?:??"
     left = int(max(0.0, total - done) / done * seconds)
     hours, minutes = divmod(left // 60, 60)

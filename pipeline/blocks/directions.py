@@ -6,8 +6,9 @@ grows (randomised subspace iteration: Halko, Martinsson and Tropp 2011, algorith
 inside it. Products have fixed shapes and one thread each, so the bits do not depend on the number of threads.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, Shaped
@@ -24,7 +25,7 @@ SPARE = 20  # directions beyond those asked for, in the iterated subspace
 GAIN, PASSES = 2e-5, 8  # iteration ends when the variance held grows by less than this share, or after these passes
 TILE_NUMBERS = 2**22  # numbers of a tile of float data
 TIE = 1e-4  # share by which coordinates may differ and count as equally large
-COLUMNS = 1_024  # columns of a covariance that are computed by one thread
+COLUMNS = 512  # columns of a covariance that are computed by one thread
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def fit_features(sides: Sequence[RowSample], pca: int | None) -> Features:
     mean, rows = _mean(sides), sides[0].rows
     if pca is None:
         return Features(mean.astype(np.float32), None)
-    if rows.dim <= WIDE:
-        import scipy.linalg  # noqa: F401, with a BLAS of its own, which has to be there when its threads are limited
+    from scipy.linalg import eigh  # its BLAS has to be there before it is limited to a thread
+
     with single_threaded():
         if rows.dim <= WIDE:
-            variances, basis, total = _of_covariance(sides, mean, min(pca, rows.dim))
+            variances, basis, total = _of_covariance(sides, mean, min(pca, rows.dim), eigh)
         else:
             variances, basis, total = _of_subspace(sides, mean.astype(np.float32), min(pca, rows.dim))
     sizes = np.abs(basis)
@@ -82,7 +83,7 @@ def _mean(sides: Sequence[RowSample]) -> Float64[np.ndarray, " D"]:
     total, count = np.zeros(sides[0].rows.dim), 0
     for side in sides:
         exact = side.rows.dtype == "uint8"
-        sums = np.zeros(side.rows.shape, np.int64 if exact else np.float64)
+        sums: np.ndarray = np.zeros(side.rows.shape, np.int64 if exact else np.float64)
         for ids in side.rows.chunks(side.ids):
             sums += side.rows.take(ids).sum(0, dtype=sums.dtype)
         if side.flips:
@@ -94,11 +95,9 @@ def _mean(sides: Sequence[RowSample]) -> Float64[np.ndarray, " D"]:
 
 
 def _of_covariance(
-    sides: Sequence[RowSample], mean: Float64[np.ndarray, " D"], k: int
+    sides: Sequence[RowSample], mean: Float64[np.ndarray, " D"], k: int, eigh: Callable[..., Any]
 ) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, "D k"], float]:
     """Find directions from the covariance matrix: variances, directions and the variance in all."""
-    from scipy.linalg import eigh
-
     width = len(mean)
     whole = np.zeros((width, width))
     for side in sides:
@@ -119,10 +118,11 @@ def _integer_gram(side: RowSample, mean: Float64[np.ndarray, " D"]) -> Float64[n
     gram, sums = np.zeros((width, width)), np.zeros(width)
     for start in range(0, count, EXACT_ROWS):
         x = side.rows.take(side.ids[start : start + EXACT_ROWS]).reshape(-1, width).astype(np.float32) - np.float32(128)
-        gram += _tiled_gram(x)
+        _add_gram(gram, x)
         sums += x.sum(0, dtype=np.float64)
     # In units of 1 / 127.5, x - 128 has the mean 127.5 (mean + 1) - 128.
     centre = 127.5 * (mean + 1) - 128
+    _mirror_upper(gram)
     cross = np.outer(sums, centre)
     gram -= cross + cross.T - count * np.outer(centre, centre)
     gram /= 127.5**2
@@ -133,14 +133,25 @@ def _float_gram(side: RowSample, mean: Float64[np.ndarray, " D"]) -> Float64[np.
     """Sum the centred products of float data, in float64."""
     gram = np.zeros((len(mean), len(mean)))
     for x in _tiles(side):
-        gram += _tiled_gram(x.astype(np.float64) - mean)
+        _add_gram(gram, x.astype(np.float64) - mean)
+    _mirror_upper(gram)
     return gram
 
 
-def _tiled_gram(x: Shaped[np.ndarray, "r D"]) -> Shaped[np.ndarray, "D D"]:
-    """Compute x^T x; threads share its columns."""
-    starts = range(0, x.shape[1], COLUMNS)
-    return np.concatenate(list(map_in_threads(lambda start: x.T @ x[:, start : start + COLUMNS], starts)), 1)
+def _add_gram(gram: Float64[np.ndarray, "D D"], x: Shaped[np.ndarray, "r D"]) -> None:
+    """Add the upper triangle of x^T x; threads share its columns, the widest first."""
+
+    def add(start: int) -> None:
+        gram[: start + COLUMNS, start : start + COLUMNS] += x[:, : start + COLUMNS].T @ x[:, start : start + COLUMNS]
+
+    for _ in map_in_threads(add, range(0, len(gram), COLUMNS)[::-1]):
+        pass
+
+
+def _mirror_upper(gram: Float64[np.ndarray, "D D"]) -> None:
+    """Fill in the lower triangle."""
+    for start in range(0, len(gram), COLUMNS):
+        gram[start : start + COLUMNS, :start] = gram[:start, start : start + COLUMNS].T
 
 
 def _of_subspace(

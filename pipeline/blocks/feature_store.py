@@ -19,7 +19,7 @@ from jaxtyping import Int64
 
 from flowpairs.pipeline.base.atomic import atomic_open
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.npy import plain_array
+from flowpairs.pipeline.base.npy import load_npz
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.base.progress import progress, remaining
 from flowpairs.pipeline.blocks.features import CentredRows, DataFeatures, Features, project, stretches
@@ -56,10 +56,8 @@ def load_map(directory: AnyPath) -> Features:
     """
     path, remedy = directory / MAP, "couple into a new directory"
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {
-                name: plain_array(arrays[name]) for name in arrays if name in ("mean", "basis", "variances", "total")
-            }
+        with path.open("rb") as file:
+            found = load_npz(file)
         mean, basis, variances = (found.get(name) for name in ("mean", "basis", "variances"))
         total = float(found["total"]) if "total" in found else 0.0
     except Exception as error:  # zip and header parsers raise a dozen kinds of exceptions

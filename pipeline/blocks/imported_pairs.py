@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.npy import plain_array
+from flowpairs.pipeline.base.npy import load_npz
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.blocks import noise
 
@@ -146,8 +146,7 @@ def _columns(path: str, where: str) -> dict[str, np.ndarray]:
     try:
         with file_path.open("rb") as file:
             if suffix == ".npz":
-                with np.load(file, allow_pickle=False) as archive:
-                    return {name: plain_array(archive[name]) for name in columns if name in archive.files}
+                return {name: values for name, values in load_npz(file).items() if name in columns}
             return _parquet_columns(file, columns, where)
     except InputError:
         raise

@@ -146,11 +146,11 @@ class SolverActor(Member):
         self._watch([member.prepare.remote() for member in self.members]).join()
         if self.losing.is_set():
             Event().wait()  # as in `solve`
-        store, port = open_store(size)
+        host = ray.util.get_node_ip_address()
+        store, port = open_store(host, size)
         late = Timer(FORMING, self.lost.put, [Loss(f"the members of a team did not meet in {FORMING:.0f} s")])
         late.daemon = True
         late.start()
-        host = ray.util.get_node_ip_address()
         watch = self._watch([member.join.remote(host, port, rank, size) for rank, member in enumerate(self.members, 1)])
         self.solver.team = ProcessTeam(store, 0, size, self.device)
         watch.join()

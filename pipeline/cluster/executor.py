@@ -140,7 +140,7 @@ def memory_for(config: ClusterConfig, shape: ActorShape) -> list[tuple[int, floa
         from flowpairs.pipeline.cluster.shapes import capacity
 
         return capacity(shape)
-    from flowpairs.pipeline.ot.exact import available_memory
+    from flowpairs.pipeline.base.environment import available_memory
 
     return [(1, float(available_memory()))]
 

@@ -1,5 +1,6 @@
 """Actors that solve one block together, over torch.distributed: NCCL between GPUs, gloo between CPUs."""
 
+import socket
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -8,10 +9,27 @@ from torch import Tensor
 PATIENCE = timedelta(minutes=30)  # for a member that hangs; one that died is noticed at once
 
 
-def open_store(size: int) -> tuple[dist.TCPStore, int]:
-    """Open the meeting point of a new team of `size` on a free port of this node; it lives as long as the object."""
-    store = dist.TCPStore("0.0.0.0", 0, size, is_master=True, wait_for_workers=False, timeout=PATIENCE)
-    return store, store.port
+def open_store(host: str, size: int) -> tuple[dist.TCPStore, int]:
+    """Open the meeting point of a new team on a free port; it lives as long as the object.
+
+    Args:
+        host: the address of this node at which the others reach it. Nothing listens on the node's other addresses,
+            where torch's own socket would.
+        size: number of members.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, 0), family=family, backlog=max(64, size))
+    port = listening.getsockname()[1]
+    store = dist.TCPStore(
+        host,
+        port,
+        size,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=PATIENCE,
+        master_listen_fd=listening.detach(),
+    )
+    return store, port
 
 
 class ProcessTeam:

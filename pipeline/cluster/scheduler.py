@@ -30,6 +30,11 @@ class Loss:
     preempted: bool = False
 
 
+def own_error(error: RayTaskError) -> Exception:
+    """Unwrap the sentence for the user that a task or an actor raised; any other error stays as Ray wrapped it."""
+    return error.cause if isinstance(error.cause, InputError | JobError) else error
+
+
 @runtime_checkable
 class Pool(Protocol):
     """The protocol of what starts and stops actors.
@@ -119,7 +124,7 @@ class _Schedule:
                 del self.watching[ref]  # its other tasks say the same
             return None
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, InputError | JobError) else error) from None
+            raise own_error(error) from None
         if ref in self.watching:
             self._replace(self.watching[ref], None, result)
         elif ref in self.starting:

@@ -28,6 +28,7 @@ from flowpairs.pipeline.data.uniform import (
 )
 
 SMALL = 256 * 2**20  # bytes; files that are larger together are checked by their first rows
+MOST = 4 * SMALL  # bytes of rows that are checked; compressed files may hold any number
 BATCH = 32 * 2**20  # bytes
 SAMPLE_ROWS, SAMPLE_FILES, SAMPLE_IMAGES = 256, 64, 1024
 REMOTE_FILES = 8
@@ -49,7 +50,16 @@ def check_data(config: DataConfig) -> DataSpec:
             those there are), rows that cannot be used (with their count and the first, unless data.on_bad is skip),
             labels that are no classes, no rows, flips of vectors.
     """
-    location = locate(config, quiet=False)
+    try:
+        return _check(config, locate(config, quiet=False))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"data.path={config.path!r}: changed while it was checked ({error}); run again when nothing writes to it"
+        ) from error
+
+
+def _check(config: DataConfig, location: Location) -> DataSpec:
+    """Check the files that were found."""
     reader = reader_of(config, location.format, location.site)
     if config.columns() and not reader.has_columns:
         key, name = next(iter(config.columns().items()))
@@ -62,6 +72,9 @@ def check_data(config: DataConfig) -> DataSpec:
     survey = _Survey(config, reader)
     for chunk in _chunks(location, reader, survey, whole):
         survey.add(chunk)
+        if survey.bytes > MOST:
+            whole = False
+            break
     bad = survey.bad
     if bad and (config.on_bad == "refuse" or survey.form is None):
         raise refusal(bad, config)
@@ -75,6 +88,8 @@ def check_data(config: DataConfig) -> DataSpec:
     if bad:
         print_line(f"{str(refusal(bad, config)).rpartition('. ')[0]}; left out (data.on_bad=skip)", sys.stderr)
     survey.warn(where_of(config, reader.columns))
+    for note in reader.notes:
+        print_line(f"{where}: {note}", sys.stderr)
     numbering = _classes(location, reader, survey, whole) if reader.labelled else (0, (), False)
     files = 0 if location.format == "digits" else len(location.files)
     return DataSpec(
@@ -99,7 +114,8 @@ def describe(config: DataConfig, spec: DataSpec) -> str:
         spec: result of `check_data`.
     """
     rows = "rows not yet counted" if spec.rows is None else f"{spec.rows:,} rows"
-    column = f", {spec.columns[0]}" if len(spec.columns) == 1 and spec.columns[0] else ""
+    some = ", ".join(spec.columns[:5]) + (", ..." if len(spec.columns) > 5 else "")
+    column = f", {some}" if some else ""
     said = f"{config.path}{column}: {rows}, {spec.kind}s {list(spec.shape)} of {spec.dtype}"
     if spec.num_classes:
         names = ", ".join(spec.class_names[:5]) + (", ..." if len(spec.class_names) > 5 else "")
@@ -114,8 +130,8 @@ class _Survey:
         self.config, self.reader = config, reader
         self.form: Form | None = None
         self.bad: list[Bad] = []
-        self.rows = 0
-        self.classes = Classes(f"data.label={config.label!r}")
+        self.rows = self.bytes = 0
+        self.classes = Classes(f"data.label={config.label!r}", by_name=reader.rows_in_files)
         self.low, self.high = np.inf, -np.inf
         self.stored: tuple[int, ...] = ()
 
@@ -129,6 +145,7 @@ class _Survey:
         reasons = checked_columns(chunk, self.config, reasons)
         self.bad += bad_rows(chunk, reasons)
         self.rows += len(chunk)
+        self.bytes += chunk.x.nbytes if isinstance(chunk.x, np.ndarray) else sum(map(_size, chunk.x))
         if self.form is None or self.form.dtype == "uint8":
             return
         first = chunk.x[0] if len(chunk) else None
@@ -142,10 +159,10 @@ class _Survey:
         if self.form is None or self.form.kind != "image":
             return
         channels, height, width = self.form.shape
-        if len(self.stored) == 2 and min(height, width) < THIN:
+        if len(self.stored) == 2 and (height != width or height < THIN):
             print_line(
-                f"{where}: rows of shape {list(self.stored)} are read as grey images of {height} x {width}; store "
-                f"vectors as rows of [{height * width}]",
+                f"{where}: rows of shape {list(self.stored)} are read as grey images of {height} x {width}; if they "
+                f"are none, store vectors of {height * width}",
                 sys.stderr,
             )
         if channels in (1, 3, 4) and 0 <= self.low <= self.high and 0.5 < self.high <= 255:
@@ -176,6 +193,10 @@ def _chunks(location: Location, reader: Reader, survey: _Survey, whole: bool) ->
     if begin < rows_each:
         parts = [FilePart(file, begin if file == files[0] else 0, rows_each) for file in files]
         yield from reader.parts(parts, rows)
+
+
+def _size(item: bytes | np.ndarray | Exception) -> int:
+    return len(item) if isinstance(item, bytes) else item.nbytes if isinstance(item, np.ndarray) else 0
 
 
 def _classes(location: Location, reader: Reader, survey: _Survey, whole: bool) -> tuple[int, tuple[str, ...], bool]:

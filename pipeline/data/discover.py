@@ -5,8 +5,10 @@ Files below a directory that are not of the format are named on stderr; what loo
 `data.on_bad: skip` only named. Files of two splits (train, test, validation) are never read together.
 """
 
+import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -55,6 +57,11 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
 }
+# A directory of a split, as train, train2017, training_set or images_test.
+SPLIT_DIRECTORY = re.compile(
+    rf"((images?|imgs?|data)[_-]?)?(?P<split>{'|'.join(SPLITS)})([_-]?(set|split|images?|imgs?|data|\d+))?",
+    re.IGNORECASE,
+)
 MAGIC = re.compile(r"[*?\[]")
 SNIFFED = 1024  # bytes; a smaller file may be a pointer of Git LFS
 
@@ -133,6 +140,7 @@ def locate(config: DataConfig, *, quiet: bool = True) -> Location:
         return Location(site, "digits", ("digits",), (0,))
     found = _listed(site)
     single = list(found) == [site.root]
+    _refuse_odd(config, site, found)
     by_format: dict[Format, list[str]] = {}
     others: list[str] = []
     for file in sorted(found):
@@ -143,6 +151,8 @@ def locate(config: DataConfig, *, quiet: bool = True) -> Location:
             by_format.setdefault(form, []).append(file)
     if len(by_format) > 1 and BESIDE in by_format:
         others = sorted(others + by_format.pop(BESIDE))
+    if single and others and FORMATS.get(_ending(others[0])) == "folder":
+        raise InputError(f"data.path={config.path!r}: a single image is no data set; give the directory of the images")
     if not by_format:
         raise InputError(_no_format(site, others))
     if len(by_format) > 1:
@@ -188,6 +198,8 @@ def _listed(site: Site) -> dict[str, int]:
                 raise InputError(f"data.path={site.path!r}: no file matches the pattern; check it")
         elif filesystem.isfile(root):
             found = {root: filesystem.info(root)}
+        elif site.local:
+            return {file: size for file, size in _walk(Path(root), ()) if not _hidden(file, site)}
         else:
             found = filesystem.find(root, detail=True)
         return {
@@ -201,6 +213,19 @@ def _listed(site: Site) -> dict[str, int]:
         ) from error
 
 
+def _walk(directory: Path, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Yield the files below a local directory with their sizes, -1 for what is no file; links are followed."""
+    real = os.path.realpath(directory)
+    if real in above:
+        return
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(Path(entry.path), (*above, real))
+            else:
+                yield entry.path, entry.stat().st_size if entry.is_file() else -1
+
+
 def _ending(file: str) -> str:
     name = PurePosixPath(file.lower())
     double = "".join(name.suffixes[-2:])
@@ -212,7 +237,7 @@ def _no_format(site: Site, others: list[str]) -> str:
     among = f" among {_few(endings)}" if endings else ", no files"
     return (
         f"data.path={site.path!r}: no known format{among}; give digits, a .npz, .npy, .pt, .safetensors, .parquet, "
-        ".arrow, .tar, .csv or .h5ad file, or a directory of .parquet, .arrow or .tar files, of images or of .npy arrays"
+        ".arrow, .tar, .csv or .h5ad file, or a directory of .parquet, .arrow or .tar files, images or .npy arrays"
     )
 
 
@@ -241,13 +266,19 @@ def _of_split(config: DataConfig, site: Site, files: list[str]) -> tuple[list[st
 def split_of(parts: tuple[str, ...]) -> str | None:
     """Find the split that a path names: a directory, or the first or last word of the file's name; None without."""
     for part in parts[:-1]:
-        if part.lower() in SPLITS:
-            return SPLITS[part.lower()]
+        if (split := split_of_directory(part)) is not None:
+            return split
     words = re.findall(r"[a-z]+|\d+", parts[-1].lower().partition(".")[0])
     for word in (*words[:1], *words[-1:]):
         if word in SPLITS:
             return SPLITS[word]
     return None
+
+
+def split_of_directory(name: str) -> str | None:
+    """Find the split that a directory's name says; None without."""
+    found = SPLIT_DIRECTORY.fullmatch(name)
+    return None if found is None else SPLITS[found["split"].lower()]
 
 
 def _left_out(config: DataConfig, site: Site, others: list[str], read: int, quiet: bool) -> None:
@@ -263,6 +294,19 @@ def _left_out(config: DataConfig, site: Site, others: list[str], read: int, quie
     if told and not quiet:
         names = _few(["/".join(site.below(file)) for file in told])
         print_line(f"data.path={config.path!r}: {read:,} files are read, {len(told):,} are not: {names}", sys.stderr)
+
+
+def _refuse_odd(config: DataConfig, site: Site, found: dict[str, int]) -> None:
+    """Refuse, or take from what was found, dangling links, pipes and devices that are named like data."""
+    odd = sorted(file for file, size in found.items() if size < 0)
+    if odd and config.on_bad == "refuse":
+        names = _few(["/".join(site.below(file)) for file in odd])
+        raise InputError(
+            f"data.path={config.path!r}: {len(odd):,} entries are dangling links or no files: {names}; mend or remove "
+            "them, or leave them out with data.on_bad=skip"
+        )
+    for file in odd:
+        del found[file]
 
 
 def _refuse_empty(config: DataConfig, site: Site, files: list[str], sizes: tuple[int, ...]) -> None:

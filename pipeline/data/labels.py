@@ -70,8 +70,8 @@ def plain_labels(raw: Any, rows: int, where: str) -> tuple[Shaped[np.ndarray, " 
 class Classes:
     """The distinct labels seen so far."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, by_name: bool = False) -> None:
+        self.where, self.by_name = where, by_name  # whether text of integers is names, as that of folders
         self.seen: set[int | str] = set()
 
     def add(self, values: Shaped[np.ndarray, " n"]) -> None:
@@ -106,7 +106,7 @@ class Classes:
             InputError: negative ids, or ids that only a mistake explains.
         """
         texts = {value for value in self.seen if isinstance(value, str)}
-        whole = texts and all(WHOLE.fullmatch(text) for text in texts)
+        whole = texts and not self.by_name and all(WHOLE.fullmatch(text) for text in texts)
         ids = (
             {int(float(value)) if isinstance(value, str) and "." in value else int(value) for value in self.seen}
             if (whole or not texts)

@@ -74,7 +74,7 @@ def uniform_rows(
         if found != form:
             return chunk.x, form, dict.fromkeys(range(len(chunk)), form.other(found)) | reasons
         rows, finite = to_kept(chunk.x, where)
-        return rows, form, dict.fromkeys(np.flatnonzero(~finite).tolist(), "NaN or Inf") | reasons
+        return rows, form, dict.fromkeys(np.flatnonzero(~finite).tolist(), f"NaN or Inf as {form.dtype}") | reasons
     decoded: list[np.ndarray | None] = []
     for number, row in enumerate(each(partial(_read_row, decode=decode), chunk.x)):
         decoded.append(None)
@@ -184,7 +184,7 @@ def _read_row(item: Any, decode: Callable[[bytes], np.ndarray]) -> np.ndarray | 
         if isinstance(item, Unreadable):
             return item
         rows, finite = to_kept(item[None], "")
-        return rows[0] if finite.all() else Unreadable("NaN or Inf")
+        return rows[0] if finite.all() else Unreadable(f"NaN or Inf as {rows.dtype}")
     except Unreadable as error:
         return error
     except InputError as error:  # of `layout`

@@ -1,12 +1,11 @@
 """The exact coupling, by POT's network simplex (Bonneel et al. 2011), for blocks of up to about 10,000 rows."""
 
-import os
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from flowpairs.pipeline.base.environment import available_memory
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.coupling import BlockReport, SparseCoupling
 from flowpairs.pipeline.ot.problem import Problem
@@ -20,21 +19,6 @@ BYTES_PER_ENTRY = 48
 def exact_memory(n: int, m: int) -> int:
     """Return the bytes that `solve_exact` takes at its peak."""
     return BYTES_PER_ENTRY * n * m
-
-
-def available_memory() -> int:
-    """Measure the bytes that this process may still take: the machine's free memory, or less in a limited container."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, StopIteration):
-        pass  # no Linux, or no limit: the value of sysconf is kept
-    return free
 
 
 def check_exact_memory(n: int, m: int) -> None:

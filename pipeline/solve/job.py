@@ -51,6 +51,8 @@ class Job:
         """Build the content of `index.json` for this job with these shards."""
         config, target, source, table = self.config, self.inputs.target, self.inputs.source, self.inputs.table
         convention = CONVENTION.format(cost=COSTS.get(config.coupling.cost, config.coupling.cost))
+        payload = config.output.payload
+        assert payload != "auto", "the payload is decided before a job is made"
         return Index(
             config_hash=configs.digest(config.determining()),
             data_fingerprint=target.fingerprint,
@@ -58,7 +60,7 @@ class Job:
             shape=target.rows.shape,
             num_classes=target.num_classes,
             class_names=target.class_names,
-            payload=config.output.payload,
+            payload=payload,
             method=config.coupling.method,
             convention=convention if table is None else IMPORTED,
             shards=tuple(shards),

@@ -4,7 +4,6 @@ One process, or a team of them that shares the data, solves a problem; see pipel
 """
 
 import dataclasses
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,12 +131,7 @@ class PotentialSolver:
         weights = weights_of(self.conditions.weights, ids)
         b = None if weights is None else torch.from_numpy(weights)
         features = self.features if len(ids) == len(self.features) else self.features[ids]
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "The given NumPy array is not writ"
-            )  # a mapped file; nothing writes to it
-            y = torch.from_numpy(features)
-        return Targets(y, b, device=self.device, team=self.team)
+        return Targets(torch.from_numpy(features), b, device=self.device, team=self.team)
 
     def write(self, solved: "tuple[int, Semidiscrete]") -> dict[str, Any]:
         """Write the potential where it converged or the config accepts that it did not; return the report."""

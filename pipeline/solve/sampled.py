@@ -1,4 +1,4 @@
-"""The inputs of a forecast: a small data set itself, of a larger one a sample in memory, so that nothing is copied.
+"""The inputs of a forecast: a data set of few rows itself, of a larger one a sample in memory, so nothing is copied.
 
 What is measured on the sample is scaled to the whole: the seconds to decode rows, to find directions and to compute
 features. A store that has its rows already is not read again, and its forecast has only what is left to do.
@@ -55,6 +55,13 @@ class Sampled:
         sides = [len(self.space.target)] + ([] if self.space.source is None else [len(self.space.source)])
         return max(sides)
 
+    @property
+    def complete(self) -> bool:
+        """Whether all data were read."""
+        return self.rows == len(self.inputs.target) and (
+            self.source is None or self.inputs.source is None or self.source is self.inputs.source
+        )
+
 
 def sample_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath) -> Sampled:
     """Read the inputs of a forecast, and measure what the whole will take.
@@ -68,7 +75,7 @@ def sample_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath) -> Sam
     def read(part: DataConfig, spec: DataSpec, side: Side) -> Target:
         nonlocal reading
         where = rows_directory(store, side)
-        if is_small(spec):
+        if spec.rows is not None and spec.rows <= MOST and is_small(spec):
             began = time.perf_counter()
             target = read_small(part, spec)
             reading += time.perf_counter() - began
@@ -114,7 +121,7 @@ def _whole_source(inputs: Inputs, counts: dict[Side, int]) -> SourceData | None:
     source = inputs.source
     if source is None:
         return None
-    own = "source" if "source" in counts else "target"
+    own: Side = "source" if "source" in counts else "target"
     at = counts["target"] / len(inputs.target), counts[own] / len(source.rows)
     if at == (1.0, 1.0):
         return source

@@ -7,13 +7,13 @@ read.
 import json
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowpairs.pipeline.base.atomic import atomic_open, write_atomically
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.npy import plain_array
+from flowpairs.pipeline.base.npy import load_npz
 from flowpairs.pipeline.base.paths import AnyPath
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def load_checkpoint(path: AnyPath) -> "dict[str, Tensor] | None":
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(plain_array(arrays[name])) for name in arrays}
+        with path.open("rb") as file:
+            return {name: torch.from_numpy(values) for name, values in load_npz(file).items()}
     except Exception as error:  # zip and header parsers raise a dozen kinds of exceptions
         raise InputError(f"{path}: not the record of a solve ({error}); remove it and run the job again") from error
 
@@ -72,12 +72,16 @@ def progress_writer(path: AnyPath, target: float) -> Callable[[int, int, float],
     return write
 
 
-def read_progress(path: AnyPath) -> dict[str, Any] | None:
-    """Read what the solve of this checkpoint last reported: rounds, points, chi-square and its target."""
+def read_progress(path: AnyPath) -> dict[str, float] | None:
+    """Read what the solve of this checkpoint last reported: rounds, points, chi-square and its target.
+
+    None where there is nothing to read.
+    """
     try:
-        return json.loads(path.with_suffix(".json").read_bytes())
-    except FileNotFoundError:
-        return None
+        line = json.loads(path.with_suffix(".json").read_bytes())
+        return {key: float(line[key]) for key in ("rounds", "points", "chi2", "target")}
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None  # none yet, or damaged: people see no progress, and the solve needs none
 
 
 def remove_checkpoint(path: AnyPath) -> None:

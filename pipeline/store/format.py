@@ -18,9 +18,11 @@ A shard counts only when its sidecar exists, since the sidecar is renamed into p
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -31,6 +33,7 @@ from flowpairs.pipeline.base.paths import AnyPath, as_path
 
 FORMAT_VERSION = 2
 OUTLINE = "outline.json"
+AT_ONCE = 32  # sidecars that are read from a URL at the same time
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
 
 # The cost in the words of an index; a cost of the user's own goes by its name.
@@ -237,6 +240,19 @@ def read_sidecar(path: AnyPath) -> Sidecar:
     except ValidationError as error:
         remedy = "remove it and its tar, then couple again"
         raise InputError(f"{path}: not a shard's sidecar ({_first(error)}); {remedy}") from error
+
+
+def read_sidecars(directory: AnyPath, names: Sequence[str]) -> list[Sidecar]:
+    """Read the sidecars of shards, by the shards' names; at a URL many at a time, since each costs a round trip.
+
+    Raises:
+        InputError: one is missing, damaged or not a sidecar.
+    """
+    paths = [sidecar_path(directory, name) for name in names]
+    if isinstance(directory, Path):
+        return [read_sidecar(path) for path in paths]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(read_sidecar, paths))
 
 
 @cache

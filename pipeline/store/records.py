@@ -119,7 +119,8 @@ class Decoder:
     ) -> dict[str, np.ndarray]:
         """Decode the named arrays of a record, or of some of its pairs, since a record of ids may stand for gigabytes.
 
-        These are x0, x1 [k, ...], weight [k], span [k, 2] float32, label, data_ids, source_ids, noise rows [k] int64.
+        These are x0, x1 [k, ...], weight [k], span [k, 2] float32, label, data_ids, source_ids, rows and seed of noise
+        [k] int64.
 
         Args:
             fields: bytes of each member by extension; other entries, such as webdataset's `__key__`, are ignored.
@@ -157,6 +158,7 @@ class Decoder:
             "source_ids": source,
             "span": ids | {"meta.json"},
             "rows": rows,
+            "seed": ids | {"meta.json"},
         }
 
     def _x0(self, fields: Mapping[str, Any], part: Part) -> Float32[np.ndarray, "k ..."]:
@@ -164,10 +166,12 @@ class Decoder:
             return array(fields, "x0.npy", np.float32, self.index.shape)[part]
         if self.index.two_sided:
             return self.source.read(self._source_ids(fields, part))
-        rows, seed = self._rows(fields, part), read_meta(fields).get("seed")
-        if type(seed) is not int or not 0 <= seed < 2**63:
-            raise ValueError(f"meta.json: seed {seed!r} is no integer in [0, 2^63)")
-        return noise.gaussian_rows(seed, rows, math.prod(self.index.shape)).reshape(-1, *self.index.shape)
+        rows = self._rows(fields, part)
+        x0 = noise.gaussian_rows(_seed_of(fields), rows, math.prod(self.index.shape))
+        return x0.reshape(-1, *self.index.shape)
+
+    def _seed(self, fields: Mapping[str, Any], part: Part) -> Int64[np.ndarray, " k"]:
+        return np.full(len(self._data_ids(fields, part)), _seed_of(fields))
 
     def _rows(self, fields: Mapping[str, Any], part: Part) -> Int64[np.ndarray, " k"]:
         """Decode the global source rows of the noise."""
@@ -177,11 +181,17 @@ class Decoder:
             first = read_meta(fields).get("first_noise_counter")
             if type(first) is not int or first < 0:
                 raise ValueError(f"meta.json: first_noise_counter {first!r} is no source row")
-            count = len(self._data_ids(fields, slice(None)))
+            count = self._length(fields)
             rows = np.uint64(min(first, noise.ROWS)) + np.arange(count, dtype=np.uint64)
         if rows.size and rows.max() >= noise.ROWS:
             raise ValueError(f"noise row {rows.max()} is beyond the generator's {noise.ROWS}")
         return rows[part].astype(np.int64)
+
+    def _length(self, fields: Mapping[str, Any]) -> int:
+        """Count the pairs of a record."""
+        if self.index.payload == "ids":
+            return len(array(fields, "id.npy", np.uint32))
+        return len(self._data_ids(fields, slice(None)))
 
     def _x1(self, fields: Mapping[str, Any], part: Part) -> Float32[np.ndarray, "k ..."]:
         if self.index.payload == "ids":
@@ -205,19 +215,21 @@ class Decoder:
         return np.broadcast_to(np.array(span, np.float32), (len(self._data_ids(fields, part)), 2))
 
     def _data_ids(self, fields: Mapping[str, Any], part: Part) -> Int64[np.ndarray, " k"]:
-        return self._ids(fields, "id.npy", "data_ids", "data")[part]
+        return self._ids(fields, "id.npy", "data_ids", "data", part)
 
     def _source_ids(self, fields: Mapping[str, Any], part: Part) -> Int64[np.ndarray, " k"]:
-        return self._ids(fields, "source_id.npy", "source_ids", "source")[part]
+        return self._ids(fields, "source_id.npy", "source_ids", "source", part)
 
-    def _ids(self, fields: Mapping[str, Any], member: str, listed: str, side: str) -> Int64[np.ndarray, " k"]:
+    def _ids(
+        self, fields: Mapping[str, Any], member: str, listed: str, side: str, part: Part
+    ) -> Int64[np.ndarray, " k"]:
         """Decode the ids of one side: those in `member`, or those that meta.json lists."""
         if self.index.payload != "ids":
             ids = np.array(read_meta(fields).get(listed))
             if ids.dtype != np.int64 or ids.ndim != 1:
                 raise ValueError(f"meta.json: {listed} is no list of integers")
-            return ids
-        ids, count = array(fields, member, np.uint32).astype(np.int64), len(getattr(self, side))
+            return ids[part]
+        ids, count = array(fields, member, np.uint32)[part].astype(np.int64), len(getattr(self, side))
         if ids.size and ids.max() >= 2 * count:
             raise ValueError(f"{member}: id {ids.max()} is beyond the {count} data and their mirror images")
         return ids
@@ -287,6 +299,14 @@ def samples(path: AnyPath, extensions: Collection[str] | None = None) -> Iterato
         for key, extents in walk(file):
             chosen = extents if extensions is None else {name: extents[name] for name in extents if name in extensions}
             yield key, {name: read_member(file, as_path) for name, as_path in chosen.items()}
+
+
+def _seed_of(fields: Mapping[str, Any]) -> int:
+    """Read the seed of a record's noise."""
+    seed = read_meta(fields).get("seed")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise ValueError(f"meta.json: seed {seed!r} is no integer in [0, 2^63)")
+    return seed
 
 
 def read_meta(fields: Mapping[str, Any]) -> dict[str, Any]:

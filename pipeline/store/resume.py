@@ -2,7 +2,7 @@
 
 import sys
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from flowpairs.pipeline import config as configs
 from flowpairs.pipeline.base.atomic import refuse_unwritable
@@ -159,7 +159,15 @@ def blocks_done(directory: AnyPath, blocks: Blocks) -> set[int]:
     names = [path.name for path in shards.iterdir()] if shards.is_dir() else []
     numbers = [int(name[len("pairs-") : -len(".json")]) for name in names if fnmatch(name, "pairs-[0-9]*.json")]
     begun = {number // per_block for number in numbers}
-    return {block for block in begun if block < blocks.count and block_done(directory, blocks, block)}
+    if isinstance(directory, Path):
+        return {block for block in begun if block < blocks.count and block_done(directory, blocks, block)}
+    there = set(names)  # at a URL a file is complete or absent, and asking one by one would take a while
+
+    def listed(number: int) -> bool:
+        name = format.shard_name(number)
+        return {name, str(PurePosixPath(name).with_suffix(".json"))} <= there
+
+    return {block for block in begun if block < blocks.count and all(map(listed, blocks.shards(block)))}
 
 
 def block_done(directory: AnyPath, blocks: Blocks, block: int) -> bool:

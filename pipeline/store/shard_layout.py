@@ -1,6 +1,7 @@
 """The layout of a shard: its tar is walked once, and from then on any pair is found at once."""
 
 import hashlib
+import math
 import tarfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from jaxtyping import Int64
 from flowpairs.pipeline.base import npy
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.base.tar import members
-from flowpairs.pipeline.store.format import Shard
+from flowpairs.pipeline.base.tar import Member, members, plain_members
+from flowpairs.pipeline.store.format import Index, Shard
 
+MOST_BYTES = 2**50  # of a shard
+MOST_CLASSES = 2**24
 HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode_npy` writes
 
 Extents = dict[str, tuple[int, int]]  # extension -> offset and size of a record's member
@@ -83,16 +86,26 @@ def walk(file: ReadableFile) -> Iterator[tuple[str, Extents]]:
     Raises:
         tarfile.TarError, ValueError and others: not a tar of plain files, or a member that occurs twice; see `opened`.
     """
+    for key, parts in groupby(_members(file), lambda member: member[0].partition(".")[0]):
+        found: Extents = {}
+        for name, regular, offset, size in parts:
+            extension = name.partition(".")[2]
+            if not regular or extension in found:
+                raise tarfile.ReadError(f"member {name!r} is no plain file, or stands twice")
+            found[extension] = offset, size
+        yield key, found
+
+
+def _members(file: ReadableFile) -> Iterator[Member]:
+    """Yield the members of a tar: quickly where it is as this project writes it, else by tarfile."""
+    plain = plain_members(file)
+    if plain is not None:
+        yield from plain
+        return
     source: Any = file
     with tarfile.open(fileobj=source, mode="r:") as tar:
-        for key, parts in groupby(members(tar), lambda member: member.name.partition(".")[0]):
-            found: Extents = {}
-            for member in parts:
-                extension = member.name.partition(".")[2]
-                if not member.isreg() or extension in found:
-                    raise tarfile.ReadError(f"member {member.name!r} is no plain file, or stands twice")
-                found[extension] = member.offset_data, member.size
-            yield key, found
+        for member in members(tar):
+            yield member.name, member.isreg(), member.offset_data, member.size
 
 
 def read_member(file: ReadableFile, extent: tuple[int, int]) -> bytes:
@@ -113,6 +126,31 @@ def opened(path: AnyPath) -> Iterator[ReadableFile]:
         raise InputError(f"{path}: cannot be read as a shard ({error}); run `flowpairs verify`") from error
 
 
+def impossible(index: Index) -> str | None:
+    """Describe the first count of an index that no store can have, before memory is taken for it; None where none is.
+
+    A shard has at least four bytes a pair, or those of the arrays that its payload holds.
+    """
+    each = max(4, {"full": 8, "seeded": 4, "ids": 0}[index.payload] * math.prod(index.shape))
+    for shard in index.shards:
+        if shard.bytes > MOST_BYTES or shard.pairs * each > shard.bytes or shard.records > shard.pairs:
+            return (
+                f"{shard.name} is said to have {shard.pairs} pairs in {shard.records} records and {shard.bytes} bytes"
+            )
+    if index.num_classes > MOST_CLASSES:
+        return f"{index.num_classes} classes are more than {MOST_CLASSES:,}"
+    if 4 * math.prod(index.shape) > MOST_BYTES:
+        return f"a datum of shape {list(index.shape)} is larger than any file"
+    return None
+
+
+def refuse_impossible(where: AnyPath, index: Index) -> None:
+    """Raise an `InputError` for what `impossible` finds."""
+    found = impossible(index)
+    if found:
+        raise InputError(f"{where / 'index.json'}: {found}; make the store again")
+
+
 def damage(directory: AnyPath, shard: Shard, *, content: bool = True) -> str | None:
     """Describe what is wrong with a shard, to follow its name in a sentence; None where nothing is wrong.
 
@@ -122,13 +160,19 @@ def damage(directory: AnyPath, shard: Shard, *, content: bool = True) -> str | N
         content: also hash the file; its size alone, which takes no time, shows what a killed process left behind.
     """
     path = directory / "shards" / shard.name
-    if not path.is_file():
+    try:
+        size = path.stat().st_size  # of a directory or a device not the shard's
+    except FileNotFoundError:
         return "is missing"
-    size = path.stat().st_size
+    except OSError as error:  # a file in the place of a folder, a loop of links
+        return f"cannot be read ({error.strerror or error})"
     if size != shard.bytes:
-        return f"has {size} bytes, the index says {shard.bytes}"
+        return f"has {size} bytes, the index says {shard.bytes}" if path.is_file() else "is missing"
     if content:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                return "has another SHA-256 than the index says"
+        try:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                    return "has another SHA-256 than the index says"
+        except OSError as error:
+            return f"cannot be read ({error.strerror or error})"
     return None

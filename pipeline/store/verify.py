@@ -1,18 +1,19 @@
 """Verification of a pair store: every byte is read and checked. A store with a fault is never trained on."""
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 import numpy as np
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.data.rows import row_set
+from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.store import format
-from flowpairs.pipeline.store.records import Decoder, samples
-from flowpairs.pipeline.store.shard_layout import damage
+from flowpairs.pipeline.store.records import Decoder, read_meta, samples
+from flowpairs.pipeline.store.shard_layout import damage, impossible
+
+ROW_DIGITS = 9  # at the least, at the end of a record's key
 
 
 @dataclass
@@ -43,7 +44,10 @@ def verify(directory: AnyPath) -> Verdict:
     """
     index = format.read_index(directory)
     verdict = Verdict(str(directory))
-    seen = _Seen()
+    if found := impossible(index):
+        verdict.faults.append(f"index.json: {found}; make the store again")
+        return verdict
+    seen = _Seen(Decoder(directory, index))
     if format.needs_rows(index.payload, index.method) or (directory / "rows").is_dir():
         _check_rows(directory, index, verdict)
         if verdict.faults:
@@ -53,15 +57,14 @@ def verify(directory: AnyPath) -> Verdict:
             verdict.faults += row_set.damages(directory / side)
     if index.method == "semidiscrete":
         _check_potentials(directory, verdict)
-    listed = {shard.name for shard in index.shards}
+    listed = {name for shard in index.shards for name in (shard.name, _sidecar_name(shard))}
     shards = directory / "shards"
-    for name in sorted(file.name for file in shards.iterdir()) if shards.is_dir() else ():
-        if name.startswith("."):  # temporaries, and what file managers and network file systems leave
-            continue
-        if name not in listed and str(PurePosixPath(name).with_suffix(".tar")) not in listed:
+    there = {file.name for file in shards.iterdir()} if shards.is_dir() else set()
+    for name in sorted(there - listed):
+        if not name.startswith("."):  # temporaries, and what file managers and network file systems leave
             verdict.faults.append(f"{name}: not listed in the index; remove it")
     for shard in index.shards:
-        _check_shard(directory, shard, index, seen, verdict)
+        _check_shard(shard, seen, verdict)
     if verdict.pairs != index.pairs:
         verdict.faults.append(f"index.json: promises {index.pairs} pairs, the shards hold {verdict.pairs}")
     if seen.data_ids:
@@ -91,36 +94,43 @@ def _compare_draws(directory: AnyPath, index: format.Index, drawn: Counter[int],
 
 @dataclass
 class _Seen:
-    """What is collected over all shards."""
+    """What is collected over all shards, and the decoder of all."""
 
+    decoder: Decoder
     keys: set[str] = field(default_factory=set)
     data_ids: Counter[int] = field(default_factory=Counter)  # how often each datum was drawn
 
 
-def _check_shard(directory: AnyPath, shard: format.Shard, index: format.Index, seen: _Seen, verdict: Verdict) -> None:
+def _sidecar_name(shard: format.Shard) -> str:
+    return shard.name.removesuffix("tar") + "json"
+
+
+def _check_shard(shard: format.Shard, seen: _Seen, verdict: Verdict) -> None:
     """Check one shard; a wrong hash is reported once, and the shard's content is then not checked."""
     remedy = "remove it and its sidecar, then run the same `flowpairs couple` again"
-    path, found = directory / "shards" / shard.name, damage(directory, shard)
+    shards = seen.decoder.directory / "shards"
+    path, found = shards / shard.name, damage(seen.decoder.directory, shard)
     if found:
         verdict.faults.append(f"{shard.name}: {found}; {remedy}")
         return
-    if not path.with_suffix(".json").is_file():
-        verdict.faults.append(f"{shard.name}: its sidecar is missing; {remedy}")
-    elif _recorded(path) != shard:
-        verdict.faults.append(f"{shard.name}: its sidecar says otherwise than the index; {remedy}")
+    recorded = _recorded(shards / _sidecar_name(shard))
+    if recorded != shard:
+        said = "is missing" if recorded is None else "says otherwise than the index"
+        verdict.faults.append(f"{shard.name}: its sidecar {said}; {remedy}")
     verdict.shards += 1
     verdict.bytes += shard.bytes
-    records, pairs, decoder = 0, 0, Decoder(directory, index)
+    records, pairs, begin = 0, 0, format.record_key(shard.block, 0)[:-ROW_DIGITS]
     try:
         for key, fields in samples(path):
             records += 1
-            if not re.fullmatch(rf"b{shard.block:06d}-r\d{{9,}}", key):
+            row = key.removeprefix(begin)
+            if row == key or len(row) < ROW_DIGITS or not (row.isascii() and row.isdigit()):
                 verdict.faults.append(f"{shard.name}: record {key!r} is no record of block {shard.block}")
             if key in seen.keys:
                 verdict.faults.append(f"{shard.name}: record {key} stands twice")
             seen.keys.add(key)
             try:
-                data_ids = _check_record(fields, decoder)
+                data_ids = _check_record(fields, seen.decoder)
                 seen.data_ids.update(data_ids)
                 pairs += len(data_ids)
             except (ValueError, KeyError) as error:
@@ -134,34 +144,49 @@ def _check_shard(directory: AnyPath, shard: format.Shard, index: format.Index, s
     verdict.pairs += pairs
 
 
-def _recorded(path: AnyPath) -> format.Shard | None:
-    """Read a shard's entry in its sidecar; None where the file is not a sidecar."""
+def _recorded(path: AnyPath) -> format.Shard | str | None:
+    """Read a shard's entry in its sidecar: None where the file is missing, its fault where it is no sidecar."""
     try:
-        return format.read_sidecar(path.with_suffix(".json")).shard
-    except InputError:
-        return None
+        return format.read_sidecar(path).shard
+    except InputError as error:
+        return str(error) if path.is_file() else None
 
 
 def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:
     """Check a record and return the data ids of its pairs.
+
+    What is looked up in the store's copies of data, or made again from a seed, is finite where those are: of it only
+    the ids and rows are checked.
 
     Raises:
         ValueError, KeyError: the record breaks the format.
     """
     index = decoder.index
     there = {"label": index.num_classes, "weight": index.weighted, "source_ids": index.two_sided, "span": index.times}
-    arrays = decoder.decode(fields, ("x0", "x1", "data_ids", *(name for name, given in there.items() if given)))
+    held = {"x0": index.payload == "full", "x1": index.payload != "ids"}
+    again = index.payload != "full" and not index.two_sided  # x0 is noise that has to come back
+    names = ("data_ids", *(name for name, given in (there | held | {"rows": again}).items() if given))
+    arrays = decoder.decode(fields, names)
+    if again and not (type(seed := read_meta(fields).get("seed")) is int and 0 <= seed < 2**63):
+        raise ValueError(f"meta.json: seed {seed!r} is no integer in [0, 2^63)")
     for name in ("data_ids", "source_ids"):
         if name in arrays and arrays[name].min(initial=0) < 0:
             raise ValueError(f"{name}: one is negative")
     for name in ("x0", "x1"):
-        if not np.isfinite(arrays[name]).all():
+        if name in arrays and not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} has NaN or Inf")
     if index.num_classes and not ((arrays["label"] >= 0) & (arrays["label"] < index.num_classes)).all():
         raise ValueError(f"a label is not below {index.num_classes}")
     if index.weighted and not (np.isfinite(arrays["weight"]) & (arrays["weight"] >= 0)).all():
         raise ValueError("a weight is negative, NaN or Inf")
     return arrays["data_ids"].tolist()
+
+
+def _finite(rows: Rows) -> bool:
+    """Return whether all values are finite, looked at in parts, as the files may exceed the memory."""
+    if rows.dtype == "uint8":
+        return True
+    return all(np.isfinite(rows.take(ids)).all() for ids in rows.chunks(np.arange(len(rows))))
 
 
 def _check_rows(directory: AnyPath, index: format.Index, verdict: Verdict) -> None:
@@ -172,6 +197,8 @@ def _check_rows(directory: AnyPath, index: format.Index, verdict: Verdict) -> No
         faults = row_set.damages(where)
         if not faults and row_set.read_manifest(where).fingerprint != expected[side]:
             faults = [f"{where}: not the data that were coupled; {row_set.REMEDY}"]
+        if not faults and not _finite(row_set.open_target(where).rows):
+            faults = [f"{where}: has NaN or Inf; mend the data set and couple into a new directory"]
         verdict.faults += faults
 
 

@@ -5,11 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from support.runs import MLP, write_run
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.owner import NAME
@@ -49,6 +51,71 @@ def test_a_signal_ends_a_job_with_one_sentence(tmp_path: Path, number: signal.Si
     assert list(directory.glob("shards/*.json"))
     assert not (directory / NAME).exists()
     assert not list(directory.rglob(".*.tmp"))
+
+
+TRAIN = """
+model: {{kind: mlp, width: 16, depth: 1}}
+train: {{steps: 1000000, batch: 16, warmup: 1, log_every: 10, checkpoint_every: 1000000}}
+cluster: {{workers: 1}}
+output: {{dir: {root}/run}}
+"""
+COUPLE = """
+data: {{path: digits}}
+coupling: {{n: 64, method: independent, rel_eps: null}}
+cluster: {{actors: {actors}}}
+output: {{dir: {root}/pairs, pairs: {pairs}}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["plan", "train", "evaluate", "stream"])
+def test_a_signal_ends_every_long_command_with_one_sentence(
+    tmp_path: Path, command: str, number: signal.Signals
+) -> None:
+    """Each on a Ray of its own, which ends with it; what is owned is given back."""
+    finished = {"actors": 0, "pairs": 64} if command in ("train", "evaluate") else {"actors": 1, "pairs": 6_400_000}
+    (tmp_path / "couple.yaml").write_text(COUPLE.format(root=tmp_path, **finished))
+    training, pairs = TRAIN.format(root=tmp_path), f"pairs: {{dir: {tmp_path}/pairs}}\n"
+    (tmp_path / "train.yaml").write_text(pairs + training)
+    both = {"couple": COUPLE.format(root=tmp_path, **finished), "train": training}
+    nested = [f"{part}:\n{textwrap.indent(text, '  ')}" for part, text in both.items()]
+    (tmp_path / "stream.yaml").write_text("\n".join(nested))
+    if command in ("train", "evaluate"):
+        subprocess.run([str(BIN), "couple", str(tmp_path / "couple.yaml")], check=True, capture_output=True)
+    if command == "evaluate":
+        write_run(tmp_path / "run", MLP, (1, 8, 8), pairs=str(tmp_path / "pairs"))
+    words = {
+        "plan": [tmp_path / "couple.yaml"],
+        "train": [tmp_path / "train.yaml"],
+        "evaluate": [tmp_path / "run", "samples=1000000", "batch=16"],
+        "stream": [tmp_path / "stream.yaml"],
+    }
+    begun = {
+        "plan": lambda: time.sleep(8) or True,  # it writes nothing
+        "train": (tmp_path / "run" / "metrics.jsonl").is_file,
+        "evaluate": (tmp_path / "run" / ".evaluating").is_file,
+        "stream": lambda: any(tmp_path.glob("pairs/shards/*.json")),
+    }
+    process = subprocess.Popen(
+        [str(BIN), command, *map(str, words[command])],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+        preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)],
+    )
+    while not begun[command]():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, told
+    assert "interrupted; run the same command again to go on" in told
+    assert "Traceback" not in told
+    assert not list(tmp_path.rglob("*owner*"))
+    assert not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_a_second_job_in_the_same_directory_is_refused_by_name(tmp_path: Path) -> None:

@@ -48,7 +48,13 @@ def test_blocks_too_large_for_the_nodes_are_refused_with_what_fits(tmp_path: Pat
 
 def test_shards_too_large_for_the_disk_are_refused_with_what_fits(tmp_path: Path, local_ray: None) -> None:
     with pytest.raises(InputError, match=r"output\.pairs=3000000000: .* give output\.payload=seeded or output\.pairs="):
-        plan(settings(tmp_path / "s", coupling={"n": 1797}, output={"pairs": 3 * 10**9, "pairs_per_shard": 1797}))
+        plan(
+            settings(
+                tmp_path / "s",
+                coupling={"n": 1797},
+                output={"pairs": 3 * 10**9, "pairs_per_shard": 1797, "payload": "full"},
+            )
+        )
 
 
 def test_what_couple_refuses_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Damaged files of every format that is read: each is read or refused in one sentence, whatever the damage."""
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -23,7 +24,7 @@ from flowpairs.pipeline.base.npy import encode_npy
 from flowpairs.pipeline.blocks.feature_store import MAP, load_map, save_map
 from flowpairs.pipeline.blocks.features import Features
 from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
-from flowpairs.pipeline.data import check_data
+from flowpairs.pipeline.data import check_data, list_pieces, read_piece
 from flowpairs.pipeline.store import block_reports, format
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.training.config import OptimisationConfig
@@ -44,13 +45,13 @@ Reader = Callable[[], Any]
 def npz(directory: Path) -> tuple[Path, Reader]:
     path = directory / "a.npz"
     np.savez_compressed(path, image=np.zeros((5, 4, 4), np.uint8), label=np.arange(5))
-    return path, lambda: check_data(DataConfig(path=str(path), label="label"))
+    return path, reading(DataConfig(path=str(path), label="label"))
 
 
 def parquet(directory: Path) -> tuple[Path, Reader]:
     path = directory / "a.parquet"
     pq.write_table(pa.table({"x": [[1.0, 2.0]] * 5, "label": list(range(5))}), path)
-    return path, lambda: check_data(DataConfig(path=str(path), column="x", label="label"))
+    return path, reading(DataConfig(path=str(path), column="x", label="label"))
 
 
 def tar(directory: Path) -> tuple[Path, Reader]:
@@ -59,7 +60,87 @@ def tar(directory: Path) -> tuple[Path, Reader]:
         (f"{i}.{name}", content) for i in range(3) for name, content in (("npy", encode_npy(np.ones(3))), ("cls", b"1"))
     ]
     path.write_bytes(tar_of(*((TarInfo(name), content) for name, content in members)))
-    return path, lambda: check_data(DataConfig(path=str(path), column="npy", label="cls"))
+    return path, reading(DataConfig(path=str(path), column="npy", label="cls"))
+
+
+def plain_npy(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "a.npy"
+    np.save(path, np.ones((5, 3), np.float32))
+    return path, reading(DataConfig(path=str(path)))
+
+
+def stored_npz(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "a.npz"
+    np.savez(path, image=np.ones((5, 3), np.float32), label=np.array(["a", "b", "a", "b", "c"]))
+    return path, reading(DataConfig(path=str(path), label="label"))
+
+
+def torch_tensors(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "a.pt"
+    torch.save({"x": torch.ones(5, 3), "y": torch.arange(5)}, path)
+    return path, reading(DataConfig(path=str(path), label="y"))
+
+
+def safe_tensors(directory: Path) -> tuple[Path, Reader]:
+    from safetensors.torch import save_file
+
+    path = directory / "a.safetensors"
+    save_file({"x": torch.ones(5, 3), "y": torch.arange(5)}, path)
+    return path, reading(DataConfig(path=str(path), label="y"))
+
+
+def arrow(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "a.arrow"
+    table = pa.table({"x": [[1.0, 2.0]] * 5, "y": ["a", "b", "a", "b", "c"]})
+    with pa.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table)
+    return path, reading(DataConfig(path=str(path), label="y"))
+
+
+def csv(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "a.csv"
+    path.write_text("a,b,kind\n" + "1.5,2,ape\n-3,4e2,bee\n" * 3)
+    return path, reading(DataConfig(path=str(path), label="kind"))
+
+
+def csv_gz(directory: Path) -> tuple[Path, Reader]:
+    path = directory / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n" + b"1.5,2\n-3,4e2\n" * 30))
+    return path, reading(DataConfig(path=str(path)))
+
+
+def cells(directory: Path) -> tuple[Path, Reader]:
+    import h5py
+
+    path = directory / "a.h5ad"
+    with h5py.File(path, "w") as file:
+        file["X"] = np.ones((5, 3), np.float32)
+        file["obs/kind"] = np.arange(5)
+        file["obs"].attrs["column-order"] = ["kind"]
+    return path, reading(DataConfig(path=str(path), label="kind"))
+
+
+def picture(directory: Path) -> tuple[Path, Reader]:
+    import PIL.Image
+
+    path = directory / "images" / "1.png"
+    path.parent.mkdir()
+    for number in range(2):
+        PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path.with_name(f"{number}.png"))
+    return path, reading(DataConfig(path=str(path.parent)))
+
+
+def reading(config: DataConfig) -> Reader:
+    """Check a data set, and read all of its pieces."""
+
+    def read() -> None:
+        spec, bad = check_data(config), []
+        for group in list_pieces(config, spec, None, 2):
+            for piece in group:
+                for _ in read_piece(config, spec, piece, bad):
+                    pass
+
+    return read
 
 
 def config(directory: Path) -> tuple[Path, Reader]:
@@ -93,7 +174,12 @@ def checkpoint(directory: Path) -> tuple[Path, Reader]:
     return directory / "state.pt", lambda: state().load(directory, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("road", [npz, parquet, tar, config, feature_map, blocks, summary, checkpoint])
+SOURCES = [
+    *(npz, stored_npz, plain_npy, torch_tensors, safe_tensors, parquet, arrow, tar, csv, csv_gz, cells, picture),
+]
+
+
+@pytest.mark.parametrize("road", [*SOURCES, config, feature_map, blocks, summary, checkpoint])
 def test_a_damaged_file_is_read_or_refused(road: Callable[[Path], tuple[Path, Reader]], tmp_path: Path) -> None:
     path, read = road(tmp_path)
     whole = path.read_bytes()

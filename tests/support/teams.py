@@ -22,7 +22,7 @@ def in_teams(work: Work, sizes: Sequence[int], directory: Path) -> dict[int, lis
         sizes: of the teams, one after the other.
         directory: an empty one.
     """
-    stores = {size: open_store(size) for size in sizes}
+    stores = {size: open_store("127.0.0.1", size) for size in sizes}
     ports = {size: port for size, (_, port) in stores.items()}
     children = processes.spawn(_child, (work, ports, directory), nprocs=max(sizes) - 1, join=False)
     try:

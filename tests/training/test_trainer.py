@@ -33,7 +33,7 @@ from flowpairs.training.run.state import FILE, TrainState
 from flowpairs.training.run.status import read_run_status
 from flowpairs.training.run.workers import WorkerShape, worker_shape
 from flowpairs.training.sample import sample
-from flowpairs.training.train import Refusals, train
+from flowpairs.training.train import Losses, train
 
 STEPS = 240
 POLLS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"  # a checkpoint waits for Ray Train's next poll of its workers
@@ -163,11 +163,13 @@ def test_a_run_starts_from_the_weights_of_another(undisturbed: Path, store: Path
     assert len(recorded.init_fingerprint or "") == 64
 
 
-def test_a_full_disk_ends_a_run_at_once() -> None:
+def test_a_full_disk_ends_a_run_at_once(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(JobError, match=r"a checkpoint cannot be written \(\[Errno 28\] No space left on device\)"):
-        Refusals().after_exception(None, {0: full})
-    Refusals().after_exception(None, {0: ConnectionError("a worker is gone")})  # which another start may mend
+        Losses(str(tmp_path)).after_exception(None, {0: full})
+    Losses(str(tmp_path)).after_exception(
+        None, {0: ConnectionError("a worker is gone")}
+    )  # which another start may mend
 
 
 def test_an_evaluation_that_fails_at_one_solver_keeps_the_others(undisturbed: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.pairs.device_noise import device_gaussian
 from flowpairs.training.pairs.loader_state import whole_number
 
 
@@ -84,6 +85,41 @@ class BatchPart:
             left = arc * self.per_arc
             out[arc] = slice(max(rows.start - left, 0), min(rows.stop - left, self.per_arc))
         return out
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """A batch of pairs by their ids and noise rows, of which `to` makes the pairs on the device that trains.
+
+    Args:
+        rows: the rows of the global batch.
+        tensors: x1 as it is stored, ids, and source rows with their seed or x0 as it is stored; label, weight, span.
+    """
+
+    rows: BatchRows
+    tensors: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy what the pairs are made from to a device, asynchronously from pinned memory, and make them there."""
+        seed = int(self.tensors["seed"][0]) if "seed" in self.tensors else 0  # one for all pairs of a store
+        here = {name: field.to(device, non_blocking=True) for name, field in self.tensors.items() if name != "seed"}
+        x1 = in_model_space(here["stored_x1"])
+        if "stored_x0" in here:
+            x0 = in_model_space(here["stored_x0"])
+        else:
+            x0 = device_gaussian(seed, here["rows"], math.prod(x1.shape[1:])).reshape(x1.shape)
+        fields = {name: here[name] for name in ("label", "weight", "span") if name in here}
+        return Batch(x0=x0, x1=x1, rows=self.rows, **fields)
+
+
+def in_model_space(x: Tensor) -> Float[Tensor, "b *shape"]:
+    """Convert stored rows to model space: uint8 to x / 127.5 - 1, floats as they are.
+
+    The divisor is a tensor: by a number, torch multiplies with its reciprocal on a GPU.
+    """
+    if x.dtype != torch.uint8:
+        return x.float()
+    return x.float().div_(torch.full((), 127.5, device=x.device)).sub_(1.0)
 
 
 @dataclass(frozen=True)

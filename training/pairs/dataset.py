@@ -100,9 +100,10 @@ class PairDataset(Dataset[Tensors]):
         if beyond.any():
             raise IndexError(f"pair {numbers[beyond][0]}: the store has {len(self)} pairs")
         numbers = numbers % len(self)
-        shape = self._reader.index.shape
+        shape, shards = self._reader.index.shape, np.searchsorted(self._edges, numbers, "right") - 1
+        for shard in np.unique(shards).tolist():
+            self._reader.layout(shard)  # a damaged one is refused before memory is taken for its pairs
         out = {name: np.empty((len(numbers), *row_shape(name, shape)), row_dtype(name)) for name in self._names}
-        shards = np.searchsorted(self._edges, numbers, "right") - 1
         for shard in np.unique(shards).tolist():
             of_shard = np.flatnonzero(shards == shard)
             layout, rows = self._reader.layout(shard), numbers[of_shard] - self._edges[shard]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import Index, Outline
-from flowpairs.training.pairs.batch import Batch, BatchPart
+from flowpairs.training.pairs.batch import Batch, BatchPart, StoredBatch
 from flowpairs.training.pairs.loader_state import State, check_form, check_owner, store_fingerprint, whole_number
 from flowpairs.training.pairs.reading.order import Order
 from flowpairs.training.pairs.reading.read_ahead import ReadAhead
@@ -43,12 +43,14 @@ class Loader(ABC):
         """The seconds that `next` has waited for batches."""
         return self._ahead.waited
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | StoredBatch]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Batch | StoredBatch:
         tensors = next(self._ahead)
         self._consumed += 1
+        if "stored_x1" in tensors:
+            return StoredBatch(self._part.rows, tensors)
         return Batch(rows=self._part.rows, **tensors)
 
     def __enter__(self) -> "Loader":
@@ -73,6 +75,8 @@ class ShardLoader(Loader):
         outline: the outline of a store that is still being written; the first epoch then follows the order of its
             shards. None for a complete store.
         patience: the seconds to wait for a shard of such a store; None: without limit.
+        on_device: whether batches of a store of ids are made on the device that trains, from ids, noise rows and stored
+            rows, to the same bits; the host then copies each row once.
 
     Raises:
         InputError: there are fewer pairs than arcs, or the state belongs to another loader; and from `next`: a shard is
@@ -90,6 +94,8 @@ class ShardLoader(Loader):
         pin: bool = False,
         outline: Outline | None = None,
         patience: float | None = None,
+        *,
+        on_device: bool = False,
     ) -> None:
         counts = [shard.pairs for shard in index.shards] if outline is None else [n for _, n in outline.shards]
         seed = whole_number("seed", seed, 0)
@@ -102,7 +108,7 @@ class ShardLoader(Loader):
         fields = ("x0", "x1", *(name for name, wanted in given.items() if wanted))
         stop = threading.Event()
         source = None if outline is None else GrowingStore(as_path(directory), patience or math.inf, stop)
-        reader = ShardReader(directory, index, fields, source)
+        reader = ShardReader(directory, index, fields, source, by_id=on_device)
         steps = Steps(self.order.per_arc, part.per_arc)
         consumed = 0 if state is None else self._consumed_at(state, steps)
         batches = shard_batches(reader, self.order, part, steps, consumed * steps.rows, pin)

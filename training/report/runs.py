@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.npy import plain_array
+from flowpairs.pipeline.base.npy import load_npz
 from flowpairs.pipeline.config import leaves, read_yaml
 from flowpairs.training.run.logbook import read_metrics
 
@@ -118,7 +118,7 @@ def read_run(path: Path, name: str) -> Run:
         _read_losses(path / "metrics.jsonl"),
         read_evaluation(path),
         _read_samples(path / "samples.npz"),
-        config.read_text() if config.is_file() else None,
+        config.read_text(errors="replace") if config.is_file() else None,
     )
 
 
@@ -152,6 +152,8 @@ Model = TypeVar("Model", bound=_Json)
 def _read_json(model: type[Model], path: Path) -> Model:
     try:
         return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); run the job again") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "file"
@@ -175,8 +177,8 @@ def _read_samples(path: Path) -> Samples | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path) as file:
-            arrays = {key: plain_array(file[key]) for key in file.files}
+        with path.open("rb") as file:
+            arrays = load_npz(file)
         paths, points = arrays.pop("trajectories", None), arrays.pop("timepoints", None)
         return Samples(arrays.pop("real"), trajectories=paths, timepoints=points, by_solver=arrays)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:

@@ -15,6 +15,7 @@ from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.format import Index, read_index
 from flowpairs.pipeline.store.potential_files import Potentials
 from flowpairs.pipeline.store.records import Decoder, samples
+from flowpairs.pipeline.store.shard_layout import refuse_impossible
 
 PAIRS_SHOWN = 12
 
@@ -68,13 +69,14 @@ class StoreSummary:
 def read_store(path: AnyPath, name: str) -> StoreSummary:
     """Read a pair store's index, the reports of its blocks and its first pairs."""
     index, config = read_index(path), path / "config.yaml"
+    refuse_impossible(path, index)
     return StoreSummary(
         name,
         path,
         index,
         _read_blocks(path),
         _read_pairs(path, index),
-        config.read_text() if config.is_file() else None,
+        config.read_bytes().decode(errors="replace") if config.is_file() else None,
         potential_files.load_potentials(path) if index.method == "semidiscrete" else None,
     )
 

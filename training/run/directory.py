@@ -4,12 +4,14 @@ RUN/config.yaml      resolved config, with the fingerprint of the pairs
 RUN/metrics.jsonl    the log, a line per log interval
 RUN/tensorboard/     the same for TensorBoard; mlflow.json and wandb.json hold the ids of the run there
 RUN/checkpoints/     Ray Train's storage: step-000001000/state.pt, the newest two, and Ray's own snapshot
+RUN/workers          there while workers run: their number
 RUN/train.json       written last, when the run is finished
 RUN/evaluation.json, RUN/samples.npz   written by `flowpairs evaluate`
 """
 
 import json
 import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +26,11 @@ from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.config import differing, digest, load, save
 from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
+from flowpairs.pipeline.store.shard_layout import refuse_impossible
 from flowpairs.training.config import PairsConfig, TrainConfig
 from flowpairs.training.pairs.loader_state import potentials_fingerprint
+
+CHECKPOINT = re.compile(r"checkpoints/[\w-][\w.-]*")  # as the summary names it: below the run, and nowhere else
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class RunDirectory:
         """The directory of Ray Train's storage."""
         return self.path / "checkpoints"
 
+    @property
+    def workers(self) -> Path:
+        """The path of the note that workers run."""
+        return self.path / "workers"
+
     def reopen(self, steps: int) -> None:
         """Let a run go on to more steps: what was measured at its end gets the number of steps into its names."""
         summary = self.summary()
@@ -70,7 +80,7 @@ class RunDirectory:
     def newest_checkpoint(self) -> str | None:
         """Find the newest checkpoint that Ray Train lists as complete, from which a run resumes: checkpoints/NAME."""
         notes = self.checkpoints / "checkpoint_manager_snapshot.json"
-        noted = notes.read_text() if notes.is_file() else ""
+        noted = notes.read_text(errors="replace") if notes.is_file() else ""
         whole = [path.name for path in self.checkpoints.glob("step-*") if f'"{path.name}"' in noted]
         return f"{self.checkpoints.name}/{max(whole)}" if whole else None
 
@@ -86,6 +96,8 @@ class RunDirectory:
         try:
             tree = json.loads(path.read_bytes())
             texts = {key: str(tree[key]) for key in ("pairs_dir", "method", "checkpoint")}
+            if not CHECKPOINT.fullmatch(texts["checkpoint"]):
+                raise ValueError(f"{texts['checkpoint']!r} is no checkpoint of it")
             shape = {"shape": list(map(int, tree["shape"])), "num_classes": int(tree["num_classes"])}
             return tree | texts | shape | {"two_sided": bool(tree["two_sided"])}
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -155,6 +167,7 @@ def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
     """
     index = read_outline(pairs.dir).index if coming else read_index(pairs.dir)
     where = f"pairs={pairs.dir!r}"
+    refuse_impossible(as_path(pairs.dir), index)
     if pairs.source == "semidiscrete" and index.method != "semidiscrete":
         raise InputError(f"{where}: of method {index.method}, which has no potentials to assign by; give {pairs.dir!r}")
     if pairs.source != "semidiscrete" and not index.pairs:

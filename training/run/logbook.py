@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.errors import InputError
 
 if TYPE_CHECKING:
     from flowpairs.training.run.loop import LogLine
@@ -60,24 +61,52 @@ class Follower:
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
-        lines = [line for line in map(json.loads, whole.splitlines()) if line["step"] > self._step]
+        lines = [line for line in _lines(whole, self._path) if line["step"] > self._step]
         if lines:
             self._step = lines[-1]["step"]
         return lines
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read all complete lines; an incomplete last line, as a killed run leaves it, is skipped."""
+    """Read all complete lines; an incomplete last line, as a killed run leaves it, is skipped.
+
+    Raises:
+        InputError: a line is none of a log.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    data = path.read_bytes()
+    return _lines(data[: data.rfind(b"\n") + 1], path)
 
 
 def newest_metrics(path: Path) -> dict[str, Any] | None:
-    """Read the last complete line, without reading the whole file; None if there is none."""
+    """Read the last complete line, without reading the whole file; None if there is none.
+
+    Raises:
+        InputError: it is no line of a log.
+    """
     if not path.is_file():
         return None
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         lines = file.read().split(b"\n")[:-1]
-    return json.loads(lines[-1]) if lines else None
+    found = _lines(lines[-1], path) if lines else []
+    return found[0] if found else None
+
+
+def _lines(data: bytes, path: Path) -> list[dict[str, Any]]:
+    """Parse lines, each of which names numbers and has a step."""
+    out = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line:
+            continue  # what follows the last one
+        try:
+            found = json.loads(line)
+            whole = isinstance(found, dict) and type(found.get("step")) is int
+            if not whole or not all(type(value) in (int, float) for value in found.values()):
+                raise ValueError("no object of numbers with a step")
+        except (ValueError, RecursionError) as error:
+            reason = f"{path}: line {number} is none of a log ({str(error)[:100]})"
+            raise InputError(f"{reason}; remove that line, or the file") from error
+        out.append(found)
+    return out

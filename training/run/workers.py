@@ -63,23 +63,29 @@ def fit_workers(nodes: Sequence[Node], config: TrainClusterConfig, beside: Clust
         return sum(min(cpu // cpus_each, gpu) if gpus else cpu // cpus_each for cpu, gpu in able)
 
     least = 1 if config.cpus == "auto" else config.cpus
-    room = fit(least)
-    auto = room if gpus else sum(cpu >= least for cpu, _ in able)
+    fitting = fit(least)
+    auto = fitting if gpus else sum(cpu >= least for cpu, _ in able)
     auto = auto // 2 if left and half else auto - left
     wanted = auto if config.workers == "auto" else config.workers
     workers, most = (wanted, wanted) if isinstance(wanted, int) else wanted
-    if not 1 <= workers <= room - left:
+    if not 1 <= workers <= fitting - left:
         size = "" if config.cpus == "auto" else f", cluster.cpus={config.cpus}"
         besides = f" beside {left} for couplings" if left else " beside couplings" if beside else ""
         raise InputError(
-            f"cluster.workers={config.workers}, cluster.gpus={config.gpus}{size}: only {max(0, room - left)} such "
+            f"cluster.workers={config.workers}, cluster.gpus={config.gpus}{size}: only {max(0, fitting - left)} such "
             f"workers fit{besides} on nodes of (CPUs, GPUs) {able}; lower them or give auto"
         )
     if config.cpus != "auto":
         return WorkerShape(wanted, config.cpus, gpus)
-    held = room if left else min(most, room)  # couplings keep as many cores per GPU
+    held = fitting if left else min(most, fitting)  # couplings keep as many cores per GPU
     cpus = max(each for each in range(1, max(cpu for cpu, _ in able) + 1) if fit(each) >= held)
     return WorkerShape(wanted, cpus, gpus)
+
+
+def room(nodes: Sequence[Node], shape: WorkerShape) -> int:
+    """Count the workers of a shape that nodes can hold."""
+    held = [(cpu // shape.cpus, int(gpu) // shape.gpus if shape.gpus else cpu) for cpu, gpu in nodes]
+    return sum(map(min, held))
 
 
 def _shared(able: list[tuple[int, int]], beside: ClusterConfig, gpus: bool) -> tuple[list[tuple[int, int]], int]:

@@ -246,8 +246,8 @@ class TensorReader(ArrayReader):
             raise ValueError(f"it holds {type(loaded).__name__}, no tensor")
         return {
             str(name): _Tensor(value)
-            if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_complex()
-            else ValueError(f"not a plain tensor, but {type(value).__name__}")
+            if _is_plain(value)
+            else ValueError(f"no plain tensor, but {type(value).__name__}")
             for name, value in loaded.items()
         }
 
@@ -314,6 +314,18 @@ class _Tensor(StoredArray):
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         return self.tensor[start:stop].detach().to(self.tensor_dtype).contiguous().numpy()
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a tensor of numbers that are all stored: an expanded one may have any size."""
+    import torch
+
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not (value.is_complex() or value.is_quantized)
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
 
 
 def _can_be_data(array: StoredArray | ValueError) -> bool:

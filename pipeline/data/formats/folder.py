@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.data.discover import SPLITS, pointer_reason
+from flowpairs.pipeline.data.discover import pointer_reason, split_of_directory
 from flowpairs.pipeline.data.formats.npy_header import NpyHeader, decode_array, read_header
 from flowpairs.pipeline.data.formats.reader import Chunk, Item, Reader
 from flowpairs.pipeline.data.images import Unreadable
@@ -64,7 +64,7 @@ class FolderReader(Reader):
         """Name a file's class: its folder's path below the root, without the folder of the split."""
         parts = list(self.site.below(file)[:-1])
         if self.config.split is not None:
-            split = next((number for number, part in enumerate(parts) if part.lower() in SPLITS), None)
+            split = next((number for number, part in enumerate(parts) if split_of_directory(part) is not None), None)
             if split is not None:
                 del parts[split]
         return "/".join(parts)

@@ -57,6 +57,7 @@ class Reader(ABC):
         labelled: whether rows have labels.
         has_columns: whether the format has columns for weights and time points.
         rows_in_files: whether each file is a row.
+        notes: what `check_data` says of the data.
         whole_labels: whether `labels` gives labels without the data.
     """
 
@@ -66,6 +67,7 @@ class Reader(ABC):
 
     def __init__(self, config: DataConfig, site: Site, columns: tuple[str, ...] = ()) -> None:
         self.config, self.site, self.columns = config, site, columns
+        self.notes: list[str] = []
 
     @property
     def labelled(self) -> bool:

@@ -188,9 +188,10 @@ class ArrowReader(TableReader):
             first = 0
             for batch in batches:
                 end = first + len(batch) if stop is None else min(stop, first + len(batch))
-                chosen = batch.select(names) if max(start, first) < end else None
+                chosen = batch.select(names)
+                if max(start, first) < end:
+                    chosen.validate(full=True)  # what is mapped has never been looked at
                 for low in range(max(start, first), end, rows):
-                    assert chosen is not None
                     high = min(low + rows, end)
                     yield low, pa.Table.from_batches([chosen.slice(low - first, high - low)])
                 first += len(batch)

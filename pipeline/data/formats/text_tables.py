@@ -1,5 +1,6 @@
 """CSV and TSV of numbers, also compressed by gzip: columns by their header, read as a stream."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from flowpairs.pipeline.data.formats.reader import DEFAULT, Chunk, Reader
 from flowpairs.pipeline.data.schema import measures
 
 BLOCK = 2**22  # bytes of text that are parsed at once
+INDEX = re.compile(r"|Unnamed: \d+")  # what pandas writes for the index of rows, and reads back
 MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"]
 
 
@@ -86,20 +88,23 @@ class CsvReader(Reader):
             if len(set(named)) < len(named):
                 raise InputError(f"data.column={self.config.column!r}: names a column twice; name each once")
             return named
-        numeric = [
-            name for name, kind in kinds.items() if name and holds_scalars(kind) and name not in self._sides().values()
-        ]
+        others = [name for name in kinds if name not in self._sides().values()]
+        numeric = [name for name in others if holds_scalars(kinds[name]) and not INDEX.fullmatch(name)]
         if not numeric:
             raise InputError(
                 f"data.path={self.config.path!r}: no column of numbers in {file}; it has {_listed(list(kinds))}"
             )
+        rest = [name for name in others if name not in numeric]
+        if rest:
+            named_so = _listed([name or "the one without a name" for name in rest])
+            self.notes.append(f"{len(numeric)} columns of numbers are read; columns that are not: {named_so}")
         return tuple(numeric)
 
     def _kinds(self, file: str) -> dict[str, Any]:
         """Read the header, and find the columns' types in the first lines."""
         with self._stream(file, pc.ConvertOptions(null_values=MISSING)) as stream:
-            schema = stream.schema
-        names = schema.names
+            kinds = [(field.name, field.type) for field in stream.schema]
+        names = [name for name, _ in kinds]
         if all(_is_number(name) for name in names):
             raise InputError(
                 f"data.path={self.config.path!r}: the first line of {file} is {_listed(names)}, no header; name the "
@@ -108,7 +113,7 @@ class CsvReader(Reader):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError(f"data.path={self.config.path!r}: {file} has the column {twice[0]!r} twice; rename one")
-        return {field.name: field.type for field in schema}
+        return dict(kinds)
 
     def _batches(self, file: str, names: list[str]) -> Iterator[pa.RecordBatch]:
         """Read some columns: labels as text, all others as float64."""

@@ -66,7 +66,7 @@ def write_rows(
         with atomic_open(_columns(directory, number)) as file:
             np.savez(file, allow_pickle=False, **columns)
     done = FinishedPart(number, part, tuple(columns), tuple(bad))
-    tree = {"key": key, "part": None if part is None else asdict(part), "columns": list(columns)}
+    tree: dict[str, Any] = {"key": key, "part": None if part is None else asdict(part), "columns": list(columns)}
     tree["bad"] = [asdict(each) for each in bad]
     write_atomically(_sidecar(directory, number), json.dumps(tree).encode())
     return done

@@ -89,7 +89,7 @@ def target_of(
     _check_weights(config, weights)
     step = row_set.rows_per_part(x.shape[1:], str(x.dtype))
     counts = [min(step, len(x) - start) for start in range(0, len(x), step)]
-    rows = Rows([x[start : start + step] for start in range(0, len(x), step)], counts, x.shape[1:], str(x.dtype))
+    rows = Rows([x[start : start + step] for start in range(0, len(x), step)], counts, x.shape[1:], spec.dtype)
     return Target(
         rows=rows,
         labels=labels,
@@ -148,7 +148,7 @@ def make_target(
                 (directory / "again").rmdir()
             if not same:
                 raise InputError(
-                    f"data.path={config.path!r}: not the data of the pairs in {directory.parent}; give another "
+                    f"data.path={config.path!r}: not the data of the pairs beside {directory}; give another "
                     "output.dir or the same data"
                 )
             row_set.write_identity(directory, own)
@@ -242,7 +242,7 @@ def _counts(config: DataConfig, spec: DataSpec, *, by_ray: bool) -> Sequence[int
 def _refuse(config: DataConfig, bad: Sequence[Bad]) -> None:
     """Refuse rows that cannot be read, all at once, unless they are to be left out."""
     if bad and config.on_bad == "refuse":
-        raise data.refusal(bad, config)
+        raise data.refusal(list(bad), config)
 
 
 def _check_weights(config: DataConfig, weights: np.ndarray | None) -> None:

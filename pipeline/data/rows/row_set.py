@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -28,7 +28,7 @@ from flowpairs.pipeline.base.npy import load_npy
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.data.rows.target import Target
-from flowpairs.pipeline.data.spec import DataKind
+from flowpairs.pipeline.data.spec import DataKind, Kept
 
 FORMAT_VERSION = 2
 PART_BYTES = 2**28
@@ -71,7 +71,7 @@ class Manifest:
 
     rows: Size
     shape: tuple[Size, ...]
-    dtype: Literal["uint8", "float16", "float32"]
+    dtype: Kept
     scale: str
     kind: DataKind
     num_classes: Annotated[int, Field(ge=0)]
@@ -182,7 +182,8 @@ def lost_files(directory: AnyPath) -> list[str]:
 def clear(directory: AnyPath) -> None:
     """Remove the files of a set, the manifest first."""
     (directory / MANIFEST).unlink(missing_ok=True)
-    for path in list(directory.iterdir()) if directory.is_dir() else ():
+    there: list[AnyPath] = list(directory.iterdir()) if directory.is_dir() else []
+    for path in there:
         if path.is_file():
             path.unlink(missing_ok=True)
 
@@ -282,7 +283,7 @@ def _write(into: HashingFile, values: np.ndarray) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
     into.write(header.getvalue())
-    into.write(memoryview(values.reshape(-1)).cast("B"))
+    into.write(values.reshape(-1).view(np.uint8).data)
 
 
 def _described(name: str, values: np.ndarray) -> Part:

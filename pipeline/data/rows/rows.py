@@ -16,9 +16,9 @@ from jaxtyping import Float32, Int64, Shaped
 from flowpairs.pipeline.base.npy import decode_npy
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.data.rows.local_copy import local_copy
-from flowpairs.pipeline.data.schema import scale_into
+from flowpairs.pipeline.data.schema import kept, scale_into
+from flowpairs.pipeline.data.spec import Kept
 
-DTYPES = "uint8", "float16", "float32"
 # Pages of a mapped file count as memory of a process until it gives them back, 64 KiB around each row that was read.
 AROUND, HELD = 2**16, 2**27
 CHUNK_BYTES = 2**25  # of float32 rows that are converted at a time
@@ -28,7 +28,7 @@ class Rows:
     """N data of one shape, in parts that are arrays or .npy files.
 
     Args:
-        parts: arrays [r, *shape] of one dtype of `DTYPES`, or paths of .npy files of such arrays.
+        parts: arrays [r, *shape], or paths of .npy files of such arrays.
         counts: number of rows of each part.
         shape: shape of a datum.
         dtype: dtype of the parts.
@@ -40,10 +40,9 @@ class Rows:
         parts: Sequence[Any],
         counts: Sequence[int],
         shape: tuple[int, ...],
-        dtype: str,
+        dtype: Kept,
         hashes: Sequence[str] = (),
     ) -> None:
-        assert dtype in DTYPES
         self.parts, self.shape, self.dtype, self.hashes = tuple(parts), tuple(shape), dtype, tuple(hashes)
         self.edges = np.cumsum([0, *counts])
         self._taken = 0
@@ -51,7 +50,7 @@ class Rows:
     @classmethod
     def of(cls, x: Shaped[np.ndarray, "n *shape"]) -> "Rows":
         """Make rows of an array in memory."""
-        return cls([np.ascontiguousarray(x)], [len(x)], x.shape[1:], str(x.dtype))
+        return cls([np.ascontiguousarray(x)], [len(x)], x.shape[1:], kept(x.dtype))
 
     def __len__(self) -> int:
         return int(self.edges[-1])
@@ -65,13 +64,19 @@ class Rows:
         """List the number of rows of each part."""
         return np.diff(self.edges).tolist()
 
-    def take(self, ids: Int64[np.ndarray, " k"]) -> Shaped[np.ndarray, "k ..."]:
+    def take(
+        self, ids: Int64[np.ndarray, " k"], out: Shaped[np.ndarray, "k ..."] | None = None
+    ) -> Shaped[np.ndarray, "k ..."]:
         """Copy the rows of some ids, as they are stored.
+
+        Args:
+            ids: ids of data, or from N on of mirror images.
+            out: array to copy to; None: a new one.
 
         Raises:
             OSError, ValueError: a part cannot be read, or holds other rows than it should.
         """
-        out = np.empty((len(ids), *self.shape), self.dtype)
+        out = np.empty((len(ids), *self.shape), self.dtype) if out is None else out
         rows, mirrored = ids % len(self), ids >= len(self)
         if len(self.parts) == 1:
             np.take(self._arrays[0], rows, 0, out=out, mode="clip")
@@ -113,7 +118,7 @@ class Rows:
             if self.hashes:
                 path = local_copy(path, self.hashes[number])
             with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants what it could write to
             self._maps.append(mapped)
             part = decode_npy(mapped)
         if part.dtype != self.dtype or part.shape != (count, *self.shape):

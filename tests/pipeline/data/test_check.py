@@ -75,7 +75,7 @@ def test_paths_that_hold_no_one_data_set(tmp_path):
     (tmp_path / "a.xyz").touch()
     assert "no known format among .xyz" in refusal(tmp_path / "a.xyz")
     PIL.Image.fromarray(GREY).save(tmp_path / "a.png")
-    assert "no known format" in refusal(tmp_path / "a.png")
+    assert "a single image is no data set" in refusal(tmp_path / "a.png")
     (tmp_path / "b.tar").touch()
     assert "holds 1 .png and 1 .tar files at once" in refusal(tmp_path)
 

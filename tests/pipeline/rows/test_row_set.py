@@ -48,14 +48,9 @@ def test_numpy_alone_reads_it(directory: Path) -> None:
         content = (directory / part["name"]).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (part["bytes"], part["sha256"])
     assert {key: manifest[key] for key in ("rows", "shape", "dtype", "scale", "kind", "num_classes", "left_out")} == {
-        "rows": 10,
-        "shape": [2, 3],
-        "dtype": "float32",
-        "scale": "x",
-        "kind": "vector",
-        "num_classes": 4,
-        "left_out": 0,
-    }
+        "rows": 10, "shape": [2, 3], "dtype": "float32", "scale": "x",
+        "kind": "vector", "num_classes": 4, "left_out": 0,
+    }  # fmt: skip
     assert manifest["class_names"] == list(SPEC.class_names)
 
 

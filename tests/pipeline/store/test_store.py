@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.tar import plain_members
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Record
 from flowpairs.pipeline.store.verify import verify
@@ -65,6 +68,40 @@ def test_records_read_back_with_tarfile_and_numpy(tmp_path: Path) -> None:
 def test_the_index_reads_back(tmp_path: Path) -> None:
     index = make_store(tmp_path / "s")
     assert format.read_index(tmp_path / "s") == index
+
+
+@given(
+    st.lists(st.tuples(st.text("ab/.é", min_size=1, max_size=120), st.integers(0, 1500)), max_size=5),
+    st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    st.sampled_from([tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE]),
+    st.integers(0, 4),
+)
+def test_a_tar_is_walked_as_tarfile_walks_it(
+    files: list[tuple[str, int]], form: int, kind: bytes, special: int
+) -> None:
+    """Or left to tarfile, as what is no plain file with a short name must be."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for number, (name, size) in enumerate(files):
+            info = tarfile.TarInfo(f"{number}{name}")
+            info.size, info.type = size, kind if number == special else tarfile.REGTYPE
+            try:
+                tar.addfile(info, io.BytesIO(bytes(size)))
+            except ValueError:  # a name too long for the format
+                return
+    found = plain_members(buffer)
+    with tarfile.open(fileobj=io.BytesIO(buffer.getvalue())) as tar:
+        truth = [(member.name, member.isreg(), member.offset_data, member.size) for member in tar]
+    if found is not None:
+        assert found == truth
+
+
+def test_the_quick_walk_is_taken_for_our_own_shards(tmp_path: Path) -> None:
+    make_store(tmp_path / "s", 1)
+    with (tmp_path / "s" / "shards" / "pairs-000000.tar").open("rb") as file:
+        found = plain_members(file)
+    assert found is not None
+    assert len(found) == 8
 
 
 def test_an_exception_leaves_no_shard(tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Int64
 
 from flowpairs.pipeline.blocks import noise
 
+KEPT_LINES = 2  # epochs whose order of shards is kept: a window may reach into the next one
 ARCS = 8  # batches are the same for any number of workers up to this
 
 
@@ -50,6 +52,32 @@ class Segment:
     needs: range
 
 
+class Line:
+    """Shards laid end to end and repeated once: a circle, cut open.
+
+    Args:
+        shards: the numbers of the shards, in order.
+        counts: the number of pairs of each.
+    """
+
+    def __init__(self, shards: Int64[np.ndarray, " s"], counts: Int64[np.ndarray, " s"]) -> None:
+        self.shards, self.edges = shards, np.concatenate([[0], np.cumsum(counts)])
+        self.total = int(self.edges[-1])
+
+    def stretches(self, first: int, stop: int) -> list[Stretch]:
+        """List the stretches that hold pairs `first` to `stop`."""
+        out = []
+        for lap in (0, self.total):
+            low, high = max(first - lap, 0), min(stop - lap, self.total)
+            at = int(np.searchsorted(self.edges, low, "right")) - 1
+            while low < high:
+                left, right = self.edges[at : at + 2].tolist()
+                if left < right:
+                    out.append(Stretch(int(self.shards[at]), low - left, min(high, right) - left))
+                low, at = right, at + 1
+        return out
+
+
 @dataclass(frozen=True)
 class Order:
     """The order of every epoch.
@@ -70,7 +98,11 @@ class Order:
     @property
     def per_arc(self) -> int:
         """The number of pairs per arc."""
-        return sum(self.counts) // self.arcs
+        return self._total // self.arcs
+
+    @cached_property
+    def _total(self) -> int:
+        return sum(self.counts)
 
     def segment(self, epoch: int, position: int) -> Segment:
         """Find the segment of an arc that contains a position."""
@@ -87,10 +119,9 @@ class Order:
         assert 0 <= start <= stop <= self.per_arc
         if not epoch and self.groups:
             return self._streamed(arc, start, stop)
-        total = sum(self.counts)
-        shards = noise.permutation(self.seed, noise.Stream.SHARDS, len(self.counts), high=epoch)
-        first = noise.below(self.seed, noise.Stream.CUT, total, high=epoch) + arc * self.per_arc + start
-        return self._on_line(shards.tolist(), first, first + stop - start)
+        line = self._line(epoch)
+        first = noise.below(self.seed, noise.Stream.CUT, line.total, high=epoch) + arc * self.per_arc + start
+        return line.stretches(first, first + stop - start)
 
     def _streamed(self, arc: int, start: int, stop: int) -> list[Stretch]:
         """List the stretches in the first epoch of a growing store: the pairs of a group follow earlier groups'."""
@@ -99,20 +130,26 @@ class Order:
             segment = self.segment(0, start)
             part = min(stop, segment.stop) - start
             first = segment.start * self.arcs + arc * (segment.stop - segment.start) + start - segment.start
-            out += self._on_line(range(len(self.counts)), first, first + part)
+            out += self._by_number.stretches(first, first + part)
             start += part
         return out
 
-    def _on_line(self, shards: Sequence[int], first: int, stop: int) -> list[Stretch]:
-        """List the stretches of pairs `first` to `stop` of shards laid end to end and repeated once."""
-        edges = list(itertools.accumulate((self.counts[shard] for shard in shards), initial=0))
-        out = []
-        for lap in (0, edges[-1]):
-            for shard, left, right in zip(shards, edges, edges[1:], strict=False):
-                a, b = max(first, left + lap), min(stop, right + lap)
-                if a < b:
-                    out.append(Stretch(shard, a - left - lap, b - left - lap))
-        return out
+    def _line(self, epoch: int) -> "Line":
+        """Lay the shards of an epoch end to end; the last epochs' lines are kept, since windows ask one by one."""
+        if epoch not in self._lines:
+            while len(self._lines) >= KEPT_LINES:
+                del self._lines[next(iter(self._lines))]
+            shards = noise.permutation(self.seed, noise.Stream.SHARDS, len(self.counts), high=epoch)
+            self._lines[epoch] = Line(shards, np.asarray(self.counts, np.int64)[shards])
+        return self._lines[epoch]
+
+    @cached_property
+    def _lines(self) -> dict[int, "Line"]:
+        return {}
+
+    @cached_property
+    def _by_number(self) -> "Line":
+        return Line(np.arange(len(self.counts)), np.asarray(self.counts, np.int64))
 
     @cached_property
     def _groups(self) -> tuple[list[int], list[int]]:

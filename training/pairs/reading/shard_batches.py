@@ -90,5 +90,19 @@ def shard_batches(
             filled = into.stop
             if left_out := following - taken - count * rows:
                 arc.take(1, left_out, slice(0, 0), {})
+        if reader.by_id:
+            group |= _stored(reader, arrays, pin)
         yield [dict(zip(group, tensors, strict=True)) for tensors in zip(*group.values(), strict=True)]
         taken = following
+
+
+def _stored(reader: ShardReader, arrays: dict[str, np.ndarray], pin: bool) -> Tensors:
+    """Look up the rows of a group's ids, in the dtype in which they are stored."""
+    found = {}
+    for name, ids, side in (("stored_x1", "data_ids", "data"), ("stored_x0", "source_ids", "source")):
+        if ids in arrays:
+            rows = reader.rows(side)
+            dtype = getattr(torch, rows.dtype)
+            found[name] = torch.empty((*arrays[ids].shape, *rows.shape), dtype=dtype, pin_memory=pin)
+            rows.take(arrays[ids].reshape(-1), found[name].numpy().reshape(-1, *rows.shape))
+    return found

@@ -11,9 +11,10 @@ import numpy as np
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
+from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.store.format import Index, Shard, pairs_per_record
 from flowpairs.pipeline.store.records import Decoder, Part, samples
-from flowpairs.pipeline.store.shard_layout import ShardLayout, damage, opened, read_layout
+from flowpairs.pipeline.store.shard_layout import ShardLayout, damage, opened, read_layout, refuse_impossible
 from flowpairs.training.pairs.reading.order import Stretch
 from flowpairs.training.pairs.reading.shard_source import CompleteStore, ShardSource
 
@@ -27,6 +28,8 @@ FIELDS = {
     "weight": "weight",
     "span": "span",
 }
+
+WHOLE_IDS = 2**16  # pairs of a record of ids that are decoded at a time
 
 Members = dict[str, bytes]  # the members of a record by extension
 Fields = dict[str, np.ndarray]  # arrays by name, as `Decoder.decode` returns them
@@ -65,6 +68,12 @@ def row_dtype(field: str) -> type[np.generic]:
     return np.float32 if field in ("x0", "x1", "weight", "span") else np.int64
 
 
+def fields_by_id(index: Index, fields: Sequence[str]) -> tuple[str, ...]:
+    """Replace x0 and x1 among the names of fields by what they are found by."""
+    instead = {"x0": ("source_ids",) if index.two_sided else ("rows", "seed"), "x1": ("data_ids",)}
+    return tuple(dict.fromkeys(name for field in fields for name in instead.get(field, (field,))))
+
+
 class ShardReader:
     """A reader of the pairs of a store by shard and row.
 
@@ -73,19 +82,40 @@ class ShardReader:
         index: the store's index, from `read_index`.
         fields: the names of the fields to decode, among the values of FIELDS.
         source: the source of the shards; None: the index of a complete store.
+        by_id: whether to decode, in place of x0 and x1, the ids and source rows that they are found by, which only a
+            store of payload ids has throughout.
     """
 
     def __init__(
-        self, directory: str | AnyPath, index: Index, fields: Sequence[str], source: ShardSource | None = None
+        self,
+        directory: str | AnyPath,
+        index: Index,
+        fields: Sequence[str],
+        source: ShardSource | None = None,
+        *,
+        by_id: bool = False,
     ) -> None:
         self.directory = as_path(directory)
         self.shards = self.directory / "shards"
         self.index = index
+        refuse_impossible(self.directory, index)
         self.source: ShardSource = CompleteStore(index) if source is None else source
-        self.fields = tuple(fields)
-        self.step = pairs_per_record(index.shape, "full")
+        self.by_id = by_id and index.payload == "ids"
+        self.fields = fields_by_id(index, fields) if self.by_id else tuple(fields)
+        self.step = WHOLE_IDS if self.by_id else pairs_per_record(index.shape, "full")
         self._decoder = Decoder(directory, index)
         self._layouts: dict[int, ShardLayout] = {}
+
+    def rows(self, side: str) -> Rows:
+        """Open the rows of one side, "data" or "source".
+
+        Raises:
+            InputError: they are missing or damaged.
+        """
+        try:
+            return getattr(self._decoder, side)
+        except (OSError, ValueError) as error:
+            raise InputError(f"pair store {str(self.directory)!r}: {error}") from error
 
     def read(self, stretches: Sequence[Stretch]) -> Iterator[Fields]:
         """Yield the pairs of stretches in order, in pieces of about 1 MiB, independent of the size of the records.
