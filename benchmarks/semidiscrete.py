@@ -25,6 +25,8 @@ import torch
 from fashion import DATA, problem
 
 from flowpairs.pipeline.blocks import features, noise
+from flowpairs.pipeline.blocks.directions import RowSample, fit_features
+from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.ot.semidiscrete.solver import semidiscrete_cost_std, solve_semidiscrete
 from flowpairs.pipeline.ot.semidiscrete.targets import Targets
 
@@ -47,8 +49,9 @@ def fashion() -> torch.Tensor:
 def cifar() -> torch.Tensor:
     """CIFAR-10 with mirror images."""
     images = np.load(Path(DATA) / "cifar10_png" / "train3000.npz")["images"].transpose(0, 3, 1, 2)
-    x = np.ascontiguousarray(images, np.float32) / 127.5 - 1
-    return torch.from_numpy(features.fit_features(x, 64, flips=True).of_data(x, flips=True))
+    rows = Rows.of(np.ascontiguousarray(images))
+    fitted = fit_features([RowSample(rows, np.arange(len(rows)), flips=True)], 64)
+    return torch.from_numpy(features.compute_features(fitted, rows, flips=True).whole())
 
 
 def judged(y: torch.Tensor, g: torch.Tensor, eps: float) -> float:

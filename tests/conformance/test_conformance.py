@@ -1,8 +1,10 @@
 """The conformance stores, written by generate.py without the project, against our reader, our checks and our writer."""
 
 import io
+import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import generate
 import numpy as np
@@ -124,6 +126,23 @@ def test_our_fingerprint_of_the_arrays_is_the_generators(store: str, monkeypatch
     if store == "two-sided":
         monkeypatch.setattr(row_set, "PART_BYTES", 3 * generate.IMAGES[0].nbytes)
         assert row_set.fingerprint_of(generate.IMAGES, {}) == index.source_fingerprint
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_the_pages_own_lines_read_rows_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With numpy and webdataset alone, from float32 and from uint8 rows."""
+    page = (HERE.parents[1] / "docs" / "pair-format.md").read_text()
+    lookup, pairs = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "DIR/" in block)
+    monkeypatch.chdir(HERE)
+    found: dict[str, Any] = {}
+    exec(lookup.replace("DIR", "ids"), found)
+    exec(pairs.replace("DIR", "ids"), found)
+    np.testing.assert_array_equal(found["pairs"], generate.of(generate.DATA, generate.SHARDS[0][1][1][1]))
+    for i in range(10):
+        np.testing.assert_array_equal(found["x1"](i), generate.of(generate.DATA, [i])[0])
+    exec(lookup.replace("DIR/rows", "two-sided/source_rows"), found)
+    for i in range(6):
+        np.testing.assert_array_equal(found["x1"](i), generate.of(generate.SOURCE, [i])[0])
 
 
 def test_a_store_without_config_cannot_be_converted_and_says_so(tmp_path: Path) -> None:
