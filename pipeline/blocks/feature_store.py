@@ -97,7 +97,7 @@ def make_features(
     with progress("features", len(every)) as show:
         for finished in run_tasks(work, list(enumerate(every)), by_ray=by_ray):
             done.append(finished)
-            left = remaining(len(done), len(every), time.monotonic() - began)
+            left = remaining(float(len(done)), float(len(every)), time.monotonic() - began)
             show(len(done), f"{len(done)}/{len(every)} parts  {left} left")
     done.sort(key=lambda each: each.number)
     files = [each.part for each in done if each.part is not None]

@@ -166,7 +166,8 @@ def make_target(
         for finished in run_tasks(work, groups, by_ray=by_ray):
             done += finished
             show(
-                len(done), f"{len(done)}/{number} parts  {remaining(len(done), number, time.monotonic() - began)} left"
+                len(done),
+                f"{len(done)}/{number} parts  {remaining(float(len(done)), float(number), time.monotonic() - began)} left",
             )
     done.sort(key=lambda each: each.number)
     bad = [each for finished in done for each in finished.bad]
