@@ -79,8 +79,8 @@ def _check(config: DataConfig, location: Location) -> DataSpec:
     if bad and (config.on_bad == "refuse" or survey.form is None):
         raise refusal(bad, config)
     form, where = survey.form, f"data.path={config.path!r}"
-    counts = reader.quick_count(location.files)
-    rows = survey.rows if whole else None if counts is None else sum(counts)
+    counts = [survey.rows] if whole else reader.quick_count(location.files)
+    rows = None if counts is None else sum(counts)
     if form is None or rows == 0:
         raise InputError(f"{where}: no rows; give data with at least one")
     if config.flips and form.kind == "vector":
