@@ -24,6 +24,7 @@ EXACT_ROWS = 1_024  # products of numbers in [-128, 127] of this many rows are i
 SPARE = 20  # directions beyond those asked for, in the iterated subspace
 GAIN, PASSES = 2e-5, 8  # iteration ends when the variance held grows by less than this share, or after these passes
 TILE_NUMBERS = 2**22  # numbers of a tile of float data
+TIE = 1e-4  # share by which coordinates may differ and count as equally large
 COLUMNS = 512  # columns of a covariance that are computed by one thread
 
 
@@ -53,7 +54,8 @@ class RowSample:
 def fit_features(sides: Sequence[RowSample], pca: int | None) -> Features:
     """Centre the data and find their `pca` leading principal directions, or as many as there are coordinates.
 
-    Each direction has the sign that makes its largest coordinate positive.
+    Each direction has the sign that makes its largest coordinate positive, the first of those that are as large: with
+    mirror images there are always two.
 
     Args:
         sides: data of one side or of both.
@@ -70,7 +72,8 @@ def fit_features(sides: Sequence[RowSample], pca: int | None) -> Features:
             variances, basis, total = _of_covariance(sides, mean, min(pca, rows.dim), eigh)
         else:
             variances, basis, total = _of_subspace(sides, mean.astype(np.float32), min(pca, rows.dim))
-    largest = np.abs(basis).argmax(0)
+    sizes = np.abs(basis)
+    largest = (sizes >= (1 - TIE) * sizes.max(0)).argmax(0)
     basis = basis * np.sign(basis[largest, np.arange(basis.shape[1])])
     return Features(mean.astype(np.float32), np.ascontiguousarray(basis, np.float32), variances, total)
 

@@ -7,6 +7,7 @@ end.
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -123,7 +124,9 @@ class SemidiscreteStore:
 
     def data(self, ids: np.ndarray) -> np.ndarray:
         """Gather the data of some ids; ids of mirror images give the mirrored data."""
-        return self._read("data").read(ids)
+        rows = self._read("data")
+        with self._reading("data"):
+            return rows.read(ids)
 
     def labels(self, ids: np.ndarray) -> np.ndarray:
         """Look up the labels of some ids."""
@@ -155,13 +158,22 @@ class SemidiscreteStore:
         target = Target(rows, labels, index.num_classes, index.data_fingerprint, weights)
         given, where = read_conditions(config.coupling, target), features_directory(self.directory)
         fitted = load_map(where)
-        of_data = open_features(where, fitted, rows, flips=config.data.flips)
-        return RowAssigner(config.source.seed, fitted, of_data.whole(), given, self.potentials, self.device)
+        with self._reading("features"):
+            of_data = open_features(where, fitted, rows, flips=config.data.flips).whole()
+        return RowAssigner(config.source.seed, fitted, of_data, given, self.potentials, self.device)
 
     def _read(self, name: str) -> Any:
-        try:
+        with self._reading(name):
             return getattr(self._decoder, name)
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Refuse what is missing or damaged in one sentence."""
+        try:
+            yield
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{self.directory / 'rows'}: {name} cannot be read ({error}); couple into a new directory"
+                f"{self.directory}: {name} cannot be read ({error}); run the same `flowpairs couple` again"
             ) from error

@@ -94,4 +94,5 @@ def _release(process: int) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 copy.unlink(missing_ok=True)
+        file.close()
     _used.clear()

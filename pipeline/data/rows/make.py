@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -143,6 +144,8 @@ def make_target(
             again = make_target(config, spec, directory / "again", by_ray=by_ray, final=False, named=named)
             same = again.fingerprint == row_set.read_manifest(directory).fingerprint
             row_set.clear(directory / "again")
+            if isinstance(directory, Path):
+                (directory / "again").rmdir()
             if not same:
                 raise InputError(
                     f"data.path={config.path!r}: not the data of the pairs beside {directory}; give another "
