@@ -120,13 +120,11 @@ def _sides(config: CoupleConfig, index: format.Index, directory: AnyPath) -> tup
         empty = np.empty((0, *index.shape), np.float32)
         return Target(empty, None, index.num_classes, index.data_fingerprint), None
     if format.keeps_data(index.payload, index.method):
-        decoder = Decoder(directory, index)
-        labels = decoder.labels if index.num_classes else None
-        target = Target(np.asarray(decoder.data), labels, index.num_classes, index.data_fingerprint)
-        if not index.two_sided:
-            return target, None
-        assert index.source_fingerprint is not None
-        return target, SourceData(np.asarray(decoder.source), False, None, index.source_fingerprint, None, ())
+        try:
+            return _copies(Decoder(directory, index))
+        except (OSError, ValueError) as error:
+            found = f"its copies of data cannot be read ({error})"
+            raise InputError(f"pair store {str(directory)!r}: {found}; run `flowpairs verify` on it") from error
     from flowpairs.pipeline import data
     from flowpairs.pipeline.cluster.connect import connect
     from flowpairs.pipeline.cluster.executor import uses_ray
@@ -139,6 +137,17 @@ def _sides(config: CoupleConfig, index: format.Index, directory: AnyPath) -> tup
     if target.fingerprint != index.data_fingerprint:
         raise InputError(f"data.path={config.data.path!r}: not the data of this store; mend the path in config.yaml")
     return target, sources.read_source(config, source_spec, target, by_ray=by_ray)
+
+
+def _copies(decoder: Decoder) -> tuple[Target, SourceData | None]:
+    """Read the data sets from a store's copies of them."""
+    index = decoder.index
+    labels = decoder.labels if index.num_classes else None
+    target = Target(np.asarray(decoder.data), labels, index.num_classes, index.data_fingerprint)
+    if not index.two_sided:
+        return target, None
+    assert index.source_fingerprint is not None
+    return target, SourceData(np.asarray(decoder.source), False, None, index.source_fingerprint, None, ())
 
 
 def _records(directory: AnyPath, index: format.Index, shard: format.Shard, payload: str) -> Iterator[Record]:
