@@ -16,6 +16,7 @@ from flowpairs.pipeline.base.errors import JobError
 from flowpairs.pipeline.base.owner import owned, refuse_owned
 from flowpairs.pipeline.base.progress import working
 from flowpairs.pipeline.cluster.connect import connect
+from flowpairs.pipeline.cluster.scheduler import own_error
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 from flowpairs.training.metrics import time_points
 from flowpairs.training.metrics.feature_network import Extractor, extractor
