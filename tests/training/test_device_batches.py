@@ -11,7 +11,7 @@ from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.couple import couple
 from flowpairs.pipeline.store.format import read_index
-from flowpairs.training.pairs.batch import Batch, BatchPart, StoredBatch, in_model_space
+from flowpairs.training.pairs.batch import Batch, BatchPart, StoredBatch, scaled_rows
 from flowpairs.training.pairs.device_noise import device_gaussian
 from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.pairs.pair_loader import PairLoader
@@ -92,4 +92,4 @@ def test_noise_of_torch_has_the_bits_of_numpy(seed: int, dim: int) -> None:
 def test_bytes_become_the_floats_that_numpy_makes() -> None:
     every = np.arange(256, dtype=np.uint8)
     expected = np.divide(every, np.float32(127.5)) - np.float32(1)
-    assert_same_bits(in_model_space(torch.from_numpy(every)), torch.from_numpy(expected))
+    assert_same_bits(scaled_rows(torch.from_numpy(every)), torch.from_numpy(expected))
