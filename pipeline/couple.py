@@ -5,6 +5,7 @@ recomputed blocks have the same bits. With `cluster.actors: 0` the whole job run
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -14,12 +15,14 @@ from typing import Any
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.owner import owned
 from flowpairs.pipeline.base.paths import as_path
+from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.base.progress import progress, remaining, working
 from flowpairs.pipeline.blocks.division import Blocks, divide
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, check_table
 from flowpairs.pipeline.blocks.source import SourceData
 from flowpairs.pipeline.cluster.executor import blocks_of, job_metrics, shape_for, uses_ray
 from flowpairs.pipeline.config import CoupleConfig, check_cost, pin
+from flowpairs.pipeline.data import describe
 from flowpairs.pipeline.solve.inputs import Inputs, Survey, read_inputs, save_inputs, survey_inputs
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store import format, resume
@@ -89,6 +92,7 @@ def survey_job(config: CoupleConfig) -> tuple[CoupleConfig, Survey]:
         InputError: as `couple`.
     """
     config, surveyed, blocks = check_inputs(config)
+    print_line(f"data: {describe(config.data, surveyed.target)}", sys.stderr)
     if uses_ray(config.cluster):
         from flowpairs.pipeline.cluster.connect import connect
 

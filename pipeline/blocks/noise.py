@@ -98,23 +98,31 @@ def gaussian(
     for start in range(0, rows, step):
         count = min(step, rows - start)
         raw = words(seed, stream, (first + start) * width, count * width)
-        pair = raw.astype("<u8", copy=False).view("<u4").reshape(count, 2, 4 * width)
-        cosine, sine = _box_muller(pair[:, 0], pair[:, 1])
-        half = min(dim, 4 * width)
-        out[start : start + count, :half] = cosine[:, :half]
-        out[start : start + count, half:] = sine[:, : dim - half]
+        _transform(raw.reshape(count, -1), out[start : start + count])
     return out
 
 
 def gaussian_rows(seed: int, rows: Int64[np.ndarray, " k"], dim: int) -> Float32[np.ndarray, "k dim"]:
-    """Generate the given source rows, in any order; each run of consecutive rows is generated at once."""
-    out = np.empty((len(rows), dim), np.float32)
-    if not len(rows):
-        return out
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    for start, stop in pairwise([0, *breaks.tolist(), len(rows)]):
-        out[start:stop] = gaussian(seed, int(rows[start]), stop - start, dim)
+    """Generate the given source rows, in any order; each run of consecutive rows is drawn at once."""
+    out, width = np.empty((len(rows), dim), np.float32), -(-dim // (2 * WORDS_PER_COUNTER))
+    step = max(1, _CHUNK // (8 * width))
+    for first in range(0, len(rows), step):
+        some = rows[first : first + step]
+        breaks = np.flatnonzero(np.diff(some) != 1) + 1
+        runs = pairwise([0, *breaks.tolist(), len(some)])
+        raw = [words(seed, Stream.NOISE, int(some[a]) * width, (b - a) * width) for a, b in runs]
+        _transform(np.concatenate(raw).reshape(len(some), -1), out[first : first + step])
     return out
+
+
+def _transform(raw: UInt64[np.ndarray, "r w"], out: Float32[np.ndarray, "r dim"]) -> None:
+    """Make the Gaussians of rows out of their raw words."""
+    dim, half = out.shape[1], raw.shape[1]
+    pair = raw.astype("<u8", copy=False).view("<u4").reshape(len(raw), 2, half)
+    cosine, sine = _box_muller(pair[:, 0], pair[:, 1])
+    low = min(dim, half)
+    out[:, :low] = cosine[:, :low]
+    out[:, low:] = sine[:, : dim - low]
 
 
 def _box_muller(

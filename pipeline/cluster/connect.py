@@ -46,7 +46,7 @@ def connect(config: ClusterConfig | None = None, beside: Sequence[dict[str, floa
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-    except (OSError, RuntimeError, ValueError) as error:  # ConnectionError, TimeoutError, another version of Ray
+    except Exception as error:  # ConnectionError, another version of Ray; a bare one where its start takes too long
         raise _refused(address, error) from error
     if config is not None and config.scale_seconds:
         _scale(config, list(beside))
@@ -115,7 +115,9 @@ def _refused(address: str, error: Exception) -> InputError:
     if address != "local":
         return InputError(f"RAY_ADDRESS={address!r}: {reason}; mend the address, or unset it to run here")
     remedy = "set RAY_TMPDIR to a short path on a local disk that can be written"
-    if "AF_UNIX" not in reason and isinstance(error, OSError) and error.filename:
+    if "timed out" in reason:
+        remedy = "run the same command again when the machine is less busy"
+    elif "AF_UNIX" not in reason and isinstance(error, OSError) and error.filename:
         home = os.path.expanduser("~")  # noqa: PTH111 - pathlib raises where there is none
         remedy = "set HOME to a directory that can be written" if str(error.filename).startswith(home) else remedy
     return InputError(f"Ray cannot start on this machine: {reason}; {remedy}, or give cluster.actors=0 to run without")

@@ -15,6 +15,7 @@ from flowpairs.pipeline.config import DataConfig
 from flowpairs.pipeline.data.discover import Location, locate
 from flowpairs.pipeline.data.formats import Chunk, Reader, reader_of
 from flowpairs.pipeline.data.labels import WHOLE, Classes, plain_labels
+from flowpairs.pipeline.data.rows.given_set import check_set
 from flowpairs.pipeline.data.spec import Bad, DataSpec, FilePart
 from flowpairs.pipeline.data.uniform import (
     Form,
@@ -50,6 +51,8 @@ def check_data(config: DataConfig) -> DataSpec:
             those there are), rows that cannot be used (with their count and the first, unless data.on_bad is skip),
             labels that are no classes, no rows, flips of vectors.
     """
+    if (given := check_set(config)) is not None:
+        return given
     try:
         return _check(config, locate(config, quiet=False))
     except FileNotFoundError as error:
@@ -79,8 +82,8 @@ def _check(config: DataConfig, location: Location) -> DataSpec:
     if bad and (config.on_bad == "refuse" or survey.form is None):
         raise refusal(bad, config)
     form, where = survey.form, f"data.path={config.path!r}"
-    counts = reader.quick_count(location.files)
-    rows = survey.rows if whole else None if counts is None else sum(counts)
+    counts = [survey.rows] if whole else reader.quick_count(location.files)
+    rows = None if counts is None else sum(counts)
     if form is None or rows == 0:
         raise InputError(f"{where}: no rows; give data with at least one")
     if config.flips and form.kind == "vector":
@@ -106,6 +109,9 @@ def _check(config: DataConfig, location: Location) -> DataSpec:
     )
 
 
+FILES = {"rows": "row"}  # formats that are named otherwise
+
+
 def describe(config: DataConfig, spec: DataSpec) -> str:
     """Say in one line what is read: rows, shape, dtype, classes, files.
 
@@ -120,7 +126,11 @@ def describe(config: DataConfig, spec: DataSpec) -> str:
     if spec.num_classes:
         names = ", ".join(spec.class_names[:5]) + (", ..." if len(spec.class_names) > 5 else "")
         said += f", {spec.num_classes:,} classes{names and f' ({names})'}"
-    return f"{said}, {spec.files:,} {spec.format} file{'s' * (spec.files != 1)}" if spec.files else said
+    return (
+        f"{said}, {spec.files:,} {FILES.get(spec.format, spec.format)} file{'s' * (spec.files != 1)}"
+        if spec.files
+        else said
+    )
 
 
 class _Survey:

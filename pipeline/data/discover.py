@@ -247,9 +247,10 @@ def _of_split(config: DataConfig, site: Site, files: list[str]) -> tuple[list[st
     splits = sorted({split for split in named.values() if split is not None})
     if config.split is None:
         if len(splits) > 1 and site.root not in files:
+            suggested = "train" if "train" in splits else splits[-1]
             counts = ", ".join(f"{name} ({list(named.values()).count(name):,} files)" for name in splits)
             raise InputError(
-                f"data.path={config.path!r}: holds the splits {counts}; choose one with data.split={splits[-1]}, or "
+                f"data.path={config.path!r}: holds the splits {counts}; choose one with data.split={suggested}, or "
                 "with a pattern in data.path"
             )
         return files, site

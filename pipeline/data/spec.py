@@ -8,7 +8,9 @@ from jaxtyping import Shaped
 
 DataKind = Literal["image", "vector"]
 Kept = Literal["uint8", "float16", "float32"]
-Format = Literal["digits", "npz", "npy", "tensors", "parquet", "arrow", "tars", "csv", "h5ad", "folder", "arrays"]
+Format = Literal[
+    "digits", "npz", "npy", "tensors", "parquet", "arrow", "tars", "csv", "h5ad", "folder", "arrays", "rows"
+]
 
 # Rows that belong together: x [b, *shape], label int64 [b], weight and time float64 [b]; the last three if asked for.
 Batch = dict[str, Shaped[np.ndarray, "b ..."]]

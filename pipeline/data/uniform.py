@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Shaped
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import DataConfig
+from flowpairs.pipeline.data.discover import IMAGES
 from flowpairs.pipeline.data.formats import Chunk
 from flowpairs.pipeline.data.images import Unreadable, decode_image, header_shape
 from flowpairs.pipeline.data.labels import class_ids, plain_labels
@@ -167,8 +169,7 @@ def refusal(bad: list[Bad], config: DataConfig) -> InputError:
 
 
 def _named(some: list[Bad]) -> str:
-    files = {one.file for one in some}
-    if len(files) == len(some) and all(one.row == 0 for one in some):
+    if all(PurePosixPath(one.file).suffix.lower() in (*IMAGES, ".npy") and one.row == 0 for one in some):
         names = [one.file for one in some[:FIRST]]
     else:
         names = [f"{one.file} row {one.row}{one.name and f' ({one.name})'}" for one in some[:FIRST]]

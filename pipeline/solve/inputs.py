@@ -55,7 +55,7 @@ class Survey:
 
     @property
     def small(self) -> bool:
-        """Whether all data are read into the memory of this process before anything is written."""
+        """Whether all data can be read before anything is written: into memory, or in place."""
         return is_small(self.target) and (self.source is None or is_small(self.source))
 
 

@@ -253,7 +253,7 @@ def _differences(config: CoupleConfig, earlier: CoupleConfig) -> list[str]:
     if "auto" in (config.output.payload, earlier.output.payload):  # before it is decided
         ours["output"].pop("payload")
         theirs["output"].pop("payload")
-    if config.data.fingerprint is None:  # before the data are read
+    if None in (config.data.fingerprint, earlier.data.fingerprint):  # before the data are read
         for part in ("data", "source", "coupling"):
             for tree in (ours, theirs):
                 tree[part] = {key: value for key, value in tree[part].items() if not key.endswith("fingerprint")}

@@ -103,16 +103,16 @@ class StoredBatch:
         """Copy what the pairs are made from to a device, asynchronously from pinned memory, and make them there."""
         seed = int(self.tensors["seed"][0]) if "seed" in self.tensors else 0  # one for all pairs of a store
         here = {name: field.to(device, non_blocking=True) for name, field in self.tensors.items() if name != "seed"}
-        x1 = in_model_space(here["stored_x1"])
+        x1 = scaled_rows(here["stored_x1"])
         if "stored_x0" in here:
-            x0 = in_model_space(here["stored_x0"])
+            x0 = scaled_rows(here["stored_x0"])
         else:
             x0 = device_gaussian(seed, here["rows"], math.prod(x1.shape[1:])).reshape(x1.shape)
         fields = {name: here[name] for name in ("label", "weight", "span") if name in here}
         return Batch(x0=x0, x1=x1, rows=self.rows, **fields)
 
 
-def in_model_space(x: Tensor) -> Float[Tensor, "b *shape"]:
+def scaled_rows(x: Tensor) -> Float[Tensor, "b *shape"]:
     """Convert stored rows to model space: uint8 to x / 127.5 - 1, floats as they are.
 
     The divisor is a tensor: by a number, torch multiplies with its reciprocal on a GPU.

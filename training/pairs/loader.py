@@ -21,6 +21,8 @@ from flowpairs.training.pairs.reading.shard_batches import Steps, shard_batches
 from flowpairs.training.pairs.reading.shard_source import GrowingStore, shard_groups
 from flowpairs.training.pairs.reading.shards import ShardReader
 
+TENSORS = "x0", "x1", "label", "weight", "span"  # of a `Batch`
+
 
 class Loader(ABC):
     """An endless iterator over a worker's batches in a training run; leaving its context stops its thread.
@@ -51,7 +53,7 @@ class Loader(ABC):
         self._consumed += 1
         if "stored_x1" in tensors:
             return StoredBatch(self._part.rows, tensors)
-        return Batch(rows=self._part.rows, **tensors)
+        return Batch(rows=self._part.rows, **{name: tensors[name] for name in TENSORS if name in tensors})
 
     def __enter__(self) -> "Loader":
         return self
@@ -108,10 +110,10 @@ class ShardLoader(Loader):
         fields = ("x0", "x1", *(name for name, wanted in given.items() if wanted))
         stop = threading.Event()
         source = None if outline is None else GrowingStore(as_path(directory), patience or math.inf, stop)
-        reader = ShardReader(directory, index, fields, source, by_id=on_device)
+        reader = ShardReader(directory, index, fields, source, by_id=on_device or None)
         steps = Steps(self.order.per_arc, part.per_arc)
         consumed = 0 if state is None else self._consumed_at(state, steps)
-        batches = shard_batches(reader, self.order, part, steps, consumed * steps.rows, pin)
+        batches = shard_batches(reader, self.order, part, steps, consumed * steps.rows, pin, stored=on_device)
         super().__init__(part, consumed, ReadAhead(batches, stop))
 
     def state(self) -> State:

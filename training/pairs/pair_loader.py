@@ -84,7 +84,7 @@ class PairLoader:
                 raise InputError(f"rank={rank}: ranks count from 0, so with world={world} give at most {world - 1}")
         self.drop_last, self._pin, self._names = drop_last, pin_memory, choose_fields(index, fields)
         self._counts = [shard.pairs for shard in index.shards]
-        self._reader = ShardReader(as_path(store), index, [FIELDS[name] for name in self._names])
+        self._reader = ShardReader(as_path(store), index, [FIELDS[name] for name in self._names], by_id=None)
         self._own = {"seed": self.seed, "pairs": sum(self._counts), "store": store_fingerprint(index)}
         self._arcs: int | None = None  # set by a loaded state or by the first batch
         self._epoch, self._position = 0, 0  # where the next batch begins, in pairs per arc

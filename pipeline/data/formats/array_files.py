@@ -245,9 +245,7 @@ class TensorReader(ArrayReader):
         if not isinstance(loaded, Mapping):
             raise ValueError(f"it holds {type(loaded).__name__}, no tensor")
         return {
-            str(name): _Tensor(value)
-            if _is_plain(value)
-            else ValueError(f"no plain tensor, but {type(value).__name__}")
+            str(name): _Tensor(value) if _is_plain(value) else ValueError(_not_plain(value))
             for name, value in loaded.items()
         }
 
@@ -326,6 +324,14 @@ def _is_plain(value: Any) -> bool:
         and not (value.is_complex() or value.is_quantized)
         and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
+
+
+def _not_plain(value: Any) -> str:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return "a sparse, complex, quantised or expanded tensor; call contiguous() or to_dense() before saving"
+    return f"no tensor, but {type(value).__name__}"
 
 
 def _can_be_data(array: StoredArray | ValueError) -> bool:

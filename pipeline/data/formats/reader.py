@@ -130,8 +130,9 @@ class Reader(ABC):
             return name
         taken = {self.config.label, *self.config.columns().values()}
         candidates = [other for other in candidates if other not in taken]
-        if name == DEFAULT and len(candidates) == 1:
-            return candidates[0]
+        rest = [other for other in all_names if other not in taken]
+        if name == DEFAULT and 1 in (len(candidates), len(rest)):
+            return (candidates or rest)[0]  # the only one at all is refused for what it is
         listed = ", ".join(all_names) or "none"
         several = f"; {', '.join(candidates)} could be the data, name one" if name == DEFAULT and candidates else ""
         raise InputError(f"data.column={name!r}: no such {what} {listed}{several}")

@@ -18,7 +18,7 @@ import numpy as np
 
 from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.base.progress import progress, remaining
 from flowpairs.pipeline.config import DataConfig
 from flowpairs.pipeline.data import Bad, DataSpec, Piece
@@ -32,16 +32,20 @@ from flowpairs.pipeline.data.rows.target import Target
 
 
 def is_small(spec: DataSpec) -> bool:
-    """Return whether a data set is one part, which a process reads into its memory."""
+    """Return whether a data set is one part, which a process reads into memory, or a row set, which is used in place."""
+    if spec.format == "rows":
+        return True
     return spec.rows is not None and spec.rows <= row_set.rows_per_part(spec.shape, spec.dtype)
 
 
 def read_small(config: DataConfig, spec: DataSpec) -> Target:
-    """Read a small data set into memory.
+    """Read a small data set into memory, or open a row set in place.
 
     Raises:
         InputError: rows that cannot be read, or a data set that changes while it is read.
     """
+    if spec.format == "rows":
+        return row_set.open_target(as_path(config.path))
     bad: list[Bad] = []
     rows, columns = [], dict[str, list[np.ndarray]]()
     for group in data.list_pieces(config, spec, _counts(config, spec, by_ray=False), _most(spec)):
@@ -63,6 +67,10 @@ def count_data(config: DataConfig, spec: DataSpec) -> int:
 
 def sample(config: DataConfig, spec: DataSpec, count: int) -> Target:
     """Read about `count` rows of a large data set into memory, in evenly spaced runs."""
+    if spec.format == "rows":
+        whole = row_set.open_target(as_path(config.path))
+        ids = np.linspace(0, len(whole) - 1, min(count, len(whole))).astype(np.int64)
+        return target_of(config, spec, whole.rows.take(ids), {n: c[ids] for n, c in whole.columns().items()})
     counts = _counts(config, spec, by_ray=False)
     total = sum(counts)
     runs = max(1, min(16, total // max(1, count)))
@@ -104,12 +112,18 @@ def target_of(
 
 
 def save_target(target: Target, directory: AnyPath) -> Target:
-    """Write a data set that is in memory as a row set, and open it; a whole set of the same data is left as it is."""
-    if not isinstance(target.rows.parts[0], np.ndarray):
+    """Write a data set as a row set, and open it; a whole set of the same data is left as it is.
+
+    The files of a data set that is a row set elsewhere are linked or copied.
+    """
+    if target.directory == directory:
         return target
     if not row_set.lost_files(directory) and row_set.read_manifest(directory).fingerprint == target.fingerprint:
         return row_set.open_target(directory)
     row_set.clear(directory)
+    if target.directory is not None:
+        row_set.copy_set(target.directory, directory)
+        return row_set.open_target(directory)
     directory.mkdir(parents=True, exist_ok=True)
     files = [
         row_set.write_part(directory / row_set.part_name(number), part) for number, part in enumerate(target.rows.parts)

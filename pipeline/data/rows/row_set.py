@@ -247,6 +247,7 @@ def open_target(directory: AnyPath) -> Target:
         class_names=manifest.class_names,
         kind=manifest.kind,
         left_out=manifest.left_out,
+        directory=directory,
     )
 
 

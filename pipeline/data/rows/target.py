@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.data.spec import DataKind
 
@@ -24,6 +25,7 @@ class Target:
         class_names: names of the classes by their ids, where the data have some.
         kind: image or vector.
         left_out: number of rows that could not be read and were skipped.
+        directory: the row set that it was opened from; None where it is in memory.
     """
 
     rows: Rows
@@ -35,6 +37,7 @@ class Target:
     class_names: tuple[str, ...] = ()
     kind: DataKind = "image"
     left_out: int = 0
+    directory: AnyPath | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -339,3 +339,33 @@ def test_large_data_are_checked_by_their_first_rows_and_the_rest_is_found_by_rea
         read_data(config, spec)
     write_tar(tmp_path / "a.tar", {f"{i}.{f}": b for i in range(5) for f, b in (("png", png(GREY)), ("cls", b"3"))})
     assert check_data(data(tmp_path / "a.tar", label="cls")).rows is None
+
+
+# Names and links
+
+
+def test_links_are_followed_and_dangling_ones_refused(tmp_path):
+    put(tmp_path / "real", {"0.png": png(GREY)})
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "real")
+    (tmp_path / "set" / "again").symlink_to(tmp_path / "set")
+    assert check_data(data(tmp_path / "set", label="label")).class_names == ("cat",)
+    (tmp_path / "set" / "cat" / "1.png").symlink_to(tmp_path / "nowhere")
+    assert "1 entries are dangling links or no files: cat/1.png" in refused(tmp_path / "set")
+    assert check_data(data(tmp_path / "set", on_bad="skip")).rows == 1
+
+
+@pytest.mark.parametrize(("one", "other"), [("train2017", "val2017"), ("training_set", "test_set"), ("Train", "Test")])
+def test_splits_by_any_common_name_of_a_directory(one, other, tmp_path):
+    put(tmp_path, {f"{one}/cat/0.png": png(GREY), f"{other}/cat/0.png": png(GREY)})
+    assert "choose one with data.split=train" in refused(tmp_path)
+    assert check_data(data(tmp_path, split="train", label="label")).class_names == ("cat",)
+
+
+def test_an_archive_of_more_rows_than_can_be_checked_is_bounded(tmp_path, monkeypatch):
+    from flowpairs.pipeline.data import check
+
+    monkeypatch.setattr(check, "MOST", 1000)
+    x = np.zeros((50_000, 40), np.float32)
+    np.savez_compressed(tmp_path / "a.npz", x=x)
+    assert check_data(data(tmp_path / "a.npz")).rows == 50_000

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowpairs.pipeline.blocks import noise
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.reading.order import Order
 from flowpairs.training.pairs.reading.shards import ShardReader, row_dtype, row_shape
@@ -48,7 +49,14 @@ class Steps:
 
 
 def shard_batches(
-    reader: ShardReader, order: Order, part: BatchPart, steps: Steps, taken: int, pin: bool = False
+    reader: ShardReader,
+    order: Order,
+    part: BatchPart,
+    steps: Steps,
+    taken: int,
+    pin: bool = False,
+    *,
+    stored: bool = False,
 ) -> Iterator[list[Tensors]]:
     """Yield one worker's batches without end, in groups.
 
@@ -59,6 +67,7 @@ def shard_batches(
         steps: the division of epochs into batches.
         taken: the number of pairs per arc that were returned before, over all epochs.
         pin: whether to put batches in pinned memory, for CUDA.
+        stored: whether a reader by ids yields rows as they are stored and numbers of noise rows, in place of x0 and x1.
     """
     arcs = [ShuffledArc(reader, order, arc, taken) for arc in part.slices()]
     shape = reader.index.shape
@@ -91,9 +100,25 @@ def shard_batches(
             if left_out := following - taken - count * rows:
                 arc.take(1, left_out, slice(0, 0), {})
         if reader.by_id:
-            group |= _stored(reader, arrays, pin)
+            group |= _stored(reader, arrays, pin) if stored else _looked_up(reader, arrays, pin)
         yield [dict(zip(group, tensors, strict=True)) for tensors in zip(*group.values(), strict=True)]
         taken = following
+
+
+def _looked_up(reader: ShardReader, arrays: dict[str, np.ndarray], pin: bool) -> Tensors:
+    """Make the x0 and x1 of a group's ids and noise rows."""
+    found = {}
+    for name, ids, side in (("x1", "data_ids", "data"), ("x0", "source_ids", "source")):
+        if ids in arrays:
+            found[name] = (
+                reader.rows(side).read(arrays[ids].reshape(-1)).reshape(*arrays[ids].shape, *reader.index.shape)
+            )
+    if "rows" in arrays:
+        shape, numbers = reader.index.shape, arrays["rows"].reshape(-1)
+        x0 = noise.gaussian_rows(int(arrays["seed"].flat[0]), numbers, math.prod(shape))
+        found["x0"] = x0.reshape(*arrays["rows"].shape, *shape)
+    tensors = {name: torch.from_numpy(array) for name, array in found.items()}
+    return {name: tensor.pin_memory() if pin else tensor for name, tensor in tensors.items()}
 
 
 def _stored(reader: ShardReader, arrays: dict[str, np.ndarray], pin: bool) -> Tensors:

@@ -5,6 +5,7 @@ members would otherwise read as a valid but shorter one. The positions of its re
 the first pair of a stretch.
 """
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ FIELDS = {
     "span": "span",
 }
 
+WIDE = 1024  # numbers of a datum from which its noise takes much longer than to find the generator's place for it
 WHOLE_IDS = 2**16  # pairs of a record of ids that are decoded at a time
 
 Members = dict[str, bytes]  # the members of a record by extension
@@ -82,8 +84,8 @@ class ShardReader:
         index: the store's index, from `read_index`.
         fields: the names of the fields to decode, among the values of FIELDS.
         source: the source of the shards; None: the index of a complete store.
-        by_id: whether to decode, in place of x0 and x1, the ids and source rows that they are found by, which only a
-            store of payload ids has throughout.
+        by_id: whether to decode, in place of x0 and x1, the ids and source rows that they are found by; only of a store
+            of payload ids, where windows of pairs are then small. None: for rows of WIDE numbers or more.
     """
 
     def __init__(
@@ -93,14 +95,14 @@ class ShardReader:
         fields: Sequence[str],
         source: ShardSource | None = None,
         *,
-        by_id: bool = False,
+        by_id: bool | None = False,
     ) -> None:
         self.directory = as_path(directory)
         self.shards = self.directory / "shards"
         self.index = index
         refuse_impossible(self.directory, index)
         self.source: ShardSource = CompleteStore(index) if source is None else source
-        self.by_id = by_id and index.payload == "ids"
+        self.by_id = index.payload == "ids" and (math.prod(index.shape) >= WIDE if by_id is None else by_id)
         self.fields = fields_by_id(index, fields) if self.by_id else tuple(fields)
         self.step = WHOLE_IDS if self.by_id else pairs_per_record(index.shape, "full")
         self._decoder = Decoder(directory, index)
