@@ -179,10 +179,8 @@ def make_target(
     with progress(f"reading {named}", number) as show:
         for finished in run_tasks(work, groups, by_ray=by_ray):
             done += finished
-            show(
-                len(done),
-                f"{len(done)}/{number} parts  {remaining(float(len(done)), float(number), time.monotonic() - began)} left",
-            )
+            left = remaining(float(len(done)), float(number), time.monotonic() - began)
+            show(len(done), f"{len(done)}/{number} parts  {left} left")
     done.sort(key=lambda each: each.number)
     bad = [each for finished in done for each in finished.bad]
     _refuse(config, bad)
