@@ -32,7 +32,7 @@ from flowpairs.pipeline.data.rows.target import Target
 
 
 def is_small(spec: DataSpec) -> bool:
-    """Return whether a data set is one part, which a process reads into memory, or a row set, which is used in place."""
+    """Return whether a data set is one part, which is read into memory, or a row set, which is used in place."""
     if spec.format == "rows":
         return True
     return spec.rows is not None and spec.rows <= row_set.rows_per_part(spec.shape, spec.dtype)

@@ -164,7 +164,9 @@ def test_other_data_under_pairs_are_refused_and_the_rows_left_alone(npz: DataCon
     made(npz, rows)
     before = listing(rows)
     other = written.write("npz", tmp_path / "other", 255 - IMAGES, LABELS)
-    with pytest.raises(InputError, match=r"^data.path='.*other.*': not the data of the pairs in .*store; give another"):
+    with pytest.raises(
+        InputError, match=r"^data.path='.*other.*': not the data of the pairs beside .*rows; give another"
+    ):
         made(other, rows, final=True)
     assert listing(rows) == before
     made(other, rows)  # where no pair refers to them they give way
