@@ -5,7 +5,7 @@ import numpy as np
 from flowpairs.pipeline.base.atomic import atomic_open
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.npy import load_npz
-from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 from flowpairs.pipeline.blocks.features import Features
 
 NAME = "features.npz"
@@ -26,6 +26,7 @@ def load_features(directory: AnyPath) -> Features:
     """
     path = directory / NAME
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             arrays = load_npz(file)
         mean, basis = arrays.get("mean"), arrays.get("basis")
