@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from flowpairs.pipeline.base.environment import available_memory
-from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 from flowpairs.pipeline.base.printing import print_line
 
 _MAGIC = b"\x93NUMPY\x01\x00"
@@ -53,6 +53,7 @@ def load_npy(path: AnyPath) -> np.ndarray:
         OSError: the file cannot be read.
         ValueError: as `decode_npy`.
     """
+    refuse_special(path)
     with path.open("rb") as source:
         if isinstance(path, Path):
             return decode_npy(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))

@@ -4,6 +4,7 @@ Object stores have no directories and no renames. A directory there is a prefix,
 is complete or absent, since it gets its name when its upload ends (see pipeline/base/atomic.py).
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,6 +144,16 @@ class Remote:
 
 
 AnyPath = Path | Remote
+
+
+def refuse_special(path: AnyPath) -> None:
+    """Refuse a local path that is there and is no plain file, before it is opened: a FIFO waits, a device never ends.
+
+    Raises:
+        OSError: it is a FIFO, a device, a socket or a directory.
+    """
+    if isinstance(path, Path) and path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "no plain file", str(path))
 
 
 def as_path(where: "str | AnyPath", key: str | None = None) -> AnyPath:

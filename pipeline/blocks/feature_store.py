@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from flowpairs.pipeline.base.atomic import atomic_open
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.npy import load_npz
-from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 from flowpairs.pipeline.base.progress import progress, remaining
 from flowpairs.pipeline.blocks.features import CentredRows, DataFeatures, Features, project, stretches
 from flowpairs.pipeline.data.rows import finished_parts, row_set
@@ -56,6 +56,7 @@ def load_map(directory: AnyPath) -> Features:
     """
     path, remedy = directory / MAP, "couple into a new directory"
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             found = load_npz(file)
         mean, basis, variances = (found.get(name) for name in ("mean", "basis", "variances"))

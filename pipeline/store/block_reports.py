@@ -5,7 +5,7 @@ from typing import Any
 
 from flowpairs.pipeline.base.atomic import atomic_open
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 
 
 def write_blocks(directory: AnyPath, reports: Iterable[dict[str, Any]]) -> None:
@@ -29,6 +29,7 @@ def read_blocks(directory: AnyPath) -> list[dict[str, Any]]:
 
     path = directory / "blocks.parquet"
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             return pq.read_table(file).to_pylist()
     except (ArrowException, OSError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 from flowpairs.pipeline.base.atomic import atomic_open, write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.npy import load_npz
-from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,6 +78,7 @@ def read_progress(path: AnyPath) -> dict[str, float] | None:
     None where there is nothing to read.
     """
     try:
+        refuse_special(path.with_suffix(".json"))
         line = json.loads(path.with_suffix(".json").read_bytes())
         return {key: float(line[key]) for key in ("rounds", "points", "chi2", "target")}
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):

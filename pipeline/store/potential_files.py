@@ -19,8 +19,8 @@ from jaxtyping import Float64
 
 from flowpairs.pipeline.base.atomic import atomic_open, write_array, write_atomically
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.npy import plain_array
-from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.npy import decode_npy, load_npz
+from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 from flowpairs.pipeline.blocks.conditions import Conditions
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.config import CoupleConfig
@@ -94,13 +94,18 @@ def block_potentials(directory: AnyPath, blocks: Blocks) -> Float64[np.ndarray, 
             continue
         path = block_file(directory, block)
         try:
-            values = plain_array(np.load(BytesIO(path.read_bytes()), allow_pickle=False))
+            values = decode_npy(_bytes(path))
             g[ids[new]] = (values - values.mean())[new]
         except (OSError, ValueError, IndexError, TypeError) as error:
             raise InputError(f"{path}: not the potential of a block ({error}); couple again") from error
         if not np.isnan(g).any():
             break
     return g
+
+
+def _bytes(path: AnyPath) -> bytes:
+    refuse_special(path)
+    return path.read_bytes()
 
 
 def write_problem(directory: AnyPath, problem: int, g: Float64[np.ndarray, " k"], report: dict[str, Any]) -> None:
@@ -160,8 +165,12 @@ def assemble_potentials(directory: AnyPath, conditions: Conditions, ids: int) ->
     """Join the problems' potentials, and write g.npy and semidiscrete.json."""
     parts = []
     for problem in conditions.problems():
-        with np.load(BytesIO(problem_file(directory, problem).read_bytes()), allow_pickle=False) as arrays:
+        path = problem_file(directory, problem)
+        try:
+            arrays = load_npz(BytesIO(_bytes(path)))
             parts.append((arrays["g"], json.loads(str(arrays["report"]))))
+        except Exception as error:  # zip and header parsers raise a dozen kinds of exceptions
+            raise InputError(f"{path}: not the potential of a problem ({error}); remove it and couple again") from error
     found = join_potentials(parts, conditions, ids)
     write_array(directory / "potentials" / "g.npy", found.g)
     notes = {"g_sha256": hashlib.sha256(found.g.data).hexdigest(), "problems": found.reports}
@@ -188,8 +197,8 @@ def load_potentials(directory: AnyPath) -> Potentials:
     """
     folder = directory / "potentials"
     try:
-        g = plain_array(np.load(BytesIO((folder / "g.npy").read_bytes()), allow_pickle=False))
-        notes = json.loads((folder / "semidiscrete.json").read_bytes())
+        g = decode_npy(_bytes(folder / "g.npy"))
+        notes = json.loads(_bytes(folder / "semidiscrete.json"))
         potentials = Potentials(g, float(notes["problems"][0]["eps"]), notes["problems"])
         intact = hashlib.sha256(g.data).hexdigest() == notes["g_sha256"]
     except Exception as error:  # files and parsers raise a dozen kinds of exceptions

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 
 from flowpairs.pipeline.base import npy
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 from flowpairs.pipeline.base.tar import Member, members, plain_members
 from flowpairs.pipeline.store.format import Index, Shard
 
@@ -118,6 +118,7 @@ def read_member(file: ReadableFile, extent: tuple[int, int]) -> bytes:
 def opened(path: AnyPath) -> Iterator[ReadableFile]:
     """Open a shard; whatever its tar makes the standard library raise becomes an `InputError` that names the shard."""
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             yield file
     except (tarfile.TarError, OSError, EOFError, OverflowError, ValueError) as error:

@@ -1,8 +1,10 @@
 """The progress of a coupling job, read from its config and its sidecars alone; it may be running, dead or finished."""
 
+import os
 import time
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from stat import S_ISREG
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
@@ -58,8 +60,8 @@ def read_status(directory: AnyPath) -> Status:
     shards = directory / "shards"
     names = sorted(file.name for file in shards.iterdir()) if shards.is_dir() else []
     found = [shards / name for name in names if fnmatch(name, "pairs-*.json")]
+    times = sorted(_changed(path) for path in found)
     sidecars = [format.read_sidecar(path) for path in found]
-    times = sorted(path.stat().st_mtime for path in found)
     n, total = config.coupling.n, config.output.pairs
     pairs = sum(s.shard.pairs for s in sidecars)
     per_block: dict[int, int] = {}
@@ -92,3 +94,15 @@ def read_status(directory: AnyPath) -> Status:
         potentials=solve.share if solve else None,
         solve=solve.text if solve else None,
     )
+
+
+def _changed(path: AnyPath) -> float:
+    """Read when a sidecar was written, and refuse what is no plain file: a FIFO would wait, a device never end."""
+    try:
+        found = path.stat()
+    except OSError as error:  # links to nothing, or to themselves
+        reason = f"{path}: cannot be read ({error.strerror or error})"
+        raise InputError(f"{reason}; remove it and its tar, then couple again") from error
+    if isinstance(found, os.stat_result) and not S_ISREG(found.st_mode):
+        raise InputError(f"{path}: no plain file; remove it and its tar, then couple again")
+    return found.st_mtime

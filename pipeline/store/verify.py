@@ -146,10 +146,12 @@ def _check_shard(shard: format.Shard, seen: _Seen, verdict: Verdict) -> None:
 
 def _recorded(path: AnyPath) -> format.Shard | str | None:
     """Read a shard's entry in its sidecar: None where the file is missing, its fault where it is no sidecar."""
+    if not path.is_file():
+        return None
     try:
         return format.read_sidecar(path).shard
     except InputError as error:
-        return str(error) if path.is_file() else None
+        return str(error)
 
 
 def _check_record(fields: dict[str, bytes], decoder: Decoder) -> list[int]:

@@ -32,7 +32,7 @@ PROGRAM = """
 import os, signal, sys, threading, time
 from pathlib import Path
 sys.path.insert(0, "tests")
-from support.processes import actors, two_raylets
+from support.processes import actors, add_raylet, two_raylets
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.couple import couple
 
@@ -59,7 +59,7 @@ def kill():
     killed.append(what)
     if back:
         time.sleep(float(back))
-        cluster.add_node(num_cpus=1)
+        add_raylet(cluster)
 
 threading.Thread(target=kill, daemon=True).start()
 began = time.monotonic()

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.config import CoupleConfig, load, validate
 from flowpairs.pipeline.convert import convert
 from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.store.format import read_index
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainConfig
 from flowpairs.training.export.write import export
@@ -33,6 +33,11 @@ from flowpairs.training.run.trained import read_finished
 from flowpairs.training.sample import sample
 
 PATIENCE = 60  # seconds after which a reader hangs, at a FIFO or a device without an end
+
+
+class Hang(BaseException):
+    """What no reader catches, as some catch every `Exception`."""
+
 
 Damage = Callable[[Path], object]
 Reader = Callable[[Path], object]
@@ -89,8 +94,7 @@ def _npy() -> bytes:
 
 
 def _check_training(store: Path) -> None:
-    method = json.loads((store / "index.json").read_bytes()).get("method") if (store / "index.json").is_file() else ""
-    kind = "semidiscrete:" if method == "semidiscrete" else ""
+    kind = "semidiscrete:" if read_index(store).method == "semidiscrete" else ""
     plain = {"pairs": f"{kind}{store}", "model": {"kind": "mlp"}, "train": {"steps": 9, "batch": 8, "warmup": 1}}
     check_run(validate(TrainConfig, plain | {"output": {"dir": str(store.parent / "new")}}))
 
@@ -167,7 +171,7 @@ def patience(seconds: int = PATIENCE) -> Iterator[None]:
     """Raise where the block hangs."""
 
     def hang(number: int, frame: FrameType | None) -> None:
-        raise AssertionError("hangs")
+        raise Hang
 
     before = signal.signal(signal.SIGALRM, hang)
     signal.alarm(seconds)

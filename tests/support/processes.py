@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,22 @@ def two_raylets() -> tuple[Any, Any]:
     ray.init(address=cluster.address, log_to_driver=False)
     cluster.wait_for_nodes()
     return cluster, other
+
+
+def add_raylet(cluster: Any) -> None:
+    """Add a raylet of one core, from a thread other than the main one, and stay: the raylet dies with its thread.
+
+    Ray's handler of SIGTERM, which only the main thread can set, is left out.
+    """
+    from ray._private import utils
+
+    setter = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        cluster.add_node(num_cpus=1)
+    finally:
+        utils.set_sigterm_handler = setter
+    threading.Event().wait()
 
 
 # Couples on a cluster of two raylets of one core, and kills the one member of a team as soon as its solve is on record.

@@ -29,7 +29,7 @@ import os, signal, sys, threading, time
 sys.path[:0] = ["tests"]
 from pathlib import Path
 import ray
-from support.processes import two_raylets
+from support.processes import add_raylet, two_raylets
 from support.runs import wait_for_checkpoint
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.run import waiting
@@ -62,7 +62,7 @@ def disturb():
     while not [line for line in told if "nodes" in line.partition(":")[0]]:
         time.sleep(0.1)
     assert not (run / "train.json").exists()
-    cluster.add_node(num_cpus=1)
+    add_raylet(cluster)
 
 threading.Thread(target=disturb, daemon=True).start()
 train(config)
@@ -86,6 +86,7 @@ def settings(tmp_path: Path) -> TrainConfig:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_waits_for_its_nodes_says_so_and_ends_in_the_same_weights(settings: TrainConfig, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, settings.model_dump_json()]
     environment = outside() | {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}

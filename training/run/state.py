@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import refuse_special
 from flowpairs.training.config import OptimisationConfig
 from flowpairs.training.pairs.loader_state import State, check_form
 
@@ -81,6 +82,7 @@ def read_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
     """
     where = f"checkpoint {str(directory / FILE)!r}"
     try:
+        refuse_special(directory / FILE)
         tree = torch.load(directory / FILE, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
         raise

@@ -25,7 +25,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from flowpairs.pipeline.base.atomic import HashingFile, atomic_open, copy_file, write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.npy import load_npy
-from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.data.rows.target import Target
 from flowpairs.pipeline.data.spec import DataKind, Kept
@@ -134,6 +134,7 @@ def read_manifest(directory: AnyPath) -> Manifest:
     """
     path = directory / MANIFEST
     try:
+        refuse_special(path)
         data = path.read_bytes()
         version = json.loads(data).get("format_version")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
@@ -160,6 +161,7 @@ def write_identity(directory: AnyPath, identity: str) -> None:
 def read_identity(directory: AnyPath) -> str | None:
     """Read what a set was made from; None where that is not recorded."""
     try:
+        refuse_special(directory / SOURCE)
         return json.loads((directory / SOURCE).read_bytes())["identity"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -261,6 +263,7 @@ def damages(directory: AnyPath) -> list[str]:
     for part in (*manifest.parts, *manifest.columns):
         path = directory / part.name
         try:
+            refuse_special(path)
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:

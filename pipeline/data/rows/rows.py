@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, Shaped
 
 from flowpairs.pipeline.base.npy import decode_npy
-from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 from flowpairs.pipeline.data.rows.local_copy import local_copy
 from flowpairs.pipeline.data.schema import kept, scale_into
 from flowpairs.pipeline.data.spec import Kept
@@ -117,6 +117,7 @@ class Rows:
             path: AnyPath = part
             if self.hashes:
                 path = local_copy(path, self.hashes[number])
+            refuse_special(path)
             with path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants what it could write to
             self._maps.append(mapped)
