@@ -44,7 +44,9 @@ def print_plan(forecast: "Plan", as_json: bool) -> None:
         ("seconds", f"{forecast.seconds:,.0f}, {forecast.start_seconds:.0f} of them to start"),
         ("actor hours", f"{forecast.seconds * forecast.actors / 3600:.2f}"),
         ("memory per actor", f"{forecast.actor_bytes / 2**30:.2f} GiB"),
-        ("shards", f"{forecast.shards:,}, {forecast.shard_bytes / 1e6:,.0f} MB"),
+        ("memory of the driver", f"{forecast.head_bytes / 2**30:.2f} GiB"),
+        ("shards", f"{forecast.shards:,}, {forecast.shard_bytes / 1e6:,.0f} MB, payload {forecast.payload}"),
+        ("rows and features", f"{forecast.data_bytes / 1e6:,.0f} MB"),
         ("this forecast took", f"{forecast.trial_seconds:.0f} s"),
     ]
     if forecast.potential_points:

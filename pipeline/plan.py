@@ -57,6 +57,9 @@ class Plan:
     trial_seconds: float  # what the forecast took
     potential_seconds: float = 0.0  # of a semi-discrete coupling's solve, part of `start_seconds`
     potential_points: int = 0  # points that it will draw, approximately
+    payload: str = "full"  # what `output.payload` is, or `auto` comes to
+    data_bytes: int = 0  # of rows and features that the job will write
+    head_bytes: int = 0  # memory of the driver
 
 
 def plan(config: CoupleConfig) -> Plan:
@@ -137,6 +140,9 @@ def plan(config: CoupleConfig) -> Plan:
         trial_seconds=time.monotonic() - began,
         potential_seconds=solving,
         potential_points=points,
+        payload=config.output.payload,
+        data_bytes=sampled.row_bytes + sampled.feature_bytes,
+        head_bytes=sampled.head_bytes,
     )
     _refuse_memory(config, shape, forecast, last.start_bytes)
     _refuse_disk(config, directory, forecast)
@@ -251,6 +257,12 @@ def _refuse_disk(config: CoupleConfig, directory: AnyPath, forecast: Plan) -> No
     if not isinstance(directory, Path):
         return
     free = shutil.disk_usage(trial_runs.above(directory)).free
+    if forecast.data_bytes > free:
+        raise InputError(
+            f"output.dir={str(directory)!r}: rows and features take {forecast.data_bytes / 1e9:,.1f} GB, and "
+            f"{free / 1e9:,.1f} GB are free; give a disk with more"
+        )
+    free -= forecast.data_bytes
     if forecast.shard_bytes > free:
         fits = int(forecast.pairs_left * free / forecast.shard_bytes) + forecast.pairs - forecast.pairs_left
         lighter = {"full": "seeded", "seeded": "ids"}.get(config.output.payload)

@@ -40,6 +40,10 @@ class OutputConfig(Strict):
     payload: Literal["auto", "full", "seeded", "ids"] = "auto"  # auto: full up to 16 GB of shards, ids above
     pairs_per_shard: PositiveInt | None = None  # None: 16,384, and with payload ids all pairs of a block
 
+    def full_bytes(self, shape: tuple[int, ...]) -> int:
+        """Compute about how many bytes all pairs take in full."""
+        return 8 * math.prod(shape) * self.pairs
+
     def decided(self, shape: tuple[int, ...], *, restorable: bool = True) -> "OutputConfig":
         """Return the output with a payload in place of `auto`.
 
@@ -49,7 +53,7 @@ class OutputConfig(Strict):
         """
         if self.payload != "auto":
             return self
-        full = 8 * math.prod(shape) * self.pairs <= FULL_BYTES or not restorable
+        full = self.full_bytes(shape) <= FULL_BYTES or not restorable
         return self.model_copy(update={"payload": "full" if full else "ids"})
 
     def shard_pairs(self, block: int) -> int:

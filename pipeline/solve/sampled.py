@@ -12,6 +12,7 @@ import numpy as np
 
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks import directions
+from flowpairs.pipeline.blocks.feature_store import features_directory
 from flowpairs.pipeline.blocks.source import Leg, SourceData
 from flowpairs.pipeline.config import CoupleConfig, DataConfig
 from flowpairs.pipeline.data import DataSpec
@@ -21,6 +22,7 @@ from flowpairs.pipeline.data.rows.target import Target
 from flowpairs.pipeline.solve.inputs import FeatureSpace, Inputs, Side, Survey, feature_space, gather_inputs
 from flowpairs.pipeline.store.format import rows_directory
 
+IDLE = 400 * 2**20  # bytes of a process that has imported Ray, numpy and scipy
 MOST = 8_192  # rows of a sample
 SAMPLE_BYTES = 2**28  # and bytes, as float32
 
@@ -37,7 +39,7 @@ class Sampled:
         seconds: time of this process to read the data and compute features, scaled to the whole.
         row_bytes: bytes of the row sets that the job writes.
         feature_bytes: bytes of the features that it writes.
-        head_bytes: memory that the driver needs above what it takes when idle.
+        head_bytes: memory that the driver needs.
     """
 
     inputs: Inputs
@@ -101,6 +103,7 @@ def sample_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath) -> Sam
     itemsize = np.dtype(inputs.target.rows.dtype).itemsize
     kept = config.features.pca is not None or config.coupling.method == "semidiscrete"
     width, wide = math.prod(shape), config.features.pca
+    missing = sum(count for side, count in counts.items() if row_set.lost_files(rows_directory(store, side)))
     work = 0
     if wide is not None:
         work = 4 * 8 * width**2 if width <= directions.WIDE else 6 * 8 * width * (wide + directions.SPARE)
@@ -110,9 +113,9 @@ def sample_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath) -> Sam
         rows=whole,
         source=source,
         seconds=reading,
-        row_bytes=sum(counts.values()) * width * itemsize,
-        feature_bytes=4 * ids * space.map.dim if kept else 0,
-        head_bytes=work + 24 * ids + 2 * min(row_set.PART_BYTES, whole * width * itemsize),
+        row_bytes=missing * width * itemsize,
+        feature_bytes=4 * ids * space.map.dim if kept and row_set.lost_files(features_directory(store)) else 0,
+        head_bytes=IDLE + work + 24 * ids + 2 * min(row_set.PART_BYTES, whole * width * itemsize),
     )
 
 
