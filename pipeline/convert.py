@@ -107,7 +107,10 @@ def _convert_shard(
     found = damage(source, shard)
     if found:
         raise InputError(f"{shard.name}: {found}; mend the store with the help of `flowpairs verify {source}`")
-    old = format.read_sidecar(format.sidecar_path(source, shard.name))
+    sidecar = format.sidecar_path(source, shard.name)
+    if not sidecar.is_file():
+        raise InputError(f"{sidecar}: missing, or no plain file; mend the store with the help of `flowpairs verify`")
+    old = format.read_sidecar(sidecar)
     records = _records(source, index, shard, payload)
     new = write_shard(destination, number, shard.block, records, old.first_noise_counter, old.report, payload)
     if new.shard.pairs != shard.pairs:

@@ -200,6 +200,7 @@ def load_potentials(directory: AnyPath) -> Potentials:
         g = decode_npy(_bytes(folder / "g.npy"))
         notes = json.loads(_bytes(folder / "semidiscrete.json"))
         potentials = Potentials(g, float(notes["problems"][0]["eps"]), notes["problems"])
+        numbers = [float(report[key]) for report in potentials.reports for key in ("block", "rel_eps", "chi2")]
         intact = hashlib.sha256(g.data).hexdigest() == notes["g_sha256"]
     except Exception as error:  # files and parsers raise a dozen kinds of exceptions
         raise InputError(
@@ -208,7 +209,7 @@ def load_potentials(directory: AnyPath) -> Potentials:
         ) from error
     if g.dtype != np.float64 or g.ndim != 1 or not np.isfinite(g).all():
         raise InputError(f"{folder / 'g.npy'}: not one finite float64 per data id; couple into a new directory")
-    if not intact:
+    if not intact or not numbers:
         raise InputError(f"{folder / 'g.npy'}: another SHA-256 than when it was written; remove it and couple again")
     return potentials
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ PATIENCE = 60  # seconds after which a reader hangs, at a FIFO or a device witho
 class Hang(BaseException):
     """What no reader catches, as some catch every `Exception`."""
 
+
+MEMORY = 4 * 2**30
 
 Damage = Callable[[Path], object]
 Reader = Callable[[Path], object]
@@ -168,17 +171,21 @@ def files(directory: Path) -> list[Path]:
 
 @contextmanager
 def patience(seconds: int = PATIENCE) -> Iterator[None]:
-    """Raise where the block hangs."""
+    """Raise where the block hangs, or takes MEMORY bytes more than there were, as from a device without an end."""
 
     def hang(number: int, frame: FrameType | None) -> None:
         raise Hang
 
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = signal.signal(signal.SIGALRM, hang)
     signal.alarm(seconds)
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, limits[1]))
     try:
         yield
     finally:
         signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
         signal.signal(signal.SIGALRM, before)
 
 
