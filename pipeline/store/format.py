@@ -22,14 +22,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.paths import AnyPath, as_path
+from flowpairs.pipeline.base.paths import AnyPath, as_path, refuse_special
 
 FORMAT_VERSION = 2
 OUTLINE = "outline.json"
@@ -212,6 +212,7 @@ def read_outline(directory: str | AnyPath) -> Outline:
 
 
 def _outline(path: AnyPath) -> Outline:
+    refuse_special(path)
     data = path.read_bytes()
     try:
         outline = _adapter(Outline).validate_json(data, strict=True)
@@ -225,7 +226,7 @@ def _outline(path: AnyPath) -> Outline:
 
 def sidecar_path(directory: AnyPath, name: str) -> AnyPath:
     """Path of a shard's sidecar, by the name of the shard."""
-    return directory / "shards" / str(PurePosixPath(name).with_suffix(".json"))
+    return directory / "shards" / f"{name.removesuffix('.tar')}.json"
 
 
 def read_sidecar(path: AnyPath) -> Sidecar:
@@ -234,9 +235,11 @@ def read_sidecar(path: AnyPath) -> Sidecar:
     Raises:
         InputError: it is damaged or not a sidecar.
     """
-    data, _ = _read_json(path)
     try:
-        return _adapter(Sidecar).validate_json(data, strict=True)
+        refuse_special(path)
+        return _adapter(Sidecar).validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); remove it and run the job again") from error
     except ValidationError as error:
         remedy = "remove it and its tar, then couple again"
         raise InputError(f"{path}: not a shard's sidecar ({_first(error)}); {remedy}") from error
@@ -268,6 +271,7 @@ def _to_json(tree: dict[str, Any]) -> bytes:
 def _read_json(path: AnyPath) -> tuple[bytes, dict[str, Any]]:
     """Read a JSON file; return its bytes and the object that they hold."""
     try:
+        refuse_special(path)
         data = path.read_bytes()
         tree = json.loads(data)
     except (OSError, ValueError, RecursionError) as error:

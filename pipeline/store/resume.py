@@ -19,6 +19,7 @@ from flowpairs.pipeline.store.shard_layout import damage
 
 # What a job writes before its first result.
 PREPARED = ("config.yaml", format.OUTLINE)
+OWN = "pairs-*", "part-*", "map.npz", "manifest.json", "source.json", ".*.tmp"  # names of files of parts of a store
 SETS = ("rows", "source_rows", "features", "source_features")
 
 
@@ -149,8 +150,12 @@ def _clear(directory: AnyPath) -> None:
     for name in PREPARED:
         (directory / name).unlink(missing_ok=True)
     for part in ("shards", "features", "source_features"):  # rows know themselves what they were made from
-        for path in (directory / part).iterdir() if (directory / part).is_dir() else ():
-            path.unlink(missing_ok=True)
+        there = directory / part
+        if isinstance(there, Path) and there.is_symlink():
+            raise InputError(f"{there}: a link to another directory, whose files are not removed; remove the link")
+        for path in there.iterdir() if there.is_dir() else ():
+            if any(fnmatch(path.name, names) for names in OWN):
+                path.unlink(missing_ok=True)
 
 
 def blocks_done(directory: AnyPath, blocks: Blocks) -> set[int]:
