@@ -93,16 +93,16 @@ def survey_job(config: CoupleConfig) -> tuple[CoupleConfig, Survey]:
     """
     asked = config.output.payload
     config, surveyed, blocks = check_inputs(config)
-    print_line(f"data: {describe(config.data, surveyed.target)}", sys.stderr)
-    if asked == "auto":
-        size = config.output.full_bytes(surveyed.target.shape) / 1e9
-        print_line(f"payload: {config.output.payload}; in full, the pairs take {size:,.3g} GB", sys.stderr)
     if uses_ray(config.cluster):
         from flowpairs.pipeline.cluster.connect import connect
 
         connect(config.cluster)
         if blocks is not None:
             check_cluster(config, blocks)
+    print_line(f"data: {describe(config.data, surveyed.target)}", sys.stderr)
+    if asked == "auto":
+        size = config.output.full_bytes(surveyed.target.shape) / 1e9
+        print_line(f"payload: {config.output.payload}; in full, the pairs take {size:,.3g} GB", sys.stderr)
     return config, surveyed
 
 

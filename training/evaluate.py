@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from flowpairs.pipeline.base.atomic import write_atomically
-from flowpairs.pipeline.base.errors import JobError
+from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.owner import owned, refuse_owned
 from flowpairs.pipeline.base.progress import working
 from flowpairs.pipeline.cluster.connect import connect
@@ -57,6 +57,11 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     refuse_owned(trained.run.path, key, OWNER)
     index = check_pairs(trained.config.pairs.model_copy(update={"dir": trained.pairs}))
     flow.check_sampler(config, trained.config, index.method, two_sided=index.two_sided)
+    if tuple(trained.shape) != tuple(index.shape):
+        raise InputError(
+            f"{key}: trained on data of shape {list(trained.shape)}, and its pairs have {list(index.shape)}; give back "
+            "the pairs that it was trained on"
+        )
     network = extractor(config.features, trained.shape)
     connect()
     endpoints = read_endpoints(trained.pairs, index, config)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def load_npy(path: AnyPath) -> np.ndarray:
             return decode_npy(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def load_npz(file: IO[bytes]) -> dict[str, np.ndarray]:
+def load_npz(file: Any) -> dict[str, np.ndarray]:
     """Load the arrays of an .npz file by name.
 
     Raises:

@@ -184,19 +184,19 @@ def test_an_archive_that_inflates_beyond_the_memory_is_refused_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flowpairs.pipeline.base import npy
+    from flowpairs.pipeline.blocks.feature_store import load_map
     from flowpairs.pipeline.store.checkpoints import load_checkpoint
-    from flowpairs.pipeline.store.features_file import load_features
 
     monkeypatch.setattr(npy, "available_memory", lambda: 2**22)
     run = tmp_path / "run"
     write_run(run, MLP, (2,))
     inflating(run / "samples.npz", 2**23)
-    shutil.copy(run / "samples.npz", tmp_path / "features.npz")
+    shutil.copy(run / "samples.npz", tmp_path / "map.npz")
     assert (run / "samples.npz").stat().st_size < 2**16
     for read in (
-        lambda: load_features(tmp_path),
-        lambda: load_checkpoint(tmp_path / "features.npz"),
-        lambda: npy.load_npz(io.BytesIO((tmp_path / "features.npz").read_bytes())),
+        lambda: load_map(tmp_path),
+        lambda: load_checkpoint(tmp_path / "map.npz"),
+        lambda: npy.load_npz(io.BytesIO((tmp_path / "map.npz").read_bytes())),
     ):
         with pytest.raises(ValueError, match="bytes of memory are free"):
             read()

@@ -117,7 +117,10 @@ def potential_store(
     make_features(where, fitted, target.rows, target.fingerprint, flips=flips, by_ray=False)
     g = np.random.default_rng(1).normal(size=len(x) * (1 + flips))
     np.save(directory / "potentials" / "g.npy", g)
-    notes = {"problems": [{"eps": eps, "rel_eps": eps, "chi2": 0.0}], "g_sha256": hashlib.sha256(g.data).hexdigest()}
+    notes = {
+        "problems": [{"block": 0, "eps": eps, "rel_eps": eps, "chi2": 0.0}],
+        "g_sha256": hashlib.sha256(g.data).hexdigest(),
+    }
     (directory / "potentials" / "semidiscrete.json").write_text(json.dumps(notes))
     index = format.Index(
         config_hash="0" * 16,

@@ -29,6 +29,7 @@ from flowpairs.pipeline.data.rows.row_set import Manifest
 from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.data.rows.stage import run_tasks
 from flowpairs.pipeline.data.rows.target import Target
+from flowpairs.pipeline.data.schema import kept
 
 
 def is_small(spec: DataSpec) -> bool:
@@ -56,6 +57,7 @@ def read_small(config: DataConfig, spec: DataSpec) -> Target:
                     columns.setdefault(name, []).append(batch[name])
     _refuse(config, bad)
     x = np.concatenate(rows) if rows else np.empty((0, *spec.shape), spec.dtype)
+    _check_count(config, spec, len(x) + len(bad))
     joined = {name: np.concatenate(values) for name, values in columns.items()}
     return target_of(config, spec, x, joined, len(bad))
 
@@ -97,7 +99,7 @@ def target_of(
     _check_weights(config, weights)
     step = row_set.rows_per_part(x.shape[1:], str(x.dtype))
     counts = [min(step, len(x) - start) for start in range(0, len(x), step)]
-    rows = Rows([x[start : start + step] for start in range(0, len(x), step)], counts, x.shape[1:], spec.dtype)
+    rows = Rows([x[start : start + step] for start in range(0, len(x), step)], counts, x.shape[1:], kept(x.dtype))
     return Target(
         rows=rows,
         labels=labels,
@@ -184,6 +186,7 @@ def make_target(
     done.sort(key=lambda each: each.number)
     bad = [each for finished in done for each in finished.bad]
     _refuse(config, bad)
+    _check_count(config, spec, len(bad) + sum(each.part.rows for each in done if each.part is not None))
     files = [each.part for each in done if each.part is not None]
     if not files:
         raise InputError(f"data.path={config.path!r}: no rows; give data with at least one")
@@ -256,6 +259,15 @@ def _refuse(config: DataConfig, bad: Sequence[Bad]) -> None:
     """Refuse rows that cannot be read, all at once, unless they are to be left out."""
     if bad and config.on_bad == "refuse":
         raise data.refusal(list(bad), config)
+
+
+def _check_count(config: DataConfig, spec: DataSpec, found: int) -> None:
+    """Refuse a data set that has other rows than when it was checked."""
+    if spec.rows not in (None, found):
+        raise InputError(
+            f"data.path={config.path!r}: changed while it was read, {found:,} rows instead of {spec.rows:,}; run again "
+            "when nothing writes to it"
+        )
 
 
 def _check_weights(config: DataConfig, weights: np.ndarray | None) -> None:

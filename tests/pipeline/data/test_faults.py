@@ -10,11 +10,12 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.datasets import read_data
 from support.written import npy, png, write_tar
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import DataConfig
-from flowpairs.pipeline.data import Bad, check_data, list_pieces, read_data, read_piece, refusal
+from flowpairs.pipeline.data import Bad, check_data, list_pieces, read_piece, refusal
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 COLOUR = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)

@@ -1,14 +1,12 @@
 """How stored rows are brought into model space: ranks, channels, scaling, labels."""
 
-import hashlib
-
 import numpy as np
 import pytest
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.data.labels import Classes, class_ids, ordered, plain_labels
 from flowpairs.pipeline.data.schema import layout, scale_into, to_kept, to_uniform
-from flowpairs.pipeline.data.spec import DataSpec, data_fingerprint
+from flowpairs.pipeline.data.spec import DataSpec
 
 UINT8, FLOAT, INT = np.dtype(np.uint8), np.dtype(np.float64), np.dtype(np.int32)
 
@@ -178,11 +176,3 @@ def test_a_label_that_was_not_there_when_data_were_checked_is_refused():
 
 def test_names_that_are_numbers_are_in_the_order_of_numbers():
     assert ordered(["10", "9", "x", "b", "0"]) == ("0", "9", "10", "b", "x")
-
-
-def test_the_fingerprint_is_the_sha256_of_shape_numbers_and_labels():
-    x = np.arange(6, dtype=np.float32).reshape(3, 2)
-    labels = np.array([2, 0, 1])
-    assert data_fingerprint(x, None) == hashlib.sha256(b"(3, 2)" + x.tobytes()).hexdigest()
-    assert data_fingerprint(x, labels) == hashlib.sha256(b"(3, 2)" + x.tobytes() + labels.tobytes()).hexdigest()
-    assert data_fingerprint(x, None) != data_fingerprint(x.reshape(2, 3), None)
