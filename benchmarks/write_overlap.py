@@ -11,18 +11,22 @@ first block to the last; the fsync of each shard is part of writing.
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import ray
 
-from flowpairs.pipeline.blocks import features
-from flowpairs.pipeline.blocks.division import Blocks
-from flowpairs.pipeline.cluster.actors import Posts
-from flowpairs.pipeline.cluster.scheduler import work
+from flowpairs.pipeline.blocks.division import divide
+from flowpairs.pipeline.cluster.actors import ActorPool
+from flowpairs.pipeline.cluster.scheduler import schedule
 from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.config import CoupleConfig, validate
+from flowpairs.pipeline.data import DataSpec
+from flowpairs.pipeline.data.rows.make import target_of
 from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.solve.inputs import Inputs
+from flowpairs.pipeline.solve.job import Job
 
 
 def main() -> None:
@@ -33,30 +37,29 @@ def main() -> None:
     n, pairs = options.n, options.n * options.blocks
     x = np.random.default_rng(0).standard_normal((pairs, 3, 32, 32), np.float32)
     tree = {
-        "data": {"path": "digits"},  # not read here
+        "data": {"path": "memory"},
         "features": {"pca": 64},
         "coupling": {"n": n, "rel_eps": 0.1},
-        "output": {"dir": "unused", "pairs": pairs, "pairs_per_shard": 2048},
+        "output": {"dir": "unused", "pairs": pairs, "pairs_per_shard": 2048, "payload": "full"},
+        "cluster": {"actors": 0},
     }
     config = validate(CoupleConfig, tree)
-    fitted = features.fit_features(x, 64, flips=False)
-    blocks = Blocks(n, pairs, pairs, 2048, 0)
-    of_data = fitted.of_data(x, flips=False)
+    target = target_of(config.data, DataSpec(pairs, x.shape[1:], 0, "image", 0), x, {})
+    job = Job(config, None, divide(config, pairs), Inputs(target)).with_features()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    shared = [ray.put(value) for value in (fitted, x, None, of_data)]
 
     def overlapping(directory: Path) -> float:
-        posts = Posts(ActorShape(1, 1, 0.0), 1, BlockSolver, config, directory, blocks, shared, 1)
-        reports = work(posts, 1, [list(range(options.blocks))])
+        pool = ActorPool(ActorShape(1, 1, 0.0), 1, BlockSolver, ray.put(replace(job, directory=directory)))
+        reports = schedule(pool, range(options.blocks))
         next(reports)  # starting the actor and its imports are not measured
         start = time.perf_counter()
         return sum(row["seconds"] for row in reports) / (time.perf_counter() - start)
 
     def in_turn(directory: Path) -> float:
-        coupler = BlockSolver(config, directory, blocks, 1, fitted, x, None, of_data)
-        coupler.write(coupler.solve(0))
+        solver = BlockSolver(replace(job, directory=directory), 1, "cpu")
+        solver.write(solver.solve(0))
         start = time.perf_counter()
-        solving = sum(coupler.write(coupler.solve(block))["seconds"] for block in range(1, options.blocks))
+        solving = sum(solver.write(solver.solve(block))["seconds"] for block in range(1, options.blocks))
         return solving / (time.perf_counter() - start)
 
     for name, way in {"beside the next block": overlapping, "in turn": in_turn}.items():

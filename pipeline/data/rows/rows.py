@@ -19,8 +19,9 @@ from flowpairs.pipeline.data.rows.local_copy import local_copy
 from flowpairs.pipeline.data.schema import kept, scale_into
 from flowpairs.pipeline.data.spec import Kept
 
-# Pages of a mapped file count as memory of a process until it gives them back, 64 KiB around each row that was read.
-AROUND, HELD = 2**16, 2**27
+# Pages of a mapped file count as memory of a process until it gives them back: a row that is read may bring in a folio
+# of the cache of up to 2 MiB around it.
+AROUND, HELD = 2**21, 2**27
 CHUNK_BYTES = 2**25  # of float32 rows that are converted at a time
 
 
@@ -129,7 +130,7 @@ class Rows:
 
     def _give_back(self, rows: int) -> None:
         """Give mapped pages back from time to time; they stay in the system's cache."""
-        if not self._maps:
+        if sum(map(len, self._maps)) <= HELD:
             return
         self._taken += rows * max(AROUND, self.dim * np.dtype(self.dtype).itemsize)
         if self._taken >= HELD:
