@@ -284,4 +284,5 @@ def _read_json(path: AnyPath) -> tuple[bytes, dict[str, Any]]:
 def _first(error: ValidationError) -> str:
     """Format the first of pydantic's errors."""
     first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+    return f"{where}{first['msg'][0].lower()}{first['msg'][1:]}"

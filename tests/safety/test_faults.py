@@ -172,7 +172,7 @@ def test_a_damaged_sidecar_is_named(store: Path) -> None:
     os.truncate(sidecar, 100)
     assert verify(store).faults[0].startswith("pairs-000003.tar: its sidecar says otherwise")
     (store / "index.json").unlink()
-    with pytest.raises(InputError, match=r"pairs-000003.json: not valid JSON"):
+    with pytest.raises(InputError, match=r"pairs-000003.json: not a shard's sidecar \(invalid JSON"):
         couple(settings(store))
 
 
