@@ -31,6 +31,8 @@ from flowpairs.pipeline.data.rows.stage import run_tasks
 from flowpairs.pipeline.data.rows.target import Target
 from flowpairs.pipeline.data.schema import kept
 
+RUNS = 16  # stretches of consecutive rows that a sample consists of
+
 
 def is_small(spec: DataSpec) -> bool:
     """Return whether a data set is one part, which is read into memory, or a row set, which is used in place."""
@@ -48,23 +50,15 @@ def read_small(config: DataConfig, spec: DataSpec) -> Target:
     if spec.format == "rows":
         return row_set.open_target(as_path(config.path))
     bad: list[Bad] = []
-    rows, columns = [], dict[str, list[np.ndarray]]()
-    for group in data.list_pieces(config, spec, _counts(config, spec, by_ray=False), _most(spec)):
-        for piece in group:
-            for batch in data.read_piece(config, spec, piece, bad, threads=_threads()):
-                rows.append(batch["x"])
-                for name in batch.keys() - {"x"}:
-                    columns.setdefault(name, []).append(batch[name])
+    x, columns = _read(config, spec, _pieces(config, spec, _counts(config, spec, by_ray=False), _most(spec)), bad)
     _refuse(config, bad)
-    x = np.concatenate(rows) if rows else np.empty((0, *spec.shape), spec.dtype)
     _check_count(config, spec, len(x) + len(bad))
-    joined = {name: np.concatenate(values) for name, values in columns.items()}
-    return target_of(config, spec, x, joined, len(bad))
+    return target_of(config, spec, x, columns, len(bad))
 
 
 def count_data(config: DataConfig, spec: DataSpec) -> int:
     """Count the rows of a data set that does not say how many it has."""
-    return sum(_counts(config, spec, by_ray=False))
+    return sum(_counts(config, spec, by_ray=False) or [spec.rows or 0])
 
 
 def sample(config: DataConfig, spec: DataSpec, count: int) -> Target:
@@ -74,19 +68,32 @@ def sample(config: DataConfig, spec: DataSpec, count: int) -> Target:
         ids = np.linspace(0, len(whole) - 1, min(count, len(whole))).astype(np.int64)
         return target_of(config, spec, whole.rows.take(ids), {n: c[ids] for n, c in whole.columns().items()})
     counts = _counts(config, spec, by_ray=False)
-    total = sum(counts)
-    runs = max(1, min(16, total // max(1, count)))
+    total = spec.rows if counts is None else sum(counts)
+    assert total is not None, "rows that are not known are counted"
+    runs = max(1, min(RUNS, total // max(1, count)))
     per_run = max(1, count // runs)
-    chosen = [number * (total // runs) // per_run for number in range(runs)]
-    pieces = [piece for group in data.list_pieces(config, spec, counts, per_run) for piece in group]
-    rows, columns, bad = [], dict[str, list[np.ndarray]](), list[Bad]()
-    for number in chosen:
-        for batch in data.read_piece(config, spec, pieces[min(number, len(pieces) - 1)], bad, threads=_threads()):
+    pieces, bad = _pieces(config, spec, counts, per_run), list[Bad]()
+    chosen = [min(number * (total // runs) // per_run, len(pieces) - 1) for number in range(runs)]
+    x, columns = _read(config, spec, [pieces[number] for number in chosen], bad)
+    return target_of(config, spec, x, columns, len(bad))
+
+
+def _pieces(config: DataConfig, spec: DataSpec, counts: Sequence[int] | None, most: int) -> list[Piece]:
+    """List the pieces of a data set that one process reads."""
+    return [piece for group in data.list_pieces(config, spec, counts, most) for piece in group]
+
+
+def _read(
+    config: DataConfig, spec: DataSpec, pieces: Sequence[Piece], bad: list[Bad]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Read pieces into memory: rows and columns."""
+    rows, columns = [np.empty((0, *spec.shape), spec.dtype)], dict[str, list[np.ndarray]]()
+    for piece in pieces:
+        for batch in data.read_piece(config, spec, piece, bad, threads=_threads()):
             rows.append(batch["x"])
             for name in batch.keys() - {"x"}:
                 columns.setdefault(name, []).append(batch[name])
-    joined = {name: np.concatenate(values) for name, values in columns.items()}
-    return target_of(config, spec, np.concatenate(rows), joined, len(bad))
+    return np.concatenate(rows), {name: np.concatenate(values) for name, values in columns.items()}
 
 
 def target_of(
@@ -249,10 +256,18 @@ def _make_part(
     return finished_parts.write_rows(directory, number, key, x[:filled], joined, bad)
 
 
-def _counts(config: DataConfig, spec: DataSpec, *, by_ray: bool) -> Sequence[int]:
-    """Count the rows of every file, of remote ones by tasks."""
-    files = data.files_of(config)
-    return list(run_tasks(partial(data.count_rows, config, spec), files, by_ray=False)) if files else [spec.rows or 0]
+def _counts(config: DataConfig, spec: DataSpec, *, by_ray: bool) -> Sequence[int] | None:
+    """Count the rows of every file by tasks; None where headers or footers say them, which pieces then ask."""
+    if spec.rows is not None:
+        return None
+    counted = run_tasks(partial(_count, config, spec), list(enumerate(data.files_of(config))), by_ray=by_ray)
+    return [count for _, count in sorted(counted)]
+
+
+def _count(config: DataConfig, spec: DataSpec, numbered: tuple[int, str]) -> tuple[int, int]:
+    """Count the rows of a numbered file; this is a task."""
+    number, file = numbered
+    return number, data.count_rows(config, spec, file)
 
 
 def _refuse(config: DataConfig, bad: Sequence[Bad]) -> None:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def test_tasks_of_ray_write_the_same_bytes(road: str, tmp_path: Path) -> None:
     made(config, tmp_path / "here")
     made(config, tmp_path / "there", by_ray=True)
     assert files(tmp_path / "here") == files(tmp_path / "there")
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("by_ray", [False, True])
+def test_rows_that_no_footer_says_are_counted(by_ray: bool, tmp_path: Path) -> None:
+    config = written.write("parquet", tmp_path / "data", IMAGES, LABELS)
+    made(config, tmp_path / "said")
+    unsaid = replace(check_data(config), rows=None)
+    assert count_data(config, unsaid) == COUNT
+    make_target(config, unsaid, tmp_path / "counted", by_ray=by_ray, final=False)
+    assert files(tmp_path / "counted") == files(tmp_path / "said")
 
 
 KILLED = """
