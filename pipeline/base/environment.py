@@ -1,4 +1,4 @@
-"""The environment of this process: how it was started, its memory, and the packages that only parts of flowpairs need."""
+"""The environment of this process: how it was started, its memory, and packages that only parts of flowpairs need."""
 
 import os
 from importlib.util import find_spec

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.formula import PREFIX, parse_formula
+from flowpairs.pipeline.base.grammar import PREFIX, parse_formula
 from flowpairs.pipeline.config.strict import Strict
 
 Cost = Literal["dot", "sqeuclidean", "geodesic", "precomputed"] | Callable[..., Any]
@@ -91,7 +91,7 @@ class CouplingConfig(Strict):
             raise ValueError("matrix is what cost precomputed looks up; give both or neither")
         if self.cost != "geodesic" and (self.neighbours, self.heat) != (15, 50.0):
             raise ValueError("neighbours and heat belong to cost geodesic; remove them")
-        self._known_cost()
+        self._check_cost_name()
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, sharpness")
         return self
@@ -107,7 +107,7 @@ class CouplingConfig(Strict):
         if self.condition != "extended" and (self.beta is not None or self.condition_file is not None):
             raise ValueError("beta and condition_file belong to condition extended; remove them")
 
-    def _known_cost(self) -> None:
+    def _check_cost_name(self) -> None:
         """Refuse a cost that is no name, formula or function."""
         if self.cost.startswith(PREFIX):
             try:
@@ -115,7 +115,9 @@ class CouplingConfig(Strict):
             except ValueError as error:
                 raise ValueError(f"cost={self.cost!r}: {error}") from None
         elif self.cost not in NAMED and not OWN.fullmatch(self.cost):
-            raise ValueError(f"cost={self.cost!r}: unknown; give {', '.join(NAMED)}, {PREFIX}FORMULA or module:function")
+            raise ValueError(
+                f"cost={self.cost!r}: unknown; give {', '.join(NAMED)}, {PREFIX}FORMULA or module:function"
+            )
 
     @property
     def imports_cost(self) -> bool:

@@ -28,8 +28,8 @@ class Problem:
         cost_moments: moments of the cost, where they are already known.
 
     Raises:
-        InputError: shapes, dtypes or devices that disagree, fewer features than a formula names, values that are not finite, weights that are negative or do
-            not sum to 1.
+        InputError: shapes, dtypes or devices that disagree, fewer features than a formula names, values that are not
+            finite, weights that are negative or do not sum to 1.
     """
 
     x0: Float[Tensor, "n d"]

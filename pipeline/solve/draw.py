@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowpairs.pipeline import ot
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.formula import PREFIX
+from flowpairs.pipeline.base.grammar import PREFIX
 from flowpairs.pipeline.config import LEAST_EPS, CouplingConfig
 from flowpairs.pipeline.ot.costs.formula import Formula
 from flowpairs.pipeline.ot.costs.geodesic import Lookup, geodesic_cost, points

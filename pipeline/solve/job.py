@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flowpairs.pipeline import config as configs
-from flowpairs.pipeline.base.formula import PREFIX
+from flowpairs.pipeline.base.grammar import PREFIX
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.config import CoupleConfig

@@ -29,7 +29,7 @@ from flowpairs.pipeline.base.errors import InputError
 Reduction = Callable[..., Tensor]
 
 
-def refusal(device: torch.device) -> str | None:
+def obstacle(device: torch.device) -> str | None:
     """Explain why KeOps cannot compile for a device here; None if it can."""
     try:
         config = _pykeops().config
@@ -81,7 +81,7 @@ def _cached(identity: str) -> Iterator[None]:
     """Bring what is cached of a formula into this process's folder, or put there what the body of `with` compiles."""
     own, cache = _build_folder(), _cache()
     kept = cache / hashlib.sha256(identity.encode()).hexdigest()[:20]
-    with open(kept.with_suffix(".lock"), "w") as lock:
+    with kept.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if kept.is_dir():
             for file in kept.iterdir():

@@ -7,6 +7,7 @@ their maxima as j, it gives the target marginal. Columns near in the list are ne
 chunks.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ class KeOps:
         """Explain why it cannot serve a problem; None if it can."""
         if callable(problem.cost) and not isinstance(problem.cost, Formula):
             return "a cost given as a function needs torch tiles"
-        return compiled.refusal(problem.x0.device)
+        return compiled.obstacle(problem.x0.device)
 
     def sweep(
         self,
@@ -60,7 +61,7 @@ class KeOps:
         top, total = torch.zeros_like(a), torch.ones_like(a)
         bits = torch.zeros_like(a) if entropies else None
         window = None if keep is None else deepest_kept(logits, keep)
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        found: list[Entries] = []
         for runs in _slabs(share.groups(), CELLS // len(terms.chunks)):
             rows = slice(runs[0][0].start, runs[-1][-1].stop)
             chunks = terms.by_chunk(rows)
@@ -68,24 +69,14 @@ class KeOps:
             if bits is not None:
                 bits[rows] = chunks.total.log2() + (chunks.top - chunks.mean) / LN2
             if keep is not None and window is not None:
-                tiles = [tile for run in runs for tile in run]
-                near = chunks.maxima >= (chunks.top - window * LN2)[:, None]
-
-                def large(tile: slice, near: Tensor = near, first: int = rows.start) -> tuple[Tensor, Tensor, Tensor]:
-                    hit = near[tile.start - first : tile.stop - first].nonzero()
-                    i, k = hit[:, 0] + tile.start, hit[:, 1]
-                    below = (terms.entries(i, k) - top[i].to(terms.x.dtype)[:, None]) / LN2
-                    which, inside, logit = within_depth(below, window, 4 * keep * (tile.stop - tile.start), workers)
-                    i = i[which]
-                    return i.int(), (k[which] * terms.width + inside).int(), logit - total[i].log2().to(logit.dtype)
-
-                found += workers.map(large, tiles)
+                most = functools.partial(_large, terms, chunks, rows.start, window, 4 * keep, workers)
+                found += workers.map(most, [tile for run in runs for tile in run])
         phi = top / LN2 + total.log2()
         pieces = [self._piece(terms, piece, top, a / total) for piece in share.all_pieces()] if marginal else []
         masses = share.masses(sum(pieces, torch.zeros_like(gamma, dtype=torch.int64)))
         if keep is None:
             return Sweep(gamma, phi, masses, bits)
-        entries = Entries(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        entries = Entries(*(torch.cat([getattr(part, side) for part in found]) for side in ("i", "j", "logits")))
         return Sweep(gamma, phi, masses, bits, entries, torch.stack(pieces).double() / UNIT)
 
     def _piece(
@@ -233,6 +224,31 @@ def _each_row(work: Callable[[_Terms, slice], Tensor], logits: Logits, team: Tea
             rows = slice(start, min(share.rows.stop, start + step))
             found[rows] = work(terms, rows)
     return share.gather(found)
+
+
+def _large(
+    terms: _Terms, chunks: _Chunks, first: int, window: float, keep: int, workers: Workers, tile: slice
+) -> Entries:
+    """Find the entries of a tile that lie at most `window` bits below their row's largest, about `keep` a row at most.
+
+    Args:
+        terms: logits.
+        chunks: chunks of the rows from `first`, which include those of the tile.
+        first: first row of `chunks`.
+        window: see `within_depth`.
+        keep: entries per row at most, on average.
+        workers: the threads.
+        tile: rows.
+    """
+    own = slice(tile.start - first, tile.stop - first)
+    top, total = chunks.top[own], chunks.total[own]
+    # The entries at the window's end must not be lost because two ways to compute them differ by rounding.
+    window += 8 * torch.finfo(terms.x.dtype).eps * (window + top.abs().max().item() / LN2)
+    i, k = (chunks.maxima[own] >= (top - window * LN2)[:, None]).nonzero().unbind(1)
+    below = (terms.entries(i + tile.start, k) - top[i].to(terms.x.dtype)[:, None]) / LN2
+    which, inside, logit = within_depth(below, window, keep * len(top), workers)
+    i, j = i[which], k[which] * terms.width + inside
+    return Entries((i + tile.start).int(), j.int(), logit - total[i].log2().to(logit.dtype))
 
 
 def _numbers(rows: slice, like: Tensor) -> Int[Tensor, " r"]:

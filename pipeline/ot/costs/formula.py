@@ -1,6 +1,6 @@
 """A cost given as a formula of two points' features, by torch on tiles, and in KeOps' words for compilers.
 
-pipeline/base/formula.py holds the grammar. Whatever is not compiled (moments, exact couplings, chosen entries) is
+pipeline/base/grammar.py holds the grammar. Whatever is not compiled (moments, exact couplings, chosen entries) is
 computed by torch from the same terms.
 """
 
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.formula import PREFIX, Term, parse_formula, swap_points
+from flowpairs.pipeline.base.grammar import PREFIX, Term, parse_formula, swap_points
 
 CPU_NUMBERS, GPU_NUMBERS = 2**18, 2**24  # of a term that are made at a time: on a CPU they stay in its cache
 EVEN = "Abs", "Square", "Norm2", "SqNorm2"  # of f - g: the same for g - f, as are sums and products
@@ -52,7 +52,7 @@ class Formula:
     """A cost as a formula such as "Sum(Abs(X - Y))", a function of tiles like any other cost of the user's.
 
     Args:
-        text: formula, in the grammar of pipeline/base/formula.py.
+        text: formula, in the grammar of pipeline/base/grammar.py.
 
     Raises:
         InputError: it is no formula.

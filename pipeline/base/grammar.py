@@ -103,7 +103,9 @@ def _term(node: ast.expr) -> Term:
             return _made(name, node.left, node.right)
         case ast.Call(func=ast.Name(id=name), keywords=[]):
             return _call(name, node.args)
-    raise ValueError(f"holds {_shown(node)}, which is none of {', '.join(('X', 'Y', *MAPS, *FOLDS))}; see docs/solver.md")
+    raise ValueError(
+        f"holds {_shown(node)}, which is none of {', '.join(('X', 'Y', *MAPS, *FOLDS))}; see docs/solver.md"
+    )
 
 
 def _call(name: str, given: list[ast.expr]) -> Term:
