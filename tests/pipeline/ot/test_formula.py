@@ -104,13 +104,13 @@ def test_a_solve_is_that_of_the_same_function() -> None:
     problem = replace(blobs(300, 1100, 2, 1.0), a=random_weights(300, 30, 1), b=random_weights(1100, 90, 2))
     problem = replace(problem, x0=problem.x0.float(), x1=problem.x1.float())
     given = replace(problem, cost=formula).at(0.05)
-    theirs = solve_sinkhorn(replace(problem, cost=function).at(0.05), tol=1e-5)
+    theirs = solve_sinkhorn(replace(problem, cost=function).at(0.05), tol=1e-4)
     truth = dense(theirs.problem, theirs.f, theirs.g).plan
     for backend in ("auto", "torch"):
-        ours = solve_sinkhorn(given, tol=1e-5, backend=backend)
+        ours = solve_sinkhorn(given, tol=1e-4, backend=backend)
         assert isinstance(ours.backend, KeOps) == (backend == "auto")
         assert (dense(given, ours.f, ours.g).plan - truth).abs().sum() < 1e-3
-        assert ours.report.cost_coupled == pytest.approx(theirs.report.cost_coupled, rel=1e-5)
+        assert ours.report.cost_coupled == pytest.approx(theirs.report.cost_coupled, rel=1e-4)
         back = ours.swapped()
         assert (given.b[ours.draw(uniforms(300))] > 0).all()
         assert back.draw(uniforms(1100)).max() < 300
@@ -196,7 +196,11 @@ for word in "$@"; do [ "$before" = -o ] && out=$word; before=$word; done
 case "$out" in *pykeops_cpp_*) echo half > "$out"; echo $$ > "$COMPILING"; exec sleep 600;; esac
 exec g++ "$@"
 """
-COMPILE = "from flowpairs.pipeline.ot.backends import compiled as c; import torch; c.log_sum_formula({!r}, 0, 1, torch.{}, 'cpu')"
+COMPILE = """
+import torch
+from flowpairs.pipeline.ot.backends.compiled import log_sum_formula
+log_sum_formula("Scalprod(X,Y)", 0, 1, torch.float64, "cpu")
+"""
 
 
 @needs_compiler
@@ -207,8 +211,7 @@ def test_a_process_killed_while_it_compiles_breaks_no_other(tmp_path: Path, monk
     compiler.chmod(0o755)
     monkeypatch.setenv("FLOWPAIRS_KEOPS_CACHE", str(cache))
     environment = os.environ | {"CXX": str(compiler), "COMPILING": str(compiling)}
-    cost = "Scalprod(X,Y)"
-    killed = subprocess.Popen([sys.executable, "-c", COMPILE.format(cost, "float64")], env=environment)
+    killed = subprocess.Popen([sys.executable, "-c", COMPILE], env=environment)
     try:
         while not compiling.exists():
             assert killed.poll() is None
@@ -217,7 +220,7 @@ def test_a_process_killed_while_it_compiles_breaks_no_other(tmp_path: Path, monk
         killed.kill()
         killed.wait()
     try:
-        formula = compiled.log_sum_formula.__wrapped__(cost, 0, 1, torch.float64, "cpu")  # waits for no lock
+        formula = compiled.log_sum_formula.__wrapped__("Scalprod(X,Y)", 0, 1, torch.float64, "cpu")  # waits for no lock
         x, one = torch.arange(3.0, dtype=torch.float64)[:, None], torch.ones(3, 1, dtype=torch.float64)
         found = formula(x, x, 0 * one, 0 * one, one, one[0])
     finally:
