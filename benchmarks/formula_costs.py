@@ -3,8 +3,8 @@
     python benchmarks/formula_costs.py [--n 4096] [--features 2 4 8 16] [--rel-eps .05] [--compile]
 
 Every solve is of the same points at the same eps to an L1 error of 1e-3, and is timed from the problem to the coupling,
-the moments of the cost included. Formulas are compiled before (`--compile` does nothing else), ten seconds each and once
-a machine. Each figure is the least of `--repeats` runs.
+the moments of the cost included. Formulas are compiled before (`--compile` does nothing else), six seconds each, once a
+machine. Each figure is the least of `--repeats` runs.
 """
 
 import argparse
