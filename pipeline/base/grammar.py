@@ -99,8 +99,8 @@ def _term(node: ast.expr) -> Term:
         case ast.BinOp(op=ast.Pow()):
             power = _whole(node.right, "a power", 2, LARGEST_POWER)
             return _made("Pow", node.left, numbers=(power,))
-        case ast.BinOp() if (name := OPERATORS.get(type(node.op))) is not None:
-            return _made(name, node.left, node.right)
+        case ast.BinOp() if type(node.op) in OPERATORS:
+            return _made(OPERATORS[type(node.op)], node.left, node.right)
         case ast.Call(func=ast.Name(id=name), keywords=[]):
             return _call(name, node.args)
     raise ValueError(

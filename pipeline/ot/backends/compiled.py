@@ -71,7 +71,8 @@ def log_sum_formula(cost: str, numbers: int, d: int, dtype: torch.dtype, device:
             call(points, points, number, number, number, number.new_ones(1 + numbers))
         except Exception as error:  # KeOps raises whatever its own code runs into, and hides what the compiler said
             raise InputError(
-                f"KeOps cannot compile {cost} for {device} ({type(error).__name__}: {error}); give backend torch"
+                f"KeOps cannot compile or load {cost} for {device} ({type(error).__name__}: {error}); "
+                f"remove {_cache()} if it was damaged, or give backend torch"
             ) from error
     return call
 
@@ -92,11 +93,13 @@ def _cached(identity: str) -> Iterator[None]:
         before = {file.name for file in own.iterdir()}
         importlib.invalidate_caches()
         yield
+        new = [file for file in own.iterdir() if file.name not in before and file.suffix != ".pkl"]
+        if not new:  # compiled before, when it could not be kept
+            return
         made = Path(tempfile.mkdtemp(prefix="making-", dir=cache))
         try:
-            for file in own.iterdir():
-                if file.name not in before and file.suffix != ".pkl":
-                    shutil.copy2(file, made)
+            for file in new:
+                shutil.copy2(file, made)
             made.rename(kept)
         except OSError:  # no room, say: this process has what it needs
             shutil.rmtree(made, ignore_errors=True)

@@ -10,10 +10,12 @@ chunks.
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.ot.backends import compiled
@@ -23,13 +25,12 @@ from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep, deepest_kept, within_depth
 from flowpairs.pipeline.ot.tiles.logits import CostLogits, InnerLogits, Logits
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, UNIT, RowPartition, Team, to_fixed_point
-from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
+from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers, column_groups
 
 LN2 = math.log(2)
 WIDTH = 4  # features of inner products are padded to a multiple of it, so that a formula serves several numbers of them
 INNER = Formula("X | Y")
-CHUNKS = 128  # chunks of columns, unless that makes them narrower or wider than these
-NARROWEST, WIDEST = 64, 1024
+WIDEST = 512  # columns of a chunk, of which there are one or more in each group of columns
 ROWS = 1024  # rows that are added up in floating point
 CELLS = 2**24  # rows times chunks that are held at a time
 NUMBERS = 2**24  # features of chosen entries that are held at a time
@@ -60,44 +61,33 @@ class KeOps:
         terms = _terms(logits)
         top, total = torch.zeros_like(a), torch.ones_like(a)
         bits = torch.zeros_like(a) if entropies else None
+        groups = None if keep is None else a.new_zeros(logits.n, terms.groups, dtype=torch.float32)
         window = None if keep is None else deepest_kept(logits, keep)
         found: list[Entries] = []
-        for runs in _slabs(share.groups(), CELLS // len(terms.chunks)):
+        for runs in _slabs(share.groups(), CELLS // len(terms.starts)):
             rows = slice(runs[0][0].start, runs[-1][-1].stop)
             chunks = terms.by_chunk(rows)
             top[rows], total[rows] = chunks.top, chunks.total
             if bits is not None:
                 bits[rows] = chunks.total.log2() + (chunks.top - chunks.mean) / LN2
-            if keep is not None and window is not None:
+            if keep is not None and window is not None and groups is not None:
+                groups[rows] = (chunks.masses.unflatten(1, (terms.groups, -1)).sum(2) / chunks.total[:, None]).float()
                 most = functools.partial(_large, terms, chunks, rows.start, window, 4 * keep, workers)
                 found += workers.map(most, [tile for run in runs for tile in run])
         phi = top / LN2 + total.log2()
-        pieces = [self._piece(terms, piece, top, a / total) for piece in share.all_pieces()] if marginal else []
+        pieces = [terms.marginal(piece, top, a / total) for piece in share.all_pieces()] if marginal else []
         masses = share.masses(sum(pieces, torch.zeros_like(gamma, dtype=torch.int64)))
         if keep is None:
             return Sweep(gamma, phi, masses, bits)
         entries = Entries(*(torch.cat([getattr(part, side) for part in found]) for side in ("i", "j", "logits")))
-        return Sweep(gamma, phi, masses, bits, entries, torch.stack(pieces).double() / UNIT)
-
-    def _piece(
-        self, terms: "_Terms", piece: slice, top: Float64[Tensor, " n"], weights: Float64[Tensor, " n"]
-    ) -> Int[Tensor, " m"]:
-        """Sum what some rows add to the target marginal, in fixed point."""
-        mass = torch.zeros_like(terms.gamma, dtype=torch.int64)
-        for start in range(piece.start, piece.stop, ROWS):
-            rows = slice(start, min(piece.stop, start + ROWS))
-            highest, part, _ = terms.turned().reduce(
-                terms.y, terms.gamma, terms.x[rows], -top[rows].to(terms.x.dtype), weights[rows].to(terms.x.dtype)
-            )
-            mass += to_fixed_point(highest.exp() * part)
-        return mass
+        return Sweep(gamma, phi, masses, bits, entries, torch.stack(pieces).double() / UNIT, groups)
 
     def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`."""
 
         def best(terms: "_Terms", rows: slice) -> Tensor:
             chunk = terms.by_chunk(rows).maxima.argmax(1)
-            return chunk * terms.width + terms.entries(_numbers(rows, chunk), chunk).argmax(1)
+            return terms.starts[chunk] + terms.entries(_numbers(rows, chunk), chunk).argmax(1)
 
         return _each_row(best, logits, team)
 
@@ -111,7 +101,7 @@ class KeOps:
             # Relative to the chunk's own maximum and sum, since the two ways to sum differ by rounding.
             inside = (own - own.amax(1, keepdim=True)).exp().double().cumsum(1)
             aim = aim / masses.gather(1, chunk) * inside[:, -1:]
-            return (chunk * terms.width + first_beyond(inside, aim))[:, 0]
+            return (terms.starts[chunk] + first_beyond(inside, aim))[:, 0]
 
         return _each_row(drawn, logits, team)
 
@@ -145,30 +135,45 @@ class _Terms:
     scale: float
     gamma: Float[Tensor, " m"]
 
+    @cached_property
+    def cuts(self) -> list[int]:
+        """Bounds of the chunks, equally many in each group of columns, a function of the number of columns alone."""
+        cuts = column_groups(len(self.y))
+        parts = -(-cuts[0].stop // WIDEST)
+        starts = [cut.start + (cut.stop - cut.start) * k // parts for cut in cuts for k in range(parts)]
+        return [*starts, len(self.y)]
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of columns."""
+        return len(column_groups(len(self.y)))
+
+    @cached_property
+    def starts(self) -> Int[Tensor, " chunks"]:
+        """First columns of the chunks."""
+        return torch.tensor(self.cuts[:-1], device=self.y.device)
+
     @property
     def width(self) -> int:
-        """Columns of a chunk, a function of their number alone."""
-        return max(NARROWEST, min(WIDEST, NARROWEST * -(-len(self.y) // (CHUNKS * NARROWEST))))
+        """Columns of the widest chunk."""
+        return max(high - low for low, high in pairwise(self.cuts))
 
-    @property
-    def chunks(self) -> range:
-        """First columns of the chunks."""
-        return range(0, len(self.y), self.width)
-
-    def turned(self) -> "_Terms":
-        """Return the terms with the cost's arguments swapped, and all else as it is."""
-        return replace(self, cost=self.cost.swapped())
+    @cached_property
+    def turned(self) -> Formula:
+        """The cost with its arguments swapped."""
+        return self.cost.swapped()
 
     def reduce(
         self,
+        cost: Formula,
         x: Float[Tensor, "r k"],
         p: Float[Tensor, " r"],
         y: Float[Tensor, "c k"],
         q: Float[Tensor, " c"],
         w: Float[Tensor, " c"],
     ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"], Float[Tensor, " r"]]:
-        """Evaluate the compiled formula."""
-        text, numbers = self.cost.compiled
+        """Evaluate the compiled formula; see `compiled.log_sum_formula`."""
+        text, numbers = cost.compiled
         formula = compiled.log_sum_formula(text, len(numbers), x.shape[1], x.dtype, x.device.type)
         out = formula(x, y, p[:, None], q[:, None], w[:, None], x.new_tensor([self.scale, *numbers]))
         top, mass, moment = out.unbind(1)
@@ -179,8 +184,8 @@ class _Terms:
         x = self.x[rows]
         zero, one = torch.zeros_like(x[:, 0]), torch.ones_like(self.gamma)
         parts = [
-            self.reduce(x, zero, self.y[cut], self.gamma[cut], one[cut])
-            for cut in (slice(start, start + self.width) for start in self.chunks)
+            self.reduce(self.cost, x, zero, self.y[low:high], self.gamma[low:high], one[low:high])
+            for low, high in pairwise(self.cuts)
         ]
         maxima, masses, moments = (torch.stack(kind, 1) for kind in zip(*parts, strict=True))
         top = maxima.amax(1).double()
@@ -189,15 +194,25 @@ class _Terms:
         total = scaled.sum(1)
         return _Chunks(maxima, scaled, top, total, (moments.double() * share).sum(1) / total)
 
+    def marginal(self, rows: slice, top: Float64[Tensor, " n"], weights: Float64[Tensor, " n"]) -> Int64[Tensor, " m"]:
+        """Sum weights_i e^(logit_ij - top_i) over some rows for each column, in fixed point."""
+        mass = torch.zeros_like(self.gamma, dtype=torch.int64)
+        for part in (slice(start, min(rows.stop, start + ROWS)) for start in range(rows.start, rows.stop, ROWS)):
+            shift, weight = (values[part].to(self.x.dtype) for values in (-top, weights))
+            highest, sums, _ = self.reduce(self.turned, self.y, self.gamma, self.x[part], shift, weight)
+            mass += to_fixed_point(highest.exp() * sums)
+        return mass
+
     def entries(self, rows: Int[Tensor, " k"], chunk: Int[Tensor, " k"]) -> Float[Tensor, "k width"]:
-        """Compute the logits of chosen rows in a chunk for each, -inf beyond the last column."""
-        step, out = max(1, NUMBERS // (self.width * self.x.shape[1])), self.x.new_empty(len(rows), self.width)
+        """Compute the logits of chosen rows in a chunk for each, -inf beyond its last column."""
+        width, last = self.width, torch.tensor(self.cuts[1:], device=self.y.device) - 1
+        step, out = max(1, NUMBERS // (width * self.x.shape[1])), self.x.new_empty(len(rows), width)
         for part in (slice(start, start + step) for start in range(0, len(rows), step)):
-            columns = chunk[part, None] * self.width + torch.arange(self.width, device=rows.device)
-            beyond = columns >= len(self.y)
-            columns = columns.clamp(max=len(self.y) - 1)
-            cost = self.cost.between(self.x[rows[part], None], self.y[columns])
-            out[part] = torch.add(self.gamma[columns], cost, alpha=self.scale).masked_fill_(beyond, -math.inf)
+            columns = self.starts[chunk[part], None] + torch.arange(width, device=rows.device)
+            inside = columns.minimum(last[chunk[part], None])
+            cost = self.cost.between(self.x[rows[part], None], self.y[inside])
+            logits = torch.add(self.gamma[inside], cost, alpha=self.scale)
+            out[part] = logits.masked_fill_(columns > inside, -math.inf)
         return out
 
 
@@ -218,7 +233,7 @@ def _each_row(work: Callable[[_Terms, slice], Tensor], logits: Logits, team: Tea
     share = RowPartition(logits.n, logits.m, logits.device, team)
     found = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
     terms = _terms(logits)
-    step = max(1, CELLS // max(len(terms.chunks), terms.width))
+    step = max(1, CELLS // max(len(terms.starts), terms.width))
     with Workers(logits.device):
         for start in range(share.rows.start, share.rows.stop, step):
             rows = slice(start, min(share.rows.stop, start + step))
@@ -247,7 +262,7 @@ def _large(
     i, k = (chunks.maxima[own] >= (top - window * LN2)[:, None]).nonzero().unbind(1)
     below = (terms.entries(i + tile.start, k) - top[i].to(terms.x.dtype)[:, None]) / LN2
     which, inside, logit = within_depth(below, window, keep * len(top), workers)
-    i, j = i[which], k[which] * terms.width + inside
+    i, j = i[which], terms.starts[k[which]] + inside
     return Entries((i + tile.start).int(), j.int(), logit - total[i].log2().to(logit.dtype))
 
 

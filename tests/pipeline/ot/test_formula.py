@@ -21,7 +21,7 @@ from flowpairs.pipeline.ot.backends.keops import KeOps
 from flowpairs.pipeline.ot.costs.formula import Formula
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.partition import RowPartition
-from flowpairs.pipeline.ot.tiles.tiling import Workers
+from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups
 
 needs_compiler = pytest.mark.skipif(KeOps().refusal(blobs(1, 1, 1, 1.0)) is not None, reason="KeOps needs a compiler")
 
@@ -83,6 +83,9 @@ def test_compiled_operations_keep_the_digits_of_float32() -> None:
     assert np.abs(swept.columns.numpy() - loop.conditional.mean(0)).sum() < rounding
     assert np.abs(swept.bits.numpy() - loop.bits).max() < rounding * np.log2(200)
     assert swept.entries is not None
+    assert swept.groups is not None
+    groups = np.stack([loop.conditional[:, cut].sum(1) for cut in column_groups(200)], 1)
+    assert np.abs(swept.groups.numpy() - groups).max() < rounding
     i, j = swept.entries.i.numpy(), swept.entries.j.numpy()
     assert np.abs(np.exp2(swept.entries.logits.numpy()) - loop.conditional[i, j]).max() < rounding
     assert set(enumerate(loop.conditional.argmax(1))) <= set(zip(i, j, strict=True))
