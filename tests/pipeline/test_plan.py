@@ -83,7 +83,7 @@ def test_the_payload_is_ids_where_full_shards_would_take_over_16_gb(
 ) -> None:
     def kept(pairs: int) -> tuple[str, list[int], str]:
         config = settings(tmp_path / str(pairs), output={"pairs": pairs, "payload": "auto", "pairs_per_shard": None})
-        config, surveyed = survey_job(config)
+        config, _ = survey_job(config)
         blocks = check_sizes(config, 1797, None, None)
         return config.output.payload, [len(rows) for rows in blocks.shards(0).values()], capsys.readouterr().err
 
