@@ -190,7 +190,9 @@ def save_inputs(inputs: Inputs, store: AnyPath) -> Inputs:
     return replace(inputs, target=target, source=source)
 
 
-def feature_space(config: CoupleConfig, inputs: Inputs, store: AnyPath | None) -> FeatureSpace:
+def feature_space(
+    config: CoupleConfig, inputs: Inputs, store: AnyPath | None, fitted: Features | None = None
+) -> FeatureSpace:
     """Compute the features of every id by the map that the store has recorded, or that is fitted and recorded now.
 
     For two sides the map is one, fitted to those data of both that take part, so that distances are those between the
@@ -200,12 +202,13 @@ def feature_space(config: CoupleConfig, inputs: Inputs, store: AnyPath | None) -
         config: config with the features and flips.
         inputs: the inputs, with both sides.
         store: the pair store; None: all features are computed in memory.
+        fitted: the map, where it is there already.
     """
     directory = None if store is None else features_directory(store)
-    if directory is not None and (directory / MAP).is_file():
+    if fitted is None and directory is not None and (directory / MAP).is_file():
         fitted = load_map(directory)
-    else:
-        fitted = fit_features(_samples(config, inputs), config.features.pca)
+    elif fitted is None:
+        fitted = fit_features(fitting_samples(config, inputs), config.features.pca)
         if fitted.captured is not None and directory is not None:
             print_line(
                 f"features: {fitted.dim} directions hold {100 * fitted.captured:.1f} % of the variance", sys.stderr
@@ -229,7 +232,7 @@ def feature_space(config: CoupleConfig, inputs: Inputs, store: AnyPath | None) -
     return FeatureSpace(fitted, of_target, features(source.rows, source.fingerprint, "source", flips=source.flips))
 
 
-def _samples(config: CoupleConfig, inputs: Inputs) -> list[RowSample]:
+def fitting_samples(config: CoupleConfig, inputs: Inputs) -> list[RowSample]:
     """List the data that the map is fitted to."""
     rows, source = inputs.target.rows, inputs.source
     if source is None:

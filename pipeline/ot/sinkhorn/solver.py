@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.backends.choose import BackendName, choose
-from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
+from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend, Timed
 from flowpairs.pipeline.ot.coupling import BlockReport, EntropicCoupling
 from flowpairs.pipeline.ot.problem import Problem, entropy
 from flowpairs.pipeline.ot.sharpness import spread_of, transport_costs
@@ -104,7 +104,7 @@ class ProblemArrays:
         self.target = self.target[nearby_order(problem.x1[self.target])]
         self.a, self.b = a[self.source], b[self.target]
         self.supported = replace(self.whole, x0=problem.x0[self.source], x1=problem.x1[self.target], a=self.a, b=self.b)
-        self.kernel = kernel_of(self.supported, backend)
+        self.kernel = kernel_of(self.supported, Timed(backend))
         self.share = RowPartition(len(self.a), len(self.b), a.device, team)
         check_team(team.size, len(self.a), len(self.b), a.device)
 
