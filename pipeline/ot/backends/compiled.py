@@ -110,7 +110,10 @@ def _cache() -> Path:
     versions = f"{_pykeops().__version__}-{platform.python_version()}-{platform.node()}-{platform.machine()}"
     where = os.environ.get("FLOWPAIRS_KEOPS_CACHE") or Path.home() / ".cache" / "flowpairs" / "keops"
     folder = Path(where) / versions
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"FLOWPAIRS_KEOPS_CACHE={where}: cannot be written to ({error}); give a folder") from error
     return folder
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support.ot_problems import blobs, by_rows, dense, random_weights, uniforms
 
 from flowpairs.pipeline.base.errors import InputError
@@ -173,6 +175,49 @@ def test_what_is_no_formula_is_refused_in_a_sentence(text: str, says: str) -> No
         Formula(text)
     assert says in str(refusal.value)
     assert str(refusal.value).startswith("cost='keops:")
+
+
+WORDS = [
+    "X",
+    "Y",
+    "+",
+    "-",
+    "*",
+    "/",
+    "|",
+    "**",
+    "(",
+    ")",
+    ",",
+    "Sum(",
+    "Norm2(",
+    "Clamp(",
+    "Elem(",
+    "Extract(",
+    "Abs(",
+    "2",
+    "0.5",
+    "0",
+    "1e400",
+    "lambda:",
+    "[0]",
+    ".real",
+    "\x00",
+    "not",
+    ":=",
+]
+WORDS += ["f'{X}'", "X-Y", "Sum(X-Y)", "(X|Y)", "Norm2(X)"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=12))
+def test_any_text_is_a_formula_or_is_refused(words: list[str]) -> None:
+    try:
+        formula = Formula(" ".join(words))
+    except InputError:
+        return
+    x, y = torch.from_numpy(points(3, 0)), torch.from_numpy(points(4, 1))
+    assert formula(x, y).shape == (3, 4)
+    assert torch.equal(formula.swapped()(y, x).T.isnan(), formula(x, y).isnan())
 
 
 def test_points_that_do_not_fit_are_refused() -> None:
