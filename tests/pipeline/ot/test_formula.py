@@ -165,7 +165,7 @@ def test_float32_costs_that_lack_digits_are_computed_in_float64() -> None:
         ("Sum((lambda: X - Y)())", "holds "),
         ("Sum(X.T - Y)", "holds 'X.T'"),
         ("Sum(f=X - Y)", "holds "),
-        ("(" * 300 + "X | Y" + ")" * 300, "cannot be read" if sys.version_info < (3, 13) else "c"),
+        ("(" * 300 + "X | Y" + ")" * 300, "cannot be read"),
         ("-" * 900 + "(X | Y)", "is nested too deeply"),
         ("Sum(X - Y)" + " + 1" * 300, "has 1210 characters; give at most 1000"),
     ],
@@ -177,36 +177,8 @@ def test_what_is_no_formula_is_refused_in_a_sentence(text: str, says: str) -> No
     assert str(refusal.value).startswith("cost='keops:")
 
 
-WORDS = [
-    "X",
-    "Y",
-    "+",
-    "-",
-    "*",
-    "/",
-    "|",
-    "**",
-    "(",
-    ")",
-    ",",
-    "Sum(",
-    "Norm2(",
-    "Clamp(",
-    "Elem(",
-    "Extract(",
-    "Abs(",
-    "2",
-    "0.5",
-    "0",
-    "1e400",
-    "lambda:",
-    "[0]",
-    ".real",
-    "\x00",
-    "not",
-    ":=",
-]
-WORDS += ["f'{X}'", "X-Y", "Sum(X-Y)", "(X|Y)", "Norm2(X)"]
+WORDS = [*"XY+-*/|(),20\x00", "**", "0.5", "1e400", "lambda:", "[0]", ".real", "not", ":=", "f'{X}'", "X-Y"]
+WORDS += ["Sum(", "Norm2(", "Clamp(", "Elem(", "Extract(", "Abs(", "Sum(X-Y)", "(X|Y)", "Norm2(X)"]
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=12))
