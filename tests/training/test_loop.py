@@ -1,5 +1,6 @@
 """The training loop without Ray: what it learns, and that stopping and going on leaves no trace."""
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,11 +37,12 @@ def train(
     model = models.build_model(MLPConfig(kind="mlp", width=width, depth=2), index.shape, 0, config.seed)
     state = TrainState.start(model, config)
     if resume:
-        state.load(resume, torch.device("cpu"))
+        state.load(resume)
     part, lines = BatchPart(config.batch, 0, 1, 4), []
     until = config.model_copy(update={"steps": stop or config.steps})
-    with ShardLoader(store, index, part, config.seed, state=state.loader) as loader:
-        objective = Objective(config.seed, path or probability_paths.Straight())
+    objective = Objective(config.seed, path or probability_paths.Straight())
+    draw = partial(objective.draw, shape=index.shape)
+    with ShardLoader(store, index, part, config.seed, state=state.loader, draw=draw) as loader:
         loop.train_loop(state, model, loader, objective, until, lines.append, lambda metrics: None)
     return state, lines
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -371,8 +372,9 @@ def test_sf2m_with_guidance_trains_on_two_workers_as_on_one_and_is_sampled(tmp_p
 
     state = TrainState.start(objectives.build_network(settings, (2,), 3), settings.train)
     lines, part = list[loop.LogLine](), BatchPart(64, 0, 1, 8)
-    with ShardLoader(tmp_path / "store", index, part, 0, labels=True) as loader:
-        objective = objectives.build_objective(settings, 3)
+    objective = objectives.build_objective(settings, 3)
+    draw = partial(objective.draw, shape=index.shape)
+    with ShardLoader(tmp_path / "store", index, part, 0, labels=True, draw=draw) as loader:
         loop.train_loop(state, state.model, loader, objective, settings.train, lines.append, lambda metrics: None)
     ours = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     np.testing.assert_allclose(ours, [line.loss for line in lines], rtol=1e-4)
