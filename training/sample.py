@@ -58,7 +58,8 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
         config = config.model_copy(update={"samples": len(starts)})
     sampler = Sampler(trained, config, classes(config, trained), device, starts)
     drawn, nfe = sampler.samples(config.solver, config.steps)
-    write_samples(output, form, drawn.numpy(), None if sampler.labels is None else sampler.labels.numpy())
+    labels = sampler.labels(slice(0, config.samples))
+    write_samples(output, form, drawn.numpy(), None if labels is None else labels.numpy())
     return nfe
 
 

@@ -1,6 +1,7 @@
 """Ray Train for real: two workers, a finished run's files, and kills that leave no trace in the weights."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from support.stores import write_store
 
 from flowpairs.jobs.status import status
 from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import load, validate
 from flowpairs.training import objectives
 from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainClusterConfig, TrainConfig
@@ -299,6 +301,29 @@ def test_a_compiled_model_learns_the_same_and_is_saved_as_any_other(undisturbed:
     assert_same_end(store.parent / "compiled", undisturbed)
 
 
+def test_an_evaluation_is_the_same_by_any_number_of_tasks(undisturbed: Path, tmp_path: Path) -> None:
+    """Up to rounding, since two tasks have one thread each; in seven batches, the last one short."""
+    reports, arrays = [], []
+    for workers in (1, 2):
+        run = shutil.copytree(undisturbed, tmp_path / str(workers))
+        asked = EvaluateConfig(samples=200, euler=(4,), batch=32, workers=workers)
+        reports.append(evaluate(run, asked))
+        arrays.append(np.load(run / "samples.npz"))
+    for one, two in zip(*(report["frechet"] for report in reports), strict=True):
+        assert (one["solver"], one["nfe"]) == (two["solver"], two["nfe"])
+        assert one["fd"] == pytest.approx(two["fd"], rel=1e-4)
+    assert reports[0]["curvature"] == pytest.approx(reports[1]["curvature"], rel=1e-4)
+    for name in ("euler4", "dopri5", "trajectories"):
+        np.testing.assert_allclose(arrays[0][name], arrays[1][name], atol=1e-4)
+    named = {"data": None, "split": None, "held_out": False, "mirrored": None, "count": 300}
+    found = reports[0]["reference"]
+    assert {key: found[key] for key in named} == named
+    x0 = np.random.default_rng(0).normal(size=(600, 2)).astype(np.float32)
+    assert found["sha256"] == hashlib.sha256((2 * x0 + 1)[:300].tobytes()).hexdigest()
+    with pytest.raises(InputError, match=r"^workers=3, .* only 2 such workers fit"):
+        evaluate(undisturbed, EvaluateConfig(workers=3))
+
+
 def test_evaluation_is_what_a_plain_loop_computes(undisturbed: Path, store: Path) -> None:
     report = evaluate(undisturbed, EvaluateConfig(samples=300, euler=(4,), batch=128, rtol=1e-6, atol=1e-6))
     assert report == json.loads((undisturbed / "evaluation.json").read_text())
@@ -311,7 +336,7 @@ def test_evaluation_is_what_a_plain_loop_computes(undisturbed: Path, store: Path
 
     model = MLP(2, 32, 1, 0)
     model.load_state_dict(weights(undisturbed))
-    x = noise = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    x = start = torch.from_numpy(noise.gaussian(0, 0, 300, 2, noise.Stream.STARTS))
     with torch.no_grad():
         for step in range(4):
             x = x + model(torch.full((300,), step / 4), x) / 4
@@ -319,7 +344,7 @@ def test_evaluation_is_what_a_plain_loop_computes(undisturbed: Path, store: Path
     drawn = store.parent / "drawn.npz"  # by `flowpairs sample`, from the same seed
     sample(undisturbed, SampleConfig(samples=300, solver="euler", steps=4), drawn)
     np.testing.assert_allclose(np.load(drawn)["samples"], x.numpy(), atol=1e-5)
-    np.testing.assert_allclose(samples["trajectories"][:, 0], noise[:64].numpy())
+    np.testing.assert_allclose(samples["trajectories"][:, 0], start[:64].numpy())
     np.testing.assert_allclose(samples["trajectories"][:, -1], samples["dopri5"], atol=1e-3)
 
     # Two features, so the principal components turn the plane: the distance is that of the points themselves.

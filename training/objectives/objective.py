@@ -194,8 +194,8 @@ class MeanFlow(Objective):
         one = super().instants(uniforms)["t"]
         two = times(self.times, uniforms(Purpose.UNTIL), self.path.margin)
         spanned = uniforms(Purpose.SPANS) < self.spans
-        ends = {"t": torch.minimum(one, two), "until": torch.maximum(one, two)}
-        return {name: torch.where(spanned, end, one) for name, end in ends.items()}
+        ordered = {"t": torch.minimum(one, two), "until": torch.maximum(one, two)}
+        return {name: torch.where(spanned, time, one) for name, time in ordered.items()}
 
     def errors(self, model: nn.Module, bare: nn.Module, sample: Sample) -> Float[Tensor, " b"]:
         """Compute each sample's squared error against the right side of the identity."""
