@@ -149,7 +149,7 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
     with ShardLoader(job.pairs, outline.index, part, 0, outline=outline, draw=draw) as loader:
         train_loop(state, state.model, loader, objective, whole.train.train, lambda line: None, lambda m: None)
     ours = torch.load(job.run / "checkpoints" / "step-000000096" / FILE, weights_only=True)["ema"]
-    for name, value in state.ema.module.state_dict().items():
+    for name, value in state.ema.state_dict().items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
 
     # Both are done.

@@ -53,7 +53,7 @@ def write_run(
     state = TrainState.start(objectives.build_network(config, shape, classes), config.train)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weight in state.ema.module.parameters():  # away from DiT's zero start, and from what is not averaged
+        for weight in state.ema.parameters():  # away from DiT's zero start, and from what is not averaged
             weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
     save_weights(directory, state, "step-000000010")
     save(config, RunDirectory(directory).config, "a test's")
@@ -90,5 +90,6 @@ def train_here(config: TrainConfig) -> Path:
 
 
 def wait_for_checkpoint(run: Path) -> None:
-    while not list(run.glob("checkpoints/step-*/state.pt")):
+    """Wait until Ray Train has noted a checkpoint, from which a run then goes on."""
+    while RunDirectory(run).newest_checkpoint() is None:
         time.sleep(0.02)

@@ -122,7 +122,7 @@ def test_sf2m_learns_both_fields(tmp_path: Path) -> None:
     with ShardLoader(tmp_path / "store", index, part, 0, draw=draw) as loader:
         loop.train_loop(state, state.model, loader, objective, config.train, lambda line: None, lambda metrics: None)
 
-    net = state.ema.module.eval()
+    net = state.ema.eval()
     t = torch.full((5,), 0.4)
     at = mean(t)[:, None] + variance(t).sqrt()[:, None] * torch.linspace(-1.5, 1.5, 5)[:, None]
     with torch.no_grad():

@@ -97,7 +97,7 @@ def test_trained_on_pairs_it_samples_in_one_step(tmp_path: Path) -> None:
     draw = partial(objective.draw, shape=index.shape)
     with ShardLoader(tmp_path / "store", index, part, 0, draw=draw) as loader:
         loop.train_loop(state, state.model, loader, objective, settings.train, lambda line: None, lambda metrics: None)
-    flow = Flow(state.ema.module.eval(), settings, None, 0, 1.0)
+    flow = Flow(state.ema.eval(), settings, None, 0, 1.0)
     at = torch.linspace(-1.5, 1.5, 31)[:, None]
     euler = at + flow.velocity(torch.zeros(31), at)  # one step of the instantaneous velocity goes to 0
     assert (euler - SCALE * at).abs().max() > 0.4

@@ -61,7 +61,8 @@ def train_loop(
         InputError: the loss is not finite.
     """
     device = next(state.model.parameters()).device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device))
+    narrow = uses_bf16(config.precision, device)
+    autocast = torch.autocast(device.type, torch.bfloat16) if narrow else nullcontext()
     totals = torch.zeros(2, device=device)  # loss and gradient norm; read only at a log line, so the host runs ahead
     clock, logged, waited = time.perf_counter(), state.step, loader.waited
     metrics: dict[str, float] = {}
@@ -78,7 +79,7 @@ def train_loop(
             error += errors.detach().mean() / len(parts)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
         state.optimiser.step()
-        state.ema.update_parameters(state.model)
+        state.average(config)
         totals += torch.stack([error, norm])
         state.step += 1
 

@@ -4,14 +4,13 @@ The state of random generators is not part of it, nor that of a schedule: all ra
 decay of the average are functions of (config, step), so a resumed run goes on as an uninterrupted one would have.
 """
 
-from collections.abc import Callable
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowpairs.pipeline.base.atomic import atomic_open
 from flowpairs.pipeline.base.errors import InputError
@@ -20,7 +19,6 @@ from flowpairs.training.config import OptimisationConfig
 from flowpairs.training.pairs.loader_state import State, check_form
 
 FILE = "state.pt"
-Listed = list[Tensor] | tuple[Tensor, ...]
 Tree = dict[str, Any]  # what a checkpoint holds: model, ema, optimiser, loader, step, seconds
 _REMEDY = "train again into another output.dir, or give the right one"
 
@@ -33,7 +31,7 @@ class TrainState:
     """
 
     model: nn.Module
-    ema: AveragedModel
+    ema: nn.Module
     optimiser: torch.optim.AdamW
     loader: State | None = None  # None: at the beginning
     step: int = 0
@@ -44,7 +42,21 @@ class TrainState:
         """Create the state before the first step."""
         given: Any = {"betas": config.betas, "weight_decay": config.weight_decay}
         optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True, **given)
-        return cls(model, AveragedModel(model, multi_avg_fn=averaging(config.ema, config.ema_warmup)), optimiser)
+        return cls(model, copy.deepcopy(model), optimiser)
+
+    @torch.no_grad()
+    def average(self, config: OptimisationConfig) -> None:
+        """Take the weights of a step into their average, before `step` counts it.
+
+        After n steps by min(ema, (1 + n) / (ema_warmup + n)) of the old ones. n is a number of the host:
+        torch.optim.swa_utils keeps it in a tensor, which it copies to the device in every step and waits for.
+        """
+        averaged, current = ([*module.parameters()] for module in (self.ema, self.model))
+        if self.step == 0:
+            torch._foreach_copy_(averaged, current)
+        else:
+            kept = min(config.ema, (1 + self.step) / (config.ema_warmup + self.step))
+            torch._foreach_lerp_(averaged, current, 1 - kept)
 
     def tree(self) -> Tree:
         """Copy the state to the host, where further steps do not change it.
@@ -55,7 +67,7 @@ class TrainState:
         return copied(
             {
                 "model": self.model.state_dict(),
-                "ema": self.ema.module.state_dict(),
+                "ema": self.ema.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "loader": self.loader,
                 "step": self.step,
@@ -76,26 +88,15 @@ class TrainState:
         tree = read_checkpoint(directory)
         try:
             self.model.load_state_dict(tree["model"])
-            self.ema.module.load_state_dict(tree["ema"])
+            self.ema.load_state_dict(tree["ema"])
             self.optimiser.load_state_dict(copied(tree["optimiser"]))  # or it would go on in the mapped file
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"checkpoint {str(directory)!r}: of another model ({error}); {_REMEDY}") from error
-        self.ema.n_averaged.fill_(tree["step"])
         try:
             self.loader = None if tree["loader"] is None else check_form(tree["loader"])
         except InputError as error:
             raise InputError(f"checkpoint {str(directory)!r}: {error}") from error
         self.step, self.seconds = tree["step"], tree["seconds"]
-
-
-def averaging(decay: float, warmup: int) -> Callable[[Listed, Listed, Tensor | int], None]:
-    """Return the update of averaged weights after n steps: by min(decay, (1 + n) / (warmup + n)) of the old ones."""
-
-    def update(averaged: Listed, current: Listed, count: Tensor | int) -> None:
-        n = int(count)  # on the host
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (warmup + n)))(averaged, current, count)
-
-    return update
 
 
 def copied(tree: Any) -> Any:
