@@ -119,7 +119,7 @@ def test_the_status_in_the_middle_names_the_checkpoint_to_go_on_from(undisturbed
     found, last = read_run_status(run), json.loads(lines[19])
     assert not found.complete
     assert (found.step, found.loss, found.data_wait) == (200, last["loss"], last["data_wait"])
-    assert found.seconds_left == pytest.approx(40 * 64 / last["samples_per_s"])
+    assert found.seconds_left == pytest.approx((STEPS - 200) * 64 / last["samples_per_s"])
     assert found.checkpoint == f"checkpoints/step-{STEPS:09d}"
     (run / "metrics.jsonl").write_text("")
     shutil.rmtree(run / "checkpoints")

@@ -51,7 +51,7 @@ class TrainState:
         After n steps by min(ema, (1 + n) / (ema_warmup + n)) of the old ones. n is a number of the host:
         torch.optim.swa_utils keeps it in a tensor, which it copies to the device in every step and waits for.
         """
-        averaged, current = ([*module.parameters()] for module in (self.ema, self.model))
+        averaged, current = (list[Tensor](module.parameters()) for module in (self.ema, self.model))
         if self.step == 0:
             torch._foreach_copy_(averaged, current)
         else:

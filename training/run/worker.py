@@ -49,7 +49,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     model = objectives.build_network(config, index.shape, index.num_classes)
     if config.train.init is not None and ray.train.get_checkpoint() is None:
         load_init(model, config.train.init)
-    state = TrainState.start(placed(model, config, device), config.train)
+    model = model.to(device, memory_format=memory_format(config, device))  # type: ignore[call-overload]
+    state = TrainState.start(model, config.train)
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as path:
             state.load(Path(path))
@@ -90,14 +91,13 @@ def open_loader(
     )
 
 
-def placed(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
-    """Put a network on its device; convolutions of a UNet on a GPU keep the channels of a pixel together.
+def memory_format(config: TrainConfig, device: torch.device) -> torch.memory_format:
+    """Return the order of a network's numbers in memory: a UNet on a GPU keeps the channels of a pixel together.
 
     MeanFlow's UNet is left out: forward-mode differentiation has every norm read its input in the other order.
     """
-    if device.type == "cuda" and config.model.kind == "unet" and config.objective.kind != "meanflow":
-        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model.to(device)
+    together = device.type == "cuda" and config.model.kind == "unet" and config.objective.kind != "meanflow"
+    return torch.channels_last if together else torch.preserve_format
 
 
 def parallel(model: nn.Module, config: OptimisationConfig, *, compiled: bool) -> nn.Module:
