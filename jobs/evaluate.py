@@ -1,9 +1,12 @@
 """`flowpairs evaluate RUN`: curvature and Frechet distances of a finished run."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from flowpairs.training.config import EvaluateConfig
 
 # Name of a preset -> its folder in configs/, whose evaluate.yaml it is.
 PRESETS = {
@@ -26,16 +29,7 @@ def evaluate(
 
     Example: `flowpairs evaluate runs/digits euler=[1,2,4]`
     """
-    from flowpairs.pipeline.config import from_overrides, load
-    from flowpairs.training.config import EvaluateConfig
-
-    if preset is None:
-        settings = from_overrides(EvaluateConfig, overrides)
-    else:
-        from importlib.resources import files
-
-        file = Path(str(files("flowpairs.configs"))) / PRESETS[preset] / "evaluate.yaml"
-        settings = load(EvaluateConfig, file, overrides)
+    settings = evaluation_config(preset, overrides)
     from flowpairs.training.evaluate import evaluate as run_job
 
     report = run_job(run_dir, settings)
@@ -47,6 +41,23 @@ def evaluate(
         from flowpairs.training.report.terminal import print_evaluation
 
         print_evaluation(report)
+
+
+def evaluation_config(preset: Preset | None, overrides: list[str] | None) -> "EvaluateConfig":
+    """Make the configuration of a preset, or of the defaults, and of the overrides.
+
+    Raises:
+        InputError: an override is malformed, or of no key.
+    """
+    from importlib.resources import files
+
+    from flowpairs.pipeline.config import from_overrides, load
+    from flowpairs.training.config import EvaluateConfig
+
+    if preset is None:
+        return from_overrides(EvaluateConfig, overrides)
+    folder = Path(str(files("flowpairs.configs"))) / PRESETS[preset]
+    return load(EvaluateConfig, folder / "evaluate.yaml", overrides)
 
 
 if __name__ == "__main__":

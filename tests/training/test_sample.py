@@ -44,6 +44,8 @@ def test_samples_follow_from_the_seed_and_not_from_the_batch(
     assert np.abs(first - drawn(tmp_path, seed=1, **asked)["samples"]).max() > 0.1
     fewer = drawn(tmp_path, batch=7, **asked | {"samples": 14})["samples"]
     np.testing.assert_array_equal(fewer, small[:14])
+    later = drawn(tmp_path, batch=7, **asked | {"samples": 16, "first": 14})["samples"]
+    np.testing.assert_array_equal(later, small[14:])
 
 
 def test_euler_is_a_plain_loop_over_the_averaged_weights(tmp_path: Path) -> None:
@@ -94,6 +96,9 @@ def test_labels_are_as_frequent_as_in_the_data_where_none_are_asked_for(tmp_path
     guided = drawn(tmp_path / "run", samples=8, solver="euler", steps=1, labels=(1,), guidance=2.0)
     plain = drawn(tmp_path / "run", samples=8, solver="euler", steps=1, labels=(1,))
     np.testing.assert_array_equal(drawn(tmp_path / "run", samples=9, solver="euler", steps=1)["labels"], found[:9])
+    np.testing.assert_array_equal(
+        drawn(tmp_path / "run", first=9, samples=4, solver="euler", steps=1)["labels"], found[9:13]
+    )
     assert (guided["labels"] == 1).all()
     assert np.abs(guided["samples"] - plain["samples"]).max() > 1e-4
     (tmp_path / "store" / "index.json").unlink()

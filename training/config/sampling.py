@@ -49,6 +49,13 @@ SolverName = Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"]
 class SampleConfig(SamplerConfig):
     """The complete configuration of `flowpairs sample RUN`, made from its options."""
 
+    first: int = Field(default=0, ge=0)  # number of the first sample: runs of numbers may be drawn by many processes
     solver: SolverName = "dopri5"
     steps: PositiveInt | None = None  # number of equal steps; None for dopri5, which chooses its steps
     labels: tuple[int, ...] = ()  # labels to draw from; empty: the labels of the data
+
+    @model_validator(mode="after")
+    def _countable(self) -> "SampleConfig":
+        if self.first + self.samples > MOST_SAMPLES:
+            raise ValueError(f"first={self.first}: a seed has {MOST_SAMPLES:,} samples; give another seed")
+        return self
