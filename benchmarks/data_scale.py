@@ -1,11 +1,11 @@
 """Memory and time of a coupling job, and of training on its pairs, as the data grow.
 
-    python benchmarks/data_scale.py [--rows 25000 100000 400000] [--actors 1 2] [--directory DIR]
+    python benchmarks/data_scale.py [--rows 25000 100000 400000] [--actors 1 2] [--side 64] [--directory DIR]
 
-Data are images of 64x64x3 bytes, made here and written as one .npy file (5 GB for 400,000). The job finds 64 principal
-directions, couples blocks of 8,192 with payload ids, and a small network is trained on the pairs for some steps. Peaks
-are the largest resident memory (VmHWM) of the driver, of an actor or task, and of a training worker; RssAnon is what of
-it is not mapped files. The object store is the largest use that Ray's store showed.
+Data are images of 64x64x3 bytes (or of another side), made here and written as one .npy file (5 GB for 400,000). The
+job finds 64 principal directions, couples blocks of up to 8,192 with payload ids, and a small network is trained on the
+pairs for some steps. Peaks are the largest resident memory (VmHWM) of the driver, of an actor or task, and of a worker
+of training; RssAnon is what of it is not mapped files. The object store is the largest use that Ray's store showed.
 """
 
 import argparse
@@ -20,22 +20,23 @@ from pathlib import Path
 
 import numpy as np
 
-SHAPE, WRITTEN = (64, 64, 3), 10_000
+WRITTEN = 2**27  # numbers that are made at once
 FEATURES = 64
 KINDS = {"ray::SolverActor": "actor", "ray::Map": "task", "ray::RayTrainWorker": "worker"}
 
 
-def make_images(path: Path, rows: int) -> None:
-    """Write smooth random images: 40 directions and noise, in bytes."""
+def make_images(path: Path, rows: int, side: int) -> None:
+    """Write random images of side x side x 3 bytes: 40 directions and noise."""
     rng = np.random.default_rng(0)
-    width = int(np.prod(SHAPE))
+    width, shape = side * side * 3, (side, side, 3)
     basis = rng.standard_normal((40, width)).astype(np.float32)
-    out = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, *SHAPE))
-    for start in range(0, rows, WRITTEN):
-        count = min(WRITTEN, rows - start)
+    out = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, *shape))
+    step = WRITTEN // width
+    for start in range(0, rows, step):
+        count = min(step, rows - start)
         x = rng.standard_normal((count, 40)).astype(np.float32) * np.linspace(2, 0.2, 40, dtype=np.float32) @ basis
         x += 2 * rng.standard_normal((count, width)).astype(np.float32)
-        out[start : start + count] = np.clip(8 * x + 127, 0, 255).astype(np.uint8).reshape(-1, *SHAPE)
+        out[start : start + count] = np.clip(8 * x + 127, 0, 255).astype(np.uint8).reshape(-1, *shape)
         out.flush()
 
 
@@ -81,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[25_000, 100_000, 400_000])
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--side", type=int, default=64, help="of the images, in pixels")
     parser.add_argument("--directory", type=Path, default=None, help="where the data and stores are written")
     options = parser.parse_args()
     print(
@@ -91,14 +93,14 @@ def main() -> None:
     for rows in options.rows:
         with tempfile.TemporaryDirectory(dir=options.directory) as temporary:
             root = Path(temporary)
-            make_images(root / "images.npy", rows)
+            make_images(root / "images.npy", rows, options.side)
             for actors in options.actors:
                 shutil.rmtree(root / "pairs", ignore_errors=True)
                 shutil.rmtree(root / "run", ignore_errors=True)
                 couple = {
                     "data": {"path": str(root / "images.npy")},
                     "features": {"pca": FEATURES},
-                    "coupling": {"n": 8192, "rel_eps": 0.05},
+                    "coupling": {"n": min(8192, rows), "rel_eps": 0.05},
                     "output": {"dir": str(root / "pairs"), "pairs": 16384, "payload": "ids"},
                     "cluster": {"actors": actors},
                 }
@@ -120,7 +122,7 @@ def main() -> None:
                 }
                 features = rows * FEATURES * 4
                 print(
-                    f"| {rows:,} | {rows * int(np.prod(SHAPE)) / 1e9:.1f} | {features / 1e6:.0f} | {actors} "
+                    f"| {rows:,} | {rows * options.side**2 * 3 / 1e9:.1f} | {features / 1e6:.0f} | {actors} "
                     f"| {seconds:.0f} | {shown['driver']} | {shown.get('task', '-')} | {shown.get('actor', '-')} "
                     f"| {store:,} | {training:.0f} | {shown.get('worker', '-')} |",
                     flush=True,

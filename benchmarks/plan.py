@@ -1,9 +1,10 @@
 """What `flowpairs plan` forecasts against what `flowpairs couple` then takes, for some jobs, without Ray's own start.
 
-    python benchmarks/plan.py
+    python benchmarks/plan.py [WORD]   # only the jobs whose name holds WORD
 
 Each job is planned and run by processes of their own on a fresh local Ray. Its seconds are those of the whole command
-but for the start of Ray and the driver's imports; memory is that of its largest actor, bytes those of its shards.
+but for the start of Ray and the driver's imports, and beside them stand those that the plan itself took; memory is that
+of its largest actor, bytes those of its shards.
 """
 
 import dataclasses
@@ -40,6 +41,12 @@ JOBS = {
         "coupling": {"n": 32768, "rel_eps": 0.03, "resample": "repeat"},
         "output": {"pairs": 32768, "payload": "ids"},
     },
+    "CIFAR-10, 4 blocks of 50,000": {
+        "data": {"path": str(DATA / "cifar10_train_jpeg"), "column": "img", "label": "label", "flips": True},
+        "features": {"pca": 64},
+        "coupling": {"n": 50000, "rel_eps": 0.03},
+        "output": {"pairs": 200000},
+    },
 }
 RUN = """
 import json, sys, time
@@ -54,6 +61,7 @@ rows, started = [], time.monotonic()
 index = couple(load(CoupleConfig, sys.argv[1]), rows.append)
 print(json.dumps({
     "seconds": time.monotonic() - started,
+    "block_seconds": sum(max(row["solve_seconds"], row["write_seconds"]) for row in rows) / len(rows),
     "actor_bytes": max(row["peak_bytes"] for row in rows),
     "shard_bytes": sum(shard.bytes for shard in index.shards),
 }))
@@ -79,15 +87,20 @@ class Line:
 
 
 def main() -> None:
-    print("plan, job and their ratio for      | seconds                 | GB of an actor          | MB of shards")
+    print("plan, job and their ratio for      | seconds      of a block | seconds of the job      | plan's | ", end="")
+    print("GB of an actor          | MB of shards")
     for name, job in JOBS.items():
+        if not all(word in name for word in sys.argv[1:]):
+            continue
         with tempfile.TemporaryDirectory() as temporary:
             config = Path(temporary) / "couple.yaml"
             job["output"]["dir"] = str(Path(temporary) / "out")
             config.write_text(json.dumps(job))  # JSON is YAML
             plan, found = run(["-m", "jobs.plan", str(config), "--json"]), run(["-c", RUN, str(config)])
-        lines = [Line(plan[k], found[k], u) for k, u in (("seconds", 1), ("actor_bytes", 1e9), ("shard_bytes", 1e6))]
-        print(f"{name:34s} | " + " | ".join(map(str, lines)), flush=True)
+        units = {"block_seconds": 1, "seconds": 1, "actor_bytes": 1e9, "shard_bytes": 1e6}
+        lines = [str(Line(plan[key], found[key], unit)) for key, unit in units.items()]
+        lines.insert(2, f"{plan['trial_seconds']:6.1f}")
+        print(f"{name:34s} | " + " | ".join(lines), flush=True)
 
 
 if __name__ == "__main__":

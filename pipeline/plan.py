@@ -1,9 +1,9 @@
 """The forecast of what a coupling job will take on this cluster, scaled up from small trial runs.
 
 Trials (pipeline/cluster/trial_runs.py) run the job's own code on its own data and actors. A block's seconds grow as A n
-m + B n (passes and draws; noise, features and writing), an exact coupling's as a power of n. Memory above that of an
-idle actor grows as n (exact: n m), from what the libraries take once they work. A semi-discrete solve is assumed to
-take the points that it will need at the trial's pace. If a store is already begun, only the remaining work is forecast.
+m + B n (passes and draws; noise, features, stand-ins and writing), an exact coupling's as a power of n. Memory above
+that of an idle actor grows as n (exact: n m), from what the libraries take once they work. A semi-discrete solve is
+assumed to take the points that it will need at the trial's pace. If a store is begun, only the rest is forecast.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from flowpairs.pipeline.store.potential_files import unsolved
 POINTS, TESTS = 1.25, 40.0
 SURE = 1.1  # times a first block's memory, whose peak differs from run to run (measured)
 KEPT, FILLED = 1.3, 4  # times the memory of a block: what the allocator keeps grows over some blocks (measured)
-PASSES = 1.2  # times the seconds of blocks larger than a trial's, some of which take four passes, not three (measured)
+PASSES = 1.1  # times the passes of blocks larger than a trial's, some of which take four, not three (measured)
 
 
 @dataclass(frozen=True)
@@ -199,16 +199,17 @@ def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:
 
 def _at(tried: list[TrialRun], blocks: Blocks, method: str) -> float:
     """Estimate the seconds of a block of the job's size."""
-    if len(tried) == 1:
-        return tried[0].block_seconds
-    low, high = tried
-    if method == "exact":
+    high = tried[-1]
+    if (high.n, high.m) == (blocks.n, blocks.m):
+        return high.block_seconds
+    if method == "exact" and len(tried) > 1:
+        low = tried[0]
         power = math.log(high.block_seconds / low.block_seconds) / math.log(high.n / low.n)
         return high.block_seconds * (blocks.n / high.n) ** max(2.0, power)
-    # seconds / n = A m + B, where neither part can be negative
-    per_row = _line([(t.m, t.block_seconds / t.n) for t in tried], blocks.m)
-    least, greatest = sorted((high.block_seconds / high.n, high.block_seconds / high.n * blocks.m / high.m))
-    return (PASSES if method == "sinkhorn" else 1.0) * blocks.n * min(max(per_row, least), greatest)
+    passes = _line([(t.n * t.m, t.pass_seconds) for t in tried], blocks.n * blocks.m)
+    rest = _line([(t.n, t.block_seconds - t.pass_seconds) for t in tried], blocks.n)
+    passes, rest = max(passes, high.pass_seconds), max(rest, high.block_seconds - high.pass_seconds)
+    return (PASSES if method == "sinkhorn" else 1.0) * passes + rest
 
 
 def _block_bytes(tried: list[TrialRun], blocks: Blocks, config: CoupleConfig, each: float) -> float:
@@ -230,9 +231,9 @@ def _size(block: TrialRun | Blocks, config: CoupleConfig) -> int:
 
 
 def _line(points: list[tuple[int, float]], x: int) -> float:
-    """Evaluate at x the line through one or two points."""
+    """Evaluate at x the line through two points, or through one and the origin."""
     if len(points) == 1 or points[0][0] == points[1][0]:
-        return points[-1][1]
+        return points[-1][1] * x / points[-1][0]
     (x0, y0), (x1, y1) = points
     return y1 + (y1 - y0) / (x1 - x0) * (x - x1)
 

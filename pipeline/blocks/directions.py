@@ -51,7 +51,7 @@ class RowSample:
         return len(self.ids) * (2 if self.flips else 1)
 
 
-def fit_features(sides: Sequence[RowSample], pca: int | None) -> Features:
+def fit_features(sides: Sequence[RowSample], pca: int | None, when_read: Callable[[], None] = lambda: None) -> Features:
     """Centre the data and find their `pca` leading principal directions, or as many as there are coordinates.
 
     Each direction has the sign that makes its largest coordinate positive, the first of those that are as large: with
@@ -60,18 +60,23 @@ def fit_features(sides: Sequence[RowSample], pca: int | None) -> Features:
     Args:
         sides: data of one side or of both.
         pca: number of directions; None keeps all coordinates as they are.
+        when_read: called when the data have been read, before what takes as long for any number of them.
     """
     sides = [side.spaced() for side in sides]
     mean, rows = _mean(sides), sides[0].rows
     if pca is None:
+        when_read()
         return Features(mean.astype(np.float32), None)
     from scipy.linalg import eigh  # its BLAS has to be there before it is limited to a thread
 
     with single_threaded():
         if rows.dim <= WIDE:
-            variances, basis, total = _of_covariance(sides, mean, min(pca, rows.dim), eigh)
+            covariance = _covariance(sides, mean)
+            when_read()
+            variances, basis, total = _leading(covariance, min(pca, rows.dim), eigh)
         else:
             variances, basis, total = _of_subspace(sides, mean.astype(np.float32), min(pca, rows.dim))
+            when_read()
     sizes = np.abs(basis)
     largest = (sizes >= (1 - TIE) * sizes.max(0)).argmax(0)
     basis = basis * np.sign(basis[largest, np.arange(basis.shape[1])])
@@ -94,10 +99,8 @@ def _mean(sides: Sequence[RowSample]) -> Float64[np.ndarray, " D"]:
     return total / count
 
 
-def _of_covariance(
-    sides: Sequence[RowSample], mean: Float64[np.ndarray, " D"], k: int, eigh: Callable[..., Any]
-) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, "D k"], float]:
-    """Find directions from the covariance matrix: variances, directions and the variance in all."""
+def _covariance(sides: Sequence[RowSample], mean: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, "D D"]:
+    """Compute the covariance matrix of the data."""
     width = len(mean)
     whole = np.zeros((width, width))
     for side in sides:
@@ -107,8 +110,15 @@ def _of_covariance(
             part = part + part[np.ix_(order, order)]
         whole += part
     whole /= sum(map(len, sides))
-    total = float(np.trace(whole))
-    variances, basis = eigh(whole, subset_by_index=[width - k, width - 1], overwrite_a=True, check_finite=False)
+    return whole
+
+
+def _leading(
+    covariance: Float64[np.ndarray, "D D"], k: int, eigh: Callable[..., Any]
+) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, "D k"], float]:
+    """Find directions from a covariance matrix, which is overwritten: variances, directions and the variance in all."""
+    total, width = float(np.trace(covariance)), len(covariance)
+    variances, basis = eigh(covariance, subset_by_index=[width - k, width - 1], overwrite_a=True, check_finite=False)
     return np.maximum(variances[::-1], 0.0), basis[:, ::-1], total
 
 

@@ -22,7 +22,7 @@ from flowpairs.pipeline.store import resume
 from flowpairs.pipeline.store.potential_files import load_potentials
 
 SIZES = {"exact": (1024, 2048)}  # rows of the two trials' blocks
-OTHERS = 1024, 8192  # for all other methods
+OTHERS = 1024, 4096  # for all other methods
 ROUNDS = 3  # of a trial's solve
 
 
@@ -33,6 +33,7 @@ class TrialRun:
     n: int
     m: int
     block_seconds: float
+    pass_seconds: float  # of those, over n x m entries
     write_seconds: float
     start_seconds: float
     start_bytes: float
@@ -107,6 +108,7 @@ def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
         n=n,
         m=blocks.m,
         block_seconds=sum(seconds) / len(seconds),
+        pass_seconds=sum(row.get("pass_seconds", 0.0) for row in counted) / len(counted),
         write_seconds=writing,
         start_seconds=max(0.0, first - solving - earliest["solve_seconds"] - earliest["write_seconds"]),
         start_bytes=float(max(row["start_bytes"] for row in rows)),

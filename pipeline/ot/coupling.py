@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
+from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend, Timed
 from flowpairs.pipeline.ot.partners import balance, barycentre, inverse_cdf
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
@@ -53,6 +53,11 @@ class Coupling(ABC):
     problem: Problem
     report: BlockReport
     g: Float[Tensor, " m"] | None
+
+    @property
+    def pass_seconds(self) -> float:
+        """Return the seconds so far of its solve and its draws that went into passes over the n x m entries."""
+        return 0.0
 
     @abstractmethod
     def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
@@ -112,7 +117,12 @@ class EntropicCoupling(Coupling):
         backend: Backend = TORCH,
     ) -> None:
         self.problem, self.f, self.g, self.report = problem, f, g, report
-        self.team, self.backend = team, backend
+        self.team, self.backend = team, backend if isinstance(backend, Timed) else Timed(backend)
+
+    @property
+    def pass_seconds(self) -> float:
+        """See `Coupling.pass_seconds`."""
+        return self.backend.seconds
 
     def draw(self, u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw`."""
@@ -121,7 +131,8 @@ class EntropicCoupling(Coupling):
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw_balanced`; a pair comes as often as P says, see `balance.balanced_draw`."""
-        return balance.balanced_draw(self._logits(), self.problem.weights()[1], u, order, self.team)
+        b = self.problem.weights()[1]
+        return self.backend.time(balance.balanced_draw, self._logits(), b, u, order, self.team)
 
     def argmax(self) -> Int[Tensor, " n"]:
         """See `Coupling.argmax`."""

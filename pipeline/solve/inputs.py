@@ -110,6 +110,14 @@ class FeatureSpace:
     target: DataFeatures
     source: DataFeatures | None = None
 
+    def sample(self, seed: int, count: int) -> tuple[Float32[np.ndarray, "r k"], Float32[np.ndarray, "c k"]]:
+        """Take up to `count` evenly spaced rows of the source, or the first of its noise, and of the target."""
+
+        def some(side: DataFeatures) -> Float32[np.ndarray, "r k"]:
+            return side.take(np.unique(np.linspace(0, len(side) - 1, count).astype(np.int64)))
+
+        return self.map.of_noise(seed, 0, count) if self.source is None else some(self.source), some(self.target)
+
 
 def survey_inputs(config: CoupleConfig) -> Survey:
     """Survey a job's inputs without Ray and without reading the data in full.
@@ -182,7 +190,9 @@ def save_inputs(inputs: Inputs, store: AnyPath) -> Inputs:
     return replace(inputs, target=target, source=source)
 
 
-def feature_space(config: CoupleConfig, inputs: Inputs, store: AnyPath | None) -> FeatureSpace:
+def feature_space(
+    config: CoupleConfig, inputs: Inputs, store: AnyPath | None, fitted: Features | None = None
+) -> FeatureSpace:
     """Compute the features of every id by the map that the store has recorded, or that is fitted and recorded now.
 
     For two sides the map is one, fitted to those data of both that take part, so that distances are those between the
@@ -192,12 +202,13 @@ def feature_space(config: CoupleConfig, inputs: Inputs, store: AnyPath | None) -
         config: config with the features and flips.
         inputs: the inputs, with both sides.
         store: the pair store; None: all features are computed in memory.
+        fitted: the map, where it is there already.
     """
     directory = None if store is None else features_directory(store)
-    if directory is not None and (directory / MAP).is_file():
+    if fitted is None and directory is not None and (directory / MAP).is_file():
         fitted = load_map(directory)
-    else:
-        fitted = fit_features(_samples(config, inputs), config.features.pca)
+    elif fitted is None:
+        fitted = fit_features(fitting_samples(config, inputs), config.features.pca)
         if fitted.captured is not None and directory is not None:
             print_line(
                 f"features: {fitted.dim} directions hold {100 * fitted.captured:.1f} % of the variance", sys.stderr
@@ -221,7 +232,7 @@ def feature_space(config: CoupleConfig, inputs: Inputs, store: AnyPath | None) -
     return FeatureSpace(fitted, of_target, features(source.rows, source.fingerprint, "source", flips=source.flips))
 
 
-def _samples(config: CoupleConfig, inputs: Inputs) -> list[RowSample]:
+def fitting_samples(config: CoupleConfig, inputs: Inputs) -> list[RowSample]:
     """List the data that the map is fitted to."""
     rows, source = inputs.target.rows, inputs.source
     if source is None:

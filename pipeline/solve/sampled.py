@@ -19,7 +19,15 @@ from flowpairs.pipeline.data import DataSpec
 from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.data.rows.make import count_data, is_small, read_small, sample
 from flowpairs.pipeline.data.rows.target import Target
-from flowpairs.pipeline.solve.inputs import FeatureSpace, Inputs, Side, Survey, feature_space, gather_inputs
+from flowpairs.pipeline.solve.inputs import (
+    FeatureSpace,
+    Inputs,
+    Side,
+    Survey,
+    feature_space,
+    fitting_samples,
+    gather_inputs,
+)
 from flowpairs.pipeline.store.format import rows_directory
 
 IDLE = 400 * 2**20  # bytes of a process that has imported Ray, numpy and scipy
@@ -94,10 +102,15 @@ def sample_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath) -> Sam
 
     inputs = gather_inputs(config, surveyed, read)
     whole = counts["target"]
-    began = time.perf_counter()
-    space = feature_space(config, inputs, None)
+    marks = [time.perf_counter()]
+    mark = lambda: marks.append(time.perf_counter())  # noqa: E731
+    fitted = directions.fit_features(fitting_samples(config, inputs), config.features.pca, mark)
+    mark()
+    space = feature_space(config, inputs, None, fitted)
+    mark()
+    fitting, fixed, computing = np.diff(marks)
     share = min(whole, directions.MOST_ROWS) / min(len(inputs.target), directions.MOST_ROWS)
-    reading += (time.perf_counter() - began) * max(share, whole / len(inputs.target) if config.features.pca else share)
+    reading += float(fitting * share + fixed + computing * whole / len(inputs.target))
     source = _whole_source(inputs, counts)
     shape, ids = inputs.target.rows.shape, whole * (2 if config.data.flips else 1)
     itemsize = np.dtype(inputs.target.rows.dtype).itemsize

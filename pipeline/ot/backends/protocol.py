@@ -5,7 +5,9 @@ the pass, whose log-sums, marginal and entropies are all that potentials, transp
 likely column of each row; and a draw from each row. pipeline/ot/backends/choose.py chooses the backend of a problem.
 """
 
-from typing import Protocol, runtime_checkable
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +18,8 @@ from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep, sweep
 from flowpairs.pipeline.ot.tiles.logits import Logits
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -81,3 +85,36 @@ class TorchTiles:
 
 
 TORCH = TorchTiles()
+
+
+class Timed:
+    """A `Backend` that adds up the seconds which another one takes over the n x m entries.
+
+    Args:
+        backend: the one that does the work.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.seconds = backend, 0.0
+
+    def sweep(self, *args: Any, **options: Any) -> Sweep:
+        """See `Backend.sweep`."""
+        return self.time(self.backend.sweep, *args, **options)
+
+    def argmax(self, *args: Any) -> Int[Tensor, " n"]:
+        """See `Backend.argmax`."""
+        return self.time(self.backend.argmax, *args)
+
+    def draw(self, *args: Any) -> Int[Tensor, " n"]:
+        """See `Backend.draw`."""
+        return self.time(self.backend.draw, *args)
+
+    def time(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Call `work` and add the seconds until its device is done."""
+        started = time.perf_counter()
+        try:
+            return work(*args, **options)
+        finally:
+            if any(isinstance(given, Logits) and given.device.type == "cuda" for given in args):
+                torch.cuda.synchronize()
+            self.seconds += time.perf_counter() - started

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.backends.choose import BackendName, choose
-from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
+from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend, Timed
 from flowpairs.pipeline.ot.coupling import BlockReport, EntropicCoupling
 from flowpairs.pipeline.ot.problem import Problem, entropy
 from flowpairs.pipeline.ot.sharpness import spread_of, transport_costs
@@ -68,7 +68,7 @@ def solve_sinkhorn(
         raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
     started = time.perf_counter()
     with Workers(problem.x0.device):
-        problem = precise(problem, tol)
+        problem = precise(problem.measured(team), tol)
         block = ProblemArrays(problem, team, choose(backend, problem))
         kernel, eps, std = block.kernel, problem.eps, block.std
         if resume is not None:
@@ -104,7 +104,7 @@ class ProblemArrays:
         self.target = self.target[nearby_order(problem.x1[self.target])]
         self.a, self.b = a[self.source], b[self.target]
         self.supported = replace(self.whole, x0=problem.x0[self.source], x1=problem.x1[self.target], a=self.a, b=self.b)
-        self.kernel = kernel_of(self.supported, backend)
+        self.kernel = kernel_of(self.supported, Timed(backend))
         self.share = RowPartition(len(self.a), len(self.b), a.device, team)
         check_team(team.size, len(self.a), len(self.b), a.device)
 
@@ -159,15 +159,15 @@ def finish_coupling(
 
 
 def precise(problem: Problem, tol: float) -> Problem:
-    """Convert a float32 problem to float64 where float32's inner products, over eps, would cost digits that tol needs.
+    """Convert a float32 problem to float64 where float32's costs, over eps, would cost digits that tol needs.
 
-    It is known before the first pass: rounding moves an entry by about 2^-24 |x0| |x1| / eps, relative, on average.
+    It is known before the first pass: rounding moves an entry by about 2^-24 |x0| |x1| / eps, relative, on average, or
+    by 2^-24 C / eps where the cost is a formula.
     """
-    if callable(problem.cost) or problem.x0.dtype == torch.float64:
+    exact = problem.in_float64()
+    if exact.x0.dtype == problem.x0.dtype or _rounding(kernel_of(problem)) <= HELD * problem.eps * tol:
         return problem
-    if _rounding(kernel_of(problem)) <= HELD * problem.eps * tol:
-        return problem
-    return replace(problem, x0=problem.x0.double(), x1=problem.x1.double())
+    return exact
 
 
 def _rounding(kernel: Kernel) -> float:
