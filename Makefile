@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all fuzz kills lint setup clean
+.PHONY: demo test test-all fuzz kernels kills lint setup clean
 demo: $(STAMP)
 	$(VENV)/bin/flowpairs demo
 
@@ -21,6 +21,10 @@ test-all: $(STAMP)
 fuzz: $(STAMP)
 	$(VENV)/bin/python tests/safety/config_fuzz.py
 	FLOWPAIRS_TESTS=fuzz $(PYTEST) tests/safety
+
+# The fused kernels, compiled for GPUs that need not be here, held to their limits; the table goes into docs/gpu.md.
+kernels: $(STAMP)
+	$(VENV)/bin/python benchmarks/kernels.py --write
 
 # 100 processes of running jobs, killed at random moments; KILLS= for options, as in `make kills KILLS="--kills 10"`.
 kills: $(STAMP)

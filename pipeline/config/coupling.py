@@ -45,7 +45,7 @@ class CouplingConfig(Strict):
     start: str | None = None  # a pair store over the same data, whose potentials the solve starts from
     start_fingerprint: str | None = None  # sha256 of those potentials; the resolved config holds what was read
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
-    backend: Literal["auto", "torch", "keops"] = "auto"  # computes the passes: see docs/solver.md
+    backend: Literal["auto", "torch", "keops", "triton"] = "auto"  # computes the passes: see docs/solver.md
     on_unconverged: Literal["fail", "record"] = "fail"
 
     @model_validator(mode="before")

@@ -3,31 +3,35 @@
 from typing import Literal
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.backends.fused.backend import Fused
 from flowpairs.pipeline.ot.backends.keops import KeOps
 from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
 from flowpairs.pipeline.ot.costs.formula import Formula
 from flowpairs.pipeline.ot.problem import Problem
 
-BackendName = Literal["auto", "torch", "keops"]
+BackendName = Literal["auto", "torch", "keops", "triton"]
 
 
 def choose(name: BackendName, problem: Problem) -> Backend:
     """Choose the backend for a problem.
 
     Args:
-        name: "auto" takes KeOps for a cost that is a formula, and torch tiles for any other. The team's size plays no
-            role, since pairs must not depend on it.
+        name: "auto" takes KeOps for a cost that is a formula, Triton for the others that it serves on CUDA, and torch
+            tiles for all else. The team's size plays no role, since pairs must not depend on it.
         problem: the block.
 
     Raises:
         InputError: an unknown name, or a backend that cannot serve the problem.
     """
-    if name == "torch" or (name == "auto" and not isinstance(problem.cost, Formula)):
+    if name == "auto" and not isinstance(problem.cost, Formula):
+        fused = Fused()
+        return fused if problem.x0.is_cuda and fused.refusal(problem) is None else TORCH
+    if name == "torch":
         return TORCH
-    if name not in ("auto", "keops"):
-        raise InputError(f"coupling.backend={name!r}: unknown; give auto, torch or keops")
-    keops = KeOps()
-    reason = keops.refusal(problem)
+    if name not in ("auto", "keops", "triton"):
+        raise InputError(f"coupling.backend={name!r}: unknown; give auto, torch, keops or triton")
+    named = Fused() if name == "triton" else KeOps()
+    reason = named.refusal(problem)
     if reason is not None:
         raise InputError(f"coupling.backend={name!r}: {reason}; give backend torch")
-    return keops
+    return named

@@ -86,7 +86,13 @@ def test_auto_is_torch_but_for_formulas() -> None:
     ("name", "problem", "words"),
     [
         ("keops", Problem(torch.ones(3, 2), torch.ones(4, 2), 1.0, cost=torch.cdist), "'keops': a cost given as"),
-        ("flash", Problem(torch.ones(3, 2), torch.ones(4, 2), 1.0), "'flash': unknown; give auto, torch or keops"),
+        (
+            "flash",
+            Problem(torch.ones(3, 2), torch.ones(4, 2), 1.0),
+            "'flash': unknown; give auto, torch, keops or triton",
+        ),
+        ("triton", Problem(torch.ones(3, 2), torch.ones(4, 2), 1.0, cost=torch.cdist), "'triton': a cost given as"),
+        ("triton", Problem(torch.ones(3, 2), torch.ones(4, 2), 1.0), "'triton': (it needs CUDA|triton is not)"),
     ],
 )
 def test_backends_that_cannot_serve_are_refused(name: str, problem: Problem, words: str) -> None:

@@ -4,12 +4,23 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from support.battery import Battery
+from support.ot_problems import blobs, random_weights, uniforms
+from support.teams import in_teams
 
-from flowpairs.pipeline.ot.backends.fused.halves import halved
+from flowpairs.pipeline.ot import solve_sinkhorn
+from flowpairs.pipeline.ot.backends.fused.halves import bytes_of_points, halved
+from flowpairs.pipeline.ot.backends.fused.launch import INTERPRETED as INTERPRETED_SHAPE
+from flowpairs.pipeline.ot.backends.fused.launch import FusedLogits
+from flowpairs.pipeline.ot.tiles.kernel import kernel_of
+from flowpairs.pipeline.ot.tiles.logits import InnerLogits
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
 
 HERE = Path(__file__)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -72,3 +83,76 @@ def test_a_sweep_is_that_of_float64(d: int) -> None:
     padded = torch.nn.functional.pad(shifted.view(n, 3, 100), (0, 28), value=-1e30).view(n, 3, 4, 32)
     for t in range(4):
         assert torch.equal((flags[:, :, 0] >> t & 1).bool(), padded[:, :, t].amax(2) >= -6)
+
+
+@interpreted
+def test_row_blocks_give_the_same_integers_in_any_order() -> None:
+    """And as one launch: what a block adds to the marginal, and what is found of its rows, depends on it alone."""
+    problem = blobs(160, 200, 3, rel_eps=0.05)
+    kernel = kernel_of(problem)
+    gamma = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits = kernel.bound(gamma, problem.eps)
+    assert isinstance(logits, InnerLogits)
+    fused = FusedLogits(logits, INTERPRETED_SHAPE)
+    top, _ = fused.log_sums(slice(0, 160))
+    ref, weight = top.amax(1), torch.full((160,), 1 / 160)
+    whole = fused.sweep(slice(0, 160), ref, weight, None)
+    for seed in range(3):
+        columns, phi = torch.zeros_like(whole.columns), torch.zeros_like(whole.phi)
+        for start in 32 * torch.randperm(5, generator=torch.Generator().manual_seed(seed)):
+            rows = slice(int(start), int(start) + 32)
+            part = fused.sweep(rows, ref[rows], weight[rows], None)
+            columns, phi[rows] = columns + part.columns, part.phi
+        assert torch.equal(columns, whole.columns)
+        assert torch.equal(phi, whole.phi)
+
+
+@interpreted
+def test_largest_has_the_first_column_and_the_next_logit() -> None:
+    random = torch.Generator().manual_seed(0)
+    left = torch.nn.functional.pad(torch.randint(-3, 4, (50, 2), generator=random).float(), (0, 1), value=1.0)
+    right = torch.nn.functional.pad(torch.randint(-3, 4, (200, 2), generator=random).float(), (0, 1))
+    column, best, second = FusedLogits(InnerLogits(left, right), INTERPRETED_SHAPE).largest(slice(0, 50))
+    logits = (left @ right.T).numpy()  # small integers, so exact and with many ties
+    assert (column.numpy() == logits.argmax(1)).all()
+    highest = np.sort(logits, 1)
+    assert (best.numpy() == highest[:, -1]).all()
+    assert (second.numpy() == highest[:, -2]).all()
+
+
+def answers(team: Team) -> list[torch.Tensor]:
+    """Potentials and draws of a problem with weights, zeros among them."""
+    problem = replace(blobs(300, 90, 2, rel_eps=0.2), a=random_weights(300, 20, 1), b=random_weights(90, 10, 2))
+    coupling = solve_sinkhorn(problem, tol=0.02, team=team, backend="triton")
+    return [coupling.f, coupling.g, coupling.draw(uniforms(300))]
+
+
+@interpreted
+def test_bits_are_those_of_one_process_for_three(tmp_path: Path) -> None:
+    alone = answers(SINGLE)
+    for member in in_teams(answers, (3,), tmp_path)[3]:
+        assert all(torch.equal(one, other) for one, other in zip(alone, member, strict=True))
+
+
+def test_points_take_as_many_bytes_as_the_formula_says() -> None:
+    halves = halved(torch.randn(100, 64), 16), halved(torch.randn(30, 64), 16)
+    assert sum(part.nbytes for side in halves for part in side[:2]) == bytes_of_points(100, 30, 64)
+
+
+class OfTriton(Battery):
+    """At an error that float32 reaches for every case: below, a solve asks for float64, which is refused."""
+
+    name = "triton"
+    tol = 1e-4
+
+
+@interpreted
+class TestInterpreted(OfTriton):
+    pass
+
+
+@pytest.mark.gpu
+@needs_triton
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestOnCuda(OfTriton):
+    device = "cuda"

@@ -30,8 +30,8 @@ def _products(
     cols = tl.arange(0, BN)
     inside = (row0 + rows < n)[:, None]
     there = (col0 + cols < stop)[None, :]
-    left = row0.to(tl.int64) * K
-    right = col0.to(tl.int64) * K
+    left = tl.full([], row0, tl.int64) * K
+    right = tl.full([], col0, tl.int64) * K
     s = tl.zeros([BM, BN], tl.float32)
     if K == BK:
         at = cols[None, :] * K + ks[:, None]
@@ -58,7 +58,7 @@ def _products(
 def _first_step(xh, xl, row0, n, K: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr):
     """The rows' first BK features: all of them where K = BK."""
     rows = tl.arange(0, BM)
-    at = row0.to(tl.int64) * K + rows[:, None] * K + tl.arange(0, BK)[None, :]
+    at = tl.full([], row0, tl.int64) * K + rows[:, None] * K + tl.arange(0, BK)[None, :]
     inside = (row0 + rows < n)[:, None]
     return tl.load(xh + at, mask=inside, other=0.0), tl.load(xl + at, mask=inside, other=0.0)
 
@@ -192,7 +192,7 @@ def argmax_kernel(
     ah, al = _first_step(xh, xl, row0, n, K, BM, BK)
     high = tl.full([BM], NOTHING, tl.float32)
     other = tl.full([BM], NOTHING, tl.float32)
-    column = tl.zeros([BM], tl.int32) + start
+    column = tl.zeros([BM], tl.int32)
     for col0 in range(start, stop, BN):
         cols = col0 + tl.arange(0, BN)
         s = _products(xh, xl, yh, yl, row0, col0, n, stop, ah, al, K, BM, BN, BK)
@@ -216,6 +216,7 @@ def gather_kernel(
     yh,
     yl,
     gamma,
+    ref,
     rows,
     firsts,
     stops,
@@ -227,7 +228,7 @@ def gather_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """Logits [programs BM, BN] of BM listed rows each and the BN columns from a program's first to before its stop.
+    """Logits less ref [programs BM, BN] of BM listed rows and the BN columns from a program's first to before its stop.
 
     A listed row of n is none.
     """
@@ -240,7 +241,7 @@ def gather_kernel(
     inside = (own < n)[:, None]
     ks = tl.arange(0, BK)
     left = own.to(tl.int64)[:, None] * K
-    right = col0.to(tl.int64) * K
+    right = tl.full([], col0, tl.int64) * K
     s = tl.zeros([BM, BN], tl.float32)
     for k0 in range(0, K, BK):
         at = (cols - col0)[None, :] * K + k0 + ks[:, None]
@@ -251,6 +252,7 @@ def gather_kernel(
         s = tl.dot(cl, bh, s)
         s = tl.dot(ch, bl, s)
         s = tl.dot(ch, bh, s)
-    logit = s * scale + tl.load(gamma + cols, mask=cols < stop, other=NOTHING)[None, :]
+    g = tl.load(gamma + cols, mask=cols < stop, other=NOTHING)
+    logit = s * scale + (g[None, :] - tl.load(ref + own, mask=own < n, other=0.0)[:, None])
     out = (program * BM + tl.arange(0, BM)).to(tl.int64)[:, None] * BN + tl.arange(0, BN)[None, :]
     tl.store(logits + out, logit)
