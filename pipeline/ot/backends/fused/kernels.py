@@ -139,7 +139,7 @@ def sweep_kernel(
     row0 = tl.program_id(0) * BM
     start, stop = _chunk(m, width)
     rows = row0 + tl.arange(0, BM)
-    r = tl.load(ref + rows, mask=rows < n, other=0.0)
+    r = tl.load(ref + rows, mask=rows < n, other=1e30)  # past n every 2^(logit - ref) is 0
     a = tl.load(weight + rows, mask=rows < n, other=0.0)
     bound = tl.load(low + rows, mask=rows < n, other=1e30)
     ah, al = _first_step(xh, xl, row0, n, K, BM, BK)

@@ -33,7 +33,7 @@ SHAPES = {
     (8, 9): TileShape(128, 64, 32, 8, 3),
     (9, 0): TileShape(128, 128, 64, 8, 3),
 }
-INTERPRETED = TileShape(32, 32, 16, 4, 1)
+INTERPRETED = TileShape(128, 32, 16, 4, 1)
 
 
 def shape_for(device: torch.device) -> TileShape | None:
