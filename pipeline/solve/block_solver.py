@@ -212,7 +212,6 @@ class BlockSolver:
         """Compute the features [n, k] of a block's noise on this solver's device; in a team, only its own rows'."""
         import torch
 
-        from flowpairs.pipeline.blocks.device_noise import device_features
         from flowpairs.pipeline.ot.tiles.partition import RowPartition
 
         device, to_features = torch.device(self.device), self.space.map
@@ -221,11 +220,10 @@ class BlockSolver:
         for k in partition.mine:  # section by section, whichever member owns it: the same products give the same bits
             rows = partition.sections[k]
             some = self.seed, first + rows.start, rows.stop - rows.start
-            on_cpu = device.type == "cpu"  # whose products of float32 older stores were made by
-            found = (
-                self._to_device(to_features.of_noise(*some)) if on_cpu else device_features(to_features, *some, device)
-            )
-            x0[rows] = found
+            if device.type == "cpu":
+                x0[rows] = torch.from_numpy(to_features.of_noise(*some))
+            else:
+                x0[rows] = to_features.of_noise_on(device, *some)
         return x0
 
     def _import(self, table: PairTable, block: int) -> tuple[dict[str, Any], PairTable, None]:

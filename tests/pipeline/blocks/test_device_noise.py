@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flowpairs.pipeline.blocks import noise
-from flowpairs.pipeline.blocks.device_noise import device_features, device_gaussian
+from flowpairs.pipeline.blocks.device_noise import device_gaussian
 from flowpairs.pipeline.blocks.features import Features
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -45,7 +45,7 @@ def test_rows_on_a_device_are_numpys(case: tuple[int, int, int, int], device: st
 def test_features_on_a_device_are_rounded_float64_sums(pca: int | None, device: str) -> None:
     basis = None if pca is None else np.linalg.qr(noise.gaussian(1, 0, 100, pca))[0].astype(np.float32)
     features = Features(np.ones(100, np.float32), basis)
-    found = device_features(features, 3, 1_000, 5_000, torch.device(device)).cpu().numpy()  # more than a chunk
+    found = features.of_noise_on(torch.device(device), 3, 1_000, 5_000).cpu().numpy()  # more than a chunk
     exact = features.exactly(noise.gaussian(3, 1_000, 5_000, 100))
     np.testing.assert_allclose(found, exact, rtol=2.0**-23, atol=1e-13)
     np.testing.assert_allclose(found, features.of_noise(3, 1_000, 5_000), atol=1e-5)
