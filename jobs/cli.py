@@ -9,6 +9,7 @@ from flowpairs.jobs.entry import SETTINGS, guarded
 
 COMMANDS = (
     "demo",
+    "config",
     "plan",
     "couple",
     "status",
