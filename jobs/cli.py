@@ -15,6 +15,7 @@ COMMANDS = (
     "status",
     "verify",
     "convert",
+    "write",
     "train",
     "stream",
     "evaluate",

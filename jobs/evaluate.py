@@ -1,14 +1,22 @@
 """`flowpairs evaluate RUN`: curvature and Frechet distances of a finished run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flowpairs.pipeline.base.printing import print_line
+
+if TYPE_CHECKING:
+    from flowpairs.training.config import EvaluateConfig
+
 
 def evaluate(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="output.dir of a finished `flowpairs train`")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run; with --samples a pair store")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as in samples=10000")] = None,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", metavar="FILE", help="score these samples (.npy, .npz) against a store")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print evaluation.json for machines")] = False,
 ) -> None:
     """Sample with few and with many steps, compare with the data, and write evaluation.json and samples.npz to RUN.
@@ -19,6 +27,9 @@ def evaluate(
     from flowpairs.training.config import EvaluateConfig
 
     settings = from_overrides(EvaluateConfig, overrides)
+    if samples is not None:
+        print_score(run_dir, samples, settings, as_json=json)
+        return
     from flowpairs.training.evaluate import evaluate as run_job
 
     report = run_job(run_dir, settings)
@@ -30,6 +41,21 @@ def evaluate(
         from flowpairs.training.report.terminal import print_evaluation
 
         print_evaluation(report)
+
+
+def print_score(store: Path, samples: Path, settings: "EvaluateConfig", *, as_json: bool) -> None:
+    """Print how far samples that were made elsewhere are from the data of a store."""
+    from flowpairs.training.metrics.given_samples import score
+
+    report = score(store, samples, settings)
+    if as_json:
+        from json import dumps
+
+        print(dumps(report, indent=1))
+        return
+    held_to = f"{report['data']:,} data of {report['held_out'] or report['pairs_dir']}"
+    print_line(f"{samples}: Fréchet distance {report['fd']:.4g}, {report['samples']:,} samples against {held_to}")
+    print_line(f"features: {report['features']}")
 
 
 if __name__ == "__main__":

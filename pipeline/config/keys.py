@@ -1,7 +1,7 @@
 """Every key of a configuration with its type, default, unit and effect, read from the models themselves.
 
-`flowpairs config` prints it and the site's reference shows it. A key's text is the string below its field in the model's
-source. A unit in square brackets may end it, and before that `Since VERSION.`; a key without one was in FIRST.
+`flowpairs config` prints it and the site's reference shows it. A key's text is the string below its field in the
+model's source. A unit in square brackets may end it, and before that `Since VERSION.`; a key without was in FIRST.
 """
 
 import ast
