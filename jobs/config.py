@@ -11,8 +11,16 @@ if TYPE_CHECKING:
     from flowpairs.pipeline.config.keys import Key
 
 
+def complete_key(incomplete: str) -> list[str]:
+    """List the keys that begin so, for a shell."""
+    return sorted({key.name for _, key in all_keys() if key.name.startswith(incomplete)})
+
+
 def config(
-    key: Annotated[str | None, typer.Argument(help="a key, a section or a word of its name; none: all keys")] = None,
+    key: Annotated[
+        str | None,
+        typer.Argument(help="a key, a section or the last word of a key; none: all", autocompletion=complete_key),
+    ] = None,
 ) -> None:
     """Explain a configuration key: what it does, its type, its default and its unit.
 

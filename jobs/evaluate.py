@@ -1,5 +1,6 @@
 """`flowpairs evaluate RUN`: curvature and Frechet distances of a finished run."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,8 @@ def evaluate(
         return
     from flowpairs.training.evaluate import evaluate as run_job
 
+    if (run_dir / "evaluation.json").is_file():
+        print_line(f"{run_dir}: evaluating anew; evaluation.json is replaced at the end", sys.stderr)
     report = run_job(run_dir, settings)
     if json:
         from json import dumps

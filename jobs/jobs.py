@@ -44,6 +44,8 @@ def _print(listed: list["SubmittedJob"]) -> None:
     if not listed:
         print("no jobs yet")
     width = max((len(job.id) for job in listed), default=0)
+    if listed:
+        print(f"{'job':{width}}  {'status':<10}  {'began':<11}  {'took':<7}  output")
     for job in listed:
         start = job.started or time()
         took = timedelta(seconds=int((job.ended or time()) - start))

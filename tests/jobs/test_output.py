@@ -112,7 +112,7 @@ def test_a_forecast_is_shown_to_people_and_machines(capsys: pytest.CaptureFixtur
     assert Plan(**json.loads(capsys.readouterr().out)) == forecast
     print_plan(forecast, as_json=False)
     shown = capsys.readouterr().out
-    assert re.search(r"left to do +│ 1 blocks, 300 pairs ", shown)
+    assert re.search(r"left to do +│ 1 block, 300 pairs ", shown)
     assert re.search(r"actor hours +│ 2.00 ", shown)
     assert "potentials" not in shown
 
