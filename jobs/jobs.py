@@ -33,10 +33,10 @@ def jobs(
 
         print(dumps([asdict(job) for job in listed], indent=1))
     else:
-        _print(listed)
+        print_jobs(listed)
 
 
-def _print(listed: list["SubmittedJob"]) -> None:
+def print_jobs(listed: list["SubmittedJob"]) -> None:
     """Print one line per job, without a table, whose frame would break names and directories that users copy."""
     from datetime import datetime, timedelta
     from time import time
