@@ -29,6 +29,7 @@ def evaluate(
 
     settings = from_overrides(EvaluateConfig, overrides)
     if samples is not None:
+        refuse_drawing(overrides)
         print_score(run_dir, samples, settings, as_json=json)
         return
     from flowpairs.training.evaluate import evaluate as run_job
@@ -44,6 +45,20 @@ def evaluate(
         from flowpairs.training.report.terminal import print_evaluation
 
         print_evaluation(report)
+
+
+def refuse_drawing(overrides: list[str] | None) -> None:
+    """Refuse overrides that say how samples are drawn, where samples are given.
+
+    Raises:
+        InputError: there is one.
+    """
+    from flowpairs.pipeline.base.errors import InputError
+    from flowpairs.training.metrics.given_samples import KEYS
+
+    for item in overrides or []:
+        if (key := item.partition("=")[0]) not in KEYS:
+            raise InputError(f"{key}: samples that are given are not drawn again; remove it or --samples")
 
 
 def print_score(store: Path, samples: Path, settings: "EvaluateConfig", *, as_json: bool) -> None:
