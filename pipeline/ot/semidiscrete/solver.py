@@ -24,6 +24,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.semidiscrete.neighbourhood import concentration
 from flowpairs.pipeline.ot.semidiscrete.point_pass import PointPass, Shares, point_pass
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
@@ -33,10 +34,12 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 BLUR = 0.2  # rel_eps of the first round: the Gaussian potential is good there
 SHARPEN = 16.0  # largest factor by which eps is lowered in a step
-SMOOTH = 0.06  # rel_eps of the first smoothing, where eps is much smaller
-FARTHER = 2.5  # least factor between a smoothing and eps, that the entries at the one show the shares at the other
-MISSED = 1e-3  # largest share of a point that the entries may leave out of that
-BEARABLE, BEARABLE_NOW = 0.25, 0.15  # largest cost of smoothing, as a share of the wanted and of the current chi-square
+SMOOTH = 0.09  # rel_eps of the first smoothing, where eps is much smaller
+FARTHER = 2.5  # least factor between a smoothing and eps, that points are smoothed
+SPREAD, WIDEST = 0.2, 0.7  # of the first neighbourhoods, and of any
+MISSED = 1e-2  # largest share of a neighbourhood's points whose data may not be among those that are kept
+CROWDED, CLOSER = 96, 0.8  # entries per point above which the smoothing is lowered, and by what
+CORRECTED = 0.1  # smallest mass that a step aims at, in units of the datum's weight
 ROUGH = 1.0  # chi-square above which a round replaces the average instead of joining it
 MOMENTS = 2**14  # points by which the source's moments are estimated
 INNER = 0.2  # L1 error of a surrogate's solution, in units of its points' error by chance
@@ -105,6 +108,7 @@ class Ascent:
     lowest: float = math.inf
     stalled: int = 0
     depth: float = 10.0  # bits below 1 that the probability of a kept entry may lie
+    spread: float = SPREAD  # of the points' neighbourhoods, where they are smoothed
     reach: float = math.inf  # bits by which a step may move a datum's score
     bar: float = math.inf  # chi-square, at the level, of `best`
     best: Float[Tensor, " N"] | None = None  # the potential from which the last step was taken
@@ -118,9 +122,9 @@ class Ascent:
     @classmethod
     def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Ascent":
         """Build the state from its `arrays`."""
-        level, smoothing, points, rounds, weight, lowest, stalled, depth, reach, bar = arrays["numbers"].tolist()
+        level, smoothing, points, rounds, weight, lowest, stalled, *others = arrays["numbers"].tolist()
         state = cls(arrays["g"].to(device), level, smoothing, int(points), int(rounds), weight, lowest, int(stalled))
-        state.depth, state.reach, state.bar = depth, reach, bar
+        state.depth, state.spread, state.reach, state.bar = others
         state.best = arrays["best"].to(device) if "best" in arrays else None
         return state
 
@@ -175,10 +179,12 @@ def solve_semidiscrete(
                 save(state.arrays())
             count, small = _points(targets, state, chi2), 2.0**-state.depth
             wanted = eps if state.level == state.smoothing else state.level
-            seen = point_pass(targets, source, state.points, count, state.g, state.level, small, workers, wanted)
+            seen = point_pass(
+                targets, source, state.points, count, state.g, state.level, small, workers, wanted, state.spread
+            )
             state.points += seen.points
             state.rounds += 1
-            soft, found = (chi_square(targets, shares, seen.points) for shares in (seen.soft, seen.wanted))
+            found = chi_square(targets, seen.wanted, seen.points)
             error = _chance(targets.count, found, seen.points)
             if progress is not None:
                 progress(state.rounds, state.points, found)
@@ -190,7 +196,7 @@ def solve_semidiscrete(
             converged = measured and found + SIGMAS * error <= chi2
             if converged or state.stalled > STALLED or state.rounds == max_rounds:
                 break
-            _advance(targets, state, seen, found, soft, chi2, eps, workers)
+            _advance(targets, state, seen, found, eps, workers)
     report = SemidiscreteReport(
         data=given,
         eps=eps,
@@ -274,47 +280,44 @@ def _points(targets: Targets, state: Ascent, chi2: float) -> int:
     aim = max(chi2, state.lowest * NEXT) if state.lowest < math.inf else chi2
     enough = math.ceil(CERTAIN * math.sqrt(2 * targets.count) / aim)
     far = state.level > state.smoothing or ROUGH <= state.lowest < math.inf
-    return min(max(targets.count, 1024), enough) if far else max(2 * targets.count, enough)
+    return min(max(targets.count, 1024), enough) if far else max(targets.count, enough)
 
 
-def _advance(
-    targets: Targets,
-    state: Ascent,
-    seen: PointPass,
-    found: float,
-    soft: float,
-    chi2: float,
-    eps: float,
-    workers: Workers,
-) -> None:
+def _advance(targets: Targets, state: Ascent, seen: PointPass, found: float, eps: float, workers: Workers) -> None:
     """Move to the potential of the next round: the average of this round's and the earlier ones' estimates."""
-    cost, bearable = found - soft, max(BEARABLE * chi2, BEARABLE_NOW * found)
-    if state.level == state.smoothing and cost > bearable:  # what smoothing costs grows with its square
-        less = max(bearable / cost, 1 / SHARPEN)
-        state.smoothing, state.weight = _smoothing(state.smoothing * math.sqrt(less), eps), state.weight * less
-    following = max(state.smoothing, state.level / SHARPEN)
-    if state.best is not None and soft > WORSE * state.bar + SIGMAS * _chance(targets.count, soft, seen.points):
+    level, following = state.level, max(state.smoothing, state.level / SHARPEN)
+    if state.best is not None and found > WORSE * state.bar + SIGMAS * _chance(targets.count, found, seen.points):
         state.g, state.best, state.weight = state.best, None, 0.0
         state.reach, state.level = REACH * min(state.reach, state.depth), following
         return
-    state.best, state.bar, state.reach = state.g, max(soft, 0.0), WIDER * state.reach
+    state.best, state.bar, state.reach = state.g, max(found, 0.0), WIDER * state.reach
     own = _solve(targets, state, seen, following, workers)
     if found > ROUGH or state.level > 2 * following:
         state.weight = 0.0
     if state.level > 2 * following:
         state.best = None
-    # An average over k points has a chi-square of at most about N / k by chance. An average that has more weighs only
-    # as many points as would explain it.
-    state.weight = min(state.weight, SHOWN * targets.count / max(soft, LEAST))
+    # An average over k points has a chi-square of at most about N / k by chance, times the share of a neighbourhood
+    # that goes to one datum. An average that has more weighs only as many points as would explain it.
+    alike = targets.share.total(seen.wanted.squares) / seen.points
+    state.weight = min(state.weight, SHOWN * targets.count * alike / max(found, LEAST))
     state.g = (state.weight * state.g + seen.points * own) / (state.weight + seen.points)
     state.weight += seen.points
     state.g = targets.share.gather(state.g)
     state.level = following
     kept = targets.share.team.sum(torch.tensor(len(seen.entries.i), device=own.device)).item() / seen.points
+    if seen.wanted is seen.soft:
+        if not FEW <= kept <= MANY and state.smoothing == following == level:
+            state.depth = min(max(state.depth * (1.5 if kept < FEW else 0.8), SHALLOW), DEEP)
+        return
+    # Smoothing and neighbourhood are alike where a point shares its mass among as many data in both.
+    wider = concentration(alike) / max(targets.share.total(seen.soft.squares) / seen.points, LEAST)
+    state.spread = min(state.spread * min(max(wider, 0.5), 2.0), WIDEST)
     if seen.wanted.missed >= MISSED:
-        state.depth = min(1.5 * state.depth, DEEP)
-    elif not FEW <= kept <= MANY:
-        state.depth = min(max(state.depth * (1.5 if kept < FEW else 0.8), SHALLOW), DEEP)
+        state.depth = min(state.depth + 1, DEEP)
+    elif kept > CROWDED:
+        state.smoothing = _smoothing(CLOSER * state.smoothing, eps)
+        state.level, state.best = state.smoothing, None
+        state.g = _shifted(targets, state.g, following - state.level)
 
 
 def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers: Workers) -> Float[Tensor, " N"]:
@@ -326,7 +329,11 @@ def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers
     masses = seen.soft.masses.clamp(min=LEAST)
     even = torch.full((seen.points,), 1 / seen.points, dtype=torch.float64, device=log_b.device)
     plan = Sweep(even.log2(), masses, even, entries=seen.entries)
-    standin = Surrogate(plan, targets.b, even, even.log2(), targets.share, workers, measured=masses)
+    aim = targets.b
+    if seen.wanted is not seen.soft:  # what smoothing changes is measured, and aimed off by
+        aim = (aim + seen.soft.masses - seen.wanted.masses).maximum(CORRECTED * aim)
+        aim = targets.share.gather(aim / targets.share.total(aim))
+    standin = Surrogate(plan, aim, even, even.log2(), targets.share, workers, measured=masses)
     # The entries' logits are those of the pass, log b + g / (eps ln 2), less the log of their datum's mass.
     chance = math.sqrt(2 * targets.count / (math.pi * seen.points))
     before = log_b + state.g * (LOG2E / state.level) - masses.log2()
