@@ -141,11 +141,6 @@ class Neighbourhood:
         return masses, squares * self.points, self.lost / max(1, self.checked)
 
 
-def concentration(shares: float) -> float:
-    """Correct the mean sum of squared shares of neighbourhoods for the number of their points."""
-    return max(0.0, (shares - 1 / (2 * PAIRS)) / (1 - 1 / (2 * PAIRS)))
-
-
 def _by_row(row: Int[Tensor, " k"], values: Shaped[Tensor, "k w"], rows: int, how: str) -> Shaped[Tensor, "rows w"]:
     """Reduce values by their rows, which are in order, to a sum or a maximum; on a CPU numpy is much faster."""
     out = values.new_full((rows, values.shape[1]), -math.inf if how == "amax" else 0)

@@ -24,7 +24,6 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.ot.semidiscrete.neighbourhood import concentration
 from flowpairs.pipeline.ot.semidiscrete.point_pass import PointPass, Shares, point_pass
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
@@ -34,18 +33,19 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 BLUR = 0.2  # rel_eps of the first round: the Gaussian potential is good there
 SHARPEN = 16.0  # largest factor by which eps is lowered in a step
-SMOOTH = 0.09  # rel_eps of the first smoothing, where eps is much smaller
+SMOOTH = 0.06  # rel_eps of the first smoothing, where eps is much smaller
 FARTHER = 2.5  # least factor between a smoothing and eps, that points are smoothed
-SPREAD, WIDEST = 0.2, 0.7  # of the first neighbourhoods, and of any
+SPREAD, NEAR = 0.2, 17.0  # of the first neighbourhoods, and the depth that they need
 MISSED = 1e-2  # largest share of a neighbourhood's points whose data may not be among those that are kept
-CROWDED, CLOSER = 96, 0.8  # entries per point above which the smoothing is lowered, and by what
+CROWDED, CLOSER = 96, 0.8  # entries per point above which neighbourhoods shrink, and by what
+SHARPER = 0.7  # by what the smoothing is lowered where a step does not lower the chi-square
 CORRECTED = 0.1  # smallest mass that a step aims at, in units of the datum's weight
 ROUGH = 1.0  # chi-square above which a round replaces the average instead of joining it
 MOMENTS = 2**14  # points by which the source's moments are estimated
 INNER = 0.2  # L1 error of a surrogate's solution, in units of its points' error by chance
 SHOWN = 1.5  # times N / chi2
 FEW, MANY = 16, 64  # entries that are worth keeping per point: with too few, cells a little further off are missed
-SHALLOW, DEEP = 6.0, 60.0  # bounds of the depth that is found for that
+SHALLOW, DEPTH, DEEP = 6.0, 10.0, 60.0  # bounds of the depth that is found for that, and where it starts
 NEXT = 0.25  # smallest share of its chi-square that a round leaves
 CERTAIN = 12.0  # a round has so many points that chance moves its chi-square by a 12th of the wanted one
 LEAST = 1e-30  # of a datum's mass, so that a datum without mass can be reached
@@ -107,7 +107,7 @@ class Ascent:
     weight: float = 0.0  # number of points that are averaged in g
     lowest: float = math.inf
     stalled: int = 0
-    depth: float = 10.0  # bits below 1 that the probability of a kept entry may lie
+    depth: float = DEPTH  # bits below 1 that the probability of a kept entry may lie
     spread: float = SPREAD  # of the points' neighbourhoods, where they are smoothed
     reach: float = math.inf  # bits by which a step may move a datum's score
     bar: float = math.inf  # chi-square, at the level, of `best`
@@ -257,7 +257,8 @@ def _begin(targets: Targets, source: PointSource, eps: float, std: float, g0: Fl
     smoothing = _smoothing(SMOOTH * std, eps)
     if g0 is not None:
         start = targets.centred(targets.gathered(g0.double().to(targets.own.device)))
-        return Ascent(_shifted(targets, start, eps - smoothing), smoothing, smoothing)
+        depth = NEAR if smoothing > eps else DEPTH
+        return Ascent(_shifted(targets, start, eps - smoothing), smoothing, smoothing, depth=depth)
     level = max(smoothing, BLUR * std)
     g = targets.centred(targets.start(source.points(0, MOMENTS), level))
     return Ascent(targets.share.gather(g), level, smoothing)
@@ -290,12 +291,13 @@ def _advance(targets: Targets, state: Ascent, seen: PointPass, found: float, eps
         state.g, state.best, state.weight = state.best, None, 0.0
         state.reach, state.level = REACH * min(state.reach, state.depth), following
         return
+    before = state.bar + _chance(targets.count, found, seen.points)
     state.best, state.bar, state.reach = state.g, max(found, 0.0), WIDER * state.reach
     own = _solve(targets, state, seen, following, workers)
     if found > ROUGH or state.level > 2 * following:
         state.weight = 0.0
     if state.level > 2 * following:
-        state.best = None
+        state.best, state.bar = None, math.inf
     # An average over k points has a chi-square of at most about N / k by chance, times the share of a neighbourhood
     # that goes to one datum. An average that has more weighs only as many points as would explain it.
     alike = targets.share.total(seen.wanted.squares) / seen.points
@@ -306,17 +308,19 @@ def _advance(targets: Targets, state: Ascent, seen: PointPass, found: float, eps
     state.level = following
     kept = targets.share.team.sum(torch.tensor(len(seen.entries.i), device=own.device)).item() / seen.points
     if seen.wanted is seen.soft:
-        if not FEW <= kept <= MANY and state.smoothing == following == level:
+        if level > following == state.smoothing > eps:
+            state.depth = NEAR
+        elif not FEW <= kept <= MANY:
             state.depth = min(max(state.depth * (1.5 if kept < FEW else 0.8), SHALLOW), DEEP)
         return
-    # Smoothing and neighbourhood are alike where a point shares its mass among as many data in both.
-    wider = concentration(alike) / max(targets.share.total(seen.soft.squares) / seen.points, LEAST)
-    state.spread = min(state.spread * min(max(wider, 0.5), 2.0), WIDEST)
     if seen.wanted.missed >= MISSED:
         state.depth = min(state.depth + 1, DEEP)
     elif kept > CROWDED:
-        state.smoothing = _smoothing(CLOSER * state.smoothing, eps)
-        state.level, state.best = state.smoothing, None
+        state.spread, state.depth = CLOSER * state.spread, max(CLOSER * state.depth, SHALLOW)
+    if found > before:  # the masses of smoothed points answer otherwise than those of the cells
+        state.smoothing = _smoothing(SHARPER * state.smoothing, eps)
+        state.depth *= state.level / state.smoothing
+        state.level = state.smoothing
         state.g = _shifted(targets, state.g, following - state.level)
 
 
