@@ -53,12 +53,14 @@ class PointPass:
         soft: the targets' shares at the eps of the pass.
         wanted: their shares at the wanted eps, of points in the same neighbourhoods.
         entries: i target, j point, logits log2 of the probability of j among the points of i; sorted by i.
+        compared: number of entries of at least `small`, of which `entries` are those of at least `keep`.
     """
 
     points: int
     soft: Shares
     wanted: Shares
     entries: Entries
+    compared: int
 
 
 class Found:
@@ -98,6 +100,7 @@ def point_pass(
     workers: Workers,
     wanted: float,
     spread: float = 0.0,
+    keep: float = 0.0,
 ) -> PointPass:
     """Pass points `first` to `first + points` of the source over all targets.
 
@@ -108,12 +111,14 @@ def point_pass(
         points: number of points.
         g: potential, float64 [N], in units of the cost; only this process's targets matter.
         eps: absolute epsilon, positive.
-        small: smallest probability of the entries that are kept one by one, hence at most 1 / small of them per point.
+        small: smallest probability of the entries that are looked at one by one, hence at most 1 / small of them per
+            point.
         workers: the threads.
         wanted: eps of the shares that decide, at most `eps`; 0 for the cells. Scores stay as they are, so that in terms
             of the potential (eps - wanted) log b is added to g. Where it is smaller, these shares are means over a
             neighbourhood of each point (pipeline/ot/semidiscrete/neighbourhood.py).
         spread: standard deviation of that neighbourhood, below 1.
+        keep: smallest probability of the entries that are returned, where that is above `small`.
     """
     device, team = targets.own.device, targets.share.team
     cpu = device.type == "cpu"
@@ -133,7 +138,7 @@ def point_pass(
             batch[low - start : high - start] = source.points(first + low, high - low)
         made.append(batch)
 
-    found = Found(device)
+    found, compared = Found(device), 0
     make(0)
     for start in range(0, points, size):
         batch, after = team.sum(made.pop().to(device)), start + size
@@ -148,14 +153,17 @@ def point_pass(
         if near is not None:
             near.look([tile.right for tile in tiles], columns, seen, first, start, batch, phi)
         for tile, (column, row, share) in zip(tiles, seen, strict=True):
-            found.add(column + tile.columns.start, row + start, share)
+            compared += len(share)
+            large = share >= keep
+            found.add(column[large] + tile.columns.start, row[large] + start, share[large])
     p, squares = torch.zeros_like(targets.b), torch.zeros_like(targets.b)
     for tile in tiles:
         p[tile.columns], squares[tile.columns] = tile.masses / points, tile.squares.double() / UNIT * points
     i, j, share = found.by_target()
     logits = (share.double() / (points * p[i.long()])).log2()
     soft = Shares(p, squares)
-    return PointPass(points, soft, soft if near is None else Shares(*near.shares()), Entries(i, j, logits))
+    wanted_shares = soft if near is None else Shares(*near.shares())
+    return PointPass(points, soft, wanted_shares, Entries(i, j, logits), compared)
 
 
 class Tile:

@@ -7,10 +7,10 @@ Newton step without a step size, with the noise of so few points; the average ov
 all points together. Points are fresh, so the masses of the next round are an unbiased test of it, and the solve ends
 there.
 
-At eps = 0 and little above, the points are smoothed, since hard cells have no surrogate: few points have more than one
-datum that they could go to, and the masses of the data could not be had exactly from them. The smoothing starts broad,
-where fewer points are needed, and is lowered while it costs more chi-square than remains to be gained. The shares at
-the wanted eps, measured in the same pass, decide when the solve ends.
+At eps = 0 and little above, a step works on smoothed points, since hard cells have no surrogate: few points have more
+than one datum that they could go to, and the masses of the data could not be had exactly from them. The shares at the
+wanted eps are means over a neighbourhood of each point (pipeline/ot/semidiscrete/neighbourhood.py). They decide when
+the solve ends, and a step aims off by their difference to the smoothed ones, so smoothing leaves no error behind.
 """
 
 import math
@@ -39,6 +39,8 @@ SPREAD, NEAR = 0.2, 17.0  # of the first neighbourhoods, and the depth that they
 MISSED = 1e-2  # largest share of a neighbourhood's points whose data may not be among those that are kept
 CROWDED, CLOSER = 96, 0.8  # entries per point above which neighbourhoods shrink, and by what
 SHARPER = 0.7  # by what the smoothing is lowered where a step does not lower the chi-square
+KEPT = 2.0**-9  # smallest probability of the entries that a step works on, there
+MANY_POINTS = 2**18  # most points of a round, whose entries are then a gigabyte at most
 CORRECTED = 0.1  # smallest mass that a step aims at, in units of the datum's weight
 ROUGH = 1.0  # chi-square above which a round replaces the average instead of joining it
 MOMENTS = 2**14  # points by which the source's moments are estimated
@@ -179,8 +181,9 @@ def solve_semidiscrete(
                 save(state.arrays())
             count, small = _points(targets, state, chi2), 2.0**-state.depth
             wanted = eps if state.level == state.smoothing else state.level
+            keep = KEPT if wanted < state.level else small
             seen = point_pass(
-                targets, source, state.points, count, state.g, state.level, small, workers, wanted, state.spread
+                targets, source, state.points, count, state.g, state.level, small, workers, wanted, state.spread, keep
             )
             state.points += seen.points
             state.rounds += 1
@@ -236,7 +239,8 @@ def _extremes(targets: Targets, seen: PointPass) -> dict[str, Any]:
     if targets.kind is not None:
         alike = targets.kind.bincount(minlength=targets.count).double().to(masses.device)
     unused = masses * seen.points < UNUSED * alike
-    none = torch.exp(-seen.points * targets.b / alike)
+    drawn = seen.points / max(targets.share.total(seen.wanted.squares) / seen.points, LEAST)  # as many single points
+    none = torch.exp(-drawn * targets.b / alike)
     return {
         "least_mass": ratio.min().item(),
         "greatest_mass": ratio.max().item(),
@@ -277,11 +281,12 @@ def _shifted(targets: Targets, g: Float[Tensor, " N"], smoothing: float) -> Floa
 
 
 def _points(targets: Targets, state: Ascent, chi2: float) -> int:
-    """Choose the next round's number of points: two per datum, or as many as its test takes; fewer while far off."""
+    """Choose the next round's number of points: one per datum, or as many as its test takes; fewer while far off."""
     aim = max(chi2, state.lowest * NEXT) if state.lowest < math.inf else chi2
     enough = math.ceil(CERTAIN * math.sqrt(2 * targets.count) / aim)
     far = state.level > state.smoothing or ROUGH <= state.lowest < math.inf
-    return min(max(targets.count, 1024), enough) if far else max(targets.count, enough)
+    wanted = min(max(targets.count, 1024), enough) if far else max(targets.count, enough)
+    return min(wanted, MANY_POINTS)
 
 
 def _advance(targets: Targets, state: Ascent, seen: PointPass, found: float, eps: float, workers: Workers) -> None:
@@ -294,7 +299,7 @@ def _advance(targets: Targets, state: Ascent, seen: PointPass, found: float, eps
     before = state.bar + _chance(targets.count, found, seen.points)
     state.best, state.bar, state.reach = state.g, max(found, 0.0), WIDER * state.reach
     own = _solve(targets, state, seen, following, workers)
-    if found > ROUGH or state.level > 2 * following:
+    if found > ROUGH * max(1.0, targets.count / seen.points) or state.level > 2 * following:
         state.weight = 0.0
     if state.level > 2 * following:
         state.best, state.bar = None, math.inf
@@ -306,7 +311,7 @@ def _advance(targets: Targets, state: Ascent, seen: PointPass, found: float, eps
     state.weight += seen.points
     state.g = targets.share.gather(state.g)
     state.level = following
-    kept = targets.share.team.sum(torch.tensor(len(seen.entries.i), device=own.device)).item() / seen.points
+    kept = targets.share.team.sum(torch.tensor(seen.compared, device=own.device)).item() / seen.points
     if seen.wanted is seen.soft:
         if level > following == state.smoothing > eps:
             state.depth = NEAR
