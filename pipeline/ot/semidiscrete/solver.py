@@ -38,6 +38,7 @@ FARTHER = 2.5  # least factor between a smoothing and eps, that points are smoot
 SPREAD, NEAR = 0.2, 17.0  # of the first neighbourhoods, and the depth that they need
 MISSED = 1e-2  # largest share of a neighbourhood's points whose data may not be among those that are kept
 CROWDED, CLOSER = 96, 0.8  # entries per point above which neighbourhoods shrink, and by what
+APART, ALONE = 0.25, 0.45  # sum of the squares of a smoothed point's shares below which it lies among too many, and aim
 SHARPER = 0.7  # by what the smoothing is lowered where a step does not lower the chi-square
 KEPT = 2.0**-9  # smallest probability of the entries that a step works on, there
 MANY_POINTS = 2**18  # most points of a round, whose entries are then a gigabyte at most
@@ -291,17 +292,25 @@ def _points(targets: Targets, state: Ascent, chi2: float) -> int:
 
 def _advance(targets: Targets, state: Ascent, seen: PointPass, found: float, eps: float, workers: Workers) -> None:
     """Move to the potential of the next round: the average of this round's and the earlier ones' estimates."""
+    near = seen.wanted is not seen.soft
+    failed = found > WORSE * state.bar + SIGMAS * _chance(targets.count, found, seen.points)
+    if near:  # smoothed points among too many data do not show how the cells answer
+        apart = targets.share.total(seen.soft.squares) / seen.points
+        worse = found > state.bar + _chance(targets.count, found, seen.points)
+        less = min(max(apart / ALONE, 1 / 4) if apart < APART else 1.0, SHARPER if worse else 1.0)
+        state.smoothing = _smoothing(less * state.smoothing, eps)
     level, following = state.level, max(state.smoothing, state.level / SHARPEN)
-    if state.best is not None and found > WORSE * state.bar + SIGMAS * _chance(targets.count, found, seen.points):
+    if near:
+        state.depth = min(state.depth * level / following, DEEP)
+    if state.best is not None and failed:
         state.g, state.best, state.weight = state.best, None, 0.0
         state.reach, state.level = REACH * min(state.reach, state.depth), following
         return
-    before = state.bar + _chance(targets.count, found, seen.points)
     state.best, state.bar, state.reach = state.g, max(found, 0.0), WIDER * state.reach
     own = _solve(targets, state, seen, following, workers)
-    if found > ROUGH * max(1.0, targets.count / seen.points) or state.level > 2 * following:
+    if found > ROUGH * max(1.0, targets.count / seen.points) or level > 2 * following:
         state.weight = 0.0
-    if state.level > 2 * following:
+    if level > 2 * following:
         state.best, state.bar = None, math.inf
     # An average over k points has a chi-square of at most about N / k by chance, times the share of a neighbourhood
     # that goes to one datum. An average that has more weighs only as many points as would explain it.
@@ -312,7 +321,7 @@ def _advance(targets: Targets, state: Ascent, seen: PointPass, found: float, eps
     state.g = targets.share.gather(state.g)
     state.level = following
     kept = targets.share.team.sum(torch.tensor(seen.compared, device=own.device)).item() / seen.points
-    if seen.wanted is seen.soft:
+    if not near:
         if level > following == state.smoothing > eps:
             state.depth = NEAR
         elif not FEW <= kept <= MANY:
@@ -322,11 +331,6 @@ def _advance(targets: Targets, state: Ascent, seen: PointPass, found: float, eps
         state.depth = min(state.depth + 1, DEEP)
     elif kept > CROWDED:
         state.spread, state.depth = CLOSER * state.spread, max(CLOSER * state.depth, SHALLOW)
-    if found > before:  # the masses of smoothed points answer otherwise than those of the cells
-        state.smoothing = _smoothing(SHARPER * state.smoothing, eps)
-        state.depth *= state.level / state.smoothing
-        state.level = state.smoothing
-        state.g = _shifted(targets, state.g, following - state.level)
 
 
 def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers: Workers) -> Float[Tensor, " N"]:
@@ -339,7 +343,7 @@ def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers
     even = torch.full((seen.points,), 1 / seen.points, dtype=torch.float64, device=log_b.device)
     plan = Sweep(even.log2(), masses, even, entries=seen.entries)
     aim = targets.b
-    if seen.wanted is not seen.soft:  # what smoothing changes is measured, and aimed off by
+    if seen.wanted is not seen.soft and sharpen == 1:  # what smoothing changes is measured, and aimed off by
         aim = (aim + seen.soft.masses - seen.wanted.masses).maximum(CORRECTED * aim)
         aim = targets.share.gather(aim / targets.share.total(aim))
     standin = Surrogate(plan, aim, even, even.log2(), targets.share, workers, measured=masses)
