@@ -2,10 +2,10 @@
 
     python benchmarks/data_scale.py [--rows 25000 100000 400000] [--actors 1 2] [--side 64] [--directory DIR]
 
-Data are images of 64x64x3 bytes (or of another side), made here and written as one .npy file (5 GB for 400,000). The job finds 64 principal
-directions, couples blocks of 8,192 with payload ids, and a small network is trained on the pairs for some steps. Peaks
-are the largest resident memory (VmHWM) of the driver, of an actor or task, and of a training worker; RssAnon is what of
-it is not mapped files. The object store is the largest use that Ray's store showed.
+Data are images of 64x64x3 bytes (or of another side), made here and written as one .npy file (5 GB for 400,000). The
+job finds 64 principal directions, couples blocks of up to 8,192 with payload ids, and a small network is trained on the
+pairs for some steps. Peaks are the largest resident memory (VmHWM) of the driver, of an actor or task, and of a worker
+of training; RssAnon is what of it is not mapped files. The object store is the largest use that Ray's store showed.
 """
 
 import argparse

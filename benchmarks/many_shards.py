@@ -27,6 +27,7 @@ from flowpairs.pipeline.base.npy import encode_npy
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.config import CoupleConfig, load, save, validate
 from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.block_reports import write_blocks
 
@@ -49,7 +50,7 @@ def make_store(directory: Path, shards: int) -> None:
     first = couple(settings(directory, 1))
     earlier = load(CoupleConfig, directory / "config.yaml")
     config = earlier.model_copy(update={"output": earlier.output.model_copy(update={"pairs": shards * PAIRS})})
-    blocks = Blocks(PAIRS, len(np.load(directory / "labels.npy")), shards * PAIRS, PAIRS, 0)
+    blocks = Blocks(PAIRS, row_set.read_manifest(directory / "rows").rows, shards * PAIRS, PAIRS, 0)
     (directory / "config.yaml").unlink()
     save(config, directory / "config.yaml", "benchmarks/many_shards.py")
     sidecar = format.read_sidecar(format.sidecar_path(directory, first.shards[0].name))

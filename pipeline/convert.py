@@ -18,7 +18,7 @@ from flowpairs.pipeline.solve.inputs import read_inputs, save_inputs, survey_inp
 from flowpairs.pipeline.store import format, resume
 from flowpairs.pipeline.store.potential_files import block_file, copy_potentials
 from flowpairs.pipeline.store.records import Decoder, Record, read_meta, samples
-from flowpairs.pipeline.store.shard_layout import damage, refuse_impossible
+from flowpairs.pipeline.store.shard_layout import damage
 from flowpairs.pipeline.store.writer import write_shard
 
 
@@ -34,7 +34,6 @@ def convert(source: AnyPath, destination: AnyPath, payload: str) -> format.Index
         InputError: no complete store, an unknown payload, a destination in use, or pairs that the payload cannot hold.
     """
     index = format.read_index(source)
-    refuse_impossible(source, index)
     if sum(shard.pairs for shard in index.shards) != index.pairs:
         raise InputError(f"{source}/index.json: promises {index.pairs} pairs, and its shards hold others; couple again")
     tree = configs.load(CoupleConfig, source / "config.yaml").model_dump(mode="json")

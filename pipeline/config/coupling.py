@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.grammar import PREFIX, parse_formula
 from flowpairs.pipeline.config.strict import Strict
 
 Cost = Literal["dot", "sqeuclidean", "geodesic", "precomputed"] | Callable[..., Any]
@@ -24,7 +25,7 @@ class CouplingConfig(Strict):
 
     method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported"] = "sinkhorn"
     n: int = Field(ge=1)
-    cost: str = "dot"  # or sqeuclidean, geodesic, precomputed, or module:function; see pipeline/ot/costs/cost.py
+    cost: str = "dot"  # or sqeuclidean, geodesic, precomputed, keops:FORMULA or module:function; see docs/solver.md
     neighbours: int = Field(default=15, ge=2)  # per point, for cost geodesic: see pipeline/ot/costs/geodesic.py
     heat: PositiveFloat = 50.0  # time that heat spreads on that graph: more is smoother
     matrix: str | None = None  # .npy for cost precomputed, source ids by data ids
@@ -44,7 +45,7 @@ class CouplingConfig(Strict):
     start: str | None = None  # a pair store over the same data, whose potentials the solve starts from
     start_fingerprint: str | None = None  # sha256 of those potentials; the resolved config holds what was read
     resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
-    backend: Literal["auto", "torch", "keops", "flash"] = "auto"  # computes the passes: see docs/solver.md
+    backend: Literal["auto", "torch", "keops"] = "auto"  # computes the passes: see docs/solver.md
     on_unconverged: Literal["fail", "record"] = "fail"
 
     @model_validator(mode="before")
@@ -90,8 +91,7 @@ class CouplingConfig(Strict):
             raise ValueError("matrix is what cost precomputed looks up; give both or neither")
         if self.cost != "geodesic" and (self.neighbours, self.heat) != (15, 50.0):
             raise ValueError("neighbours and heat belong to cost geodesic; remove them")
-        if self.cost not in NAMED and not OWN.fullmatch(self.cost):
-            raise ValueError(f"cost={self.cost!r}: unknown; give {', '.join(NAMED)} or module:function")
+        self._check_cost_name()
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, sharpness")
         return self
@@ -107,13 +107,30 @@ class CouplingConfig(Strict):
         if self.condition != "extended" and (self.beta is not None or self.condition_file is not None):
             raise ValueError("beta and condition_file belong to condition extended; remove them")
 
+    def _check_cost_name(self) -> None:
+        """Refuse a cost that is no name, formula or function."""
+        if self.cost.startswith(PREFIX):
+            try:
+                parse_formula(self.cost.removeprefix(PREFIX))
+            except ValueError as error:
+                raise ValueError(f"cost={self.cost!r}: {error}") from None
+        elif self.cost not in NAMED and not OWN.fullmatch(self.cost):
+            raise ValueError(
+                f"cost={self.cost!r}: unknown; give {', '.join(NAMED)}, {PREFIX}FORMULA or module:function"
+            )
+
+    @property
+    def imports_cost(self) -> bool:
+        """Whether the cost is a function of the user's, whose module has to be imported."""
+        return self.cost not in NAMED and not self.cost.startswith(PREFIX)
+
     def cost_function(self) -> Cost:
-        """Return the cost to be minimised: a name, or the function that the config names, whose module is imported.
+        """Return the cost to be minimised: a name, a formula, or the function named, whose module is imported.
 
         Raises:
             InputError: no such module or function.
         """
-        if self.cost in NAMED:
+        if not self.imports_cost:
             return cast("Cost", self.cost)
         module, _, name = self.cost.partition(":")
         try:

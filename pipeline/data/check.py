@@ -93,7 +93,7 @@ def _check(config: DataConfig, location: Location) -> DataSpec:
     survey.warn(where_of(config, reader.columns))
     for note in reader.notes:
         print_line(f"{where}: {note}", sys.stderr)
-    numbering = _classes(location, reader, survey, whole) if reader.labelled else (0, (), False)
+    numbering = _classes(location, reader, survey, whole) if reader.labelled else (0, (), False, None)
     files = 0 if location.format == "digits" else len(location.files)
     return DataSpec(
         rows,
@@ -106,6 +106,8 @@ def _check(config: DataConfig, location: Location) -> DataSpec:
         numbering[2],
         reader.columns,
         location.format,
+        numbering[3],
+        (survey.low, survey.high) if survey.low <= survey.high else None,
     )
 
 
@@ -113,7 +115,7 @@ FILES = {"rows": "row"}  # formats that are named otherwise
 
 
 def describe(config: DataConfig, spec: DataSpec) -> str:
-    """Say in one line what is read: rows, shape, dtype, classes, files.
+    """Say in one line what is read: rows, shape, dtype, the range of floats, classes and their rows, files.
 
     Args:
         config: `data:` of a configuration.
@@ -122,15 +124,24 @@ def describe(config: DataConfig, spec: DataSpec) -> str:
     rows = "rows not yet counted" if spec.rows is None else f"{spec.rows:,} rows"
     some = ", ".join(spec.columns[:5]) + (", ..." if len(spec.columns) > 5 else "")
     column = f", {some}" if some else ""
-    said = f"{config.path}{column}: {rows}, {spec.kind}s {list(spec.shape)} of {spec.dtype}"
+    extent = "" if spec.extent is None else " from {:.3g} to {:.3g}".format(*spec.extent)
+    said = f"{config.path}{column}: {rows}, {spec.kind}s {list(spec.shape)} of {spec.dtype}{extent}"
     if spec.num_classes:
         names = ", ".join(spec.class_names[:5]) + (", ..." if len(spec.class_names) > 5 else "")
-        said += f", {spec.num_classes:,} classes{names and f' ({names})'}"
+        said += f", {spec.num_classes:,} classes{_of_rows(spec.per_class)}{names and f' ({names})'}"
     return (
         f"{said}, {spec.files:,} {FILES.get(spec.format, spec.format)} file{'s' * (spec.files != 1)}"
         if spec.files
         else said
     )
+
+
+def _of_rows(per_class: tuple[int, int] | None) -> str:
+    """Say how many rows the classes have."""
+    if per_class is None:
+        return ""
+    fewest, most = per_class
+    return f" of {fewest:,} rows each" if fewest == most else f" of {fewest:,} to {most:,} rows"
 
 
 class _Survey:
@@ -163,6 +174,11 @@ class _Survey:
         for block in [rows] if isinstance(rows, np.ndarray) else rows:
             if block is not None and block.size and not reasons:
                 self.low, self.high = min(self.low, float(block.min())), max(self.high, float(block.max()))
+
+    def per_class(self, classes: int) -> tuple[int, int] | None:
+        """Count the rows of the smallest and of the largest class."""
+        counts = self.classes.seen.values()
+        return (min(counts) if len(counts) >= classes else 0, max(counts)) if counts else None
 
     def warn(self, where: str) -> None:
         """Say what is read in a way that may not be meant."""
@@ -209,18 +225,22 @@ def _size(item: bytes | np.ndarray | Exception) -> int:
     return len(item) if isinstance(item, bytes) else item.nbytes if isinstance(item, np.ndarray) else 0
 
 
-def _classes(location: Location, reader: Reader, survey: _Survey, whole: bool) -> tuple[int, tuple[str, ...], bool]:
-    """Number the classes, by all labels where these can be read without the data."""
+def _classes(
+    location: Location, reader: Reader, survey: _Survey, whole: bool
+) -> tuple[int, tuple[str, ...], bool, tuple[int, int] | None]:
+    """Number the classes, by all labels where these can be read without the data, and count their rows there."""
     classes = survey.classes
     names = reader.names_of_classes(location.files[0])
     if names is not None:
         classes.refuse_beyond(len(names))
-        return len(names), names, False
+        return len(names), names, False, survey.per_class(len(names)) if whole else None
     text = any(isinstance(value, str) and not WHOLE.fullmatch(value) for value in classes.seen)
     if not whole and reader.whole_labels and (location.site.local or reader.rows_in_files or text):
+        classes.seen.clear()
         for file in location.files:
             for raw, count in reader.labels(file):
                 values, missing = plain_labels(raw, count, classes.where)
                 classes.add(values[~missing])
         whole = True
-    return classes.numbering(complete=whole)
+    count, names, numbered = classes.numbering(complete=whole)
+    return count, names, numbered, survey.per_class(count) if whole else None

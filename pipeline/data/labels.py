@@ -8,6 +8,7 @@ Hugging Face's ClassLabel             the integer, named by the file's metadata
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,10 +19,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.data.spec import DataSpec
 
 WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
-GAPPY, MANY = (
-    10,
-    1_000,
-)  # ids are numbered anew where they make more than MANY classes, of which fewer than 1/GAPPY occur
+GAPPY, MANY = 10, 1_000  # ids of more than MANY classes, of which fewer than 1 / GAPPY occur, are numbered anew
 HUGE = 1_000_000  # classes that are taken for a mistake where not all labels have been read
 BOOL = ("False", "True")
 
@@ -68,16 +66,17 @@ def plain_labels(raw: Any, rows: int, where: str) -> tuple[Shaped[np.ndarray, " 
 
 
 class Classes:
-    """The distinct labels seen so far."""
+    """The distinct labels seen so far, and how often each was."""
 
     def __init__(self, where: str, by_name: bool = False) -> None:
         self.where, self.by_name = where, by_name  # whether text of integers is names, as that of folders
-        self.seen: set[int | str] = set()
+        self.seen: Counter[int | str] = Counter()
 
     def add(self, values: Shaped[np.ndarray, " n"]) -> None:
         """Record labels that `plain_labels` gave."""
         if values.dtype == np.int64:
-            self.seen.update(np.unique(values).tolist())
+            labels, counts = np.unique(values, return_counts=True)
+            self.seen.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
         else:
             self.seen.update(values.tolist())
 

@@ -1,6 +1,6 @@
 """What is known of a data set before it is read, the pieces in which it is read, and the data set itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -30,6 +30,8 @@ class DataSpec:
     numbered: bool = False  # whether a label is looked up in `class_names`; else it is the class id itself
     columns: tuple[str, ...] = ()  # the arrays, columns or fields that hold the data; () where files do
     format: Format = "digits"
+    per_class: tuple[int, int] | None = field(default=None, compare=False)  # fewest and most rows of a class, if known
+    extent: tuple[float, float] | None = field(default=None, compare=False)  # least and greatest float that was seen
 
 
 @dataclass(frozen=True)

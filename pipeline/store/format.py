@@ -35,6 +35,8 @@ FORMAT_VERSION = 2
 OUTLINE = "outline.json"
 AT_ONCE = 32  # sidecars that are read from a URL at the same time
 RECORD_BYTES = 2**20  # a record holds as many pairs as fit in about this many bytes
+MOST_BYTES = 2**50  # of a shard
+MOST_CLASSES = 2**24
 
 # The cost in the words of an index; a cost of the user's own goes by its name.
 COSTS = {"dot": "-<x0, x1>", "sqeuclidean": "|x0 - x1|^2", "geodesic": "-4 t log of the heat kernel"}
@@ -172,7 +174,8 @@ def read_index(directory: str | AnyPath) -> Index:
     """Read `index.json`.
 
     Raises:
-        InputError: no such directory, a store that is not complete, or one of another format version.
+        InputError: no such directory, a store that is not complete, one of another format version, or counts that no
+            store can have.
     """
     path = as_path(directory) / "index.json"
     if not as_path(directory).is_dir():
@@ -189,9 +192,10 @@ def read_index(directory: str | AnyPath) -> Index:
             "make the store again or install the matching version"
         )
     try:
-        return _adapter(Index).validate_json(data, strict=True)
+        index = _adapter(Index).validate_json(data, strict=True)
     except ValidationError as error:
         raise InputError(f"{path}: not an index of a pair store ({_first(error)}); make the store again") from error
+    return _possible(path, index)
 
 
 def read_outline(directory: str | AnyPath) -> Outline:
@@ -221,7 +225,33 @@ def _outline(path: AnyPath) -> Outline:
         raise InputError(f"{path}: not the outline of a pair store ({_first(error)}); {remedy}") from error
     if outline.index.format_version != FORMAT_VERSION:
         raise InputError(f"{path}: format_version={outline.index.format_version}, this program reads {FORMAT_VERSION}")
+    _possible(path, outline.index)
     return outline
+
+
+def _possible(path: AnyPath, index: Index) -> Index:
+    """Return an index whose counts are those of a store, so that memory may be taken for them, or refuse it."""
+    if found := _impossible(index):
+        raise InputError(f"{path}: {found}; make the store again")
+    return index
+
+
+def _impossible(index: Index) -> str | None:
+    """Describe the first count of an index that no store can have; None where none is.
+
+    A shard has at least four bytes a pair, or those of the arrays that its payload holds.
+    """
+    each = max(4, {"full": 8, "seeded": 4, "ids": 0}[index.payload] * math.prod(index.shape))
+    for shard in index.shards:
+        if shard.bytes > MOST_BYTES or shard.pairs * each > shard.bytes or shard.records > shard.pairs:
+            return (
+                f"{shard.name} is said to have {shard.pairs} pairs in {shard.records} records and {shard.bytes} bytes"
+            )
+    if index.num_classes > MOST_CLASSES:
+        return f"{index.num_classes} classes are more than {MOST_CLASSES:,}"
+    if 4 * math.prod(index.shape) > MOST_BYTES:
+        return f"a datum of shape {list(index.shape)} is larger than any file"
+    return None
 
 
 def sidecar_path(directory: AnyPath, name: str) -> AnyPath:

@@ -1,7 +1,6 @@
 """The layout of a shard: its tar is walked once, and from then on any pair is found at once."""
 
 import hashlib
-import math
 import tarfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -16,10 +15,8 @@ from flowpairs.pipeline.base import npy
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 from flowpairs.pipeline.base.tar import Member, members, plain_members
-from flowpairs.pipeline.store.format import Index, Shard
+from flowpairs.pipeline.store.format import Shard
 
-MOST_BYTES = 2**50  # of a shard
-MOST_CLASSES = 2**24
 HEADER_BYTES = 1024  # more than the header of any .npy member that `npy.encode_npy` writes
 
 Extents = dict[str, tuple[int, int]]  # extension -> offset and size of a record's member
@@ -125,31 +122,6 @@ def opened(path: AnyPath) -> Iterator[ReadableFile]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read as a shard ({error}); run `flowpairs verify`") from error
-
-
-def impossible(index: Index) -> str | None:
-    """Describe the first count of an index that no store can have, before memory is taken for it; None where none is.
-
-    A shard has at least four bytes a pair, or those of the arrays that its payload holds.
-    """
-    each = max(4, {"full": 8, "seeded": 4, "ids": 0}[index.payload] * math.prod(index.shape))
-    for shard in index.shards:
-        if shard.bytes > MOST_BYTES or shard.pairs * each > shard.bytes or shard.records > shard.pairs:
-            return (
-                f"{shard.name} is said to have {shard.pairs} pairs in {shard.records} records and {shard.bytes} bytes"
-            )
-    if index.num_classes > MOST_CLASSES:
-        return f"{index.num_classes} classes are more than {MOST_CLASSES:,}"
-    if 4 * math.prod(index.shape) > MOST_BYTES:
-        return f"a datum of shape {list(index.shape)} is larger than any file"
-    return None
-
-
-def refuse_impossible(where: AnyPath, index: Index) -> None:
-    """Raise an `InputError` for what `impossible` finds."""
-    found = impossible(index)
-    if found:
-        raise InputError(f"{where / 'index.json'}: {found}; make the store again")
 
 
 def damage(directory: AnyPath, shard: Shard, *, content: bool = True) -> str | None:

@@ -11,7 +11,7 @@ from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.store import format
 from flowpairs.pipeline.store.records import Decoder, read_meta, samples
-from flowpairs.pipeline.store.shard_layout import damage, impossible
+from flowpairs.pipeline.store.shard_layout import damage
 
 ROW_DIGITS = 9  # at the least, at the end of a record's key
 
@@ -44,9 +44,6 @@ def verify(directory: AnyPath) -> Verdict:
     """
     index = format.read_index(directory)
     verdict = Verdict(str(directory))
-    if found := impossible(index):
-        verdict.faults.append(f"index.json: {found}; make the store again")
-        return verdict
     seen = _Seen(Decoder(directory, index))
     if format.needs_rows(index.payload, index.method) or (directory / "rows").is_dir():
         _check_rows(directory, index, verdict)

@@ -8,7 +8,7 @@ from support.couplings import settings
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import CoupleConfig, load
-from flowpairs.pipeline.couple import couple
+from flowpairs.pipeline.couple import check_sizes, couple, survey_job
 from flowpairs.pipeline.plan import plan
 from flowpairs.pipeline.store.potential_files import load_potentials
 
@@ -76,3 +76,21 @@ def test_a_semidiscrete_solve_is_forecast_without_being_done(tmp_path: Path, loc
     alone = settings(tmp_path / "p", features={"pca": 16}, coupling=coupling, output={"pairs": 0})
     forecast = plan(alone)
     assert forecast.seconds > forecast.potential_seconds > 0
+
+
+def test_the_payload_is_ids_where_full_shards_would_take_over_16_gb(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kept(pairs: int) -> tuple[str, list[int], str]:
+        config = settings(tmp_path / str(pairs), output={"pairs": pairs, "payload": "auto", "pairs_per_shard": None})
+        config, _ = survey_job(config)
+        blocks = check_sizes(config, 1797, None, None)
+        return config.output.payload, [len(rows) for rows in blocks.shards(0).values()], capsys.readouterr().err
+
+    # A pair of digits in full has two images of 64 float32: 512 bytes.
+    payload, _, said = kept(25_000_000)
+    assert payload == "full"
+    assert "payload: full; in full, the pairs take 12.8 GB" in said
+    payload, shards, said = kept(40_000_000)
+    assert (payload, shards) == ("ids", [400]), "a shard of ids is as long as a block"
+    assert "payload: ids; in full, the pairs take 20.5 GB" in said

@@ -130,24 +130,55 @@ class LossConfig(Strict):
     adaptive: float = Field(default=0.0, ge=0, le=1)  # p: weight 1 / (error + 0.001)^p; 0.5 is like pseudo-Huber
 
 
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimisationConfig(Strict):
     """The optimisation of the regression loss with AdamW."""
+
+    belonging: ClassVar = {"schedule": ("decay_steps", "lr_end")}
 
     steps: PositiveInt
     batch: PositiveInt = 256  # pairs per step, over all workers
     accumulate: PositiveInt = 1  # number of parts in which a worker computes its share of a step, to save memory
     lr: PositiveFloat = 1e-3
-    warmup: NonNegativeInt = 100  # steps of linear warm-up; constant afterwards
+    warmup: NonNegativeInt = 100  # steps of linear warm-up
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of the learning rate after its warm-up
+    decay_steps: PositiveInt | None = None  # step at which a falling rate reaches lr_end; the resolved config has one
+    lr_end: float = Field(default=0.0, ge=0)  # learning rate that linear and cosine fall to, and stay at
+    weight_decay: float = Field(default=0.01, ge=0)  # AdamW's: a step takes lr * weight_decay of every weight away
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # decays of AdamW's averages of the gradient and of its square
     ema: float = Field(default=0.999, ge=0, lt=1)  # decay of the averaged weights, which are the ones evaluated
+    ema_warmup: NonNegativeInt = 0  # w: after n steps the decay is at most (1 + n) / (w + n); TensorFlow's w is 10
     clip: PositiveFloat = 1.0  # largest norm of the gradient
     label_dropout: float = Field(default=0.0, ge=0, lt=1)  # fraction of samples whose label is hidden, for guidance
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that have it
     init: str | None = None  # weights to start from: a run, an export, or a UNet2DModel of diffusers
     init_fingerprint: str | None = None  # hash that they must have; the resolved config records the one read
-    compile: bool = False  # whether to use torch.compile; the first step then takes about a minute
+    compile: bool | Literal["auto"] = "auto"  # torch.compile, a minute at the first step; auto: on CUDA devices
+    gradients: Literal["fp32", "bf16"] = "fp32"  # in which workers add them up; bf16 halves what goes over the network
     seed: int = Field(default=0, ge=0, lt=2**63)
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pin_decay(cls, value: Any) -> Any:
+        """Record the step at which the rate has fallen, which a larger number of steps must not move."""
+        falls = isinstance(value, dict) and value.get("schedule", "constant") != "constant"
+        return value | {"decay_steps": value.get("steps")} if falls and value.get("decay_steps") is None else value
+
+    @model_validator(mode="after")
+    def _falls(self) -> "OptimisationConfig":
+        if self.schedule == "constant" and (self.decay_steps is not None or self.lr_end):
+            raise ValueError("decay_steps and lr_end belong to schedule linear and cosine, not to constant; remove")
+        if self.decay_steps is not None and self.decay_steps <= self.warmup:
+            raise ValueError(
+                f"decay_steps={self.decay_steps}: the rate falls from warmup={self.warmup} to there; raise it"
+            )
+        if self.lr_end > self.lr:
+            raise ValueError(f"lr_end={self.lr_end}: above lr={self.lr}, and the rate falls; lower it")
+        return self
 
 
 class RunConfig(Strict):
@@ -187,7 +218,7 @@ class TrainConfig(Strict):
     def _fits(self) -> "TrainConfig":
         if self.objective.kind == "sf2m" and self.path.kind != "sb":
             raise ValueError(f"objective.kind=sf2m is of bridges, not of path.kind={self.path.kind}; give path.kind=sb")
-        if self.objective.kind == "meanflow" and self.train.compile:
+        if self.objective.kind == "meanflow" and self.train.compile is True:
             raise ValueError("train.compile does not know the derivatives of objective.kind=meanflow; remove it")
         if self.train.label_dropout and not self.model.conditional:
             raise ValueError("train.label_dropout drops labels that the model does not see; set model.conditional=true")

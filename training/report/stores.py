@@ -15,7 +15,6 @@ from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.format import Index, read_index
 from flowpairs.pipeline.store.potential_files import Potentials
 from flowpairs.pipeline.store.records import Decoder, samples
-from flowpairs.pipeline.store.shard_layout import refuse_impossible
 
 PAIRS_SHOWN = 12
 
@@ -69,7 +68,6 @@ class StoreSummary:
 def read_store(path: AnyPath, name: str) -> StoreSummary:
     """Read a pair store's index, the reports of its blocks and its first pairs."""
     index, config = read_index(path), path / "config.yaml"
-    refuse_impossible(path, index)
     return StoreSummary(
         name,
         path,

@@ -26,7 +26,6 @@ from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.config import differing, digest, load, save
 from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
-from flowpairs.pipeline.store.shard_layout import refuse_impossible
 from flowpairs.training.config import PairsConfig, TrainConfig
 from flowpairs.training.pairs.loader_state import potentials_fingerprint
 
@@ -167,7 +166,6 @@ def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
     """
     index = read_outline(pairs.dir).index if coming else read_index(pairs.dir)
     where = f"pairs={pairs.dir!r}"
-    refuse_impossible(as_path(pairs.dir), index)
     if pairs.source == "semidiscrete" and index.method != "semidiscrete":
         raise InputError(f"{where}: of method {index.method}, which has no potentials to assign by; give {pairs.dir!r}")
     if pairs.source != "semidiscrete" and not index.pairs:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from flowpairs.pipeline.base.environment import require
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.extras import require
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.run.state import FILE, read_checkpoint
 from flowpairs.training.run.trained import read_trained
@@ -48,7 +48,7 @@ def read_init(where: str) -> Weights:
     """
     path = Path(where)
     if (path / "config.yaml").is_file() or (path / FILE).is_file():
-        return read_checkpoint(read_trained(path).checkpoint, torch.device("cpu"))["ema"]
+        return read_checkpoint(read_trained(path).checkpoint)["ema"]
     found: Weights = {}
     for folder, prefix in PARTS.items():
         for name, inner in (("model.safetensors", ""), (DIFFUSERS, "unet.")):

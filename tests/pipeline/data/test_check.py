@@ -13,7 +13,7 @@ from support.written import ROADS, npy, png, write, write_tar
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import DataConfig
-from flowpairs.pipeline.data import DataSpec, check_data
+from flowpairs.pipeline.data import DataSpec, check_data, describe
 
 GREY = np.zeros((4, 4), np.uint8)
 COLOUR = np.zeros((4, 4, 3), np.uint8)
@@ -198,3 +198,14 @@ def test_tars(tmp_path):
     write_tar(path, {"0.npy": npy(np.array([np.nan]))})
     assert "NaN or Inf" in refusal(path, column="npy")
     assert "no rows" in refusal(write_tar(tmp_path / "a.tar", {}), column="png")
+
+
+def test_what_is_read_is_said_with_its_range_and_the_rows_of_its_classes(tmp_path):
+    x = np.linspace(-2, 3, 60, dtype=np.float32).reshape(20, 3)
+    labels = np.array([0] * 5 + [1] * 12 + [3] * 3)
+    config = DataConfig(path=str(npz(tmp_path / "x.npz", x=x, y=labels)), column="x", label="y")
+    said = "x: 20 rows, vectors [3] of float32 from -2 to 3, 4 classes of 0 to 12 rows, 1 npz file"
+    assert describe(config, check_data(config)).endswith(said)
+    names = parquet(tmp_path / "x.parquet", x=[[0, 255]] * 6, y=["b", "a", "b", "a", "a", "b"])
+    config = DataConfig(path=str(names), column="x", label="y")
+    assert "2 classes of 3 rows each (a, b)" in describe(config, check_data(config))

@@ -15,7 +15,7 @@ from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.store.format import Index, Shard, pairs_per_record
 from flowpairs.pipeline.store.records import Decoder, Part, samples
-from flowpairs.pipeline.store.shard_layout import ShardLayout, damage, opened, read_layout, refuse_impossible
+from flowpairs.pipeline.store.shard_layout import ShardLayout, damage, opened, read_layout
 from flowpairs.training.pairs.reading.order import Stretch
 from flowpairs.training.pairs.reading.shard_source import CompleteStore, ShardSource
 
@@ -100,7 +100,6 @@ class ShardReader:
         self.directory = as_path(directory)
         self.shards = self.directory / "shards"
         self.index = index
-        refuse_impossible(self.directory, index)
         self.source: ShardSource = CompleteStore(index) if source is None else source
         self.by_id = index.payload == "ids" and (math.prod(index.shape) >= WIDE if by_id is None else by_id)
         self.fields = fields_by_id(index, fields) if self.by_id else tuple(fields)
