@@ -96,6 +96,8 @@ def by(backend: Any) -> Callable[[torch.Tensor, torch.Tensor, float], torch.Tens
     def solve(x0: torch.Tensor, x1: torch.Tensor, eps: float) -> torch.Tensor:
         from flowpairs.pipeline.ot import Problem, solve_sinkhorn
 
+        if backend == "keops":
+            importlib.import_module("pykeops")
         return solve_sinkhorn(Problem(x0, x1, eps), tol=TOL, backend=backend).g
 
     return solve
@@ -148,11 +150,15 @@ def semidiscrete(ids: int, dim: int, device: torch.device) -> dict:
     from flowpairs.pipeline.ot import Targets, solve_semidiscrete
 
     class Source:
+        def __init__(self) -> None:
+            self.dim = dim
+
         def points(self, first: int, count: int) -> torch.Tensor:
             return device_gaussian(0, torch.arange(first, first + count, device=device), dim, Stream.SOLVE)
 
     _, y = points(ids, dim, device)
-    found, seconds = timed(device, lambda: solve_semidiscrete(Targets(y), Source(), 0.0, chi2=0.5))
+    targets = Targets(y.cpu(), device=device.type)
+    found, seconds = timed(device, lambda: solve_semidiscrete(targets, Source(), 0.0, chi2=0.5))
     return {"seconds": seconds, "converged": bool(found.report.converged)}
 
 
