@@ -4,6 +4,7 @@ Its bits are the pair format's, so nothing may be contracted: `launch` compiles 
 divisions and square roots are the correctly rounded ones. Constants stand for what float32 makes of those in noise.py.
 """
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 import torch
 import triton
 import triton.language as tl
