@@ -9,6 +9,7 @@ counted: they contain the check of the first shards' hashes and the first window
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -40,10 +41,10 @@ def main() -> None:
             model = models.build_model(UNetConfig(kind="unet"), index.shape, 0, seed=0).to(device)
             state, lines = TrainState.start(model, config), list[loop.LogLine]()
             part = BatchPart(config.batch, 0, 1, arcs_for(config.batch, 1))
-            with ShardLoader(Path(temporary), index, part, seed=0, pin=device.type == "cuda") as loader:
-                loop.train_loop(
-                    state, model, loader, Objective(config.seed), config, part, lines.append, lambda metrics: None
-                )
+            objective, pin = Objective(config.seed), device.type == "cuda"
+            draw = partial(objective.draw, shape=index.shape)
+            with ShardLoader(Path(temporary), index, part, seed=0, pin=pin, draw=draw) as loader:
+                loop.train_loop(state, model, loader, objective, config, lines.append, lambda metrics: None)
         print(f"| {name} | {lines[-1].samples_per_s:,.0f} | {100 * lines[-1].data_wait:.2f} % |")
 
 

@@ -122,7 +122,8 @@ def train(objective: Objective, pools: Tensor, steps: int, width: int = 64) -> N
     rows = BatchRows(0, seeds * BATCH, seeds * BATCH)
     for step in range(steps):
         x0, x1 = pools[:, step % batches].flatten(0, 1).unbind(1)
-        errors, weights = objective(networks, networks, Batch(x0, x1, rows), step)
+        batch = Batch(x0, x1, rows, drawn=objective.draw(step, rows, tuple(x1.shape[1:])))
+        errors, weights = objective(networks, networks, batch)
         optimiser.zero_grad()
         (seeds * errors * weights).mean().backward()
         optimiser.step()

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,10 +11,21 @@ from flowpairs.pipeline.base.printing import print_line
 if TYPE_CHECKING:
     from flowpairs.training.config import EvaluateConfig
 
+# Name of a preset -> its folder in configs/, whose evaluate.yaml it is.
+PRESETS = {
+    "cifar10": "cifar-10",
+    "imagenet32": "imagenet-32",
+    "imagenet64": "imagenet-64",
+    "imagenet256": "imagenet-256-latents",
+}
+
+Preset = Literal["cifar10", "imagenet32", "imagenet64", "imagenet256"]
+
 
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run; with --samples a pair store")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as in samples=10000")] = None,
+    preset: Annotated[Preset | None, typer.Option("--preset", help="as published figures were measured")] = None,
     samples: Annotated[
         Path | None, typer.Option("--samples", metavar="FILE", help="score these samples (.npy, .npz) against a store")
     ] = None,
@@ -24,11 +35,9 @@ def evaluate(
 
     Example: `flowpairs evaluate runs/digits euler=[1,2,4]`
     """
-    from flowpairs.pipeline.config import from_overrides
-    from flowpairs.training.config import EvaluateConfig
-
-    settings = from_overrides(EvaluateConfig, overrides)
+    settings = evaluation_config(preset, overrides)
     if samples is not None:
+        refuse_drawing(overrides)
         print_score(run_dir, samples, settings, as_json=json)
         return
     from flowpairs.training.evaluate import evaluate as run_job
@@ -44,6 +53,37 @@ def evaluate(
         from flowpairs.training.report.terminal import print_evaluation
 
         print_evaluation(report)
+
+
+def evaluation_config(preset: Preset | None, overrides: list[str] | None) -> "EvaluateConfig":
+    """Make the configuration of a preset, or of the defaults, and of the overrides.
+
+    Raises:
+        InputError: an override is malformed, or of no key.
+    """
+    from importlib.resources import files
+
+    from flowpairs.pipeline.config import from_overrides, load
+    from flowpairs.training.config import EvaluateConfig
+
+    if preset is None:
+        return from_overrides(EvaluateConfig, overrides)
+    folder = Path(str(files("flowpairs.configs"))) / PRESETS[preset]
+    return load(EvaluateConfig, folder / "evaluate.yaml", overrides)
+
+
+def refuse_drawing(overrides: list[str] | None) -> None:
+    """Refuse overrides that say how samples are drawn, where samples are given.
+
+    Raises:
+        InputError: there is one.
+    """
+    from flowpairs.pipeline.base.errors import InputError
+    from flowpairs.training.metrics.given_samples import KEYS
+
+    for item in overrides or []:
+        if (key := item.partition("=")[0]) not in KEYS:
+            raise InputError(f"{key}: samples that are given are not drawn again; remove it or --samples")
 
 
 def print_score(store: Path, samples: Path, settings: "EvaluateConfig", *, as_json: bool) -> None:

@@ -12,6 +12,7 @@ def sample(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run, or a directory in RUN/checkpoints")],
     output: Annotated[Path, typer.Option(help="FILE.npz, FILE.png (a grid) or a new directory (an image each)")],
     count: Annotated[int, typer.Option(min=1, help="of samples")] = 64,
+    first: Annotated[int, typer.Option(min=0, help="number of the first, to share samples out")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="of the noise, or of the order of the source's data")] = 0,
     solver: Annotated[
         Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"],
@@ -36,7 +37,7 @@ def sample(
     from flowpairs.pipeline.config import validate
     from flowpairs.training.config import SampleConfig
 
-    given: dict[str, Any] = {"samples": count, "seed": seed, "solver": solver, "steps": steps}
+    given: dict[str, Any] = {"first": first, "samples": count, "seed": seed, "solver": solver, "steps": steps}
     given |= {"labels": tuple(label or ()), "guidance": guidance, "batch": batch}
     settings = validate(SampleConfig, given)
     require("flowpairs sample", "matplotlib")

@@ -1,5 +1,6 @@
 """Evaluation of a finished run: curvature, Frechet distance against function evaluations, and sample images."""
 
+import hashlib
 import io
 import time
 from pathlib import Path
@@ -17,20 +18,30 @@ from flowpairs.pipeline.base.owner import owned, refuse_owned
 from flowpairs.pipeline.base.progress import working
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.pipeline.cluster.scheduler import own_error
-from flowpairs.training.config import EvaluateConfig, TrainConfig
+from flowpairs.training.config import EvaluateConfig, TrainClusterConfig
 from flowpairs.training.metrics import time_points
-from flowpairs.training.metrics.feature_network import Extractor, extractor
-from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
-from flowpairs.training.pairs.endpoints import Endpoints, read_endpoints
+from flowpairs.training.metrics.feature_network import extractor
+from flowpairs.training.metrics.frechet import Principal
+from flowpairs.training.metrics.shares import (
+    SHOWN,
+    STAGE,
+    EvaluationWork,
+    fit_principal,
+    given_device,
+    measure_distances,
+    measure_share,
+    solver_name,
+    solvers,
+)
+from flowpairs.training.pairs.endpoints import read_endpoints
 from flowpairs.training.report import pictures
 from flowpairs.training.run.directory import check_pairs, write_json
-from flowpairs.training.run.trained import Trained, read_finished
+from flowpairs.training.run.trained import read_finished
+from flowpairs.training.run.workers import WorkerShape, worker_shape
 from flowpairs.training.sampling import flow
 from flowpairs.training.sampling.curvature import integrate_unit_interval
-from flowpairs.training.sampling.sampler import CURVATURE_STEPS, Sampler
+from flowpairs.training.sampling.sampler import CURVATURE_STEPS, Sampler, batches_of
 
-SHOWN = 64  # samples per solver that are kept for the report
-STAGE = ".evaluating"  # name of the file in a run that says what is being done
 OWNER = "evaluation.owner.json"  # name of the file that shows which process evaluates a run
 FILM = 8, 9  # number of images whose trajectories are kept, and number of times per trajectory
 
@@ -38,7 +49,7 @@ FILM = 8, 9  # number of images whose trajectories are kept, and number of times
 def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate the averaged weights of a finished run and write evaluation.json and samples.npz to its directory.
 
-    The evaluation runs as one Ray task, which requests a GPU if the cluster has one.
+    The samples are drawn by as many Ray tasks as there are GPUs, or nodes where there are none.
 
     Args:
         run_dir: the directory of the run.
@@ -63,25 +74,32 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
             "the pairs that it was trained on"
         )
     network = extractor(config.features, trained.shape)
-    connect()
     endpoints = read_endpoints(trained.pairs, index, config)
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-    cpus = 1 if gpus else int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
-    task = ray.remote(num_cpus=max(1, cpus), num_gpus=gpus)(measure)
+    connect()
+    try:
+        shape = worker_shape(TrainClusterConfig(workers=config.workers))
+    except InputError as error:
+        raise InputError(str(error).removeprefix("cluster.")) from error
     with owned(trained.run.path, key, "flowpairs evaluate", OWNER):
         stage = trained.run.path / STAGE
         with working(lambda: f"evaluating: {stage.read_text() if stage.is_file() else 'waiting for a node'}"):
             try:
-                result, arrays = ray.get(task.remote(trained, config, endpoints, network))
+                result, arrays = _measured(EvaluationWork(trained, config, endpoints, network), shape)
             except RayTaskError as error:
                 raise own_error(error) from None
             finally:
                 stage.unlink(missing_ok=True)
+        reference = endpoints.end.x
         report = {
             "run": str(run_dir),
             "pairs_dir": trained.pairs,
             "method": index.method,
             "data_fingerprint": index.data_fingerprint,
+            "reference": {
+                **endpoints.named,
+                "count": len(reference),
+                "sha256": hashlib.sha256(np.ascontiguousarray(reference.numpy()).data).hexdigest(),
+            },
             **result,
         }
         buffer = io.BytesIO()
@@ -94,86 +112,72 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     return report
 
 
-def measure(
-    trained: Trained, config: EvaluateConfig, endpoints: Endpoints, network: Extractor | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Compute the figures for evaluation.json and the arrays for samples.npz; this is the Ray task."""
-    start = time.perf_counter()
-    device = given_device()
-    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    real = endpoints.end
-    sampler = Sampler(trained, config, real.label, device, endpoints.starts(config.samples, config.seed))
-    features = Principal.fit(real.x, config.pca) if network is None else network.on(device)
-    data = Gaussian.fit(features(real.x))
-
-    def begin(stage: str) -> None:
-        (trained.run.path / STAGE).write_text(stage)
-
-    begin("curvature")
-    curvature = sampler.curvature()
-    arrays: dict[str, Any] = {"real": real.x[:SHOWN].numpy()}
-    frechet, failed = [], []
-    for solver, steps in solvers(config, trained.config):
-        name = f"{solver} {steps}" if steps else solver
-        begin(f"{config.samples:,} samples by {name}")
-        try:
-            samples, nfe = sampler.samples(solver, steps)
-            distance = frechet_distance(data, Gaussian.fit(features(samples)))
-        except JobError as error:
-            failed.append({"solver": name, "reason": str(error)})
+def _measured(work: EvaluationWork, shape: WorkerShape) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compute the figures for evaluation.json and the arrays for samples.npz by tasks of a shape."""
+    start, config, real = time.perf_counter(), work.config, work.endpoints.end
+    assert isinstance(shape.workers, int)
+    shares = min(shape.workers, len(batches_of(config.samples, config.batch)))
+    given, worker = ray.put(work), {"num_cpus": shape.cpus, "num_gpus": shape.gpus}
+    tasks: Any = ray.remote  # whose types know no options in a dict
+    principal = tasks(num_cpus=1)(fit_principal).remote(given)
+    share = tasks(**worker, num_returns=2)(measure_share)
+    references = [share.remote(given, principal, number, shares) for number in range(shares)]
+    drawn = ray.get([of_share for of_share, _ in references])
+    names, reasons = dict[str, tuple[str, int | None]](), dict[str, str]()
+    for solver, steps in solvers(config, work.trained.config):
+        name = solver_name(solver, steps)
+        if found := [part[name].failed for part in drawn if part[name].failed is not None]:
+            reasons[name] = found[0]
+        else:
+            names[name] = solver, steps
+    work.begin("Frechet distances and curvature")
+    distances = tasks(num_cpus=1)(measure_distances).remote(list(names), *(features for _, features in references))
+    shown = tasks(**worker)(measure_shown).remote(given, steady=not reasons)
+    (width, distance), (figures, arrays) = ray.get([distances, shown])
+    frechet = []
+    for name, (solver, steps) in names.items():
+        if isinstance(distance[name], str):
+            reasons[name] = distance[name]
             continue
-        frechet.append({"solver": solver, "nfe": nfe, "fd": distance})
-        arrays[f"{solver}{steps or ''}"] = samples[:SHOWN].numpy()
-    begin("trajectories")
-    if not failed and (paths := trajectories(sampler, real.x)) is not None:
-        arrays["trajectories"] = paths
-    rows: list[dict[str, Any]] = []
-    if endpoints.points and not failed:
-        rows, arrays["timepoints"] = time_points.measure_time_points(trained, config, endpoints, device)
-    figures = {
+        evaluations = sum(part[name].evaluations for part in drawn)
+        frechet.append({"solver": solver, "nfe": evaluations / config.samples, "fd": distance[name]})
+        arrays[f"{solver}{steps or ''}"] = torch.cat([part[name].shown for part in drawn])[:SHOWN].numpy()
+    failed = [{"solver": name, "reason": reason} for name, reason in reasons.items()]
+    return {
         "samples": config.samples,
         "seed": config.seed,
         "guidance": config.guidance,
-        "features": f"{len(data.mean)} principal components of {len(real.x)} flattened data"
-        if network is None
-        else f"{len(data.mean)} outputs of {network} for {len(real.x)} images",
-        "curvature": integrate_unit_interval(curvature),
-        "curvature_by_t": {
-            "t": torch.linspace(0, 1, len(curvature)).tolist(),
-            "value": curvature.tolist(),
-        },
+        "batch": config.batch,
+        "rtol": config.rtol,
+        "atol": config.atol,
+        "features": f"{width} principal components of {len(real.x)} flattened data"
+        if work.network is None
+        else f"{width} outputs of {work.network} for {len(real.x)} images",
         "frechet": frechet,
         **({"failed": failed} if failed else {}),
-        **({"time_points": rows} if rows else {}),
+        **figures,
         "seconds": time.perf_counter() - start,
-    }
-    return figures, arrays
+    }, {"real": real.x[:SHOWN].numpy(), **arrays}
 
 
-def given_device() -> torch.device:
-    """Return the device that Ray gave this task: its GPU, or the CPU where it was given none.
+def measure_shown(work: EvaluationWork, *, steady: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compute what few samples give: the curvature and, if no solver failed, trajectories and time points.
 
-    Raises:
-        JobError: torch does not see the GPU; the CPU would take its place for hours.
+    This is a Ray task; it returns figures for evaluation.json and arrays for samples.npz.
     """
-    if not ray.get_gpu_ids():
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise JobError(
-            "evaluate: Ray gave a GPU, and torch sees no CUDA device on that node; install torch for its driver there, "
-            "or start that node's Ray with --num-gpus=0"
-        )
-    return torch.device("cuda")
-
-
-def solvers(config: EvaluateConfig, trained: TrainConfig) -> list[tuple[str, int | None]]:
-    """List the solvers to sample with and their numbers of steps; None for a solver that chooses its steps."""
-    out: list[tuple[str, int | None]] = []
-    if trained.objective.kind == "meanflow":
-        out += [("jump", steps) for steps in config.jumps]
-    out += [("euler", steps) for steps in config.euler]
-    out += [("sde", steps) for steps in flow.sde_steps(config, trained)]
-    return [*out, ("dopri5", None)]
+    device = given_device()
+    sampler, arrays = work.sampler(device), dict[str, Any]()
+    curvature = sampler.curvature()
+    figures: dict[str, Any] = {
+        "curvature": integrate_unit_interval(curvature),
+        "curvature_by_t": {"t": torch.linspace(0, 1, len(curvature)).tolist(), "value": curvature.tolist()},
+    }
+    if steady and (paths := trajectories(sampler, work.endpoints.end.x)) is not None:
+        arrays["trajectories"] = paths
+    if steady and work.endpoints.points:
+        given = (work.trained, work.config, work.endpoints, device)
+        figures["time_points"], arrays["timepoints"] = time_points.measure_time_points(*given)
+    return figures, arrays
 
 
 def trajectories(sampler: Sampler, real: Tensor) -> np.ndarray | None:

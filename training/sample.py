@@ -25,7 +25,7 @@ from flowpairs.training.pairs.reference import read_reference
 from flowpairs.training.report import figures, pictures
 from flowpairs.training.run.trained import Trained, read_trained
 from flowpairs.training.sampling import flow
-from flowpairs.training.sampling.sampler import Sampler
+from flowpairs.training.sampling.sampler import Sampler, batches_of
 
 Form = Literal["arrays", "picture", "images"]
 FORMS: dict[str, Form] = {".npz": "arrays", ".png": "picture", "": "images"}
@@ -36,12 +36,12 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
 
     Args:
         directory: the directory of a finished run, or of one checkpoint of a run.
-        config: the number of samples and how to draw them.
+        config: the numbers of the samples and how to draw them.
         output: FILE.npz receives `samples` [n, ...] and, for a conditional network, `labels` [n]; FILE.png receives a
             grid of images or a scatter plot of points in the plane; a path without a suffix becomes a new directory of
             images, with one folder per label if there are labels.
-        start: for a flow from data to data, the path or URL of the data to start from, at most `samples` rows in their
-            order; None: the source data of the pairs, in a random order.
+        start: for a flow from data to data, the path or URL of the data to start from, in their order; None: the
+            source data of the pairs, in a random order.
 
     Returns:
         The mean number of function evaluations per sample.
@@ -54,12 +54,14 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
     check_samples(config, trained)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     starts = starting(config, trained, start)
-    if starts is not None:
-        config = config.model_copy(update={"samples": len(starts)})
-    sampler = Sampler(trained, config, classes(config, trained), device, starts)
-    drawn, nfe = sampler.samples(config.solver, config.steps)
-    write_samples(output, form, drawn.numpy(), None if sampler.labels is None else sampler.labels.numpy())
-    return nfe
+    first, last = config.first, config.first + config.samples if starts is None else len(starts)
+    sampler = Sampler(trained, config.model_copy(update={"samples": last}), classes(config, trained), device, starts)
+    batches = [slice(first + rows.start, first + rows.stop) for rows in batches_of(last - first, config.batch)]
+    drawn = list(sampler.draw(config.solver, config.steps, batches))
+    labels = sampler.labels(slice(first, last))
+    samples = torch.cat([x for x, _ in drawn])
+    write_samples(output, form, samples.numpy(), None if labels is None else labels.numpy())
+    return sum(len(x) * nfe for x, nfe in drawn) / len(samples)
 
 
 def output_form(output: Path, shape: tuple[int, ...]) -> Form:
@@ -115,24 +117,26 @@ def check_samples(config: SampleConfig, trained: Trained) -> None:
 
 
 def starting(config: SampleConfig, trained: Trained, start: str | None) -> Float32[Tensor, "n *shape"] | None:
-    """Read the data that a two-sided flow starts from; None if the flow starts from noise.
+    """Read the data that a two-sided flow starts from, up to the last sample's; None if the flow starts from noise.
 
     Raises:
-        InputError: data are given for a flow that starts from noise, have another shape or cannot be read; or the
-            pairs are gone.
+        InputError: data are given for a flow that starts from noise, have another shape, end before the first sample
+            or cannot be read; or the pairs are gone.
     """
-    where = f"--from {start!r}"
+    where, last = f"--from {start!r}", config.first + config.samples
     if not trained.two_sided:
         if start is not None:
             raise InputError(f"{where}: the flow starts from noise; leave it out")
         return None
     if start is None:
         endpoints = read_endpoints(trained.pairs, read_index(trained.pairs), EvaluateConfig())
-        return endpoints.starts(config.samples, config.seed)
+        return endpoints.starts(last, config.seed)
     given = load(CoupleConfig, as_path(trained.pairs) / "config.yaml")
     side = given.source.as_data() if isinstance(given.source, DataSource) else given.data
     found = held_out(side.model_copy(update={"flips": False, "label": None}), start, trained.shape, where)
-    return torch.from_numpy(found.rows.read(np.arange(min(config.samples, len(found)))))
+    if config.first >= len(found):
+        raise InputError(f"--first {config.first}: beyond the {len(found)} rows of {where}; give a smaller number")
+    return torch.from_numpy(found.rows.read(np.arange(min(last, len(found)))))
 
 
 def classes(config: SampleConfig, trained: Trained) -> Int64[Tensor, " c"] | None:

@@ -6,10 +6,8 @@ the same storage path. A worker that dies is replaced, and all workers continue 
 
 import errno
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +17,8 @@ from typing import Any
 import numpy as np
 import ray
 import ray.train
-import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.owner import owned
@@ -30,19 +27,16 @@ from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.base.progress import progress, remaining, repeated
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.pipeline.cluster.telemetry import telemetry
-from flowpairs.pipeline.store.format import Index, read_index, read_outline
+from flowpairs.pipeline.store.format import Index
 from flowpairs.training import objectives
 from flowpairs.training.config import TrainConfig
-from flowpairs.training.pairs.batch import BatchPart
-from flowpairs.training.pairs.loader import Loader, ShardLoader
-from flowpairs.training.pairs.online import OnlineLoader, SemidiscreteStore
-from flowpairs.training.pairs.reading.order import arcs_for
-from flowpairs.training.run import directory, loop, trackers
+from flowpairs.training.pairs.online import SemidiscreteStore
+from flowpairs.training.run import directory, trackers
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.initial_weights import load_init, pin_init
-from flowpairs.training.run.logbook import Logbook, newest_metrics, read_metrics
-from flowpairs.training.run.state import TrainState
+from flowpairs.training.run.logbook import newest_metrics, read_metrics
 from flowpairs.training.run.waiting import Waiting
+from flowpairs.training.run.worker import train_worker
 from flowpairs.training.run.workers import WorkerShape, worker_shape
 
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
@@ -135,60 +129,6 @@ def _train(run: RunDirectory, config: TrainConfig, index: Index, shape: WorkerSh
     return summary
 
 
-def train_worker(settings: dict[str, Any]) -> None:
-    """Train as one worker of the job; Ray Train calls this in every worker process."""
-    config = TrainConfig.model_validate(settings["config"])
-    context = ray.train.get_context()
-    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
-    pairs, device, seed = settings["pairs"], get_device(), config.train.seed
-    outline = read_outline(pairs) if config.pairs.source == "stream" else None
-    index = outline.index if outline else read_index(pairs)
-    model = objectives.build_network(config, index.shape, index.num_classes)
-    if config.train.init is not None and ray.train.get_checkpoint() is None:
-        load_init(model, config.train.init)
-    model = model.to(device)
-    state = TrainState.start(model, config.train)
-    if (checkpoint := ray.train.get_checkpoint()) is not None:
-        with checkpoint.as_directory() as path:
-            state.load(Path(path), device)
-    rank, world = context.get_world_rank(), context.get_world_size()
-    arcs = arcs_for(config.train.batch, world) if state.loader is None else state.loader["arcs"]
-    part = BatchPart(config.train.batch, rank, world, arcs)
-    run = RunDirectory(Path(settings["run"]))
-    log = Logbook(run.metrics, state.step) if rank == 0 else None
-    if log:
-        run.workers.write_text(f"{world}\n")
-
-    def save(metrics: dict[str, float]) -> None:
-        """Report a checkpoint from rank 0; the other ranks only join the barrier."""
-        if rank:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as temporary:
-            state.save(Path(temporary))
-            name = f"step-{state.step:09d}"
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(temporary), checkpoint_dir_name=name)
-
-    if config.train.compile:
-        check_compiler()
-        model.compile()
-    labels, pin = config.model.conditional, device.type == "cuda"
-    source: Loader
-    if config.pairs.source == "semidiscrete":
-        source = OnlineLoader(pairs, index, part, labels, state.loader, str(device), pin)
-    else:
-        patience, on_device = config.pairs.patience, device.type != "cpu"
-        source = ShardLoader(
-            pairs, index, part, seed, labels, state.loader, pin, outline, patience, on_device=on_device
-        )
-    with source as loader:
-        writer = log.write if log else lambda line: None
-        objective = objectives.build_objective(config, index.num_classes)
-        loop.train_loop(state, prepare_model(model), loader, objective, config.train, writer, save)
-    if log:
-        log.close()
-
-
 class Losses(ray.train.UserCallback):
     """A callback that hears of workers that failed or were lost.
 
@@ -213,12 +153,6 @@ class Losses(ray.train.UserCallback):
                     f"a checkpoint cannot be written ({' '.join(str(error).split())[:200]}); the newest one is kept: "
                     "make room or give write access, then run the same command again"
                 ) from error
-
-
-def check_compiler() -> None:
-    """Refuse `train.compile` on a node without a C++ compiler."""
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
-        raise InputError("train.compile=true: this node has no C++ compiler; install g++ there or give false")
 
 
 def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Exception:

@@ -34,7 +34,8 @@ class Stream(IntEnum):
     SHARDS = 17  # the order in which an epoch of training goes through the shards
     CUT = 18  # where an epoch of training cuts the circle of its pairs
     WINDOWS = 19  # the order of the pairs inside the windows of an epoch of training
-    STARTS = 20  # the order in which an evaluation goes through the data that it starts from
+    STARTS = 20  # what samples start from: noise, counted by sample, or an order of the data
+    LABELS = 21  # the labels of samples, counted by sample
 
 
 def words(seed: int, stream: Stream, first: int, counters: int, *, high: int = 0) -> UInt64[np.ndarray, " w"]:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,12 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
     # The weights of a loop without Ray over the finished store.
     outline, part = read_outline(job.pairs), BatchPart(64, 0, 1, arcs_for(64, 1))
     state = TrainState.start(objectives.build_network(whole.train, outline.index.shape, 10), whole.train.train)
-    with ShardLoader(job.pairs, outline.index, part, 0, outline=outline) as loader:
-        objective = objectives.build_objective(whole.train, 10)
+    objective = objectives.build_objective(whole.train, 10)
+    draw = partial(objective.draw, shape=outline.index.shape)
+    with ShardLoader(job.pairs, outline.index, part, 0, outline=outline, draw=draw) as loader:
         train_loop(state, state.model, loader, objective, whole.train.train, lambda line: None, lambda m: None)
     ours = torch.load(job.run / "checkpoints" / "step-000000096" / FILE, weights_only=True)["ema"]
-    for name, value in state.ema.module.state_dict().items():
+    for name, value in state.ema.state_dict().items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
 
     # Both are done.

@@ -171,7 +171,7 @@ def checkpoint(directory: Path) -> tuple[Path, Reader]:
         return TrainState.start(nn.Linear(3, 2), OptimisationConfig(steps=10, batch=4))
 
     state().save(directory)
-    return directory / "state.pt", lambda: state().load(directory, torch.device("cpu"))
+    return directory / "state.pt", lambda: state().load(directory)
 
 
 SOURCES = [

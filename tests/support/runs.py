@@ -1,6 +1,8 @@
-"""Finished runs for the tests of what comes after training: trained without Ray, or not at all."""
+"""Batches with random numbers, and finished runs for the tests of what follows: trained without Ray, or not at all."""
 
+import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import torch
 from flowpairs.pipeline.config import save, validate
 from flowpairs.training import objectives
 from flowpairs.training.config import TrainConfig
-from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.objectives import Objective
+from flowpairs.training.pairs.batch import Batch, BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.pairs.reading.order import arcs_for
 from flowpairs.training.run.directory import RunDirectory, check_run, prepare_run, write_json
@@ -22,6 +25,11 @@ UNET: dict[str, Any] = {"kind": "unet", "channels": [8, 16], "layers": 1}
 DIT: dict[str, Any] = {"kind": "dit", "patch": 2, "width": 16, "depth": 1, "heads": 2}
 SF2M: dict[str, Any] = {"path": {"kind": "sb", "sigma": 0.5}, "objective": {"kind": "sf2m"}}
 MEANFLOW: dict[str, Any] = {"objective": {"kind": "meanflow"}}
+
+
+def drawn(objective: Objective, batch: Batch, step: int) -> Batch:
+    """A batch with what the loader of a run draws for it at a step."""
+    return dataclasses.replace(batch, drawn=objective.draw(step, batch.rows, tuple(batch.x1.shape[1:])))
 
 
 def write_run(
@@ -45,7 +53,7 @@ def write_run(
     state = TrainState.start(objectives.build_network(config, shape, classes), config.train)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weight in state.ema.module.parameters():  # away from DiT's zero start, and from what is not averaged
+        for weight in state.ema.parameters():  # away from DiT's zero start, and from what is not averaged
             weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
     save_weights(directory, state, "step-000000010")
     save(config, RunDirectory(directory).config, "a test's")
@@ -67,7 +75,8 @@ def train_here(config: TrainConfig) -> Path:
     state = TrainState.start(objectives.build_network(config, index.shape, index.num_classes), train)
     part, log = BatchPart(train.batch, 0, 1, arcs_for(train.batch, 1)), Logbook(run.metrics, 0)
     objective = objectives.build_objective(config, index.num_classes)
-    with ShardLoader(config.pairs.dir, index, part, train.seed, config.model.conditional) as loader:
+    given = (config.pairs.dir, index, part, train.seed, config.model.conditional)
+    with ShardLoader(*given, draw=partial(objective.draw, shape=index.shape)) as loader:
         train_loop(state, state.model, loader, objective, train, log.write, lambda metrics: None)
     log.close()
     name = f"step-{train.steps:09d}"
@@ -81,5 +90,6 @@ def train_here(config: TrainConfig) -> Path:
 
 
 def wait_for_checkpoint(run: Path) -> None:
-    while not list(run.glob("checkpoints/step-*/state.pt")):
+    """Wait until Ray Train has noted a checkpoint, from which a run then goes on."""
+    while RunDirectory(run).newest_checkpoint() is None:
         time.sleep(0.02)

@@ -1,5 +1,6 @@
 """The Schroedinger bridge between two Gaussians, known in closed form: coupling, path, SDE and [SF]2M."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,11 +117,12 @@ def test_sf2m_learns_both_fields(tmp_path: Path) -> None:
     )
     state = TrainState.start(build_network(config, index.shape, 0), config.train)
     part = BatchPart(256, 0, 1, 8)
-    with ShardLoader(tmp_path / "store", index, part, 0) as loader:
-        objective = build_objective(config, 0)
+    objective = build_objective(config, 0)
+    draw = partial(objective.draw, shape=index.shape)
+    with ShardLoader(tmp_path / "store", index, part, 0, draw=draw) as loader:
         loop.train_loop(state, state.model, loader, objective, config.train, lambda line: None, lambda metrics: None)
 
-    net = state.ema.module.eval()
+    net = state.ema.eval()
     t = torch.full((5,), 0.4)
     at = mean(t)[:, None] + variance(t).sqrt()[:, None] * torch.linspace(-1.5, 1.5, 5)[:, None]
     with torch.no_grad():

@@ -9,7 +9,7 @@ import ot
 import pytest
 import torch
 from support.couplings import couple_here
-from support.runs import train_here
+from support.runs import drawn, train_here
 from torch import nn
 
 from flowpairs.pipeline.base.errors import InputError
@@ -122,8 +122,9 @@ def test_a_whole_span_is_the_plain_path():
     x0, x1 = torch.randn(2, 8, 2, generator=generator)
     rows = BatchRows(0, 8, 8)
     objective, net = BridgeMatching(seed=1, path=probability_paths.Bridge(0.7)), Net()
-    plain = objective(net, net, Batch(x0, x1, rows), 3)
-    spanned = objective(net, net, Batch(x0, x1, rows, span=torch.tensor([[0.0, 1.0]] * 8)), 3)
+    plain = objective(net, net, drawn(objective, Batch(x0, x1, rows), 3))
+    whole = Batch(x0, x1, rows, span=torch.tensor([[0.0, 1.0]] * 8))
+    spanned = objective(net, net, drawn(objective, whole, 3))
     for one, other in zip(plain, spanned, strict=True):
         torch.testing.assert_close(one, other)
 

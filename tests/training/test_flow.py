@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.runs import drawn
 from support.stores import write_store
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -152,7 +153,7 @@ def test_gradients_pass_a_wrapper_for_data_parallelism(changes: dict[str, Any], 
         for wrapped in (False, True):
             bare = objectives.build_network(settings, (3,), 0)
             model = DistributedDataParallel(bare) if wrapped else bare
-            errors, weights = objective(model, bare, pairs, 0)
+            errors, weights = objective(model, bare, drawn(objective, pairs, 0))
             (errors * weights).mean().backward()
             gradients.append([weight.grad for weight in bare.parameters()])
     finally:

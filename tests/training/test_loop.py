@@ -1,5 +1,6 @@
 """The training loop without Ray: what it learns, and that stopping and going on leaves no trace."""
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,11 +37,12 @@ def train(
     model = models.build_model(MLPConfig(kind="mlp", width=width, depth=2), index.shape, 0, config.seed)
     state = TrainState.start(model, config)
     if resume:
-        state.load(resume, torch.device("cpu"))
+        state.load(resume)
     part, lines = BatchPart(config.batch, 0, 1, 4), []
     until = config.model_copy(update={"steps": stop or config.steps})
-    with ShardLoader(store, index, part, config.seed, state=state.loader) as loader:
-        objective = Objective(config.seed, path or probability_paths.Straight())
+    objective = Objective(config.seed, path or probability_paths.Straight())
+    draw = partial(objective.draw, shape=index.shape)
+    with ShardLoader(store, index, part, config.seed, state=state.loader, draw=draw) as loader:
         loop.train_loop(state, model, loader, objective, until, lines.append, lambda metrics: None)
     return state, lines
 
@@ -63,7 +65,7 @@ def test_flow_trained_on_gaussian_optimal_pairs_is_the_affine_map(
     config = OptimisationConfig(steps=600, batch=256, lr=3e-3, warmup=20, ema=0.98, log_every=100)
     state, lines = train(store, read_index(store), config, width=64)
     x0 = torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
-    end = solve_dopri5(lambda t, x: state.ema.module(t, x, None), x0).end
+    end = solve_dopri5(lambda t, x: state.ema(t, x, None), x0).end
     truth = x0 @ a + b
     assert (end - truth).square().mean().sqrt() < 0.05 * (truth - x0).square().mean().sqrt()
     assert lines[-1].loss < 0.01 * lines[0].loss
@@ -134,7 +136,7 @@ def test_average_weights_are_the_recurrence(affine: tuple[Path, torch.Tensor, to
     truth = bias[0]
     for later in bias[1:]:
         truth = 0.9 * truth + 0.1 * later
-    ema = train(store, read_index(store), config)[0].ema.module.leave.bias
+    ema = train(store, read_index(store), config)[0].ema.leave.bias
     torch.testing.assert_close(ema.double(), truth, rtol=1e-5, atol=1e-7)
 
 

@@ -93,6 +93,34 @@ def test_well_conditioned_samples_are_at_the_distance_of_scipys_matrix_root(k: i
     assert frechet_distance(a, b) == pytest.approx(truth, rel=1e-10)
 
 
+def features(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of correlated features, of unlike sizes."""
+    rng = np.random.default_rng(k)
+    one = rng.normal(size=(20 * k, k)) @ (np.eye(k) + rng.normal(size=(k, k)) / k)
+    return one, 1.2 * rng.normal(size=(15 * k, k)) + 0.1
+
+
+@pytest.mark.parametrize("k", [8, 64, 200])
+def test_the_distance_of_given_features_is_fids_by_numpy_and_scipy(k: int) -> None:
+    """As the FID of TTUR and clean-fid is written: np.mean, np.cov, scipy.linalg.sqrtm."""
+    x, y = features(k)
+    a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    truth = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(a + b) - 2 * scipy.linalg.sqrtm(a @ b).real.trace()
+    found = frechet_distance(*(Gaussian.fit(torch.from_numpy(rows)) for rows in (x, y)))
+    assert found == pytest.approx(truth, rel=1e-10)
+
+
+def test_the_distance_of_given_features_is_torch_fidelitys() -> None:
+    try:
+        from torch_fidelity import metric_fid
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision for another build of torch
+        pytest.skip(f"torch-fidelity cannot be imported: {error}")
+    x, y = (torch.from_numpy(rows) for rows in features(64))
+    truth = metric_fid.fid_statistics_to_metric(*map(metric_fid.fid_features_to_statistics, (x, y)), verbose=False)
+    found = frechet_distance(Gaussian.fit(x), Gaussian.fit(y))
+    assert found == pytest.approx(truth[metric_fid.KEY_METRIC_FID], rel=1e-10)
+
+
 def test_gaussian_fit_is_numpys_mean_and_covariance() -> None:
     rows = np.random.default_rng(0).normal(size=(50, 4))
     fit = Gaussian.fit(torch.from_numpy(rows))

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.runs import drawn
 from torch import Tensor, nn
 
 from flowpairs.pipeline.base.errors import InputError
@@ -54,16 +55,16 @@ def batch(n: int, d: int = 3, seed: int = 0) -> Batch:
 def test_errors_and_weights_do_not_depend_on_the_number_of_workers(name: str) -> None:
     settings = config(**OBJECTIVES[name])
     objective, model, whole = build_objective(settings, 4), build_network(settings, (3,), 4), batch(24)
-    alone = objective(model, model, whole, 5)
+    alone = objective(model, model, drawn(objective, whole, 5))
     for world in (2, 3):
         parts = []
         for rank in range(world):
             mine = whole.split(world)[rank]
             assert mine.rows == BatchPart(24, rank, world, 4).rows
-            parts.append(objective(model, model, mine, 5))
+            parts.append(objective(model, model, drawn(objective, mine, 5)))
         for ours, theirs in zip(zip(*parts, strict=True), alone, strict=True):
             torch.testing.assert_close(torch.cat(ours), theirs, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(objective(model, model, whole, 6)[0], alone[0])
+    assert not torch.equal(objective(model, model, drawn(objective, whole, 6))[0], alone[0])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -71,7 +72,7 @@ def test_every_weight_learns(name: str) -> None:
     """Also the labels' vectors, and that of the hidden ones."""
     settings = config(**OBJECTIVES[name], train={"label_dropout": 0.5})
     objective, model = build_objective(settings, 4), build_network(settings, (3,), 4)
-    errors, weights = objective(model, model, batch(64), 0)
+    errors, weights = objective(model, model, drawn(objective, batch(64), 0))
     (errors * weights).mean().backward()
     assert [key for key, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
 
@@ -85,7 +86,8 @@ class Zero(nn.Module):
 
 def test_weights_are_those_of_time_error_and_pairs_multiplied() -> None:
     pairs = batch(16)
-    errors, weights = Objective(1, Straight(), loss=LossConfig(time="bridge", adaptive=0.5))(Zero(), Zero(), pairs, 2)
+    objective = Objective(1, Straight(), loss=LossConfig(time="bridge", adaptive=0.5))
+    errors, weights = objective(Zero(), Zero(), drawn(objective, pairs, 2))
     t = step_uniforms(1, 2, pairs.rows, Purpose.TIMES)
     truth = ((pairs.x1 - pairs.x0) ** 2).mean(1)
     torch.testing.assert_close(errors, truth)
@@ -106,10 +108,10 @@ def test_sf2m_weighs_its_score_by_the_papers_lambda() -> None:
             return sigma**2 / 2 * (mean - x) / (sigma**2 * column * (1 - column))
 
     nets = VelocityAndScore(Zero(), True_())
-    errors, _ = objective(nets, nets, pairs, 2)
+    errors, _ = objective(nets, nets, drawn(objective, pairs, 2))
     velocity = Bridge(sigma).velocity(t, pairs.x0, pairs.x1, z)
     torch.testing.assert_close(errors, (velocity**2).mean(1), rtol=1e-3, atol=1e-3)
-    errors, _ = objective(nets := VelocityAndScore(Zero(), Zero()), nets, pairs, 2)
+    errors, _ = objective(nets := VelocityAndScore(Zero(), Zero()), nets, drawn(objective, pairs, 2))
     torch.testing.assert_close(errors, (velocity**2 + z**2).mean(1), rtol=1e-3, atol=1e-3)
 
 
@@ -122,16 +124,16 @@ def test_the_asked_share_of_labels_is_hidden() -> None:
 
     zeros = torch.zeros(8000, 1)
     pairs = Batch(zeros, zeros, BatchRows(0, 8000, 8000), torch.arange(8000) % 4)
-    errors, _ = Objective(0, label_dropout=0.2, num_classes=4)(Label(), Label(), pairs, 0)
+    objective = Objective(0, label_dropout=0.2, num_classes=4)
+    errors, _ = objective(Label(), Label(), drawn(objective, pairs, 0))
     seen = errors.sqrt().round().long()
     assert torch.equal(seen[seen != 4], pairs.label[seen != 4])
     assert (seen == 4).float().mean().item() == pytest.approx(0.2, abs=0.015)
 
 
 def test_intervals_are_ordered_and_their_share_has_a_length() -> None:
-    drawn = MeanFlow(0, spans=0.25).instants(lambda purpose: step_uniforms(0, 3, BatchRows(0, 8000, 8000), purpose))
-    assert drawn[1] is not None
-    length = drawn[1] - drawn[0]
+    numbers = MeanFlow(0, spans=0.25).draw(3, BatchRows(0, 8000, 8000), (2,))
+    length = numbers["until"] - numbers["t"]
     assert (length >= 0).all()
     assert (length > 0).float().mean().item() == pytest.approx(0.25, abs=0.015)
     assert length[length > 0].mean().item() == pytest.approx(1 / 3, abs=0.02)  # of two uniform points

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from flowpairs.jobs.sample import sample as command
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.blocks import noise
 from flowpairs.training.config import SampleConfig
 from flowpairs.training.models.mlp import MLP as Network
 from flowpairs.training.run.state import FILE
@@ -41,6 +42,10 @@ def test_samples_follow_from_the_seed_and_not_from_the_batch(
     np.testing.assert_array_equal(first, again)
     np.testing.assert_allclose(first, small, atol=1e-3 if solver == "dopri5" else 1e-5)  # dopri5 steps suit the batch
     assert np.abs(first - drawn(tmp_path, seed=1, **asked)["samples"]).max() > 0.1
+    fewer = drawn(tmp_path, batch=7, **asked | {"samples": 14})["samples"]
+    np.testing.assert_array_equal(fewer, small[:14])
+    later = drawn(tmp_path, batch=7, **asked | {"samples": 16, "first": 14})["samples"]
+    np.testing.assert_array_equal(later, small[14:])
 
 
 def test_euler_is_a_plain_loop_over_the_averaged_weights(tmp_path: Path) -> None:
@@ -48,7 +53,7 @@ def test_euler_is_a_plain_loop_over_the_averaged_weights(tmp_path: Path) -> None
     checkpoint = tmp_path / "checkpoints" / "step-000000010"
     network = Network(2, 16, 1, 0)
     network.load_state_dict(torch.load(checkpoint / FILE, weights_only=True)["ema"])
-    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(3))
+    x = torch.from_numpy(noise.gaussian(3, 0, 40, 2, noise.Stream.STARTS))
     with torch.no_grad():
         for step in range(5):
             x = x + network(torch.full((40,), step / 5), x) / 5
@@ -90,6 +95,10 @@ def test_labels_are_as_frequent_as_in_the_data_where_none_are_asked_for(tmp_path
     np.testing.assert_allclose(np.bincount(found, minlength=3) / 2000, [0.25, 0, 0.75], atol=0.05)  # five sigmas
     guided = drawn(tmp_path / "run", samples=8, solver="euler", steps=1, labels=(1,), guidance=2.0)
     plain = drawn(tmp_path / "run", samples=8, solver="euler", steps=1, labels=(1,))
+    np.testing.assert_array_equal(drawn(tmp_path / "run", samples=9, solver="euler", steps=1)["labels"], found[:9])
+    np.testing.assert_array_equal(
+        drawn(tmp_path / "run", first=9, samples=4, solver="euler", steps=1)["labels"], found[9:13]
+    )
     assert (guided["labels"] == 1).all()
     assert np.abs(guided["samples"] - plain["samples"]).max() > 1e-4
     (tmp_path / "store" / "index.json").unlink()

@@ -1,6 +1,6 @@
 """Configuration of training (training.py) and of evaluating and sampling a trained run (sampling.py)."""
 
-from flowpairs.training.config.sampling import EvaluateConfig, SampleConfig, SamplerConfig, SolverName
+from flowpairs.training.config.sampling import MOST_SAMPLES, EvaluateConfig, SampleConfig, SamplerConfig, SolverName
 from flowpairs.training.config.training import (
     ASIDE,
     BridgeMatchingConfig,
@@ -23,6 +23,7 @@ from flowpairs.training.config.training import (
 
 __all__ = [
     "ASIDE",
+    "MOST_SAMPLES",
     "BridgeMatchingConfig",
     "DiTConfig",
     "EvaluateConfig",

@@ -160,8 +160,13 @@ class LossConfig(Strict):
     """Power p of the weight 1 / (error + 0.001)^p; 0.5 is like pseudo-Huber. [1]"""
 
 
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimisationConfig(Strict):
     """The optimisation of the regression loss with AdamW."""
+
+    belonging: ClassVar = {"schedule": ("decay_steps", "lr_end")}
 
     steps: PositiveInt
     """Steps of the run; a larger number lengthens a finished run. [steps]"""
@@ -173,8 +178,21 @@ class OptimisationConfig(Strict):
     """Learning rate of AdamW. [1]"""
     warmup: NonNegativeInt = 100
     """Steps of linear warm-up of the learning rate. [steps]"""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after its warm-up: constant, or falling."""
+    decay_steps: PositiveInt | None = None
+    """Step at which a falling learning rate reaches lr_end; null: `steps`, which the resolved config then holds.
+    [steps]"""
+    lr_end: float = Field(default=0.0, ge=0)
+    """Learning rate that a falling one reaches and stays at. [1]"""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Weight decay of AdamW: a step takes lr * weight_decay of every weight away. [1]"""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decays of AdamW's averages of the gradient and of its square. [1]"""
     ema: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the averaged weights, which are the ones evaluated. [1]"""
+    ema_warmup: NonNegativeInt = 0
+    """Warm-up w of the averaged weights: after n steps their decay is at most (1 + n) / (w + n). [steps]"""
     clip: PositiveFloat = 1.0
     """Largest norm of the gradient. [1]"""
     label_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -185,14 +203,35 @@ class OptimisationConfig(Strict):
     """Weights to start from: a run, an export, or a UNet2DModel of diffusers."""
     init_fingerprint: str | None = None
     """Hash that those weights must have; the resolved config records the one read."""
-    compile: bool = False
-    """Whether to use torch.compile; the first step then takes about a minute."""
+    compile: bool | Literal["auto"] = "auto"
+    """Whether to use torch.compile, which takes about a minute at the first step; auto: on CUDA devices."""
+    gradients: Literal["fp32", "bf16"] = "fp32"
+    """In which numbers workers add up gradients; bf16 halves what goes over the network."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of all randomness in training."""
     log_every: PositiveInt = 50
     """Steps between two lines of the log. [steps]"""
     checkpoint_every: PositiveInt = 1000
     """Steps between two checkpoints. [steps]"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pin_decay(cls, value: Any) -> Any:
+        """Record the step at which the rate has fallen, which a larger number of steps must not move."""
+        falls = isinstance(value, dict) and value.get("schedule", "constant") != "constant"
+        return value | {"decay_steps": value.get("steps")} if falls and value.get("decay_steps") is None else value
+
+    @model_validator(mode="after")
+    def _falls(self) -> "OptimisationConfig":
+        if self.schedule == "constant" and (self.decay_steps is not None or self.lr_end):
+            raise ValueError("decay_steps and lr_end belong to schedule linear and cosine, not to constant; remove")
+        if self.decay_steps is not None and self.decay_steps <= self.warmup:
+            raise ValueError(
+                f"decay_steps={self.decay_steps}: the rate falls from warmup={self.warmup} to there; raise it"
+            )
+        if self.lr_end > self.lr:
+            raise ValueError(f"lr_end={self.lr_end}: above lr={self.lr}, and the rate falls; lower it")
+        return self
 
 
 class RunConfig(Strict):
@@ -246,7 +285,7 @@ class TrainConfig(Strict):
     def _fits(self) -> "TrainConfig":
         if self.objective.kind == "sf2m" and self.path.kind != "sb":
             raise ValueError(f"objective.kind=sf2m is of bridges, not of path.kind={self.path.kind}; give path.kind=sb")
-        if self.objective.kind == "meanflow" and self.train.compile:
+        if self.objective.kind == "meanflow" and self.train.compile is True:
             raise ValueError("train.compile does not know the derivatives of objective.kind=meanflow; remove it")
         if self.train.label_dropout and not self.model.conditional:
             raise ValueError("train.label_dropout drops labels that the model does not see; set model.conditional=true")

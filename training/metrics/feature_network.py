@@ -90,7 +90,10 @@ def extractor(features: str, shape: tuple[int, ...]) -> Extractor | None:
         raise InputError(f"{where}: unknown; {FORMS}")
     if len(shape) != 3 or (features == "inception" and shape[0] != 3):
         need = "images of 3 channels" if features == "inception" else "images"
-        raise InputError(f"{where}: needs {need}, but a datum here has shape {list(shape)}; give features=pca")
+        raise InputError(
+            f"{where}: needs {need}, but a datum here has shape {list(shape)}; give features=pca, or for latents "
+            "features=FILE.pt, their decoder followed by such a network"
+        )
     file = _inception() if features == "inception" else as_path(features)
     try:
         content = file.read_bytes()
@@ -105,7 +108,9 @@ def _inception() -> Path:
     """Return the path where torch-fidelity stores its weights; nothing is downloaded."""
     weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     if importlib.util.find_spec("torch_fidelity") is None:
-        raise InputError("features='inception': torch-fidelity is not installed; install it, or give features=pca")
+        raise InputError(
+            "features='inception': torch-fidelity is not installed; install it with its weights, or give features=pca"
+        )
     if not weights.is_file():
         raise InputError(f"features='inception': its weights are not at hand; put them at {str(weights)!r}")
     return weights

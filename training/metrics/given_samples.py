@@ -20,6 +20,7 @@ from flowpairs.training.metrics.feature_network import extractor
 from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
 from flowpairs.training.pairs.endpoints import read_endpoints
 
+KEYS = "features", "pca", "data", "split"  # of an evaluation that count for samples that are given
 NAMES = "samples", "x1", "x", "arr_0"  # of the array, where an .npz has several
 
 
@@ -29,15 +30,12 @@ def score(store: str | AnyPath, file: Path, config: EvaluateConfig) -> dict[str,
     Args:
         store: the pair store, whose data the samples are held to.
         file: the samples [n, *shape], .npy or .npz; uint8 images are scaled to [-1, 1].
-        config: the evaluation: `features`, `pca` and `data` count, and what concerns a solver does not.
+        config: the evaluation, of which KEYS count; what concerns a solver does not.
 
     Raises:
         InputError: the store is not complete, or the file holds no samples of its shape.
     """
     index = read_index(store)
-    for key in ("euler", "sde", "jumps", "samples", "rtol", "atol", "guidance", "source"):
-        if key in config.model_fields_set:
-            raise InputError(f"{key}: samples that are given are not drawn again; remove it or --samples")
     samples = read_samples(file, index.shape)
     network = extractor(config.features, index.shape)
     real = read_endpoints(str(as_path(store)), index, config).end.x

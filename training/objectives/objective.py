@@ -1,11 +1,12 @@
 """Objectives of a training step: the velocity of a path, the velocity and the score of a bridge, the average velocity.
 
-An objective turns a batch of pairs into squared errors and weights, one of each per sample. Its randomness comes from
-training/objectives/randomness.py.
+An objective turns a batch of pairs into squared errors and weights, one of each per sample. What is random in a step it
+draws beforehand, on the host (training/objectives/randomness.py); the step itself copies from pinned memory alone and
+never waits for the device.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -16,12 +17,19 @@ from flowpairs.training import models
 from flowpairs.training.config import LossConfig, MeanFlowConfig, TimesConfig, TrainConfig
 from flowpairs.training.objectives import probability_paths
 from flowpairs.training.objectives.meanflow import average_velocity
-from flowpairs.training.objectives.randomness import Purpose, normals, step_uniforms, times
-from flowpairs.training.pairs.batch import Batch
+from flowpairs.training.objectives.randomness import (
+    Purpose,
+    device_normals,
+    normals,
+    sent,
+    step_uniforms,
+    times,
+)
+from flowpairs.training.pairs.batch import Batch, BatchRows
 
 ADAPTIVE_FLOOR = 1e-3  # added to a sample's error, so that its adaptive weight stays finite
 
-Draw = Callable[[Purpose], Tensor]
+Uniforms = Callable[[Purpose], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Sample:
         z: the standard noise in x; None if the path has none.
         std: the standard deviation of the path at t, which scales z.
         label: the label of each sample; `Objective.num_classes` if it was dropped.
+        spanned: the numbers of the samples whose interval has positive length; None for objectives without intervals.
     """
 
     t: Float[Tensor, " b"]
@@ -45,6 +54,7 @@ class Sample:
     z: Float[Tensor, "b *shape"] | None
     std: Float[Tensor, "b *ones"]
     label: Int64[Tensor, " b"] | None
+    spanned: Int64[Tensor, " k"] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,27 +77,52 @@ class Objective:
     label_dropout: float = 0.0
     num_classes: int = 0
 
+    def draw(self, step: int, rows: BatchRows, shape: tuple[int, ...], *, on_device: bool = False) -> dict[str, Tensor]:
+        """Draw the random numbers of a step, a function of the seed, the step and the rows of the global batch.
+
+        Args:
+            step: the number of the step in the run, from 0.
+            rows: the rows of the global batch.
+            shape: the shape of one datum.
+            on_device: whether the noise of a path is made on the device that trains, to the same bits; `z_rows` then
+                says which.
+
+        Returns:
+            Tensors on the host, of one row per pair: `t`; `until` if there are intervals, `dropped` if labels may be
+            hidden, and `z` or `z_rows` if the path is noisy.
+        """
+        uniforms = partial(step_uniforms, self.seed, step, rows)
+        drawn = self.instants(uniforms)
+        if self.label_dropout:
+            drawn["dropped"] = uniforms(Purpose.LABELS) < self.label_dropout
+        if self.path.noisy and on_device:
+            drawn["z_rows"] = torch.arange(rows.start, rows.stop) + step * rows.total
+        elif self.path.noisy:
+            drawn["z"] = normals(self.seed, step, rows, shape)
+        return drawn
+
     def __call__(
-        self, model: nn.Module, bare: nn.Module, batch: Batch, step: int
+        self, model: nn.Module, bare: nn.Module, batch: Batch
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Compute each sample's squared error per coordinate and its weight; the loss is the mean of their product.
 
         Args:
             model: the network that receives the gradients; it may be wrapped for data parallelism.
             bare: the same network without the wrapper.
-            batch: this worker's pairs; the randomness is a function of the seed, the step and `batch.rows`.
-            step: the number of the step in the run.
+            batch: this worker's pairs, with the numbers of `draw`.
         """
         device, shape = batch.x1.device, batch.x1.shape[1:]
-        draw = partial(step_uniforms, self.seed, step, batch.rows)
-        t, until = (None if drawn is None else drawn.to(device) for drawn in self.instants(draw))
-        assert t is not None
-        z = normals(self.seed, step, batch.rows, shape).to(device) if self.path.noisy else None
-        label = batch.label
+        here = {name: sent(numbers, device) for name, numbers in batch.drawn.items()}
+        t, z, label, until = here["t"], here.get("z"), batch.label, here.get("until")
+        if "z_rows" in here:
+            z = device_normals(self.seed, here["z_rows"], shape)
         if label is not None and self.label_dropout:
-            dropped = (draw(Purpose.LABELS) < self.label_dropout).to(device)
-            label = label.masked_fill(dropped, self.num_classes)
-        errors = self.errors(model, bare, self.on_path(batch, t, until, z, label))
+            label = label.masked_fill(here["dropped"], self.num_classes)
+        sample = self.on_path(batch, t, until, z, label)
+        if until is not None:  # counted on the host, which need not ask the device how many there are
+            spanned = (batch.drawn["until"] > batch.drawn["t"]).nonzero()[:, 0]
+            sample = replace(sample, spanned=sent(spanned, device))
+        errors = self.errors(model, bare, sample)
         return errors, self.weights(t, errors.detach(), batch.weight)
 
     def on_path(self, batch: Batch, t: Tensor, until: Tensor | None, z: Tensor | None, label: Tensor | None) -> Sample:
@@ -109,9 +144,9 @@ class Objective:
             start + t * length, until, x, velocity, z, wide * self.path.std(probability_paths.per_sample(t, x)), label
         )
 
-    def instants(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
-        """Draw the samples' times and, for objectives with intervals, the ends of the intervals."""
-        return times(self.times, draw(Purpose.TIMES), self.path.margin), None
+    def instants(self, uniforms: Uniforms) -> dict[str, Tensor]:
+        """Draw the samples' times, `t`, and for objectives with intervals their ends, `until`."""
+        return {"t": times(self.times, uniforms(Purpose.TIMES), self.path.margin)}
 
     def errors(self, model: nn.Module, bare: nn.Module, sample: Sample) -> Float[Tensor, " b"]:
         """Compute each sample's squared error per coordinate."""
@@ -154,18 +189,20 @@ class MeanFlow(Objective):
 
     spans: float = 0.25
 
-    def instants(self, draw: Draw) -> tuple[Tensor, Tensor | None]:
+    def instants(self, uniforms: Uniforms) -> dict[str, Tensor]:
         """Draw two ordered times per sample, or the same time twice for an empty interval."""
-        one = super().instants(draw)[0]
-        two = times(self.times, draw(Purpose.UNTIL), self.path.margin)
-        spanned = draw(Purpose.SPANS) < self.spans
-        return torch.where(spanned, torch.minimum(one, two), one), torch.where(spanned, torch.maximum(one, two), one)
+        one = super().instants(uniforms)["t"]
+        two = times(self.times, uniforms(Purpose.UNTIL), self.path.margin)
+        spanned = uniforms(Purpose.SPANS) < self.spans
+        ordered = {"t": torch.minimum(one, two), "until": torch.maximum(one, two)}
+        return {name: torch.where(spanned, time, one) for name, time in ordered.items()}
 
     def errors(self, model: nn.Module, bare: nn.Module, sample: Sample) -> Float[Tensor, " b"]:
         """Compute each sample's squared error against the right side of the identity."""
         assert sample.until is not None
+        assert sample.spanned is not None
         where = (sample.t, sample.until, sample.x, sample.velocity, sample.label)
-        target = average_velocity(bare, *where)
+        target = average_velocity(bare, *where, sample.spanned)
         return squared(model(sample.t, sample.x, sample.label, sample.until).float() - target)
 
 

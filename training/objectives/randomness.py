@@ -7,12 +7,13 @@ from enum import IntEnum
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.blocks import noise
 from flowpairs.training.config import TimesConfig
 from flowpairs.training.pairs.batch import BatchRows
+from flowpairs.training.pairs.device_noise import device_gaussian
 
 
 class Purpose(IntEnum):
@@ -36,6 +37,18 @@ def normals(seed: int, step: int, rows: BatchRows, shape: tuple[int, ...]) -> Fl
     first = step * rows.total + rows.start
     drawn = noise.gaussian(seed, first, len(rows), int(np.prod(shape)), noise.Stream.PATH)
     return torch.from_numpy(drawn).view(len(rows), *shape)
+
+
+def device_normals(seed: int, rows: Int64[Tensor, " b"], shape: tuple[int, ...]) -> Float32[Tensor, "b *shape"]:
+    """Make the noise of `normals` on the device of `rows`, to the same bits; row `step * total + r` is row r's."""
+    return device_gaussian(seed, rows, int(np.prod(shape)), noise.Stream.PATH).view(len(rows), *shape)
+
+
+def sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """Copy a small tensor to a device without waiting for it: through pinned memory where that is a GPU."""
+    if device.type == "cuda" and not numbers.is_pinned():
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=True)
 
 
 def times(config: TimesConfig, u: Float[Tensor, " b"], margin: float = 0.0) -> Float[Tensor, " b"]:

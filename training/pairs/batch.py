@@ -1,7 +1,7 @@
 """A batch of pairs, and the rows of the global batch that it holds."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64
@@ -94,10 +94,12 @@ class StoredBatch:
     Args:
         rows: the rows of the global batch.
         tensors: x1 as it is stored, ids, and source rows with their seed or x0 as it is stored; label, weight, span.
+        drawn: see `Batch`.
     """
 
     rows: BatchRows
     tensors: dict[str, Tensor]
+    drawn: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         """Copy what the pairs are made from to a device, asynchronously from pinned memory, and make them there."""
@@ -109,7 +111,7 @@ class StoredBatch:
         else:
             x0 = device_gaussian(seed, here["rows"], math.prod(x1.shape[1:])).reshape(x1.shape)
         fields = {name: here[name] for name in ("label", "weight", "span") if name in here}
-        return Batch(x0=x0, x1=x1, rows=self.rows, **fields)
+        return Batch(x0=x0, x1=x1, rows=self.rows, drawn=self.drawn, **fields)
 
 
 def scaled_rows(x: Tensor) -> Float[Tensor, "b *shape"]:
@@ -124,7 +126,11 @@ def scaled_rows(x: Tensor) -> Float[Tensor, "b *shape"]:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of pairs; `label` is None unless labels are requested, `weight` and `span` unless the pairs have them."""
+    """A batch of pairs; `label` is None unless labels are requested, `weight` and `span` unless the pairs have them.
+
+    `drawn` holds the random numbers of the step for these rows, as the objective has drawn them in the loader's thread
+    (`Objective.draw`); it stays on the host.
+    """
 
     x0: Float[Tensor, "b *shape"]
     x1: Float[Tensor, "b *shape"]
@@ -132,20 +138,24 @@ class Batch:
     label: Int64[Tensor, " b"] | None = None
     weight: Float[Tensor, " b"] | None = None
     span: Float[Tensor, "b 2"] | None = None  # for a chain over time: the times of x0 and x1, in [0, 1]
+    drawn: dict[str, Tensor] = field(default_factory=dict)
 
     def split(self, count: int) -> list["Batch"]:
         """Split the pairs into `count` parts of equal size."""
         size, rows = len(self.rows) // count, self.rows.split(count)
-        fields = {name: field.split(size) for name, field in self._tensors().items()}
-        parts = zip(*fields.values(), strict=True)
-        return [
-            Batch(rows=some, **dict(zip(fields, part, strict=True))) for some, part in zip(rows, parts, strict=True)
-        ]
+        parts = []
+        for number, some in enumerate(rows):
+            part = slice(number * size, (number + 1) * size)
+            fields, drawn = (
+                {name: tensor[part] for name, tensor in tensors.items()} for tensors in (self._tensors(), self.drawn)
+            )
+            parts.append(Batch(rows=some, drawn=drawn, **fields))
+        return parts
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy the batch to another device, asynchronously from pinned memory."""
+        """Copy the pairs to another device, asynchronously from pinned memory."""
         fields = {name: field.to(device, non_blocking=True) for name, field in self._tensors().items()}
-        return Batch(rows=self.rows, **fields)
+        return Batch(rows=self.rows, drawn=self.drawn, **fields)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: field for name, field in vars(self).items() if isinstance(field, Tensor)}

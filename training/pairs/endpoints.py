@@ -1,6 +1,7 @@
 """The data at both ends of a flow and, for a chain over time, at the time points between them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,11 +47,14 @@ class Endpoints:
         start: the data of the source; None if the flow starts from noise.
         end: the data that samples are compared with.
         points: the time points of a chain, in the order of time; empty for other pairs.
+        named: which data `end` is, for the record: path, split if one is known, whether it was held out, and whether
+            mirror images are among it.
     """
 
     start: Float32[Tensor, "n *shape"] | None
     end: Reference
     points: tuple[TimePoint, ...] = ()
+    named: dict[str, Any] = field(default_factory=dict)
 
     def starts(self, count: int, seed: int) -> Float32[Tensor, "count *shape"] | None:
         """Choose `count` data to start from, in a random order, repeated in new orders if there are fewer."""
@@ -75,6 +79,23 @@ def read_endpoints(directory: str, index: Index, config: EvaluateConfig) -> Endp
     Raises:
         InputError: the store is damaged, its data are gone or have changed, or the held-out data do not fit.
     """
+    return replace(_endpoints(directory, index, config), named=_named(directory, index, config))
+
+
+def _named(directory: str, index: Index, config: EvaluateConfig) -> dict[str, Any]:
+    """Name the data that samples are compared with; see `Endpoints.named`."""
+    if config.data is not None:
+        return {"data": config.data, "split": config.split, "held_out": True, "mirrored": False}
+    where = as_path(directory) / "config.yaml"
+    own = load(CoupleConfig, where).data if where.is_file() else None
+    split = None if own is None else own.split
+    if None not in (split, config.split) and split != config.split:
+        raise InputError(f"split={config.split!r}: the data of the pairs are of {split!r}; give data=, or that split")
+    path, mirrored = (None, None) if own is None else (own.path, own.flips and index.method != "semidiscrete")
+    return {"data": path, "split": split or config.split, "held_out": False, "mirrored": mirrored}
+
+
+def _endpoints(directory: str, index: Index, config: EvaluateConfig) -> Endpoints:
     coupled = load(CoupleConfig, as_path(directory) / "config.yaml") if _needs_config(index, config) else None
     if index.times:
         assert coupled is not None
@@ -92,7 +113,7 @@ def read_endpoints(directory: str, index: Index, config: EvaluateConfig) -> Endp
     if config.data is None:
         return Endpoints(start, read_reference(directory, index))
     assert coupled is not None
-    target = held_out(coupled.data, config.data, index.shape, f"data={config.data!r}")
+    target = held_out(coupled.data, config.data, index.shape, f"data={config.data!r}", config.split)
     labels = None if target.labels is None or not index.num_classes else torch.from_numpy(target.labels[:LIMIT])
     x = torch.from_numpy(target.rows.read(np.arange(min(LIMIT, len(target)))))
     return Endpoints(start, Reference(x, labels))
@@ -102,7 +123,7 @@ def _needs_config(index: Index, config: EvaluateConfig) -> bool:
     return bool(index.times) or config.data is not None or config.source is not None
 
 
-def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str) -> Target:
+def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str, split: str | None = None) -> Target:
     """Read data that took no part in the coupling, in the way in which the coupled data were read.
 
     Args:
@@ -110,6 +131,7 @@ def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str)
         path: the path or URL of the held-out data.
         shape: the shape of one datum.
         where: the beginning of the error message, if the data are refused.
+        split: the split to read, where files of several lie below the path.
 
     Raises:
         InputError: the data cannot be read, or have another shape.
@@ -120,7 +142,7 @@ def held_out(coupled: DataConfig, path: str, shape: tuple[int, ...], where: str)
         "leave_out": (),
         "fingerprint": None,
         "columns_fingerprint": None,
-        "split": None,
+        "split": split,
     }
     config = coupled.model_copy(update=plain | {"path": path})
     try:

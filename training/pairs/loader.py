@@ -8,20 +8,22 @@ there is `PairLoader` (training/pairs/pair_loader.py), which is made of the same
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.store.format import Index, Outline
-from flowpairs.training.pairs.batch import Batch, BatchPart, StoredBatch
+from flowpairs.training.pairs.batch import Batch, BatchPart, BatchRows, StoredBatch
 from flowpairs.training.pairs.loader_state import State, check_form, check_owner, store_fingerprint, whole_number
 from flowpairs.training.pairs.reading.order import Order
 from flowpairs.training.pairs.reading.read_ahead import ReadAhead
-from flowpairs.training.pairs.reading.shard_batches import Steps, shard_batches
+from flowpairs.training.pairs.reading.shard_batches import Steps, Tensors, shard_batches
 from flowpairs.training.pairs.reading.shard_source import GrowingStore, shard_groups
 from flowpairs.training.pairs.reading.shards import ShardReader
 
 TENSORS = "x0", "x1", "label", "weight", "span"  # of a `Batch`
+
+Draw = Callable[[int, BatchRows], Tensors]  # the random numbers of a step, counted from 0, for rows of its batch
 
 
 class Loader(ABC):
@@ -30,11 +32,23 @@ class Loader(ABC):
     Args:
         part: this worker's part of the global batch.
         consumed: the number of batches that earlier loaders of the run returned.
-        ahead: the batches that follow those.
+        groups: the tensors of the batches that follow those, in groups.
+        draw: called in the loader's thread for the random numbers of every batch; None: batches have none.
+        pin: whether to put those numbers in pinned memory, for CUDA.
+        stop: the event that ends the waiting inside `groups`; None: it never waits.
     """
 
-    def __init__(self, part: BatchPart, consumed: int, ahead: ReadAhead) -> None:
-        self._part, self._consumed, self._ahead = part, consumed, ahead
+    def __init__(
+        self,
+        part: BatchPart,
+        consumed: int,
+        groups: Iterator[list[Tensors]],
+        draw: Draw | None = None,
+        pin: bool = False,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._part, self._consumed = part, consumed
+        self._ahead = ReadAhead(_batches(groups, part.rows, consumed, draw, pin), stop)
 
     @abstractmethod
     def state(self) -> State:
@@ -49,17 +63,34 @@ class Loader(ABC):
         return self
 
     def __next__(self) -> Batch | StoredBatch:
-        tensors = next(self._ahead)
+        batch = next(self._ahead)
         self._consumed += 1
-        if "stored_x1" in tensors:
-            return StoredBatch(self._part.rows, tensors)
-        return Batch(rows=self._part.rows, **{name: tensors[name] for name in TENSORS if name in tensors})
+        return batch
 
     def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ahead.close()
+
+
+def _batches(
+    groups: Iterator[list[Tensors]], rows: BatchRows, step: int, draw: Draw | None, pin: bool
+) -> Iterator[list[Batch | StoredBatch]]:
+    """Make batches of tensors and of the random numbers of their steps; `step` is that of the first."""
+    for group in groups:
+        made: list[Batch | StoredBatch] = []
+        for tensors in group:
+            drawn = draw(step, rows) if draw else {}
+            if pin:
+                drawn = {name: numbers.pin_memory() for name, numbers in drawn.items()}
+            if "stored_x1" in tensors:
+                made.append(StoredBatch(rows, tensors, drawn))
+            else:
+                fields = {name: tensors[name] for name in TENSORS if name in tensors}
+                made.append(Batch(rows=rows, drawn=drawn, **fields))
+            step += 1
+        yield made
 
 
 class ShardLoader(Loader):
@@ -79,6 +110,7 @@ class ShardLoader(Loader):
         patience: the seconds to wait for a shard of such a store; None: without limit.
         on_device: whether batches of a store of ids are made on the device that trains, from ids, noise rows and stored
             rows, to the same bits; the host then copies each row once.
+        draw: see `Loader`.
 
     Raises:
         InputError: there are fewer pairs than arcs, or the state belongs to another loader; and from `next`: a shard is
@@ -98,6 +130,7 @@ class ShardLoader(Loader):
         patience: float | None = None,
         *,
         on_device: bool = False,
+        draw: Draw | None = None,
     ) -> None:
         counts = [shard.pairs for shard in index.shards] if outline is None else [n for _, n in outline.shards]
         seed = whole_number("seed", seed, 0)
@@ -114,7 +147,7 @@ class ShardLoader(Loader):
         steps = Steps(self.order.per_arc, part.per_arc)
         consumed = 0 if state is None else self._consumed_at(state, steps)
         batches = shard_batches(reader, self.order, part, steps, consumed * steps.rows, pin, stored=on_device)
-        super().__init__(part, consumed, ReadAhead(batches, stop))
+        super().__init__(part, consumed, batches, draw, pin, stop)
 
     def state(self) -> State:
         """See `Loader.state`."""

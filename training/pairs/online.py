@@ -26,9 +26,8 @@ from flowpairs.pipeline.store.format import Index
 from flowpairs.pipeline.store.potential_files import Potentials, load_potentials
 from flowpairs.pipeline.store.records import Decoder
 from flowpairs.training.pairs.batch import BatchPart
-from flowpairs.training.pairs.loader import Loader
+from flowpairs.training.pairs.loader import Draw, Loader
 from flowpairs.training.pairs.loader_state import State, check_form, check_owner, potentials_fingerprint
-from flowpairs.training.pairs.reading.read_ahead import ReadAhead
 from flowpairs.training.pairs.reading.shard_batches import Tensors
 
 
@@ -43,6 +42,7 @@ class OnlineLoader(Loader):
         state: the state of an earlier loader over the same store with the same batch size; None: the beginning.
         device: the device that assigns data to noise.
         pin: whether to put batches in pinned memory, for CUDA.
+        draw: see `Loader`.
 
     Raises:
         InputError: the state belongs to another loader; and from `next`: potentials or data are missing or damaged, or
@@ -58,10 +58,12 @@ class OnlineLoader(Loader):
         state: State | None = None,
         device: str = "cpu",
         pin: bool = False,
+        *,
+        draw: Draw | None = None,
     ) -> None:
         self._store = store = SemidiscreteStore(as_path(directory), index, device)
         consumed = 0 if state is None else self._consumed_at(state, part)
-        super().__init__(part, consumed, ReadAhead(online_batches(store, part, consumed, labels, pin)))
+        super().__init__(part, consumed, online_batches(store, part, consumed, labels, pin), draw, pin)
 
     def state(self) -> State:
         """See `Loader.state`; here the position counts batches."""

@@ -61,12 +61,33 @@ class TimePointRow(_Json):
     w1_still: float  # of the earlier data, left where they were
 
 
+class ReferenceFacts(_Json):
+    """Which data the samples of an evaluation were compared with."""
+
+    data: str | None = None
+    split: str | None = None
+    held_out: bool = False
+    mirrored: bool | None = None
+    count: int
+    sha256: str
+
+    def __str__(self) -> str:
+        whose = "held-out data" if self.held_out else "data of the pairs"
+        images = ", mirror images among them" if self.mirrored else ""
+        split = f"split {self.split}" if self.split else "split not stated"
+        return f"{self.count:,} {whose} ({split}{images}; sha256 {self.sha256[:12]})"
+
+
 class Evaluation(_Json):
     """The content of evaluation.json: the curvature of the flow and the distances of its samples to the data."""
 
     samples: int
     seed: int
     guidance: float = 1.0
+    batch: int | None = None  # samples at a time, for which dopri5 chooses its steps; as the next two, None before
+    rtol: float | None = None
+    atol: float | None = None
+    reference: ReferenceFacts | None = None
     features: str
     curvature: float
     curvature_by_t: Curve | None = None

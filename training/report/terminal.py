@@ -8,7 +8,7 @@ from rich.table import Table
 
 from flowpairs.pipeline.base.printing import rich_text
 from flowpairs.training.report.collect import short_names
-from flowpairs.training.report.runs import read_run
+from flowpairs.training.report.runs import ReferenceFacts, read_run
 from flowpairs.training.report.verdict import caveats, headline, number, scores, sentences
 
 
@@ -64,3 +64,4 @@ def print_evaluation(report: dict[str, Any]) -> None:
             points.add_row(f"{row['time']:g}{left_out}", f"{row['w1']:.3f}", f"{row['w1_still']:.3f}")
         console.print(points)
     console.print(rich_text(f"curvature {report['curvature']:.3f}; Frechet distance on {report['features']}"))
+    console.print(rich_text(f"compared with {ReferenceFacts.model_validate(report['reference'])}"))

@@ -48,7 +48,7 @@ def read_init(where: str) -> Weights:
     """
     path = Path(where)
     if (path / "config.yaml").is_file() or (path / FILE).is_file():
-        return read_checkpoint(read_trained(path).checkpoint, torch.device("cpu"))["ema"]
+        return read_checkpoint(read_trained(path).checkpoint)["ema"]
     found: Weights = {}
     for folder, prefix in PARTS.items():
         for name, inner in (("model.safetensors", ""), (DIFFUSERS, "unet.")):

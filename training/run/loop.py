@@ -4,6 +4,7 @@ It uses neither Ray nor files: the model may be wrapped for data parallelism, ba
 functions receive the lines of the log and the checkpoints.
 """
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -49,7 +50,7 @@ def train_loop(
     Args:
         state: the state of the run, advanced in place.
         model: `state.model`, or its wrapper for data parallelism.
-        loader: the loader of this worker's part of the batches.
+        loader: the loader of this worker's part of the batches, which draws by `objective.draw`.
         objective: the objective of the regression.
         config: the configuration of the optimisation.
         log: called with a line every `log_every` steps and at the end.
@@ -60,24 +61,25 @@ def train_loop(
         InputError: the loss is not finite.
     """
     device = next(state.model.parameters()).device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(config.precision, device))
-    totals = torch.zeros(2, device=device)  # loss and gradient norm; read only at a log line, so the device runs ahead
+    narrow = uses_bf16(config.precision, device)
+    autocast = torch.autocast(device.type, torch.bfloat16) if narrow else nullcontext()
+    totals = torch.zeros(2, device=device)  # loss and gradient norm; read only at a log line, so the host runs ahead
     clock, logged, waited = time.perf_counter(), state.step, loader.waited
     metrics: dict[str, float] = {}
     while state.step < config.steps:
         batch = next(loader).to(device)
+        state.optimiser.param_groups[0]["lr"] = learning_rate(config, state.step)
         state.optimiser.zero_grad()
         error = torch.zeros((), device=device)
         parts = batch.split(config.accumulate)
         for part in parts:
             with autocast, alone(model) if part is not parts[-1] else nullcontext():
-                errors, weights = objective(model, state.model, part, state.step)
+                errors, weights = objective(model, state.model, part)
                 ((errors * weights).mean() / len(parts)).backward()
             error += errors.detach().mean() / len(parts)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
-        state.optimiser.param_groups[0]["lr"] = config.lr * min(1.0, (state.step + 1) / max(1, config.warmup))
         state.optimiser.step()
-        state.ema.update_parameters(state.model)
+        state.average(config)
         totals += torch.stack([error, norm])
         state.step += 1
 
@@ -104,6 +106,17 @@ def train_loop(
         if end or state.step % config.checkpoint_every == 0:
             state.loader = loader.state()
             save(metrics)
+
+
+def learning_rate(config: OptimisationConfig, step: int) -> float:
+    """Compute the learning rate of a step, counted from 0: a linear warm-up, then constant, or a fall to `lr_end`."""
+    if step < config.warmup:
+        return config.lr * ((step + 1) / config.warmup)
+    if config.decay_steps is None:
+        return config.lr
+    gone = min(1.0, (step - config.warmup) / (config.decay_steps - config.warmup))
+    left = 1 - gone if config.schedule == "linear" else (1 + math.cos(math.pi * gone)) / 2
+    return config.lr_end + (config.lr - config.lr_end) * left
 
 
 def alone(model: nn.Module) -> AbstractContextManager[None]:

@@ -1,23 +1,25 @@
 """The state of a run and its checkpoints: tensors and numbers only, loaded with weights_only=True.
 
-The state of random generators is not part of it: all randomness of a step is a function of (seed, step), so a resumed
-run draws what an uninterrupted run would have drawn.
+The state of random generators is not part of it, nor that of a schedule: all randomness, the learning rate and the
+decay of the average are functions of (config, step), so a resumed run goes on as an uninterrupted one would have.
 """
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
 
+from flowpairs.pipeline.base.atomic import atomic_open
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import refuse_special
 from flowpairs.training.config import OptimisationConfig
 from flowpairs.training.pairs.loader_state import State, check_form
 
 FILE = "state.pt"
+Tree = dict[str, Any]  # what a checkpoint holds: model, ema, optimiser, loader, step, seconds
 _REMEDY = "train again into another output.dir, or give the right one"
 
 
@@ -29,7 +31,7 @@ class TrainState:
     """
 
     model: nn.Module
-    ema: AveragedModel
+    ema: nn.Module
     optimiser: torch.optim.AdamW
     loader: State | None = None  # None: at the beginning
     step: int = 0
@@ -38,35 +40,58 @@ class TrainState:
     @classmethod
     def start(cls, model: nn.Module, config: OptimisationConfig) -> "TrainState":
         """Create the state before the first step."""
-        optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
-        return cls(model, AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)), optimiser)
+        given: Any = {"betas": config.betas, "weight_decay": config.weight_decay}
+        optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True, **given)
+        return cls(model, copy.deepcopy(model), optimiser)
+
+    @torch.no_grad()
+    def average(self, config: OptimisationConfig) -> None:
+        """Take the weights of a step into their average, before `step` counts it.
+
+        After n steps by min(ema, (1 + n) / (ema_warmup + n)) of the old ones. n is a number of the host:
+        torch.optim.swa_utils keeps it in a tensor, which it copies to the device in every step and waits for.
+        """
+        averaged, current = (list[Tensor](module.parameters()) for module in (self.ema, self.model))
+        if self.step == 0:
+            torch._foreach_copy_(averaged, current)
+        else:
+            kept = min(config.ema, (1 + self.step) / (config.ema_warmup + self.step))
+            torch._foreach_lerp_(averaged, current, 1 - kept)
+
+    def tree(self) -> Tree:
+        """Copy the state to the host, where further steps do not change it.
+
+        From a GPU the copies arrive in pinned memory some time after this returns: when what was queued on its stream
+        before them is done.
+        """
+        return copied(
+            {
+                "model": self.model.state_dict(),
+                "ema": self.ema.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "loader": self.loader,
+                "step": self.step,
+                "seconds": self.seconds,
+            }
+        )
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint into a directory."""
-        tree = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.module.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "loader": self.loader,
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        torch.save(tree, directory / FILE)
+        write_checkpoint(self.tree(), directory)
 
-    def load(self, directory: Path, device: torch.device) -> None:
+    def load(self, directory: Path) -> None:
         """Load a checkpoint of the same model and configuration.
 
         Raises:
             InputError: the checkpoint does not exist, or belongs to another model or another version.
         """
-        tree = read_checkpoint(directory, device)
+        tree = read_checkpoint(directory)
         try:
             self.model.load_state_dict(tree["model"])
-            self.ema.module.load_state_dict(tree["ema"])
-            self.optimiser.load_state_dict(tree["optimiser"])
+            self.ema.load_state_dict(tree["ema"])
+            self.optimiser.load_state_dict(copied(tree["optimiser"]))  # or it would go on in the mapped file
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"checkpoint {str(directory)!r}: of another model ({error}); {_REMEDY}") from error
-        self.ema.n_averaged.fill_(tree["step"])
         try:
             self.loader = None if tree["loader"] is None else check_form(tree["loader"])
         except InputError as error:
@@ -74,8 +99,28 @@ class TrainState:
         self.step, self.seconds = tree["step"], tree["seconds"]
 
 
-def read_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint as the tree that was saved: model, ema, optimiser, loader, step, seconds.
+def copied(tree: Any) -> Any:
+    """Copy the tensors of nested dicts and lists to the host."""
+    if isinstance(tree, Tensor):
+        return tree.detach().to("cpu", non_blocking=True, copy=True)
+    if isinstance(tree, dict):
+        return {key: copied(value) for key, value in tree.items()}
+    return [copied(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def write_checkpoint(tree: Tree, directory: Path) -> None:
+    """Write a checkpoint into a directory, in which the file appears complete.
+
+    Raises:
+        JobError: a full or read-only disk.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_open(directory / FILE) as file:
+        torch.save(tree, file)
+
+
+def read_checkpoint(directory: Path) -> Tree:
+    """Read a checkpoint as the tree that was saved; its tensors are read from the file when they are used.
 
     Raises:
         InputError: the file does not exist, is damaged, or holds anything but tensors and numbers; no code is run.
@@ -83,7 +128,7 @@ def read_checkpoint(directory: Path, device: torch.device) -> dict[str, Any]:
     where = f"checkpoint {str(directory / FILE)!r}"
     try:
         refuse_special(directory / FILE)
-        tree = torch.load(directory / FILE, map_location=device, weights_only=True)
+        tree = torch.load(directory / FILE, map_location="cpu", weights_only=True, mmap=True)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # zip, pickle and storages raise many kinds, with texts that advise unsafe loading

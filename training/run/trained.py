@@ -50,7 +50,7 @@ class Trained:
         """
         network = objectives.build_network(self.config, self.shape, self.num_classes)
         try:
-            network.load_state_dict(read_checkpoint(self.checkpoint, device)["ema"])
+            network.load_state_dict(read_checkpoint(self.checkpoint)["ema"])
         except RuntimeError as error:
             where, remedy = f"checkpoint {str(self.checkpoint)!r}", "give a checkpoint beside its own config.yaml"
             raise InputError(f"{where}: of another network than {self.run.config} describes; {remedy}") from error

@@ -1,14 +1,19 @@
-"""Samples of a trained network, which depend on the seed and the number of samples, but not on their batches."""
+"""Samples of a trained network: each depends on the seed and on its own number, not on how many are drawn, or where.
 
-from collections.abc import Iterator
+dopri5 chooses its steps for a whole batch, so its samples also depend, within its tolerance, on `batch`: batches hold
+the numbers [k batch, (k + 1) batch), whoever draws them.
+"""
+
+from collections.abc import Iterator, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.blocks import noise
-from flowpairs.training.config import SamplerConfig
+from flowpairs.training.config import MOST_SAMPLES, SamplerConfig
 from flowpairs.training.run.trained import Trained
 from flowpairs.training.sampling import ode, sde
 from flowpairs.training.sampling.curvature import curvature_by_time
@@ -18,8 +23,13 @@ CURVATURE_SAMPLES = 1024  # largest number of samples that the curvature is aver
 CURVATURE_STEPS = 32  # number of Heun steps for the curvature
 
 
+def batches_of(count: int, size: int) -> list[slice]:
+    """Divide the numbers from 0 to `count` into batches."""
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+
 class Sampler:
-    """A trained flow with its starts: given data, or noise that depends only on shape, seed and number of samples.
+    """A trained flow with its starts: given data, or noise by number.
 
     Args:
         trained: the network.
@@ -38,27 +48,43 @@ class Sampler:
         device: torch.device,
         starts: Float32[Tensor, "n *shape"] | None = None,
     ) -> None:
+        assert starts is None or len(starts) == config.samples
+        assert classes is not None or not trained.config.model.conditional
         self.trained, self.config, self.device = trained, config, device
         self.network = trained.network(device)
-        generator = torch.Generator().manual_seed(config.seed)
-        drawn = torch.randn(config.samples, *trained.shape, generator=generator) if starts is None else starts
-        assert len(drawn) == config.samples
-        self.starts: Float32[Tensor, "n *shape"] = drawn
-        self.labels: Int64[Tensor, " n"] | None = None
-        if trained.config.model.conditional:
-            assert classes is not None
-            self.labels = classes[torch.randint(len(classes), (config.samples,), generator=generator)]
+        self._starts, self._classes = starts, classes if trained.config.model.conditional else None
+
+    def starts(self, rows: slice) -> Float32[Tensor, "b *shape"]:
+        """Return the points that the samples of some numbers start from."""
+        if self._starts is not None:
+            return self._starts[rows]
+        return self._noise(noise.Stream.STARTS, rows.start, rows.stop - rows.start)
+
+    def labels(self, rows: slice) -> Int64[Tensor, " b"] | None:
+        """Return the labels of the samples of some numbers; None if the network takes none."""
+        if self._classes is None:
+            return None
+        u = noise.uniforms(self.config.seed, noise.Stream.LABELS, rows.start, rows.stop - rows.start)
+        return self._classes[torch.from_numpy((u * len(self._classes)).astype(np.int64))]
 
     def samples(self, solver: str, steps: int | None) -> tuple[Float32[Tensor, "n *shape"], float]:
-        """Draw all samples, and compute the mean number of function evaluations per sample.
+        """Draw all samples, and compute the mean number of function evaluations per sample; see `draw`."""
+        drawn = list(self.draw(solver, steps, batches_of(self.config.samples, self.config.batch)))
+        return torch.cat([x for x, _ in drawn]), sum(len(x) * nfe for x, nfe in drawn) / self.config.samples
+
+    def draw(
+        self, solver: str, steps: int | None, batches: Sequence[slice]
+    ) -> Iterator[tuple[Float32[Tensor, "b *shape"], int]]:
+        """Yield the samples of each batch, on the host, and the number of function evaluations that each of them took.
 
         Args:
             solver: a solver of `flowpairs.training.sampling.ode`; sde; or jump, the average velocity of a MeanFlow
                 model.
             steps: the number of equal steps; None for dopri5, which chooses its steps.
+            batches: the numbers of the samples, some of `batches_of(samples, batch)`.
         """
-        parts, evaluations = [], 0
-        for rows, flow, x0 in self._batches(self.config.samples):
+        for rows in batches:
+            flow, x0 = self._flow(rows)
             if steps is None:
                 solution = ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol)
             elif solver == "jump":
@@ -66,42 +92,43 @@ class Sampler:
             elif solver == "sde":
                 solution = sde.solve_sde(*flow.sde(), x0, steps, partial(self._normals, rows))
             else:
-                solution = ode.solve_fixed(flow.velocity, x0, solver, steps)
-            parts.append(solution.end.cpu())
-            evaluations += solution.nfe * len(x0)
-        return torch.cat(parts), evaluations / self.config.samples
+                solution = ode.solve_fixed(flow.velocity, x0, solver, steps, every=False)
+            yield solution.end.cpu(), solution.nfe
 
     def curvature(self) -> Tensor:
         """Compute the mean curvature of the first CURVATURE_SAMPLES samples at each time; see `curvature_by_time`."""
         count = min(CURVATURE_SAMPLES, self.config.samples)
-        batches = self._batches(count)
-        sums = [curvature_by_time(flow.velocity, x0, CURVATURE_STEPS) for _, flow, x0 in batches]
+        flows = map(self._flow, batches_of(count, self.config.batch))
+        sums = [curvature_by_time(flow.velocity, x0, CURVATURE_STEPS) for flow, x0 in flows]
         return torch.stack(sums).sum(0).cpu() / count
 
     def trajectories(self, count: int, times: int) -> Float32[Tensor, "count times *shape"]:
         """Compute the trajectories of the first samples with dopri5, at equally spaced times from 0 to 1."""
-        _, flow, x0 = next(self._batches(count))
+        flow, x0 = self._flow(slice(0, count))
         at = torch.linspace(0, 1, times, device=self.device)
         return ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol, at).states.transpose(0, 1).cpu()
 
     def between(self, start: float, end: float) -> Float32[Tensor, "n *shape"]:
         """Move all starts from time `start` to time `end` with dopri5."""
         times, parts = torch.tensor([start, end], device=self.device), []
-        for _, flow, x in self._batches(len(self.starts)):
+        for flow, x in map(self._flow, batches_of(self.config.samples, self.config.batch)):
             parts.append(ode.solve_dopri5(flow.velocity, x, self.config.rtol, self.config.atol, times).end.cpu())
         return torch.cat(parts)
 
-    def _batches(self, count: int) -> Iterator[tuple[slice, Flow, Float32[Tensor, "b *shape"]]]:
-        """Yield the rows, the flow with their labels, and the starts of each batch."""
-        for first in range(0, count, self.config.batch):
-            rows = slice(first, min(first + self.config.batch, count))
-            label = None if self.labels is None else self.labels[rows].to(self.device)
-            null = self.trained.num_classes
-            flow = Flow(self.network, self.trained.config, label, null, self.config.guidance)
-            yield rows, flow, self.starts[rows].to(self.device)
+    def _flow(self, rows: slice) -> tuple[Flow, Float32[Tensor, "b *shape"]]:
+        """Return the flow with the labels of a batch, and the starts of the batch."""
+        label = self.labels(rows)
+        label = None if label is None else label.to(self.device)
+        flow = Flow(self.network, self.trained.config, label, self.trained.num_classes, self.config.guidance)
+        return flow, self.starts(rows).to(self.device)
 
     def _normals(self, rows: slice, step: int) -> Float32[Tensor, "b *shape"]:
-        """Draw the noise of one step of the SDE; that of a sample does not depend on the batches."""
-        first, count = step * self.config.samples + rows.start, rows.stop - rows.start
-        drawn = noise.gaussian(self.config.seed, first, count, self.starts[0].numel(), noise.Stream.PATH)
-        return torch.from_numpy(drawn).view(count, *self.starts.shape[1:]).to(self.device)
+        """Draw the noise of one step of the SDE."""
+        drawn = self._noise(noise.Stream.PATH, step * MOST_SAMPLES + rows.start, rows.stop - rows.start)
+        return drawn.to(self.device)
+
+    def _noise(self, stream: noise.Stream, first: int, count: int) -> Float32[Tensor, "b *shape"]:
+        """Make rows of standard noise on the host."""
+        shape = self.trained.shape
+        drawn = noise.gaussian(self.config.seed, first, count, int(np.prod(shape)), stream)
+        return torch.from_numpy(drawn).view(count, *shape)

@@ -13,7 +13,7 @@ from support.datasets import read_data
 from flowpairs.jobs.stream_config import StreamConfig
 from flowpairs.pipeline import data
 from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
-from flowpairs.training.config import TrainConfig
+from flowpairs.training.config import EvaluateConfig, TrainConfig
 
 PROJECT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted(path for path in (PROJECT / "configs").glob("*/*.yaml") if path.parent.name != "kuberay")
@@ -21,7 +21,8 @@ CONFIGS = sorted(path for path in (PROJECT / "configs").glob("*/*.yaml") if path
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_it_loads_and_says_what_it_costs(path: Path) -> None:
-    load({"train": TrainConfig, "stream": StreamConfig}.get(path.stem, CoupleConfig), path)
+    kinds = {"train": TrainConfig, "stream": StreamConfig, "evaluate": EvaluateConfig}
+    load(kinds.get(path.stem, CoupleConfig), path)
     comment = " ".join(line.strip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
     assert re.search(r"not measured|seconds|minute|hours", comment.lower())
 

@@ -8,10 +8,11 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.training.pairs.reading.shard_batches import Tensors
+
+Item = TypeVar("Item")
 
 READ_AHEAD = 8  # number of groups of batches that wait for their use
 EXIT_SECONDS = 60.0  # seconds that the end of the program waits for a reading thread
@@ -20,7 +21,7 @@ _running: "weakref.WeakKeyDictionary[threading.Thread, threading.Event]" = weakr
 os.register_at_fork(after_in_child=_running.clear)  # threads do not survive a fork
 
 
-class ReadAhead:
+class ReadAhead(Generic[Item]):
     """An iterator over batches that one thread makes ahead; `close` or the deletion of this object ends the thread.
 
     Args:
@@ -28,11 +29,11 @@ class ReadAhead:
         stop: the event that `close` sets, for code that waits inside `groups`; None: a new event.
     """
 
-    def __init__(self, groups: Iterator[list[Tensors]], stop: threading.Event | None = None) -> None:
+    def __init__(self, groups: Iterator[list[Item]], stop: threading.Event | None = None) -> None:
         self.waited = 0.0  # seconds that `next` has waited for the thread
         self._stop = threading.Event() if stop is None else stop
-        self._queue: queue.Queue[list[Tensors] | BaseException] = queue.Queue(READ_AHEAD)
-        self._group: list[Tensors] = []  # the batches left of the group that was taken from the queue
+        self._queue: queue.Queue[list[Item] | BaseException] = queue.Queue(READ_AHEAD)
+        self._group: list[Item] = []  # the batches left of the group that was taken from the queue
         given = (groups, self._queue, self._stop)  # without self, which then can be deleted while the thread runs
         self._thread = threading.Thread(target=_read_ahead, args=given, name="pair-loader", daemon=True)
         self._process = os.getpid()
@@ -40,7 +41,7 @@ class ReadAhead:
         _running[self._thread] = self._stop
         self._thread.start()
 
-    def __next__(self) -> Tensors:
+    def __next__(self) -> Item:
         self.refuse_fork()
         if not self._group:
             start = time.perf_counter()
@@ -97,8 +98,8 @@ def _join() -> None:
         thread.join(EXIT_SECONDS)
 
 
-def _read_ahead(groups: Iterator[list[Tensors]], into: queue.Queue, stop: threading.Event) -> None:
-    def put(item: list[Tensors] | BaseException) -> bool:
+def _read_ahead(groups: Iterator[list[Item]], into: queue.Queue, stop: threading.Event) -> None:
+    def put(item: list[Item] | BaseException) -> bool:
         while not stop.is_set():
             try:
                 into.put(item, timeout=0.1)

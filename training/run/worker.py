@@ -1,0 +1,180 @@
+"""One worker of a training job: its model on its device, its part of the batches, and checkpoints beside the steps."""
+
+import importlib.util
+import os
+import shutil
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.torch import get_device, prepare_model
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.store.format import Index, Outline, read_index, read_outline
+from flowpairs.training import objectives
+from flowpairs.training.config import OptimisationConfig, TrainConfig
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import Draw, Loader, ShardLoader
+from flowpairs.training.pairs.loader_state import State
+from flowpairs.training.pairs.online import OnlineLoader
+from flowpairs.training.pairs.reading.order import arcs_for
+from flowpairs.training.run import loop
+from flowpairs.training.run.directory import RunDirectory
+from flowpairs.training.run.initial_weights import load_init
+from flowpairs.training.run.logbook import Logbook
+from flowpairs.training.run.state import TrainState, write_checkpoint
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Train as one worker of the job; Ray Train calls this in every worker process.
+
+    Args:
+        settings: `config`, a dump of the TrainConfig; `pairs`, the directory of the pairs; `run`, that of the run.
+    """
+    config = TrainConfig.model_validate(settings["config"])
+    context = ray.train.get_context()
+    torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
+    pairs, device = settings["pairs"], get_device()
+    outline = read_outline(pairs) if config.pairs.source == "stream" else None
+    index = outline.index if outline else read_index(pairs)
+    compiled = compiles(config, device)
+    model = objectives.build_network(config, index.shape, index.num_classes)
+    if config.train.init is not None and ray.train.get_checkpoint() is None:
+        load_init(model, config.train.init)
+    model = model.to(device, memory_format=memory_format(config, device))  # type: ignore[call-overload]
+    state = TrainState.start(model, config.train)
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as path:
+            state.load(Path(path))
+    rank, world = context.get_world_rank(), context.get_world_size()
+    arcs = arcs_for(config.train.batch, world) if state.loader is None else state.loader["arcs"]
+    part = BatchPart(config.train.batch, rank, world, arcs)
+    run = RunDirectory(Path(settings["run"]))
+    log = Logbook(run.metrics, state.step) if rank == 0 else None
+    if log:
+        run.workers.write_text(f"{world}\n")
+    objective = objectives.build_objective(config, index.num_classes)
+    draw = partial(objective.draw, shape=index.shape, on_device=device.type != "cpu")
+    wrapped = parallel(state.model, config.train, compiled=compiled)
+    with open_loader(config, pairs, index, part, state.loader, outline, device, draw) as loader:
+        writer = log.write if log else lambda line: None
+        loop.train_loop(state, wrapped, loader, objective, config.train, writer, Saver(state, run, rank))
+    if log:
+        log.close()
+
+
+def open_loader(
+    config: TrainConfig,
+    pairs: str,
+    index: Index,
+    part: BatchPart,
+    state: State | None,
+    outline: Outline | None,
+    device: torch.device,
+    draw: Draw,
+) -> Loader:
+    """Open the loader of a worker's part of the batches; see `ShardLoader` and `OnlineLoader`."""
+    labels, pin = config.model.conditional, device.type == "cuda"
+    if config.pairs.source == "semidiscrete":
+        return OnlineLoader(pairs, index, part, labels, state, str(device), pin, draw=draw)
+    patience, on_device = config.pairs.patience, device.type != "cpu"
+    return ShardLoader(
+        pairs, index, part, config.train.seed, labels, state, pin, outline, patience, on_device=on_device, draw=draw
+    )
+
+
+def memory_format(config: TrainConfig, device: torch.device) -> torch.memory_format:
+    """Return the order of a network's numbers in memory: a UNet on a GPU keeps the channels of a pixel together.
+
+    MeanFlow's UNet is left out: forward-mode differentiation has every norm read its input in the other order.
+    """
+    together = device.type == "cuda" and config.model.kind == "unet" and config.objective.kind != "meanflow"
+    return torch.channels_last if together else torch.preserve_format
+
+
+def parallel(model: nn.Module, config: OptimisationConfig, *, compiled: bool) -> nn.Module:
+    """Wrap a network such that the workers add up its gradients, and compile it if that is asked for.
+
+    What is compiled is the wrapper: torch then cuts the network's graph where a bucket of gradients is full, and the
+    exchange runs beside the backward pass. Buffers are constants of the network, which need no broadcast.
+    """
+    options = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
+    wrapped = prepare_model(model, parallel_strategy_kwargs=options)
+    if config.gradients == "bf16" and isinstance(wrapped, DistributedDataParallel):
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    if compiled:
+        wrapped.compile(dynamic=False)
+    return wrapped
+
+
+def compiles(config: TrainConfig, device: torch.device) -> bool:
+    """Return whether to compile the network.
+
+    Raises:
+        InputError: it is to be compiled, and this node lacks what that needs.
+    """
+    asked = config.train.compile
+    if not asked or (asked == "auto" and (device.type != "cuda" or config.objective.kind == "meanflow")):
+        return False
+    where = f"train.compile={asked if asked == 'auto' else 'true'}"
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise InputError(f"{where}: this node has no C++ compiler; install g++ there or give false")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise InputError(f"{where}: this node has no Triton; install it beside torch there or give false")
+    return True
+
+
+class Saver:
+    """Reports a run's checkpoints to Ray Train, which notes one when it is written; the steps go on meanwhile.
+
+    Rank 0 copies the state and a thread of Ray Train's writes the copy, straight into the run's directory. A process
+    that is killed before the note leaves a file that nobody reads, and the run goes on from the checkpoint before.
+
+    Args:
+        state: the state of the run.
+        run: the directory of the run.
+        rank: the rank of this worker; all of them call at the same steps.
+    """
+
+    def __init__(self, state: TrainState, run: RunDirectory, rank: int) -> None:
+        self._state, self._directory, self._rank = state, run.checkpoints, rank
+        self._written = threading.Event()
+        self._written.set()
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        """Report the state as it is now. A call waits until the one before is written: there is one copy at most."""
+        if self._rank:
+            ray.train.report(metrics, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+            return
+        self._written.wait()
+        self._written.clear()
+        tree = self._state.tree()
+        arrived = torch.cuda.Event() if torch.cuda.is_available() else None
+        if arrived is not None:
+            arrived.record()
+
+        def write(_: Checkpoint, name: str) -> Checkpoint:
+            try:
+                if arrived is not None:
+                    arrived.synchronize()
+                write_checkpoint(tree, self._directory / name)
+            finally:
+                self._written.set()
+            return Checkpoint.from_directory(self._directory / name)
+
+        ray.train.report(
+            metrics,
+            checkpoint=Checkpoint.from_directory(self._directory),
+            checkpoint_dir_name=f"step-{self._state.step:09d}",
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=False,
+            checkpoint_upload_fn=write,
+        )
