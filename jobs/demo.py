@@ -24,7 +24,7 @@ def demo(
     """
     from importlib.resources import files
 
-    from flowpairs.pipeline.base.extras import require
+    from flowpairs.pipeline.base.environment import require
     from flowpairs.pipeline.config import CoupleConfig, from_overrides, load
     from flowpairs.training.config import EvaluateConfig, TrainConfig
 

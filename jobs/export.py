@@ -17,7 +17,7 @@ def export(
 
     Example: `flowpairs export runs/digits --output digits-model`
     """
-    from flowpairs.pipeline.base.extras import require
+    from flowpairs.pipeline.base.environment import require
 
     require("flowpairs export", "safetensors", "jinja2")
     from flowpairs.training.export.write import export as run_job

@@ -18,7 +18,7 @@ def report(
 
     Example: `flowpairs report out/pairs-sinkhorn out/run-sinkhorn out/run-independent --output report.html`
     """
-    from flowpairs.pipeline.base.extras import require
+    from flowpairs.pipeline.base.environment import require
     from flowpairs.pipeline.base.paths import as_path
     from flowpairs.pipeline.base.printing import print_line
 

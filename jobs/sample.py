@@ -33,7 +33,7 @@ def sample(
 
     Example: `flowpairs sample runs/digits --solver euler --steps 8 --output digits.png`
     """
-    from flowpairs.pipeline.base.extras import require
+    from flowpairs.pipeline.base.environment import require
     from flowpairs.pipeline.config import validate
     from flowpairs.training.config import SampleConfig
 

@@ -14,7 +14,6 @@ from flowpairs.pipeline.blocks.feature_store import MAP
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.pipeline.cluster.executor import shape_for, uses_ray
 from flowpairs.pipeline.config import ClusterConfig, CoupleConfig, DataConfig, load
-from flowpairs.pipeline.config.coupling import NAMED
 from flowpairs.pipeline.data import DataSpec
 from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.data.rows.make import is_small, make_target, read_small
@@ -39,7 +38,7 @@ def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> l
             may not be imported.
     """
     index, config = format.read_index(directory), load(CoupleConfig, directory / "config.yaml")
-    if not import_cost and config.coupling.cost not in NAMED:
+    if config.coupling.imports_cost and not import_cost:
         raise InputError(
             f"coupling.cost={config.coupling.cost!r} of {directory}: code that the store names would be imported and "
             "run; give --import-cost if you trust it"

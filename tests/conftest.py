@@ -19,9 +19,6 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # One actor less to start in every run: nobody announces that he takes away this machine.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-# KeOps does not lock what it compiles: two processes of pytest-xdist must not share it.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    os.environ.setdefault("KEOPS_CACHE_FOLDER", str(Path.home() / ".cache" / f"keops-{worker}"))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

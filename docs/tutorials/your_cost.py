@@ -31,6 +31,8 @@ LIGHT, _ = torch.linalg.qr(torch.stack([torch.ones(64), SLOPE.repeat(8), SLOPE.r
 # 1. The cost: a function of two tiles of features, x [r, d] and y [c, d], that returns the cost of every pair [r, c].
 #    The tiles are small, so it may hold [r, c, d] on the way, and nothing n x n is ever stored. A coupling job takes
 #    the mean of the data off both sides first: a cost that depends on x - y alone, as this one, does not notice.
+#    A cost that needs no torch can be a formula instead, text that is compiled for it: cost="keops:Sum(Abs(X - Y))"
+#    (docs/solver.md, "Costs of your own").
 def past_the_light(x: Tensor, y: Tensor) -> Tensor:
     """The squared distance of images without their light."""
     x, y = (points - points @ LIGHT @ LIGHT.T for points in (x, y))

@@ -139,8 +139,8 @@ def couple(
         sharpness: the normalised entropy E that eps is chosen for: 0 is a permutation, 1 independent pairs
             (arXiv 2506.05526).
         method: the method: sinkhorn, exact, independent or semidiscrete.
-        cost: the cost: dot, sqeuclidean, geodesic, or a function of two tiles of features [r, k], [c, k] -> [r, c] that
-            is defined at the top level of a module or notebook.
+        cost: the cost: dot, sqeuclidean, geodesic, a formula such as "keops:Sum(Abs(X - Y))", or a function of two
+            tiles of features [r, k], [c, k] -> [r, c] that is defined at the top level of a module or notebook.
         pca: the number of principal directions that the cost sees; None: all coordinates.
         draw: how pairs are drawn: categorical, or balanced, which uses every datum equally often.
         seed: the seed of the noise, of the choice of data and of the draws.
@@ -230,8 +230,8 @@ def solve(
         sharpness: the normalised entropy E that eps is chosen for: 0 is a permutation, 1 independent pairs
             (arXiv 2506.05526).
         method: the method: sinkhorn, exact or independent.
-        cost: the cost: dot, sqeuclidean, geodesic, or a function of two tiles of points [r, d], [c, d] -> [r, c] that
-            is defined at the top level of a module or notebook.
+        cost: the cost: dot, sqeuclidean, geodesic, a formula such as "keops:Sum(Abs(X - Y))", or a function of two
+            tiles of points [r, d], [c, d] -> [r, c] that is defined at the top level of a module or notebook.
         device: the device to compute on; None: the device of x1.
         **options: further keys of `coupling:` in a configuration, such as tol or max_passes.
 

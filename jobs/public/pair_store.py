@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from flowpairs.pipeline.base.environment import require
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.extras import require
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.config import CoupleConfig, load, validate
 from flowpairs.pipeline.store.format import Index, read_index

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.grammar import PREFIX, parse_formula
 from flowpairs.pipeline.config.strict import Strict
 
 Cost = Literal["dot", "sqeuclidean", "geodesic", "precomputed"] | Callable[..., Any]
@@ -28,7 +29,8 @@ class CouplingConfig(Strict):
     n: int = Field(ge=1)
     """Source rows of a block, which is one coupling problem; larger is better and costs its square. [rows]"""
     cost: str = "dot"
-    """The cost to minimise: dot, sqeuclidean, geodesic, precomputed, or a function of your own as module:function."""
+    """The cost to minimise: dot, sqeuclidean, geodesic, precomputed, keops:FORMULA, or a function of your own as
+    module:function."""
     neighbours: int = Field(default=15, ge=2)
     """Nearest neighbours of a point in the graph of cost geodesic. [points]"""
     heat: PositiveFloat = 50.0
@@ -69,7 +71,7 @@ class CouplingConfig(Strict):
     """SHA-256 that those potentials must have; the resolved config holds what was read."""
     resample: Literal["repeat"] | None = None
     """`repeat` puts every datum into every block, for an n above the number of data."""
-    backend: Literal["auto", "torch", "keops", "flash"] = "auto"
+    backend: Literal["auto", "torch", "keops"] = "auto"
     """What computes the passes over the entries; auto chooses by device and cost."""
     on_unconverged: Literal["fail", "record"] = "fail"
     """What a block that did not converge does: it fails the job, or it is recorded in blocks.parquet."""
@@ -117,8 +119,7 @@ class CouplingConfig(Strict):
             raise ValueError("matrix is what cost precomputed looks up; give both or neither")
         if self.cost != "geodesic" and (self.neighbours, self.heat) != (15, 50.0):
             raise ValueError("neighbours and heat belong to cost geodesic; remove them")
-        if self.cost not in NAMED and not OWN.fullmatch(self.cost):
-            raise ValueError(f"cost={self.cost!r}: unknown; give {', '.join(NAMED)} or module:function")
+        self._check_cost_name()
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, sharpness")
         return self
@@ -134,13 +135,30 @@ class CouplingConfig(Strict):
         if self.condition != "extended" and (self.beta is not None or self.condition_file is not None):
             raise ValueError("beta and condition_file belong to condition extended; remove them")
 
+    def _check_cost_name(self) -> None:
+        """Refuse a cost that is no name, formula or function."""
+        if self.cost.startswith(PREFIX):
+            try:
+                parse_formula(self.cost.removeprefix(PREFIX))
+            except ValueError as error:
+                raise ValueError(f"cost={self.cost!r}: {error}") from None
+        elif self.cost not in NAMED and not OWN.fullmatch(self.cost):
+            raise ValueError(
+                f"cost={self.cost!r}: unknown; give {', '.join(NAMED)}, {PREFIX}FORMULA or module:function"
+            )
+
+    @property
+    def imports_cost(self) -> bool:
+        """Whether the cost is a function of the user's, whose module has to be imported."""
+        return self.cost not in NAMED and not self.cost.startswith(PREFIX)
+
     def cost_function(self) -> Cost:
-        """Return the cost to be minimised: a name, or the function that the config names, whose module is imported.
+        """Return the cost to be minimised: a name, a formula, or the function named, whose module is imported.
 
         Raises:
             InputError: no such module or function.
         """
-        if self.cost in NAMED:
+        if not self.imports_cost:
             return cast("Cost", self.cost)
         module, _, name = self.cost.partition(":")
         try:

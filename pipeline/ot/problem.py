@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.costs.cost import Cost, Moments, moments
+from flowpairs.pipeline.ot.costs.formula import Formula
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
@@ -22,12 +23,13 @@ class Problem:
         eps: absolute regularisation in units of the cost; the exact and the independent coupling ignore it.
         a: source weights [n] with sum 1, zeros allowed; None is uniform.
         b: target weights [m] with sum 1, zeros allowed; None is uniform.
-        cost: "dot" (-x0 x1^T), "sqeuclidean" (|x0 - x1|^2), or a function of tiles [r, d], [c, d] -> [r, c].
+        cost: "dot" (-x0 x1^T), "sqeuclidean" (|x0 - x1|^2), a `Formula`, or a function of tiles [r, d], [c, d] ->
+            [r, c].
         cost_moments: moments of the cost, where they are already known.
 
     Raises:
-        InputError: shapes, dtypes or devices that disagree, values that are not finite, weights that are negative or do
-            not sum to 1.
+        InputError: shapes, dtypes or devices that disagree, fewer features than a formula names, values that are not
+            finite, weights that are negative or do not sum to 1.
     """
 
     x0: Float[Tensor, "n d"]
@@ -40,6 +42,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         _check_points(self.x0, self.x1)
+        if isinstance(self.cost, Formula):
+            self.cost.check_features(self.x0.shape[1])
         _check_weights("a", self.a, self.x0)
         _check_weights("b", self.b, self.x1)
 
@@ -60,6 +64,12 @@ class Problem:
     def chosen(self, rows: Int[Tensor, " k"]) -> "Problem":
         """Select some of the source rows, in any order and possibly repeated, with equal weights and the same cost."""
         return replace(self, x0=self.x0[rows], a=None, cost_moments=None)
+
+    def in_float64(self) -> "Problem":
+        """Return the same problem with its points in float64; a user's function may know float32 alone."""
+        if callable(self.cost) and not isinstance(self.cost, Formula):
+            return self
+        return replace(self, x0=self.x0.double(), x1=self.x1.double())
 
     def swapped(self) -> "Problem":
         """Return the problem with source and target swapped."""
@@ -85,6 +95,8 @@ class Problem:
 
 def _swapped(cost: Cost) -> Cost:
     """Swap the cost's arguments, and with them its rows and columns."""
+    if isinstance(cost, Formula):
+        return cost.swapped()
     return (lambda ours, theirs: cost(theirs, ours).T) if callable(cost) else cost
 
 

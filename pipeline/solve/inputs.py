@@ -110,6 +110,14 @@ class FeatureSpace:
     target: DataFeatures
     source: DataFeatures | None = None
 
+    def sample(self, seed: int, count: int) -> tuple[Float32[np.ndarray, "r k"], Float32[np.ndarray, "c k"]]:
+        """Take up to `count` evenly spaced rows of the source, or the first of its noise, and of the target."""
+
+        def some(side: DataFeatures) -> Float32[np.ndarray, "r k"]:
+            return side.take(np.unique(np.linspace(0, len(side) - 1, count).astype(np.int64)))
+
+        return self.map.of_noise(seed, 0, count) if self.source is None else some(self.source), some(self.target)
+
 
 def survey_inputs(config: CoupleConfig) -> Survey:
     """Survey a job's inputs without Ray and without reading the data in full.

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flowpairs.pipeline import config as configs
+from flowpairs.pipeline.base.grammar import PREFIX
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.solve.inputs import FeatureSpace, Inputs, feature_space
 from flowpairs.pipeline.store.format import CONVENTION, COSTS, IMPORTED, Index, Outline, Shard
+
+SAMPLE = 64  # rows of either side on which a cost that is a formula is tried
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,19 @@ class Job:
         return self.features
 
     def with_features(self) -> "Job":
-        """Return the job with the features of every id, by the map that its store has recorded or records now."""
+        """Return the job with the features of every id, by the map that its store has recorded or records now.
+
+        Raises:
+            InputError: the cost is a formula that does not fit the features.
+        """
         if self.features is not None:
             return self
-        return replace(self, features=feature_space(self.config, self.inputs, self.directory))
+        space = feature_space(self.config, self.inputs, self.directory)
+        if self.config.coupling.cost.startswith(PREFIX):
+            from flowpairs.pipeline.solve.draw import check_formula
+
+            check_formula(self.config.coupling, *space.sample(self.config.source.seed, SAMPLE))
+        return replace(self, features=space)
 
     def index(self, shards: Sequence[Shard]) -> Index:
         """Build the content of `index.json` for this job with these shards."""

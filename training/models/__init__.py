@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from flowpairs.pipeline.base.environment import require
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.extras import require
 from flowpairs.training.config import MLPConfig, ModelConfig, UNetConfig
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from flowpairs.pipeline.base.environment import require
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.extras import require
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.run.state import FILE, read_checkpoint
 from flowpairs.training.run.trained import read_trained

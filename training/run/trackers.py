@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+from flowpairs.pipeline.base.environment import require
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.extras import require
 from flowpairs.pipeline.base.progress import repeated
 from flowpairs.pipeline.config import leaves
 from flowpairs.training.config import TrainConfig

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from flowpairs.pipeline.base.environment import require
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.extras import require
 from flowpairs.pipeline.data.discover import pointer_reason
 from flowpairs.pipeline.data.formats.reader import DEFAULT, Chunk, Reader
 from flowpairs.pipeline.data.formats.stored_arrays import (

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from flowpairs.pipeline.base.environment import require
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.extras import require
 from flowpairs.pipeline.data.formats.reader import DEFAULT, Chunk, Reader
 from flowpairs.pipeline.data.formats.stored_arrays import WHOLE
 from flowpairs.pipeline.data.schema import measures

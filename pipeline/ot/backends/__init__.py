@@ -1,1 +1,1 @@
-"""The backends that compute a pass: torch tiles, KeOps or flash-sinkhorn, behind one protocol."""
+"""The backends that compute a pass: torch tiles or KeOps, behind one protocol."""

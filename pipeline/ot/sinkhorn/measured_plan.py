@@ -3,7 +3,6 @@
 Where all rows are visited, their soft-min is made again in float64, and the plan has the exact source marginal.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -45,9 +44,7 @@ def measure_plan(
         eps: absolute epsilon.
         most: entries to visit; fewer than all take rows at even distances.
     """
-    given = kernel.problem
-    # A user's function may know float32 alone.
-    problem = given if callable(given.cost) else replace(given, x0=given.x0.double(), x1=given.x1.double())
+    problem = kernel.problem.in_float64()
     a, _ = problem.weights()
     count = max(1, min(problem.n, most // problem.m))
     rows = torch.arange(count, device=a.device) * problem.n // count

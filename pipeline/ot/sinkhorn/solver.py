@@ -68,7 +68,7 @@ def solve_sinkhorn(
         raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
     started = time.perf_counter()
     with Workers(problem.x0.device):
-        problem = precise(problem, tol)
+        problem = precise(problem.measured(team), tol)
         block = ProblemArrays(problem, team, choose(backend, problem))
         kernel, eps, std = block.kernel, problem.eps, block.std
         if resume is not None:
@@ -159,15 +159,15 @@ def finish_coupling(
 
 
 def precise(problem: Problem, tol: float) -> Problem:
-    """Convert a float32 problem to float64 where float32's inner products, over eps, would cost digits that tol needs.
+    """Convert a float32 problem to float64 where float32's costs, over eps, would cost digits that tol needs.
 
-    It is known before the first pass: rounding moves an entry by about 2^-24 |x0| |x1| / eps, relative, on average.
+    It is known before the first pass: rounding moves an entry by about 2^-24 |x0| |x1| / eps, relative, on average, or
+    by 2^-24 C / eps where the cost is a formula.
     """
-    if callable(problem.cost) or problem.x0.dtype == torch.float64:
+    exact = problem.in_float64()
+    if exact.x0.dtype == problem.x0.dtype or _rounding(kernel_of(problem)) <= HELD * problem.eps * tol:
         return problem
-    if _rounding(kernel_of(problem)) <= HELD * problem.eps * tol:
-        return problem
-    return replace(problem, x0=problem.x0.double(), x1=problem.x1.double())
+    return exact
 
 
 def _rounding(kernel: Kernel) -> float:

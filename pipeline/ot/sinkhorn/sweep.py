@@ -67,7 +67,7 @@ def sweep(
         marginal: sum the target marginal, the other half of an iteration; without it `columns` are zero.
     """
     phi, bits = torch.zeros_like(a), torch.zeros_like(a) if entropies else None
-    window = None if keep is None else _window(kernel, keep)
+    window = None if keep is None else deepest_kept(kernel, keep)
     cuts = column_groups(kernel.m)
     groups = None if keep is None else a.new_zeros(kernel.n, len(cuts), dtype=torch.float32)
 
@@ -84,7 +84,7 @@ def sweep(
             logits.sub_(top)
             near = None
             if keep is not None and window is not None:
-                near = _within(logits, window, 4 * keep * len(logits), workers)
+                near = within_depth(logits, window, 4 * keep * len(logits), workers)
             weights = torch.exp2(logits, out=weights_buffer[: len(logits)])
             if groups is None:
                 total = weights.sum(1)
@@ -126,36 +126,7 @@ def _group_sums(weights: Float[Tensor, "r m"], cuts: list[slice]) -> Float[Tenso
     return sums
 
 
-def large_entries(
-    kernel: Logits, phi: Float[Tensor, " n"], share: RowPartition, workers: Workers, keep: int
-) -> Entries:
-    """Collect the entries that `sweep` collects, for a backend that has the rows' log-sums from elsewhere.
-
-    Args:
-        kernel: logits, as for `sweep`.
-        phi: log-sums of this process's rows [n].
-        share: partition whose rows are visited, as for `sweep`.
-        workers: the threads.
-        keep: entries per row, as for `sweep`.
-    """
-    window = _window(kernel, keep)
-
-    def work(group: TileRun) -> list[tuple[Tensor, Tensor, Tensor]]:
-        buffer = workers.room(0, group[0].stop - group[0].start, kernel.m, kernel.empty)
-        found = []
-        for rows in group:
-            logits = kernel.tile(rows, buffer)
-            top = logits.amax(1, keepdim=True)
-            i, j, logit = _within(logits.sub_(top), window, 4 * keep * len(logits), workers)
-            found.append(((i + rows.start).int(), j.int(), logit + (top[:, 0] - phi[rows]).to(logit.dtype)[i]))
-        return found
-
-    found = [entries for part in workers.map(work, share.groups()) for entries in part]
-    i, j, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Entries(i, j, logits)
-
-
-def _window(kernel: Logits, keep: int) -> float:
+def deepest_kept(kernel: Logits, keep: int) -> float:
     """Estimate from some rows how far below its row's largest a kept entry may lie, for about `keep` per row."""
     count = min(kernel.n, max(16, 2**20 // kernel.m))
     some = torch.arange(count, device=kernel.device) * kernel.n // count
@@ -166,7 +137,7 @@ def _window(kernel: Logits, keep: int) -> float:
     return depth.kthvalue(max(1, min(len(depth), len(depth) * keep // kernel.m))).values.item()
 
 
-def _within(
+def within_depth(
     logits: Float[Tensor, "r m"], window: float, most: int, workers: Workers
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]:
     """Find rows, columns and logits of the entries above -window; beyond `most` it narrows the window, or thins ties.
