@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from flowpairs.pipeline.base.atomic import refuse_unwritable
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.owner import is_empty
 from flowpairs.pipeline.base.paths import AnyPath
@@ -33,6 +34,7 @@ def missing_of(directory: AnyPath, parts: int) -> list[int]:
     """
     if not 1 <= parts <= MOST_PARTS:
         raise InputError(f"parts={parts}: give a number from 1 to {MOST_PARTS:,}")
+    refuse_unwritable(directory, f"directory {str(directory)!r}")
     if not (directory / "shards").is_dir():
         if not is_empty(directory):
             raise InputError(f"{str(directory)!r}: not empty and not a pair store; give an empty or a new directory")

@@ -85,10 +85,12 @@ def test_a_dry_run_refuses_what_the_command_would_refuse(tmp_path: Path) -> None
     config = "configs/digits/couple.yaml"
     for wrong, says in (
         ("coupling.n=5000", "5000"),
-        ("features.pca=65", "features.pca"),
+        ("sampling.direction=sideways", "sampling.direction"),
+        ("data.path=nowhere.npz", "no such file"),
         (f"output.dir={Path(__file__)}", "a file is in the way"),
     ):
-        dry = run("couple", config, "--dry-run", "coupling.resample=null", f"output.dir={tmp_path / 'new'}", wrong)
+        given = ["coupling.resample=null", "coupling.n=500", f"output.dir={tmp_path / 'new'}", wrong]
+        dry = run("couple", config, "--dry-run", *given)
         assert says in str(dry.exception), says
     assert list(tmp_path.iterdir()) == []
 
