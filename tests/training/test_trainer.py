@@ -294,9 +294,21 @@ def test_an_elastic_run_goes_on_with_fewer_workers_when_a_node_dies(undisturbed:
 @pytest.mark.nightly
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_learns_the_same_and_is_saved_as_any_other(undisturbed: Path, store: Path) -> None:
-    """From its start; by `make test` the run whose driver was killed goes on compiled."""
-    train(config(store, "compiled", workers=1, compile=True, accumulate=2))
+    """From its start, by two workers, whose wrapper is compiled; `make test` has a single one go on compiled."""
+    train(config(store, "compiled", workers=2, compile=True, accumulate=2))
     assert_same_end(store.parent / "compiled", undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_gradients_added_up_in_bf16_are_those_in_fp32_to_its_precision(undisturbed: Path, store: Path) -> None:
+    train(config(store, "narrow", workers=2, gradients="bf16"))
+    ours, theirs = weights(store.parent / "narrow"), weights(undisturbed)
+    assert any(not torch.equal(ours[key], value) for key, value in theirs.items())
+    lines, expected = (read_metrics(run / "metrics.jsonl") for run in (store.parent / "narrow", undisturbed))
+    np.testing.assert_allclose(
+        [line["loss"] for line in lines], [line["loss"] for line in expected], rtol=0.05, atol=2e-3
+    )
 
 
 def test_an_evaluation_is_the_same_by_any_number_of_tasks(undisturbed: Path, tmp_path: Path) -> None:
