@@ -40,7 +40,7 @@ class EvaluateConfig(SamplerConfig):
     jumps: tuple[PositiveInt, ...] = (1, 2, 4)
     """Numbers of average-velocity steps to sample with, for MeanFlow models. [steps]"""
     features: str = "pca"
-    """Features of the Fréchet distance: pca, or the path of a network in TorchScript."""
+    """Features of the Fréchet distance: pca, inception, or the path of a network in TorchScript."""
     pca: PositiveInt = 64
     """Principal directions of the data, for features pca. [directions]"""
     data: str | None = None
