@@ -47,11 +47,11 @@ class EvaluateConfig(SamplerConfig):
     """Held-out data to compare samples with, with the same columns as the data of the pairs; null: the
     pairs' own data."""
     split: str | None = None
-    """The split that samples are compared with: of `data`, or of the pairs' own data set."""
+    """Split that the samples are compared with: of `data`, or the one that the pairs' data are."""
     source: str | None = None
     """Held-out data to start from, where the source is data; null: the pairs' own source."""
     workers: PositiveInt | Literal["auto"] = "auto"
-    """Tasks that draw samples; auto: one per GPU, or one per node without GPUs. [tasks]"""
+    """Tasks that draw; auto: one per GPU, or per node without GPUs. [tasks]"""
 
     @model_validator(mode="after")
     def _directions(self) -> "EvaluateConfig":
@@ -67,7 +67,7 @@ class SampleConfig(SamplerConfig):
     """The complete configuration of `flowpairs sample RUN`, made from its options."""
 
     first: int = Field(default=0, ge=0)
-    """Number of the first sample; a run of numbers may be drawn by several processes. [samples]"""
+    """Number of the first sample: runs of numbers may be drawn by many processes. [samples]"""
     solver: SolverName = "dopri5"
     """The solver of the flow's equation."""
     steps: PositiveInt | None = None

@@ -179,12 +179,11 @@ class OptimisationConfig(Strict):
     warmup: NonNegativeInt = 100
     """Steps of linear warm-up of the learning rate. [steps]"""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after its warm-up: constant, or falling."""
+    """How the learning rate goes on after its warm-up."""
     decay_steps: PositiveInt | None = None
-    """Step at which a falling learning rate reaches lr_end; null: `steps`, which the resolved config then holds.
-    [steps]"""
+    """Step at which a falling rate reaches lr_end; null: the last one, which the resolved config records. [steps]"""
     lr_end: float = Field(default=0.0, ge=0)
-    """Learning rate that a falling one reaches and stays at. [1]"""
+    """Learning rate that linear and cosine fall to, and stay at. [1]"""
     weight_decay: float = Field(default=0.01, ge=0)
     """Weight decay of AdamW: a step takes lr * weight_decay of every weight away. [1]"""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
@@ -192,7 +191,7 @@ class OptimisationConfig(Strict):
     ema: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the averaged weights, which are the ones evaluated. [1]"""
     ema_warmup: NonNegativeInt = 0
-    """Warm-up w of the averaged weights: after n steps their decay is at most (1 + n) / (w + n). [steps]"""
+    """Number w: after n steps the decay is at most (1 + n) / (w + n); TensorFlow's w is 10. [steps]"""
     clip: PositiveFloat = 1.0
     """Largest norm of the gradient. [1]"""
     label_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -204,9 +203,9 @@ class OptimisationConfig(Strict):
     init_fingerprint: str | None = None
     """Hash that those weights must have; the resolved config records the one read."""
     compile: bool | Literal["auto"] = "auto"
-    """Whether to use torch.compile, which takes about a minute at the first step; auto: on CUDA devices."""
+    """Whether to use torch.compile, which takes a minute at the first step; auto: on CUDA devices."""
     gradients: Literal["fp32", "bf16"] = "fp32"
-    """In which numbers workers add up gradients; bf16 halves what goes over the network."""
+    """Precision in which workers add up gradients; bf16 halves what goes over the network."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of all randomness in training."""
     log_every: PositiveInt = 50
