@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all fuzz kills lint setup clean
+.PHONY: demo test test-all fuzz kills docs lint setup clean
 demo: $(STAMP)
 	$(VENV)/bin/flowpairs demo
 
@@ -25,6 +25,11 @@ fuzz: $(STAMP)
 # 100 processes of running jobs, killed at random moments; KILLS= for options, as in `make kills KILLS="--kills 10"`.
 kills: $(STAMP)
 	$(VENV)/bin/python tests/safety/kills.py $(KILLS)
+
+# The documentation site, into build/site; what cannot be made, and dead links, are errors.
+docs: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 # mypy cannot follow the mapping of pyproject.toml, so it gets a folder of links that looks as what is installed.
 TYPES := build/types/flowpairs
