@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all fuzz kills docs lint setup clean
+.PHONY: demo test test-all fuzz kills docs gpu lint setup clean
 demo: $(STAMP)
 	$(VENV)/bin/flowpairs demo
 
@@ -25,6 +25,10 @@ fuzz: $(STAMP)
 # 100 processes of running jobs, killed at random moments; KILLS= for options, as in `make kills KILLS="--kills 10"`.
 kills: $(STAMP)
 	$(VENV)/bin/python tests/safety/kills.py $(KILLS)
+
+# On a machine with a CUDA device: its tests, solves beside peers, a training minute; writes docs/gpu-results.json.
+gpu: $(STAMP)
+	$(VENV)/bin/python benchmarks/gpu.py
 
 # The documentation site, into build/site; what cannot be made, and dead links, are errors.
 docs: $(STAMP)

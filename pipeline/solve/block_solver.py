@@ -26,6 +26,8 @@ from flowpairs.pipeline.store.records import Record
 from flowpairs.pipeline.store.writer import write_shard
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from flowpairs.pipeline.ot import Coupling, Problem
     from flowpairs.pipeline.ot.tiles.partition import Team
     from flowpairs.pipeline.solve.assignment import RowAssigner
@@ -154,7 +156,7 @@ class BlockSolver:
             self._to_device(weights_of(self.inputs.target.weights, ids)),
         )
         if source is None:
-            x0 = self._to_device(self._noise(self.blocks.first_row(block), self.blocks.n, len(ids)))
+            x0 = self._noise(self.blocks.first_row(block), self.blocks.n, len(ids))
             x0 = RowPartition(len(x0), len(x1), x0.device, self.team).gather(x0)
             return draw.build_problem(self.config.coupling, x0, x1, None, b)
         assert self.space.source is not None
@@ -206,17 +208,22 @@ class BlockSolver:
         conditions = self.inputs.conditions
         return found, RowAssigner(self.seed, self.space.map, self.space.target.whole(), conditions, found, self.device)
 
-    def _noise(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
-        """Compute the features of a block's noise; in a team, only of this member's rows."""
+    def _noise(self, first: int, n: int, m: int) -> "Tensor":
+        """Compute the features [n, k] of a block's noise on this solver's device; in a team, only its own rows'."""
         import torch
 
         from flowpairs.pipeline.ot.tiles.partition import RowPartition
 
-        partition = RowPartition(n, m, torch.device(self.device), self.team)
-        x0 = np.zeros((n, self.space.map.dim), np.float32)
+        device, to_features = torch.device(self.device), self.space.map
+        partition = RowPartition(n, m, device, self.team)
+        x0 = torch.zeros((n, to_features.dim), dtype=torch.float32, device=device)
         for k in partition.mine:  # section by section, whichever member owns it: the same products give the same bits
             rows = partition.sections[k]
-            x0[rows] = self.space.map.of_noise(self.seed, first + rows.start, rows.stop - rows.start)
+            some = self.seed, first + rows.start, rows.stop - rows.start
+            if device.type == "cpu":
+                x0[rows] = torch.from_numpy(to_features.of_noise(*some))
+            else:
+                x0[rows] = to_features.of_noise_on(device, *some)
         return x0
 
     def _import(self, table: PairTable, block: int) -> tuple[dict[str, Any], PairTable, None]:
