@@ -34,11 +34,11 @@ def config(
 
 def all_keys() -> Iterator[tuple[str, "Key"]]:
     """Yield every key of every command that takes some, with the command."""
-    from flowpairs.pipeline.config import CoupleConfig
+    from flowpairs.pipeline.config import CoupleConfig, Strict
     from flowpairs.pipeline.config.keys import keys_of
     from flowpairs.training.config import EvaluateConfig, TrainConfig
 
-    models = {"couple": CoupleConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
+    models: dict[str, type[Strict]] = {"couple": CoupleConfig, "train": TrainConfig, "evaluate": EvaluateConfig}
     for command, model in models.items():
         for each in keys_of(model):
             yield command, each

@@ -40,7 +40,7 @@ class EvaluateConfig(SamplerConfig):
     jumps: tuple[PositiveInt, ...] = (1, 2, 4)
     """Numbers of average-velocity steps to sample with, for MeanFlow models. [steps]"""
     features: str = "pca"
-    """Features of the Fréchet distance: pca, or the path of a network in TorchScript."""
+    """Features of the Fréchet distance: pca, inception, or the path of a network in TorchScript."""
     pca: PositiveInt = 64
     """Principal directions of the data, for features pca. [directions]"""
     data: str | None = None
@@ -67,7 +67,7 @@ class SampleConfig(SamplerConfig):
     """The complete configuration of `flowpairs sample RUN`, made from its options."""
 
     first: int = Field(default=0, ge=0)
-    """Number of the first sample: runs of numbers may be drawn by many processes."""
+    """Number of the first sample: runs of numbers may be drawn by many processes. [samples]"""
     solver: SolverName = "dopri5"
     """The solver of the flow's equation."""
     steps: PositiveInt | None = None
