@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from flowpairs.pipeline.ot.partners.inverse_cdf import first_beyond, running_sum
+from flowpairs.pipeline.ot.partners.inverse_cdf import first_beyond
 from flowpairs.pipeline.ot.partners.rounding import round_masses
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
@@ -41,7 +41,7 @@ def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[
     if fraction.max() - fraction.min() < 2.0**-30:  # they may differ by rounding
         up = torch.arange(len(b), device=b.device) < odd
     else:
-        passed = (running_sum(fraction) * (odd / fraction.sum().clamp(min=1e-300)) + 0.5).floor().long().clamp(max=odd)
+        passed = (fraction.cumsum(0) * (odd / fraction.sum().clamp(min=1e-300)) + 0.5).floor().long().clamp(max=odd)
         up = passed.diff(prepend=passed.new_zeros(1)) > 0
     room[order[up]] += 1
     assert int(room.sum()) == n

@@ -5,7 +5,7 @@ its own sum, and an entry of zero mass is never drawn.
 """
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowpairs.pipeline.ot.tiles.logits import Logits
@@ -81,13 +81,8 @@ def from_rows(
         mass: masses of the entries [k], positive somewhere in every row.
         u: uniforms in [0, 1), float64 [n].
     """
-    cumulative = running_sum(mass)
+    cumulative = mass.double().cumsum(0)
     bounds = torch.cat([cumulative.new_zeros(1), cumulative])[starts]
     low, high = bounds[:-1], bounds[1:]
     aim = torch.minimum(low + u * (high - low), torch.nextafter(high, low)).maximum(low)
     return columns[torch.searchsorted(cumulative, aim, right=True)]
-
-
-def running_sum(values: Float[Tensor, " k"]) -> Float64[Tensor, " k"]:
-    """Add up a vector in float64 in one order on every device: a GPU's own scan of a vector adds in any order."""
-    return values.cpu().double().cumsum(0).to(values.device)

@@ -9,7 +9,6 @@ from support.ot_problems import blobs, random_weights, uniforms
 
 from flowpairs.pipeline.ot import Problem, independent, solve_exact, solve_for_sharpness, solve_sinkhorn
 from flowpairs.pipeline.ot.partners.balance import capacities
-from flowpairs.pipeline.ot.partners.inverse_cdf import running_sum
 from flowpairs.pipeline.ot.partners.rounding import round_masses
 
 GOLDEN = [[5, 3, 4, 1, 2, 0], [5, 3, 4, 2, 0, 1], [5, 2, 1, 4, 0, 3]]
@@ -128,26 +127,3 @@ def test_independent_draws_follow_b() -> None:
     balanced = coupling.draw_balanced(uniforms(20_000), permutation(30))
     assert torch.equal(balanced.bincount(minlength=30), capacities(problem.b, 20_000, permutation(30)))
     assert len(set(balanced[:100].tolist())) > 5  # arranged at random, not sorted
-
-
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
-        ),
-    ],
-)
-def test_a_running_sum_adds_in_the_order_of_a_loop(device: str) -> None:
-    """Masses of very different sizes, so that another order shows in the last bits."""
-    masses = torch.rand(50_000, generator=torch.Generator().manual_seed(0)).pow(20)
-    total, expected = 0.0, []
-    for mass in masses.tolist():
-        total += mass
-        expected.append(total)
-    found = running_sum(masses.to(device))
-    assert found.device.type == device
-    assert found.tolist() == expected
-    assert sum(sorted(masses.tolist())) != total  # so the order matters
