@@ -34,8 +34,6 @@ ROUNDS = 7
 class Noise:
     """Gaussian points by counter."""
 
-    dim = 64
-
     def points(self, first: int, count: int) -> torch.Tensor:
         return torch.from_numpy(noise.gaussian(0, first, count, 64, noise.Stream.SOLVE))
 

@@ -25,8 +25,6 @@ DIM, CHI2 = 64, 0.05
 class Noise:
     """Gaussian points by counter."""
 
-    dim = DIM
-
     def points(self, first: int, count: int) -> torch.Tensor:
         return torch.from_numpy(noise.gaussian(0, first, count, DIM, noise.Stream.SOLVE))
 
