@@ -15,10 +15,11 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from flowpairs.pipeline.base.errors import InputError, JobError
-from flowpairs.pipeline.cluster.devices import assigned_device, check_alike, device_name
+from flowpairs.pipeline.cluster.devices import assigned_device, check_alike
 from flowpairs.pipeline.cluster.scheduler import Loss
 from flowpairs.pipeline.cluster.shapes import ActorShape, fit, nodes
 from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.solve.device_memory import device_name
 from flowpairs.pipeline.solve.potentials import PotentialSolver
 from flowpairs.pipeline.solve.timed import TimedSolver
 

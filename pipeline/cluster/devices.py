@@ -30,13 +30,6 @@ def assigned_device() -> str:
     return "cuda"
 
 
-def device_name(device: str) -> str:
-    """Return the name of this process's GPU, or "cpu"."""
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
-
-
 def check_alike(names: Sequence[str]) -> None:
     """Refuse a team of unlike devices: the same sums may differ in their last bits, and members would part.
 
