@@ -27,6 +27,8 @@ from flowpairs.pipeline.store.records import Record
 from flowpairs.pipeline.store.writer import write_shard
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from flowpairs.pipeline.ot import Coupling, Problem
     from flowpairs.pipeline.ot.tiles.partition import Team
     from flowpairs.pipeline.solve.assignment import RowAssigner
@@ -158,7 +160,7 @@ class BlockSolver:
             self._to_device(weights_of(self.inputs.target.weights, ids)),
         )
         if source is None:
-            x0 = self._to_device(self._noise(self.blocks.first_row(block), self.blocks.n, len(ids)))
+            x0 = self._noise(self.blocks.first_row(block), self.blocks.n, len(ids))
             x0 = RowPartition(len(x0), len(x1), x0.device, self.team).gather(x0)
             return draw.build_problem(self.config.coupling, x0, x1, None, b)
         assert self.space.source is not None
@@ -210,17 +212,21 @@ class BlockSolver:
         conditions = self.inputs.conditions
         return found, RowAssigner(self.seed, self.space.map, self.space.target.whole(), conditions, found, self.device)
 
-    def _noise(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
+    def _noise(self, first: int, n: int, m: int) -> "Float32[Tensor, 'n k']":
         """Compute the features of a block's noise; in a team, only of this member's rows."""
         import torch
 
+        from flowpairs.pipeline.blocks.device_noise import device_features
         from flowpairs.pipeline.ot.tiles.partition import RowPartition
 
         partition = RowPartition(n, m, torch.device(self.device), self.team)
-        x0 = np.zeros((n, self.space.map.dim), np.float32)
+        x0 = torch.zeros((n, self.space.map.dim), device=self.device)
         for k in partition.mine:  # section by section, whichever member owns it: the same products give the same bits
             rows = partition.sections[k]
-            x0[rows] = self.space.map.of_noise(self.seed, first + rows.start, rows.stop - rows.start)
+            at = self.space.map, self.seed, first + rows.start, rows.stop - rows.start
+            x0[rows] = (
+                torch.from_numpy(at[0].of_noise(*at[1:])) if self.device == "cpu" else device_features(*at, "cuda")
+            )
         return x0
 
     def _import(self, table: PairTable, block: int) -> tuple[dict[str, Any], PairTable, None]:

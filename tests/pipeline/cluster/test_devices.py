@@ -9,7 +9,10 @@ import torch
 from pydantic import ValidationError
 
 from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.blocks.division import divide
 from flowpairs.pipeline.cluster.devices import assigned_device, check_alike
+from flowpairs.pipeline.cluster.shapes import ActorShape
+from flowpairs.pipeline.cluster.trial_runs import trial_sizes
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.recompute import device_of
 from flowpairs.pipeline.solve.device_memory import block_bytes, largest_block
@@ -36,12 +39,12 @@ def test_a_team_on_unlike_gpus_is_refused() -> None:
         check_alike(["NVIDIA L4", "NVIDIA A10G", "NVIDIA L4"])
 
 
-def config(method: str, **cluster: float) -> CoupleConfig:
+def config(method: str, n: int = 64, **cluster: float) -> CoupleConfig:
     return CoupleConfig.model_validate(
         {
             "data": {"path": "data.npy"},
-            "coupling": {"method": method, "n": 64, "rel_eps": 0.1},
-            "output": {"dir": "out", "pairs": 64},
+            "coupling": {"method": method, "n": n, "rel_eps": 0.1},
+            "output": {"dir": "out", "pairs": n},
             "cluster": cluster,
         }
     )
@@ -102,3 +105,10 @@ def test_a_full_gpu_is_one_sentence_with_what_would_fit(monkeypatch: pytest.Monk
         TimedSolver(solver).solve(7)
     assert f"about n=m={largest_block(24e9, 500)} would fit" in str(at.value)
     assert "\n" not in str(at.value)
+
+
+def test_trials_on_a_gpu_are_large_enough_to_keep_it_busy() -> None:
+    asked = config("sinkhorn", 2**19)
+    blocks = divide(asked, 2**19, None)
+    assert trial_sizes(asked, blocks, ActorShape(1, 1, 1.0)) == [2**15, 2**17]
+    assert trial_sizes(asked, blocks, ActorShape(1, 1, 0.0)) == [1024, 4096]
