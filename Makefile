@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all fuzz kills lint setup clean
+.PHONY: demo test test-all fuzz kills gpu lint setup clean
 demo: $(STAMP)
 	$(VENV)/bin/flowpairs demo
 
@@ -25,6 +25,10 @@ fuzz: $(STAMP)
 # 100 processes of running jobs, killed at random moments; KILLS= for options, as in `make kills KILLS="--kills 10"`.
 kills: $(STAMP)
 	$(VENV)/bin/python tests/safety/kills.py $(KILLS)
+
+# Solves and tests on a CUDA device, into docs/gpu-results.json; GPU="--device cpu --small" tries the script on a CPU.
+gpu: $(STAMP)
+	$(VENV)/bin/python benchmarks/gpu.py $(GPU)
 
 # mypy cannot follow the mapping of pyproject.toml, so it gets a folder of links that looks as what is installed.
 TYPES := build/types/flowpairs
