@@ -44,6 +44,8 @@ def moons(rows: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
 class Source:
     """8 Gaussians by number, with the weighted label of a datum behind them where the cost is extended."""
 
+    dim = 0  # no coordinate is standard Gaussian
+
     def __init__(self, beta: float = 0.0) -> None:
         self.beta = beta
 

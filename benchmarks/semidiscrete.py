@@ -37,6 +37,8 @@ JUDGES = 500_000  # fresh points
 class Noise:
     """Gaussian points by counter."""
 
+    dim = 64
+
     def points(self, first: int, count: int) -> torch.Tensor:
         return torch.from_numpy(noise.gaussian(0, first, count, 64, noise.Stream.SOLVE))
 

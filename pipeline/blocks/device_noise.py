@@ -1,16 +1,18 @@
 """Noise of source rows on any device of torch, in the bits of pipeline/blocks/noise.py.
 
+A kernel makes it on CUDA where Triton is installed; elsewhere torch does, one operation at a time, in the same bits:
 Philox4x64-10 in 64-bit integers, which wrap as they should; the Box-Muller transform with one operation a kernel, so
 that nothing is contracted to a fused multiply-add. Divisions are by tensors: by a number, torch multiplies with its
 reciprocal on a GPU.
 """
+
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from flowpairs.pipeline.blocks.features import Features, chunk_rows
 from flowpairs.pipeline.blocks.noise import WORDS_PER_COUNTER, Stream
 
 ROUNDS = 10
@@ -35,6 +37,11 @@ def device_gaussian(
     """
     width = -(-dim // (2 * WORDS_PER_COUNTER))
     out = torch.empty((len(rows), dim), dtype=torch.float32, device=rows.device)
+    if rows.is_cuda and find_spec("triton") is not None:
+        from flowpairs.pipeline.blocks.noise_kernel import launch
+
+        launch(out, rows, seed, int(stream))
+        return out
     step = max(1, CHUNK // (2 * WORDS_PER_COUNTER * width))
     for start in range(0, len(rows), step):
         some = rows[start : start + step]
@@ -43,29 +50,6 @@ def device_gaussian(
         halves = torch.stack([words & LOW, (words >> 32) & LOW], 2).reshape(len(some), 2, WORDS_PER_COUNTER * width)
         both = torch.cat(_box_muller(halves[:, 0], halves[:, 1]), 1)
         out[start : start + step] = both[:, :dim]
-    return out
-
-
-def device_features(features: Features, seed: int, first: int, rows: int, device: str) -> Float32[Tensor, "rows k"]:
-    """Compute the features of Gaussian source rows on a device, a chunk at a time.
-
-    The noise has the bits of every device. Its products are sums in float64 rounded to float32 once, where
-    `Features.of_noise` adds in float32: with directions, the two differ by float32's rounding.
-
-    Args:
-        features: the map.
-        seed: the job's seed.
-        first: global number of the first row.
-        rows: number of rows.
-        device: "cpu" or "cuda".
-    """
-    out = torch.empty((rows, features.dim), dtype=torch.float32, device=device)
-    basis = None if features.basis is None else torch.from_numpy(features.basis).to(device).double()
-    step = chunk_rows(len(features.mean))
-    for start in range(0, rows, step):
-        numbers = torch.arange(first + start, first + min(start + step, rows), device=device)
-        x0 = device_gaussian(seed, numbers, len(features.mean))
-        out[start : start + step] = x0 if basis is None else x0.double() @ basis
     return out
 
 

@@ -212,21 +212,22 @@ class BlockSolver:
         conditions = self.inputs.conditions
         return found, RowAssigner(self.seed, self.space.map, self.space.target.whole(), conditions, found, self.device)
 
-    def _noise(self, first: int, n: int, m: int) -> "Float32[Tensor, 'n k']":
-        """Compute the features of a block's noise; in a team, only of this member's rows."""
+    def _noise(self, first: int, n: int, m: int) -> "Tensor":
+        """Compute the features [n, k] of a block's noise on this solver's device; in a team, only its own rows'."""
         import torch
 
-        from flowpairs.pipeline.blocks.device_noise import device_features
         from flowpairs.pipeline.ot.tiles.partition import RowPartition
 
-        partition = RowPartition(n, m, torch.device(self.device), self.team)
-        x0 = torch.zeros((n, self.space.map.dim), device=self.device)
+        device, to_features = torch.device(self.device), self.space.map
+        partition = RowPartition(n, m, device, self.team)
+        x0 = torch.zeros((n, to_features.dim), dtype=torch.float32, device=device)
         for k in partition.mine:  # section by section, whichever member owns it: the same products give the same bits
             rows = partition.sections[k]
-            at = self.space.map, self.seed, first + rows.start, rows.stop - rows.start
-            x0[rows] = (
-                torch.from_numpy(at[0].of_noise(*at[1:])) if self.device == "cpu" else device_features(*at, "cuda")
-            )
+            some = self.seed, first + rows.start, rows.stop - rows.start
+            if device.type == "cpu":
+                x0[rows] = torch.from_numpy(to_features.of_noise(*some))
+            else:
+                x0[rows] = to_features.of_noise_on(device, *some)
         return x0
 
     def _import(self, table: PairTable, block: int) -> tuple[dict[str, Any], PairTable, None]:

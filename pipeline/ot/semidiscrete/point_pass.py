@@ -3,7 +3,8 @@
 Points come in batches. A member of the team computes the scores of a batch with its own targets, a tile at a time. The
 members exchange a maximum and a log-sum per section and point, so that all know every point's normaliser; then each
 member sums the masses of its own targets. Scores are base-2 logits, for the reason given in
-pipeline/ot/tiles/kernel.py.
+pipeline/ot/tiles/kernel.py. What a tile finds goes into one array per process, which holds up to 1 / small entries a
+point; beside it a pass needs ROOM numbers, whatever the number of targets.
 """
 
 from collections.abc import Callable
@@ -12,17 +13,20 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from flowpairs.pipeline.ot.semidiscrete.neighbourhood import Neighbourhood, Seen
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
 from flowpairs.pipeline.ot.tiles.partition import UNIT, power_of_two, to_fixed_point
-from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
+from flowpairs.pipeline.ot.tiles.tiling import Workers
 
-BATCH_POINTS, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points per tile
-TILE = 1024  # targets per tile, which stays in a core's cache
+ROOM, GPU_ROOM = 2**27, 2**29  # scores of a batch
+FEWEST, MOST = 64, 1024  # points of a batch, between two exchanges
+CHUNK, GPU_CHUNK = 512, MOST  # most points of a tile
+ENTRIES, GPU_ENTRIES = 2**19, 2**25  # scores of a tile: a core's cache, and enough to hide the calls of a GPU
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Shares:
     Attributes:
         masses: mean probability of each target over the points [N].
         squares: sum of the squared probabilities, without those that are not kept [N].
-        missed: bound on the mean probability that a point gives to targets that are not counted.
+        missed: estimate of the mean probability that a point gives to targets that are not counted.
     """
 
     masses: Float[Tensor, " N"]
@@ -47,14 +51,42 @@ class PointPass:
     Attributes:
         points: number of points.
         soft: the targets' shares at the eps of the pass.
-        wanted: their shares at the wanted eps, of the same scores.
+        wanted: their shares at the wanted eps, of points in the same neighbourhoods.
         entries: i target, j point, logits log2 of the probability of j among the points of i; sorted by i.
+        compared: number of entries of at least `small`, of which `entries` are those of at least `keep`.
     """
 
     points: int
     soft: Shares
     wanted: Shares
     entries: Entries
+    compared: int
+
+
+class Found:
+    """Entries that were found so far, in arrays that grow by doubling."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.count = 0
+        self._rooms = [torch.empty(0, dtype=kind, device=device) for kind in (torch.int32, torch.int32, torch.float32)]
+
+    def add(self, *parts: Tensor) -> None:
+        """Append targets, points and shares."""
+        stop = self.count + len(parts[0])
+        for k, part in enumerate(parts):
+            if stop > len(self._rooms[k]):
+                larger = self._rooms[k].new_empty(max(stop, 2 * len(self._rooms[k])))
+                larger[: self.count] = self._rooms[k][: self.count]
+                self._rooms[k] = larger
+            self._rooms[k][self.count : stop] = part
+        self.count = stop
+
+    def by_target(self) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]:
+        """Take out all targets, points and shares, sorted by target and then by point."""
+        i, j, share = (room[: self.count] for room in self._rooms)
+        self._rooms = []
+        i, order = i.sort(stable=True)
+        return i, j[order], share[order]
 
 
 def point_pass(
@@ -67,6 +99,8 @@ def point_pass(
     small: float,
     workers: Workers,
     wanted: float,
+    spread: float = 0.0,
+    keep: float = 0.0,
 ) -> PointPass:
     """Pass points `first` to `first + points` of the source over all targets.
 
@@ -77,110 +111,101 @@ def point_pass(
         points: number of points.
         g: potential, float64 [N], in units of the cost; only this process's targets matter.
         eps: absolute epsilon, positive.
-        small: smallest probability of the entries that are kept one by one, hence at most 1 / small of them per point.
+        small: smallest probability of the entries that are looked at one by one, hence at most 1 / small of them per
+            point.
         workers: the threads.
         wanted: eps of the shares that decide, at most `eps`; 0 for the cells. Scores stay as they are, so that in terms
-            of the potential (eps - wanted) log b is added to g.
+            of the potential (eps - wanted) log b is added to g. Where it is smaller, these shares are means over a
+            neighbourhood of each point (pipeline/ot/semidiscrete/neighbourhood.py).
+        spread: standard deviation of that neighbourhood, below 1.
+        keep: smallest probability of the entries that are returned, where that is above `small`.
     """
-    own, device = len(targets.own), targets.own.device
-    size = min(points, BATCH_POINTS if device.type == "cpu" else max(CHUNK, GPU_ENTRIES // own))
-    tiles = _tiles(targets, g, eps, small)
-    room = torch.empty(size * own, device=device)
-    batches, best = [source.points(first, size)], []
+    device, team = targets.own.device, targets.share.team
+    cpu = device.type == "cpu"
+    size = min(MOST, max(FEWEST, 2 ** ((ROOM if cpu else GPU_ROOM) // targets.count).bit_length() // 2))
+    chunk, entries = (min(size, CHUNK), ENTRIES) if cpu else (min(size, GPU_CHUNK), GPU_ENTRIES)
+    tiles = _tiles(targets, g, eps, small, chunk, entries, points)
+    room = torch.empty(min(size, points) * len(targets.own), device=device)
+    near = Neighbourhood(targets, source, eps, wanted, spread, points, workers) if wanted < eps else None
+    columns, made = [tile.columns for tile in tiles], []
+
+    def make(start: int) -> None:
+        """Make this member's part of a batch's points."""
+        stop = min(start + size, points)
+        low, high = (start + (stop - start) * k // team.size for k in (team.rank, team.rank + 1))
+        batch = torch.zeros(stop - start, targets.dim)
+        if high > low:
+            batch[low - start : high - start] = source.points(first + low, high - low)
+        made.append(batch)
+
+    found, compared = Found(device), 0
+    make(0)
     for start in range(0, points, size):
-        after = range(start, points)[size : 2 * size]
+        batch, after = team.sum(made.pop().to(device)), start + size
 
-        def prepare(after: range = after) -> None:
-            if after:
-                batches.append(source.points(first + after.start, len(after)))
+        def prepare(after: int = after) -> None:
+            if after < points:
+                make(after)
 
-        best.append(_pass_batch(targets, tiles, batches.pop().to(device), start, room, prepare, workers))
-    p = torch.zeros_like(targets.b)
-    squares, hits = torch.zeros_like(p), torch.zeros_like(p)
+        if near is not None:
+            near.centre(batch)
+        seen, phi = _pass_batch(targets, tiles, batch, room, prepare, workers)
+        if near is not None:
+            near.look([tile.right for tile in tiles], columns, seen, first, start, batch, phi)
+        for tile, (column, row, share) in zip(tiles, seen, strict=True):
+            compared += len(share)
+            large = share >= keep
+            found.add(column[large] + tile.columns.start, row[large] + start, share[large])
+    p, squares = torch.zeros_like(targets.b), torch.zeros_like(targets.b)
     for tile in tiles:
-        p[tile.columns], squares[tile.columns], hits[tile.columns] = tile.masses / points, tile.squares, tile.hits
-    found = [torch.cat(parts) for parts in zip(*(entry for tile in tiles for entry in tile.found), strict=True)]
-    order = found[0].argsort(stable=True)
-    i, j, share = (values[order] for values in found)
+        p[tile.columns], squares[tile.columns] = tile.masses / points, tile.squares.double() / UNIT * points
+    i, j, share = found.by_target()
     logits = (share.double() / (points * p[i.long()])).log2()
-    soft = decisive = Shares(p, squares)
-    if wanted == 0:
-        decisive = Shares(hits / points, hits)
-    elif wanted < eps:
-        decisive = _sharpened(targets, i, j, share, torch.cat(best), small, eps / wanted)
-    return PointPass(points, soft, decisive, Entries(i, j, logits))
-
-
-def _sharpened(
-    targets: Targets,
-    i: Int[Tensor, " k"],
-    j: Int[Tensor, " k"],
-    share: Float[Tensor, " k"],
-    best: Float[Tensor, " points"],
-    small: float,
-    sharpen: float,
-) -> Shares:
-    """Compute the shares at 1 / sharpen times the eps at which entries i, j have the probabilities `share`.
-
-    Entries that are not kept have probabilities below `small`, so that at the smaller eps they are nearly nothing.
-
-    Args:
-        best: the largest probability of each point, over all targets.
-    """
-    points = len(best)
-    # At most 1 / count each, so that a point's weights sum to at most 1.
-    weights = power_of_two((share.double() / best[j.long()]).clamp(max=1.0).log2() * sharpen) / targets.count
-    # In fixed point the sums are exact, hence the same for any number of members, threads and any order.
-    total = best.new_zeros(points, dtype=torch.int64).index_add_(0, j.long(), to_fixed_point(weights))
-    probabilities = weights / targets.share.masses(total)[j.long()]
-    fixed, where = torch.zeros_like(targets.b, dtype=torch.int64), i.long()
-    masses = fixed.index_add(0, where, to_fixed_point(probabilities / points)).double() / UNIT
-    squares = fixed.index_add(0, where, to_fixed_point(probabilities.square() / points)).double() / UNIT * points
-    missed = ((small / best).clamp(max=1.0) ** (sharpen - 1) / best).mean().item()
-    return Shares(masses, squares, missed)
+    soft = Shares(p, squares)
+    wanted_shares = soft if near is None else Shares(*near.shares())
+    return PointPass(points, soft, wanted_shares, Entries(i, j, logits), compared)
 
 
 class Tile:
     """Some targets of a section, their part of the scores, and their sums so far."""
 
-    def __init__(self, section: int, columns: slice, right: Float[Tensor, "w k"], small: float) -> None:
+    def __init__(
+        self, section: int, columns: slice, right: Float[Tensor, "w k"], small: float, rows: int, points: int
+    ) -> None:
         self.section, self.columns, self.right, self.width, self.small = section, columns, right, len(right), small
+        self.rows, self.points = rows, points
         self.masses = torch.zeros(self.width, dtype=torch.float64, device=right.device)
-        self.squares, self.hits = torch.zeros_like(self.masses), torch.zeros_like(self.masses, dtype=torch.int64)
-        self.found: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.squares = torch.zeros_like(self.masses, dtype=torch.int64)  # over the points, in fixed point
 
     def score(self, left: Float[Tensor, "r k"], room: Float[Tensor, "r w"]) -> tuple[Tensor, Tensor]:
         """Fill `room` with 2^(score - top); return each row's top and sum."""
         tops, sums = left.new_empty(len(left)), left.new_empty(len(left))
-        for low in range(0, len(left), CHUNK):
-            rows = slice(low, low + CHUNK)
+        for low in range(0, len(left), self.rows):
+            rows = slice(low, low + self.rows)
             scores = torch.mm(left[rows], self.right.T, out=room[rows])
             torch.amax(scores, 1, out=tops[rows])
             sums[rows] = scores.sub_(tops[rows, None]).exp2_().sum(1)
         return tops, sums
 
-    def get(
-        self, weights: Float[Tensor, "r w"], scale: Float[Tensor, " r"], won: Int[Tensor, " k"], start: int
-    ) -> None:
-        """Add what the batch's points, the first of which is number `start`, give to these targets.
+    def get(self, weights: Float[Tensor, "r w"], scale: Float[Tensor, " r"]) -> Seen:
+        """Add what the batch's points give to these targets; return the columns, rows and shares worth keeping.
 
         Args:
             weights: weights as `score` left them.
             scale: factors that turn them into probabilities.
-            won: rows whose largest score of all is in this tile.
-            start: number of the first row.
         """
-        if len(won):
-            self.hits += torch.bincount(weights[won].argmax(1), minlength=self.width)
-        for low in range(0, len(weights), CHUNK):
-            part, factor = weights[low : low + CHUNK], scale[low : low + CHUNK]
+        found = []
+        for low in range(0, len(weights), self.rows):
+            part, factor = weights[low : low + self.rows], scale[low : low + self.rows]
             self.masses += part.T @ factor
             rows = (factor >= self.small).nonzero()[:, 0]  # no other row can have an entry as large
             where = _at_least(part[rows], self.small / factor[rows])
             row, column = rows[where // self.width], where % self.width
             shares = part[row, column] * factor[row]
-            self.squares.index_add_(0, column, shares.double().square_())
-            self.found.append(((column + self.columns.start).int(), (row + start + low).int(), shares))
+            self.squares.index_add_(0, column, to_fixed_point(shares.double().square_() / self.points))
+            found.append((column, row + low, shares))
+        column, row, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return column, row, shares
 
 
 def _at_least(values: Float[Tensor, "r w"], bounds: Float[Tensor, " r"]) -> Int[Tensor, " k"]:
@@ -190,18 +215,20 @@ def _at_least(values: Float[Tensor, "r w"], bounds: Float[Tensor, " r"]) -> Int[
     return (values >= bounds[:, None]).view(-1).nonzero()[:, 0]
 
 
-def _tiles(targets: Targets, g: Float[Tensor, " N"], eps: float, small: float) -> list[Tile]:
+def _tiles(
+    targets: Targets, g: Float[Tensor, " N"], eps: float, small: float, rows: int, entries: int, points: int
+) -> list[Tile]:
     """Cut this process's targets into tiles, ready for products with points that have a 1 appended."""
     scale, out = LOG2E / eps, []
     gamma = g * scale + targets.b.log2()
     for k in targets.share.mine:
         section = targets.share.sections[k]
-        pieces = -(-(section.stop - section.start) // TILE)
+        pieces = -(-(section.stop - section.start) * rows // entries)
         cuts = [section.start + (section.stop - section.start) * piece // pieces for piece in range(pieces + 1)]
         for low, high in pairwise(cuts):
             here = slice(low - targets.share.rows.start, high - targets.share.rows.start)
             right = torch.cat([targets.own[here] * scale, gamma[low:high, None]], 1)
-            out.append(Tile(k, slice(low, high), right.float(), small))
+            out.append(Tile(k, slice(low, high), right.float(), small, rows, points))
     return out
 
 
@@ -209,12 +236,11 @@ def _pass_batch(
     targets: Targets,
     tiles: list[Tile],
     points: Float[Tensor, "r d"],
-    start: int,
     room: Float[Tensor, " room"],
     prepare: Callable[[], None],
     workers: Workers,
-) -> Float64[Tensor, " r"]:
-    """Pass a batch over this process's tiles, while `prepare` makes the next one; return the points' largest shares."""
+) -> tuple[list[Seen], Float64[Tensor, " r"]]:
+    """Pass a batch over this process's tiles, while `prepare` makes the next one; return what each keeps and phi."""
     left = torch.cat([points, points.new_ones(len(points), 1)], 1)
     rows, before = len(left), targets.share.rows.start
     rooms = [
@@ -229,31 +255,23 @@ def _pass_batch(
 
     seen = [found for found in workers.map(first_look, range(len(tiles) + 1)) if found is not None]
     tops, sums = (torch.stack(values).double() for values in zip(*seen, strict=True))
-    phi, top, mine = _settle(targets, [tile.section for tile in tiles], tops, sums)
+    phi = _settle(targets, [tile.section for tile in tiles], tops, sums)
     scales = power_of_two(tops - phi).float()
-
-    def second_look(k: int) -> None:
-        tiles[k].get(rooms[k], scales[k], mine[k].nonzero()[:, 0], start)
-
-    list(workers.map(second_look, range(len(tiles))))
-    return (top - phi).exp2()
+    return list(workers.map(lambda k: tiles[k].get(rooms[k], scales[k]), range(len(tiles)))), phi
 
 
 def _settle(
     targets: Targets, section: list[int], tops: Float[Tensor, "tiles r"], sums: Float[Tensor, "tiles r"]
-) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"], Bool[Tensor, "tiles r"]]:
-    """Compute the points' log-sums and largest scores over all targets, and in which of this process's tiles it is.
-
-    The members exchange a maximum and a log-sum per section and point.
-    """
+) -> Float64[Tensor, " r"]:
+    """Compute the points' log-sums over all targets: the members exchange a maximum and a log-sum per section."""
     share = targets.share
     stack = tops.new_zeros(2, len(share.sections), tops.shape[1])
+    start = 0
     for k in share.mine:
-        tiles = slice(section.index(k), section.index(k) + section.count(k))
+        tiles = slice(start, start + section.count(k))
+        start = tiles.stop
         stack[0, k] = top = tops[tiles].amax(0)
         stack[1, k] = top + (sums[tiles] * (tops[tiles] - top).exp2()).sum(0).log2()
     best, log_sums = share.team.sum(stack)
-    top, winner = best.max(0)
-    phi = top + (log_sums - top).exp2().sum(0).log2()
-    won = (tops == top) & (torch.tensor(section, device=top.device)[:, None] == winner)
-    return phi, top, won & (won.cumsum(0) == 1)
+    top = best.amax(0)
+    return top + (log_sums - top).exp2().sum(0).log2()

@@ -7,10 +7,10 @@ Newton step without a step size, with the noise of so few points; the average ov
 all points together. Points are fresh, so the masses of the next round are an unbiased test of it, and the solve ends
 there.
 
-At eps = 0 and little above, the points are smoothed, since hard cells have no surrogate: few points have more than one
-datum that they could go to, and the masses of the data could not be had exactly from them. The smoothing starts broad,
-where fewer points are needed, and is lowered while it costs more chi-square than remains to be gained. The shares at
-the wanted eps, measured in the same pass, decide when the solve ends.
+At eps = 0 and little above, a step works on smoothed points, since hard cells have no surrogate: few points have more
+than one datum that they could go to, and the masses of the data could not be had exactly from them. The shares at the
+wanted eps are means over a neighbourhood of each point (pipeline/ot/semidiscrete/neighbourhood.py). They decide when
+the solve ends, and a step aims off by their difference to the smoothed ones, so smoothing leaves no error behind.
 """
 
 import math
@@ -34,15 +34,21 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 BLUR = 0.2  # rel_eps of the first round: the Gaussian potential is good there
 SHARPEN = 16.0  # largest factor by which eps is lowered in a step
 SMOOTH = 0.06  # rel_eps of the first smoothing, where eps is much smaller
-FARTHER = 2.5  # least factor between a smoothing and eps, that the entries at the one show the shares at the other
-MISSED = 1e-3  # largest share of a point that the entries may leave out of that
-BEARABLE, BEARABLE_NOW = 0.25, 0.15  # largest cost of smoothing, as a share of the wanted and of the current chi-square
+FARTHER = 2.5  # least factor between a smoothing and eps, that points are smoothed
+SPREAD, NEAR = 0.2, 17.0  # of the first neighbourhoods, and the depth that they need
+MISSED = 1e-2  # largest share of a neighbourhood's points whose data may not be among those that are kept
+CROWDED, CLOSER = 96, 0.8  # entries per point above which neighbourhoods shrink, and by what
+APART, ALONE = 0.25, 0.45  # sum of the squares of a smoothed point's shares below which it lies among too many, and aim
+SHARPER = 0.7  # by what the smoothing is lowered where a step does not lower the chi-square
+KEPT = 2.0**-9  # smallest probability of the entries that a step works on, there
+MANY_POINTS = 2**18  # most points of a round, whose entries are then a gigabyte at most
+CORRECTED = 0.1  # smallest mass that a step aims at, in units of the datum's weight
 ROUGH = 1.0  # chi-square above which a round replaces the average instead of joining it
 MOMENTS = 2**14  # points by which the source's moments are estimated
 INNER = 0.2  # L1 error of a surrogate's solution, in units of its points' error by chance
 SHOWN = 1.5  # times N / chi2
 FEW, MANY = 16, 64  # entries that are worth keeping per point: with too few, cells a little further off are missed
-SHALLOW, DEEP = 6.0, 60.0  # bounds of the depth that is found for that
+SHALLOW, DEPTH, DEEP = 6.0, 10.0, 60.0  # bounds of the depth that is found for that, and where it starts
 NEXT = 0.25  # smallest share of its chi-square that a round leaves
 CERTAIN = 12.0  # a round has so many points that chance moves its chi-square by a 12th of the wanted one
 LEAST = 1e-30  # of a datum's mass, so that a datum without mass can be reached
@@ -104,7 +110,8 @@ class Ascent:
     weight: float = 0.0  # number of points that are averaged in g
     lowest: float = math.inf
     stalled: int = 0
-    depth: float = 10.0  # bits below 1 that the probability of a kept entry may lie
+    depth: float = DEPTH  # bits below 1 that the probability of a kept entry may lie
+    spread: float = SPREAD  # of the points' neighbourhoods, where they are smoothed
     reach: float = math.inf  # bits by which a step may move a datum's score
     bar: float = math.inf  # chi-square, at the level, of `best`
     best: Float[Tensor, " N"] | None = None  # the potential from which the last step was taken
@@ -118,9 +125,9 @@ class Ascent:
     @classmethod
     def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "Ascent":
         """Build the state from its `arrays`."""
-        level, smoothing, points, rounds, weight, lowest, stalled, depth, reach, bar = arrays["numbers"].tolist()
+        level, smoothing, points, rounds, weight, lowest, stalled, *others = arrays["numbers"].tolist()
         state = cls(arrays["g"].to(device), level, smoothing, int(points), int(rounds), weight, lowest, int(stalled))
-        state.depth, state.reach, state.bar = depth, reach, bar
+        state.depth, state.spread, state.reach, state.bar = others
         state.best = arrays["best"].to(device) if "best" in arrays else None
         return state
 
@@ -175,10 +182,13 @@ def solve_semidiscrete(
                 save(state.arrays())
             count, small = _points(targets, state, chi2), 2.0**-state.depth
             wanted = eps if state.level == state.smoothing else state.level
-            seen = point_pass(targets, source, state.points, count, state.g, state.level, small, workers, wanted)
+            keep = KEPT if wanted < state.level else small
+            seen = point_pass(
+                targets, source, state.points, count, state.g, state.level, small, workers, wanted, state.spread, keep
+            )
             state.points += seen.points
             state.rounds += 1
-            soft, found = (chi_square(targets, shares, seen.points) for shares in (seen.soft, seen.wanted))
+            found = chi_square(targets, seen.wanted, seen.points)
             error = _chance(targets.count, found, seen.points)
             if progress is not None:
                 progress(state.rounds, state.points, found)
@@ -190,7 +200,7 @@ def solve_semidiscrete(
             converged = measured and found + SIGMAS * error <= chi2
             if converged or state.stalled > STALLED or state.rounds == max_rounds:
                 break
-            _advance(targets, state, seen, found, soft, chi2, eps, workers)
+            _advance(targets, state, seen, found, eps, workers)
     report = SemidiscreteReport(
         data=given,
         eps=eps,
@@ -230,7 +240,8 @@ def _extremes(targets: Targets, seen: PointPass) -> dict[str, Any]:
     if targets.kind is not None:
         alike = targets.kind.bincount(minlength=targets.count).double().to(masses.device)
     unused = masses * seen.points < UNUSED * alike
-    none = torch.exp(-seen.points * targets.b / alike)
+    drawn = seen.points / max(targets.share.total(seen.wanted.squares) / seen.points, LEAST)  # as many single points
+    none = torch.exp(-drawn * targets.b / alike)
     return {
         "least_mass": ratio.min().item(),
         "greatest_mass": ratio.max().item(),
@@ -251,7 +262,8 @@ def _begin(targets: Targets, source: PointSource, eps: float, std: float, g0: Fl
     smoothing = _smoothing(SMOOTH * std, eps)
     if g0 is not None:
         start = targets.centred(targets.gathered(g0.double().to(targets.own.device)))
-        return Ascent(_shifted(targets, start, eps - smoothing), smoothing, smoothing)
+        depth = NEAR if smoothing > eps else DEPTH
+        return Ascent(_shifted(targets, start, eps - smoothing), smoothing, smoothing, depth=depth)
     level = max(smoothing, BLUR * std)
     g = targets.centred(targets.start(source.points(0, MOMENTS), level))
     return Ascent(targets.share.gather(g), level, smoothing)
@@ -270,51 +282,55 @@ def _shifted(targets: Targets, g: Float[Tensor, " N"], smoothing: float) -> Floa
 
 
 def _points(targets: Targets, state: Ascent, chi2: float) -> int:
-    """Choose the next round's number of points: two per datum, or as many as its test takes; fewer while far off."""
+    """Choose the next round's number of points: one per datum, or as many as its test takes; fewer while far off."""
     aim = max(chi2, state.lowest * NEXT) if state.lowest < math.inf else chi2
     enough = math.ceil(CERTAIN * math.sqrt(2 * targets.count) / aim)
     far = state.level > state.smoothing or ROUGH <= state.lowest < math.inf
-    return min(max(targets.count, 1024), enough) if far else max(2 * targets.count, enough)
+    wanted = min(max(targets.count, 1024), enough) if far else max(targets.count, enough)
+    return min(wanted, MANY_POINTS)
 
 
-def _advance(
-    targets: Targets,
-    state: Ascent,
-    seen: PointPass,
-    found: float,
-    soft: float,
-    chi2: float,
-    eps: float,
-    workers: Workers,
-) -> None:
+def _advance(targets: Targets, state: Ascent, seen: PointPass, found: float, eps: float, workers: Workers) -> None:
     """Move to the potential of the next round: the average of this round's and the earlier ones' estimates."""
-    cost, bearable = found - soft, max(BEARABLE * chi2, BEARABLE_NOW * found)
-    if state.level == state.smoothing and cost > bearable:  # what smoothing costs grows with its square
-        less = max(bearable / cost, 1 / SHARPEN)
-        state.smoothing, state.weight = _smoothing(state.smoothing * math.sqrt(less), eps), state.weight * less
-    following = max(state.smoothing, state.level / SHARPEN)
-    if state.best is not None and soft > WORSE * state.bar + SIGMAS * _chance(targets.count, soft, seen.points):
+    near = seen.wanted is not seen.soft
+    failed = found > WORSE * state.bar + SIGMAS * _chance(targets.count, found, seen.points)
+    if near:  # smoothed points among too many data do not show how the cells answer
+        apart = targets.share.total(seen.soft.squares) / seen.points
+        worse = found > state.bar + _chance(targets.count, found, seen.points)
+        less = min(max(apart / ALONE, 1 / 4) if apart < APART else 1.0, SHARPER if worse else 1.0)
+        state.smoothing = _smoothing(less * state.smoothing, eps)
+    level, following = state.level, max(state.smoothing, state.level / SHARPEN)
+    if near:
+        state.depth = min(state.depth * level / following, DEEP)
+    if state.best is not None and failed:
         state.g, state.best, state.weight = state.best, None, 0.0
         state.reach, state.level = REACH * min(state.reach, state.depth), following
         return
-    state.best, state.bar, state.reach = state.g, max(soft, 0.0), WIDER * state.reach
+    state.best, state.bar, state.reach = state.g, max(found, 0.0), WIDER * state.reach
     own = _solve(targets, state, seen, following, workers)
-    if found > ROUGH or state.level > 2 * following:
+    if found > ROUGH * max(1.0, targets.count / seen.points) or level > 2 * following:
         state.weight = 0.0
-    if state.level > 2 * following:
-        state.best = None
-    # An average over k points has a chi-square of at most about N / k by chance. An average that has more weighs only
-    # as many points as would explain it.
-    state.weight = min(state.weight, SHOWN * targets.count / max(soft, LEAST))
+    if level > 2 * following:
+        state.best, state.bar = None, math.inf
+    # An average over k points has a chi-square of at most about N / k by chance, times the share of a neighbourhood
+    # that goes to one datum. An average that has more weighs only as many points as would explain it.
+    alike = targets.share.total(seen.wanted.squares) / seen.points
+    state.weight = min(state.weight, SHOWN * targets.count * alike / max(found, LEAST))
     state.g = (state.weight * state.g + seen.points * own) / (state.weight + seen.points)
     state.weight += seen.points
     state.g = targets.share.gather(state.g)
     state.level = following
-    kept = targets.share.team.sum(torch.tensor(len(seen.entries.i), device=own.device)).item() / seen.points
+    kept = targets.share.team.sum(torch.tensor(seen.compared, device=own.device)).item() / seen.points
+    if not near:
+        if level > following == state.smoothing > eps:
+            state.depth = NEAR
+        elif not FEW <= kept <= MANY:
+            state.depth = min(max(state.depth * (1.5 if kept < FEW else 0.8), SHALLOW), DEEP)
+        return
     if seen.wanted.missed >= MISSED:
-        state.depth = min(1.5 * state.depth, DEEP)
-    elif not FEW <= kept <= MANY:
-        state.depth = min(max(state.depth * (1.5 if kept < FEW else 0.8), SHALLOW), DEEP)
+        state.depth = min(state.depth + 1, DEEP)
+    elif kept > CROWDED:
+        state.spread, state.depth = CLOSER * state.spread, max(CLOSER * state.depth, SHALLOW)
 
 
 def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers: Workers) -> Float[Tensor, " N"]:
@@ -326,7 +342,11 @@ def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers
     masses = seen.soft.masses.clamp(min=LEAST)
     even = torch.full((seen.points,), 1 / seen.points, dtype=torch.float64, device=log_b.device)
     plan = Sweep(even.log2(), masses, even, entries=seen.entries)
-    standin = Surrogate(plan, targets.b, even, even.log2(), targets.share, workers, measured=masses)
+    aim = targets.b
+    if seen.wanted is not seen.soft and sharpen == 1:  # what smoothing changes is measured, and aimed off by
+        aim = (aim + seen.soft.masses - seen.wanted.masses).maximum(CORRECTED * aim)
+        aim = targets.share.gather(aim / targets.share.total(aim))
+    standin = Surrogate(plan, aim, even, even.log2(), targets.share, workers, measured=masses)
     # The entries' logits are those of the pass, log b + g / (eps ln 2), less the log of their datum's mass.
     chance = math.sqrt(2 * targets.count / (math.pi * seen.points))
     before = log_b + state.g * (LOG2E / state.level) - masses.log2()

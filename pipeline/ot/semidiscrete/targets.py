@@ -23,7 +23,12 @@ MOMENT_ROWS = 2**16  # the data's moments come from at most this many of them, e
 
 @runtime_checkable
 class PointSource(Protocol):
-    """A distribution whose points are functions of their number."""
+    """A distribution whose points are functions of their number: standard Gaussian in its first `dim` coordinates.
+
+    The other coordinates, such as conditions, may have any distribution, and so may all where `dim` is 0.
+    """
+
+    dim: int
 
     def points(self, first: int, count: int) -> Float[Tensor, "count d"]:
         """Generate points `first` to `first + count`, float32: the same in every call and process."""

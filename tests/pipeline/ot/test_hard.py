@@ -113,6 +113,8 @@ def test_a_sharpness_below_what_equal_rows_allow_is_refused() -> None:
 class Gaussian:
     """Points of N(0, I_3) by number."""
 
+    dim = 3
+
     def points(self, first: int, count: int) -> torch.Tensor:
         rows = np.random.Philox(key=1, counter=[first, 0, 0, 0]).random_raw(4 * count).reshape(count, 4)
         uniform = torch.from_numpy((rows >> np.uint64(11)) * 2.0**-53).clamp(1e-12, 1 - 1e-12)
