@@ -9,9 +9,11 @@ made to agree, since torch raises where it is asked for the one and they do not.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+_CPU: Any = torch.backends.mkldnn  # its annotations do not know `matmul`
 _lock = threading.Lock()
 _open = 0  # scopes of all threads
 _before: tuple[str, ...] = ()
@@ -40,7 +42,7 @@ def ieee_products() -> Iterator[None]:
 
 def _settings() -> tuple[str, str, str]:
     """Return what is set: the old setting, the new one of CUDA, and that of CPUs."""
-    cuda, cpu = torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+    cuda, cpu = torch.backends.cuda.matmul.fp32_precision, _CPU.matmul.fp32_precision
     return torch.get_float32_matmul_precision(), cuda, cpu
 
 
@@ -48,4 +50,4 @@ def _set(old: str, cuda: str, cpu: str) -> None:
     """Set all three; the old one first, since it sets the others."""
     torch.set_float32_matmul_precision(old)
     torch.backends.cuda.matmul.fp32_precision = cuda
-    torch.backends.mkldnn.matmul.fp32_precision = cpu
+    _CPU.matmul.fp32_precision = cpu
