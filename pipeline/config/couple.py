@@ -184,6 +184,15 @@ class CoupleConfig(Strict):
             raise ValueError(
                 f"cluster.actors={self.cluster.actors}: no multiple of actors_per_block={k}; give one or auto"
             )
+        gpus, team = (
+            self.cluster.gpus_per_actor,
+            k > 1 or (method == "semidiscrete" and self.cluster.actors not in (0, 1)),
+        )
+        if gpus != "auto" and gpus % 1 and team:
+            raise ValueError(
+                f"cluster.gpus_per_actor={gpus:g}: actors that solve together (actors_per_block={k}, method={method}) "
+                "need a GPU each, which NCCL lets no two share; give a whole number"
+            )
         return self
 
 

@@ -18,6 +18,7 @@ from flowpairs.pipeline.base.atomic import write_array
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, imported_report
 from flowpairs.pipeline.blocks.source import weights_of
+from flowpairs.pipeline.solve.device_memory import device_name
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store.checkpoints import checkpoint_writer, load_checkpoint, remove_checkpoint
 from flowpairs.pipeline.store.format import pairs_per_record
@@ -75,13 +76,16 @@ class BlockSolver:
 
     def solve(self, block: int) -> SolvedBlock:
         """Couple a block and draw its pairs, assign partners to its rows, or take its pairs from the table."""
+        import torch
+
         if self.inputs.table is not None:
             report, pairs, g = self._import(self.inputs.table, block)
         elif self.config.coupling.method == "semidiscrete":
             report, pairs, g = self._assign(block)
         else:
             report, pairs, g = self._couple(block)
-        return SolvedBlock(block, {"block": block, **report}, pairs, g)
+        made_by = {"device": device_name(self.device), "torch": torch.__version__}
+        return SolvedBlock(block, {"block": block, **report, **made_by}, pairs, g)
 
     def write(self, solved: SolvedBlock) -> dict[str, Any]:
         """Write a block's shards and return its report once they are on disk.
