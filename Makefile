@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all fuzz kernels kills lint setup clean
+.PHONY: demo test test-all fuzz kernels kills docs gpu lint setup clean
 demo: $(STAMP)
 	$(VENV)/bin/flowpairs demo
 
@@ -29,6 +29,15 @@ kernels: $(STAMP)
 # 100 processes of running jobs, killed at random moments; KILLS= for options, as in `make kills KILLS="--kills 10"`.
 kills: $(STAMP)
 	$(VENV)/bin/python tests/safety/kills.py $(KILLS)
+
+# On a machine with a CUDA device: its tests, solves beside peers, a training minute; writes docs/gpu-results.json.
+gpu: $(STAMP)
+	$(VENV)/bin/python benchmarks/gpu.py
+
+# The documentation site, into build/site; what cannot be made, and dead links, are errors.
+docs: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 # mypy cannot follow the mapping of pyproject.toml, so it gets a folder of links that looks as what is installed.
 TYPES := build/types/flowpairs

@@ -6,6 +6,11 @@ Data are Fashion-MNIST's in 64 principal directions (blended copies beyond 10,00
 product is timed twice: as one call for the whole shape, into memory that is there, and tile by tile into one buffer
 that stays in cache. Where faiss is installed, its inverted file is tried as well: share of the points that find their
 partner, and time, over the number of lists that are searched.
+
+    python benchmarks/assign.py --against-index 1000000 [--points 4096] [--threads 2]
+
+compares with faiss' exact index over made data of 64 dimensions at the potential of two Gaussians: seconds of both by
+turns, and the partners of the index that float64 finds not to be the best.
 """
 
 import argparse
@@ -68,13 +73,45 @@ def inverted_file(y: torch.Tensor, g: torch.Tensor, x: torch.Tensor, exact: torc
         print(f"    inverted file, {probes} of {lists} lists: {100 * right:.1f} % right, {took / base:.2f} x the time")
 
 
+def against_index(count: int, points: int) -> None:
+    """faiss' exact index on inner products, the potential being one more coordinate, and ours by turns."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    y = torch.randn(count, 64, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.5, 2, 64)
+    targets = Targets(y)
+    std = semidiscrete_cost_std(targets, Noise())
+    g = targets.start(Noise().points(0, 2**14), 0.2 * std)
+    x = torch.from_numpy(noise.gaussian(1, 0, points, 64)).double()
+    u = torch.zeros(points, dtype=torch.float64)
+    assignment, index = Assignment(y, g, 0.0), faiss.IndexFlatIP(65)
+    index.add(torch.cat([y - y.mean(0), g[:, None].float()], 1).numpy())
+    asked = torch.cat([x.float(), torch.ones(points, 1)], 1).numpy()
+    for _ in range(2):
+        started = time.perf_counter()
+        ours = assignment.partners(x, u)
+        between = time.perf_counter()
+        theirs = torch.from_numpy(index.search(asked, 1)[1][:, 0])
+        took = between - started, time.perf_counter() - between
+        rates = [points * count / seconds / 1e9 for seconds in took]
+        print(f"N = {count:,}, {points:,} points: ours {took[0]:.2f} s, {rates[0]:.2f} G entries/s", end=", ")
+        print(f"faiss {took[1]:.2f} s, {rates[1]:.2f} G entries/s", flush=True)
+    other = (ours != theirs).nonzero()[:, 0]
+    worse = assignment.worth(x[other], ours[other]) > assignment.worth(x[other], theirs[other])
+    print(f"partners that differ: {len(other)}; by float64 ours is better in {int(worse.sum())}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=int, nargs="+", default=[8000, 65_536])
     parser.add_argument("--points", type=int, default=8192)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--against-index", type=int)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.against_index:
+        against_index(options.against_index, options.points)
+        return
     for count in options.data:
         y = problem(count)[1]
         std = semidiscrete_cost_std(Targets(y), Noise())

@@ -1,7 +1,12 @@
 """The short table that a coupling job prints at its end."""
 
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
 from flowpairs.jobs._tables import print_rows
 from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.base.printing import counted
 from flowpairs.pipeline.store import block_reports, format
 
 
@@ -16,12 +21,15 @@ def print_summary(directory: AnyPath) -> None:
     if index.method == "semidiscrete":
         rows += _potentials(directory)
     rows.append(
-        ("pairs", f"{index.pairs:,} in {len(index.shards):,} shards, {sum(s.bytes for s in index.shards):,} bytes")
+        (
+            "pairs",
+            f"{index.pairs:,} in {counted(len(index.shards), 'shard')}, {sum(s.bytes for s in index.shards):,} bytes",
+        )
     )
     if not blocks:
         print_rows(title, rows)
         return
-    rows.append(("method", f"{index.method}, {len(blocks):,} blocks of {blocks[0]['n']:,} x {blocks[0]['m']:,}"))
+    rows.append(("method", f"{index.method}, {_sizes(blocks)}"))
     if index.method == "sinkhorn":
         rows.append(("eps", f"{mean('eps'):.4g} absolute, {mean('rel_eps'):.4g} relative to std(C)"))
         rows.append(("passes a block", f"{mean('passes'):.0f}"))
@@ -34,8 +42,30 @@ def print_summary(directory: AnyPath) -> None:
             rows.append(("worst error of a plan (L1)", f"{max(row['plan_error'] for row in blocks):.2e}, estimated"))
     before, after = mean("cost_independent"), mean("cost_coupled")
     rows.append((index.cost_name, f"{before:.4g} independent, {after:.4g} coupled (in feature space)"))
+    rows += _legs(index, blocks)
     rows.append(("seconds a block", f"{mean('seconds'):.2f}"))
     print_rows(title, rows)
+
+
+def _sizes(blocks: list[dict[str, Any]]) -> str:
+    """Say how many blocks there are and how large the largest is, or all are."""
+    n, m = (max(row[side] for row in blocks) for side in ("n", "m"))
+    alike = all((row["n"], row["m"]) == (n, m) for row in blocks)
+    return f"{counted(len(blocks), 'block')} of {'' if alike else 'up to '}{n:,} x {m:,}"
+
+
+def _legs(index: format.Index, blocks: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield a row for each leg of a chain over time: its blocks, its sharpness and its costs."""
+    legs = list(pairwise(index.times))
+    for number, (start, end) in enumerate(legs):
+        own = [row for row in blocks if row["block"] % len(legs) == number]
+        before, after, sharpness = (
+            sum(row[key] for row in own) / len(own) for key in ("cost_independent", "cost_coupled", "sharpness")
+        )
+        yield (
+            f"leg from {start:g} to {end:g}",
+            f"{_sizes(own)}, E {sharpness:.3f}, {before:.4g} independent, {after:.4g} coupled",
+        )
 
 
 def _potentials(directory: AnyPath) -> list[tuple[str, str]]:

@@ -9,11 +9,14 @@ from flowpairs.jobs.entry import SETTINGS, guarded
 
 COMMANDS = (
     "demo",
+    "init",
+    "config",
     "plan",
     "couple",
     "status",
     "verify",
     "convert",
+    "write",
     "train",
     "stream",
     "evaluate",
@@ -59,7 +62,7 @@ def root(
 
 def application() -> typer.Typer:
     """Build the application with all commands."""
-    app = typer.Typer(no_args_is_help=True, **SETTINGS)
+    app = typer.Typer(no_args_is_help=True, **SETTINGS | {"add_completion": True})
     app.callback()(root)
     for name in COMMANDS:
         app.command()(getattr(import_module(f"flowpairs.jobs.{name}"), name))

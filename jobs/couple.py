@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 
+from flowpairs.jobs.options import DryRun
+
 
 def couple(
     config: Annotated[Path, typer.Argument(help="YAML config, such as configs/digits/couple.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in coupling.n=4096")] = None,
     extend: Annotated[bool, typer.Option("--extend", help="add pairs to a store with a smaller output.pairs")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Couple noise, or other data, with data and write the pairs as WebDataset shards; run again to resume.
 
@@ -18,6 +21,11 @@ def couple(
     from flowpairs.pipeline.config import CoupleConfig, load
 
     settings = load(CoupleConfig, config, overrides)
+    if dry_run:
+        from flowpairs.jobs._dry_run import show_coupling
+
+        show_coupling(settings, extend=extend)
+        return
     from flowpairs import PairStore
     from flowpairs.jobs._summary import print_summary
 

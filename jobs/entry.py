@@ -15,6 +15,14 @@ from flowpairs.pipeline.base import signals
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.printing import print_line
 
+STARTS_OVER = {
+    "plan",
+    "verify",
+    "evaluate",
+    "sample",
+    "export",
+    "report",
+}  # commands that keep nothing of half their work
 INTERRUPTED = 130  # typer's exit status after Ctrl-C
 SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": "markdown"}
 
@@ -23,11 +31,17 @@ def run_command(command: Callable[..., None]) -> None:
     """Run one command for `python -m jobs.NAME`, with the same rules as `flowpairs NAME`."""
     app = typer.Typer(**SETTINGS)
     app.command()(command)
-    guarded(app)
+    guarded(app, command.__name__)
 
 
-def guarded(app: typer.Typer) -> None:
-    """Run an application, and turn the errors that users can act on into one sentence and an exit status."""
+def guarded(app: typer.Typer, command: str = "") -> None:
+    """Run an application, and turn the errors that users can act on into one sentence and an exit status.
+
+    Args:
+        app: the application.
+        command: the name of its only command; of several, the first argument names it.
+    """
+    command = command or next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     signals.end_as_interrupted()
     _open_streams()
     try:
@@ -41,9 +55,9 @@ def guarded(app: typer.Typer) -> None:
     except SystemExit as end:
         if end.code != INTERRUPTED:
             raise
-        _end_interrupted()
+        _end_interrupted(command)
     except KeyboardInterrupt:  # outside the application's own frame
-        _end_interrupted()
+        _end_interrupted(command)
 
 
 def _open_streams() -> None:
@@ -57,6 +71,7 @@ def _open_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
-def _end_interrupted() -> NoReturn:
-    print("interrupted; run the same command again to go on", file=sys.stderr)
+def _end_interrupted(command: str) -> NoReturn:
+    what = "the same command starts over" if command in STARTS_OVER else "run the same command again to go on"
+    print(f"interrupted; {what}", file=sys.stderr)
     sys.exit(signals.exit_status())

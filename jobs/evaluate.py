@@ -1,9 +1,12 @@
 """`flowpairs evaluate RUN`: curvature and Frechet distances of a finished run."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from flowpairs.pipeline.base.printing import print_line
 
 if TYPE_CHECKING:
     from flowpairs.training.config import EvaluateConfig
@@ -20,9 +23,12 @@ Preset = Literal["cifar10", "imagenet32", "imagenet64", "imagenet256"]
 
 
 def evaluate(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="output.dir of a finished `flowpairs train`")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run; with --samples a pair store")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, as in samples=10000")] = None,
     preset: Annotated[Preset | None, typer.Option("--preset", help="as published figures were measured")] = None,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", metavar="FILE", help="score these samples (.npy, .npz) against a store")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print evaluation.json for machines")] = False,
 ) -> None:
     """Sample with few and with many steps, compare with the data, and write evaluation.json and samples.npz to RUN.
@@ -30,8 +36,14 @@ def evaluate(
     Example: `flowpairs evaluate runs/digits euler=[1,2,4]`
     """
     settings = evaluation_config(preset, overrides)
+    if samples is not None:
+        refuse_drawing(overrides)
+        print_score(run_dir, samples, settings, as_json=json)
+        return
     from flowpairs.training.evaluate import evaluate as run_job
 
+    if (run_dir / "evaluation.json").is_file():
+        print_line(f"{run_dir}: evaluating anew; evaluation.json is replaced at the end", sys.stderr)
     report = run_job(run_dir, settings)
     if json:
         from json import dumps
@@ -58,6 +70,35 @@ def evaluation_config(preset: Preset | None, overrides: list[str] | None) -> "Ev
         return from_overrides(EvaluateConfig, overrides)
     folder = Path(str(files("flowpairs.configs"))) / PRESETS[preset]
     return load(EvaluateConfig, folder / "evaluate.yaml", overrides)
+
+
+def refuse_drawing(overrides: list[str] | None) -> None:
+    """Refuse overrides that say how samples are drawn, where samples are given.
+
+    Raises:
+        InputError: there is one.
+    """
+    from flowpairs.pipeline.base.errors import InputError
+    from flowpairs.training.metrics.given_samples import KEYS
+
+    for item in overrides or []:
+        if (key := item.partition("=")[0]) not in KEYS:
+            raise InputError(f"{key}: samples that are given are not drawn again; remove it or --samples")
+
+
+def print_score(store: Path, samples: Path, settings: "EvaluateConfig", *, as_json: bool) -> None:
+    """Print how far samples that were made elsewhere are from the data of a store."""
+    from flowpairs.training.metrics.given_samples import score
+
+    report = score(store, samples, settings)
+    if as_json:
+        from json import dumps
+
+        print(dumps(report, indent=1))
+        return
+    held_to = f"{report['data']:,} data of {report['held_out'] or report['pairs_dir']}"
+    print_line(f"{samples}: Fréchet distance {report['fd']:.4g}, {report['samples']:,} samples against {held_to}")
+    print_line(f"features: {report['features']}")
 
 
 if __name__ == "__main__":

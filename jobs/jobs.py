@@ -33,10 +33,10 @@ def jobs(
 
         print(dumps([asdict(job) for job in listed], indent=1))
     else:
-        _print(listed)
+        print_jobs(listed)
 
 
-def _print(listed: list["SubmittedJob"]) -> None:
+def print_jobs(listed: list["SubmittedJob"]) -> None:
     """Print one line per job, without a table, whose frame would break names and directories that users copy."""
     from datetime import datetime, timedelta
     from time import time
@@ -44,6 +44,8 @@ def _print(listed: list["SubmittedJob"]) -> None:
     if not listed:
         print("no jobs yet")
     width = max((len(job.id) for job in listed), default=0)
+    if listed:
+        print(f"{'job':{width}}  {'status':<10}  {'began':<11}  {'took':<7}  output")
     for job in listed:
         start = job.started or time()
         took = timedelta(seconds=int((job.ended or time()) - start))

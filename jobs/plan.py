@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flowpairs.pipeline.base.printing import counted
+
 if TYPE_CHECKING:
     from flowpairs.pipeline.plan import Plan
 
@@ -37,7 +39,7 @@ def print_plan(forecast: "Plan", as_json: bool) -> None:
     from flowpairs.jobs._tables import print_rows
 
     rows = [
-        ("pairs", f"{forecast.pairs:,} from {forecast.blocks:,} blocks of {forecast.n:,} x {forecast.m:,}"),
+        ("pairs", f"{forecast.pairs:,} from {counted(forecast.blocks, 'block')} of {forecast.n:,} x {forecast.m:,}"),
         ("left to do", _left(forecast)),
         ("actors", f"{forecast.actors}, {forecast.actors_per_block} per block"),
         ("seconds per block", f"{forecast.block_seconds:.2f}"),
@@ -61,7 +63,7 @@ def _left(forecast: "Plan") -> str:
         return "all" if forecast.blocks or forecast.potential_points else "nothing"
     if not forecast.blocks_left:
         return "nothing: every shard is there"
-    return f"{forecast.blocks_left:,} blocks, {forecast.pairs_left:,} pairs"
+    return f"{counted(forecast.blocks_left, 'block')}, {counted(forecast.pairs_left, 'pair')}"
 
 
 if __name__ == "__main__":

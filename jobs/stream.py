@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from flowpairs.jobs.options import DryRun
+
 
 def stream(
     config: Annotated[Path, typer.Argument(help="YAML with `couple:` and `train:`, as configs/digits/stream.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in train.train.steps=4000")] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Run a coupling job and the training job on its pairs side by side; run again to resume both.
 
@@ -19,6 +22,11 @@ def stream(
     from flowpairs.pipeline.config import load
 
     settings = load(StreamConfig, config, overrides)
+    if dry_run:
+        from flowpairs.jobs._dry_run import show_stream
+
+        show_stream(settings)
+        return
     from flowpairs.jobs._stream_job import stream as run_both
     from flowpairs.jobs._summary import print_summary
     from flowpairs.pipeline.base.paths import as_path

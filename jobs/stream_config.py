@@ -12,7 +12,9 @@ class StreamConfig(Strict):
     """The complete configuration of `flowpairs stream CONFIG`: a coupling job, and the training job on its pairs."""
 
     couple: CoupleConfig
+    """The coupling job, as `flowpairs couple` takes it."""
     train: TrainConfig
+    """The training job, as `flowpairs train` takes it, without `pairs:`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowpairs.pipeline.base.printing import print_line
+from flowpairs.pipeline.base.printing import counted, print_line
 
 if TYPE_CHECKING:
     from flowpairs.pipeline.store.verify import Verdict
@@ -39,12 +39,14 @@ def print_verdict(verdict: "Verdict", as_json: bool) -> None:
         return
     for fault in verdict.faults:
         print_line(fault)
-    counted = (
-        f"{verdict.shards:,} shards, {verdict.records:,} records, {verdict.pairs:,} pairs, {verdict.bytes:,} bytes"
-    )
-    print_line(f"{verdict.directory}: {counted}: {f'{len(verdict.faults)} faults' if verdict.faults else 'whole'}")
+    read = {"shard": verdict.shards, "record": verdict.records, "pair": verdict.pairs, "byte": verdict.bytes}
+    found = counted(len(verdict.faults), "fault") if verdict.faults else "whole"
+    print_line(f"{verdict.directory}: {', '.join(counted(count, noun) for noun, count in read.items())}: {found}")
+    if not verdict.data_used:  # potentials alone, or nothing that could be read
+        return
+    of = f" of {verdict.data:,}" if verdict.data else ""
     drawn = f"{verdict.draw_error:.3f} from being drawn equally often (independent draws: {verdict.chance_error:.3f})"
-    print(f"{verdict.data_used:,} data occur, in L1 {drawn}")
+    print(f"{verdict.data_used:,}{of} data occur, in L1 {drawn}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.owner import owned
 from flowpairs.pipeline.base.paths import as_path
-from flowpairs.pipeline.base.printing import print_line
+from flowpairs.pipeline.base.printing import counted, print_line
 from flowpairs.pipeline.base.progress import progress, remaining, working
 from flowpairs.pipeline.blocks.division import Blocks, divide
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, check_table
@@ -47,6 +47,7 @@ def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None, *, ext
     check_cost(config)
     directory = as_path(config.output.dir)
     if finished := resume.find_complete(config, directory, extend=extend):
+        print_line(f"{directory}: complete already; nothing is computed", sys.stderr)
         return finished
     config, surveyed = survey_job(config)
     inputs = None
@@ -132,6 +133,10 @@ def carry_out(job: Job, on_block: OnBlock = lambda report: None) -> format.Index
     """
     done = resume.blocks_done(job.store, job.blocks)
     todo = [block for block in range(job.blocks.count) if block not in done]
+    if done:
+        print_line(
+            f"{job.store}: going on, {len(done):,} of {counted(job.blocks.count, 'block')} are there", sys.stderr
+        )
     if todo or job.config.coupling.method == "semidiscrete":  # its potentials may be all that is missing
         _solve(job, todo, on_block)
     return finish_store(job)

@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,11 @@ from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.data.rows.make import is_small, make_target, read_small
 from flowpairs.pipeline.data.rows.target import Target
 from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.solve.device_memory import device_name
 from flowpairs.pipeline.solve.inputs import Inputs, Side, gather_inputs, survey_inputs
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.potential_files import copy_potentials
 
 
@@ -34,8 +37,8 @@ def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> l
         import_cost: whether a function that the store's config names as its cost may be imported and run.
 
     Raises:
-        InputError: the data set is not where the store's config says, no store is there, or its cost is a function that
-            may not be imported.
+        InputError: a GPU of another kind made the blocks, the data set is not where the store's config says, no store
+            is there, or its cost is a function that may not be imported.
     """
     index, config = format.read_index(directory), load(CoupleConfig, directory / "config.yaml")
     if config.coupling.imports_cost and not import_cost:
@@ -59,10 +62,14 @@ def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> l
                 row_set.copy_set(directory / side, scratch / side)
         if config.coupling.method == "semidiscrete":  # potentials are taken as they are; the assignment is repeated
             copy_potentials(directory, scratch)
-        here = shape_for(ClusterConfig(actors=0), 1)
+        chosen = sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)})
+        reports = {row["block"]: row for row in read_blocks(directory)}
+        here = shape_for(ClusterConfig(actors=0), 1).gpus
+        devices = {block: device_of(reports[block], device_name("cuda") if here else None) for block in chosen}
         job = Job(config, scratch, blocks, inputs).with_features()
-        solver = BlockSolver(job, 1, "cuda" if here.gpus else "cpu")
-        for block in sorted({int(b) for b in np.linspace(0, blocks.count - 1, count)}):
+        solvers = {device: BlockSolver(job, 1, device) for device in set(devices.values())}
+        for block in chosen:
+            solver = solvers[devices[block]]
             solver.write(solver.solve(block))
             for number in blocks.shards(block):
                 name = format.shard_name(number)
@@ -76,6 +83,25 @@ def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> l
                     faults.append(f"{name}: {'; '.join(differing)}")
                 (scratch / "shards" / name).unlink()
     return faults
+
+
+def device_of(report: dict[str, Any], gpu: str | None) -> str:
+    """Choose the device on which a block has the bytes that it was written with: of the kind that made it.
+
+    Args:
+        report: report of the block; stores of earlier versions do not say the device.
+        gpu: name of this machine's GPU, None where it has none.
+
+    Raises:
+        InputError: another GPU made the block than this machine has.
+    """
+    made_by = report.get("device") or gpu or "cpu"
+    if made_by not in ("cpu", gpu):
+        raise InputError(
+            f"block {report['block']}: made on {made_by} by torch {report['torch']}, and only a GPU of that kind has "
+            f"its bits again; this machine has {gpu or 'none'}: run verify --deep on one that has"
+        )
+    return "cpu" if made_by == "cpu" else "cuda"
 
 
 def _inputs(config: CoupleConfig, index: format.Index, directory: AnyPath, scratch: Path) -> Inputs:

@@ -32,6 +32,12 @@ def run(name: str, directory: Path) -> Done:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=390, check=False)
 
 
+def words(printed: str) -> list[list[str]]:
+    """What was printed but its numbers, times and paths, line by line."""
+    lines = [[word for word in line.split() if not re.search(r"[\d/│─┌┐└┘]", word)] for line in printed.splitlines()]
+    return [line for line in lines if line]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, "Future[Done]"]]]:
     """Where they write, and all of them under way: two at a time, and one at a time of those that start Ray."""
@@ -52,6 +58,9 @@ def test_runs_to_its_end_and_leaves_its_picture(name: str, runs: tuple[Path, dic
     done = futures[name].result()
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 4  # its table
+    kept = DIRECTORY / f"{name}.txt"  # what the site shows as its output
+    if kept.is_file():
+        assert words(kept.read_text()) == words(done.stdout)
     with Image.open(directory / name / f"{name}.png") as picture:
         picture.load()
         assert picture.format == "PNG"

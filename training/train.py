@@ -36,7 +36,7 @@ from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.initial_weights import load_init, pin_init
 from flowpairs.training.run.logbook import newest_metrics, read_metrics
 from flowpairs.training.run.waiting import Waiting
-from flowpairs.training.run.worker import train_worker
+from flowpairs.training.run.worker import check_gradients, train_worker
 from flowpairs.training.run.workers import WorkerShape, worker_shape
 
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
@@ -67,6 +67,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     connect()
     shape = worker_shape(config.cluster)
     directory.check_workers(config, shape.workers)
+    check_gradients(config, shape.gpus)
     with owned(run.path, f"output.dir={config.output.dir!r}", "flowpairs train"):
         return _train(directory.prepare_run(config), config, index, shape)
 

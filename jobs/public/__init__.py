@@ -2,7 +2,8 @@
 
 In memory, without Ray and without files: `couple` arrays into `Pairs`, or `solve` for a `Coupling` to draw from.
 On a pair store: `PairStore` to make and inspect it, `PairDataset` and `PairLoader` to train on its pairs, `Assigner` to
-assign data to fresh noise by its potentials. For your own training loop: `flow_matching_loss` and `sample`.
+assign data to fresh noise by its potentials, `write` and `missing_parts` to make one of pairs of your own. For your own
+training loop: `flow_matching_loss` and `sample`.
 All of them are described in docs/python.md.
 
 Each name is imported at its first use (PEP 562), so `import flowpairs` imports neither torch nor Ray.
@@ -25,6 +26,8 @@ _MODULES = {
     "Assigner": "flowpairs.training.pairs.assigner",
     "flow_matching_loss": "flowpairs.training.objectives.loss",
     "sample": "flowpairs.training.sampling.ode",
+    "write": "flowpairs.writing",
+    "missing_parts": "flowpairs.writing",
 }
 
 __all__ = [  # written out for tools that do not run code; a test compares it with the table
@@ -36,8 +39,10 @@ __all__ = [  # written out for tools that do not run code; a test compares it wi
     "Pairs",
     "couple",
     "flow_matching_loss",
+    "missing_parts",
     "sample",
     "solve",
+    "write",
 ]
 
 if TYPE_CHECKING:  # the same table for type checkers and editors
@@ -48,6 +53,7 @@ if TYPE_CHECKING:  # the same table for type checkers and editors
     from flowpairs.training.pairs.dataset import PairDataset
     from flowpairs.training.pairs.pair_loader import PairLoader
     from flowpairs.training.sampling.ode import sample
+    from flowpairs.writing import missing_parts, write
 
 
 def __getattr__(name: str) -> Any:

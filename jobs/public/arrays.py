@@ -159,7 +159,7 @@ def couple(
 
     where = device or (x1.device.type if isinstance(x1, torch.Tensor) else "cpu")
     with _arguments():
-        target, source = _rows(x1, "x1"), None if x0 is None else _rows(x0, "x0")
+        target, source = as_rows(x1, "x1"), None if x0 is None else as_rows(x0, "x0")
         if source is not None and source.shape != target.shape:
             raise InputError(f"x0: rows of shape {list(source.shape)}, those of x1 have {list(target.shape)}")
         size = n if n is not None else max(len(target), 0 if source is None else len(source))
@@ -261,7 +261,7 @@ def solve(
         return Coupling(solve_block(settings, problem), _back(x1))
 
 
-def _rows(values: "Array", name: str) -> Rows:
+def as_rows(values: "Array", name: str) -> Rows:
     """Convert an argument to rows, by the rules for files: channels first, uint8 scaled to [-1, 1] when it is used."""
     import torch
 

@@ -15,6 +15,11 @@ def printable(text: object) -> str:
     return CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(text))
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number and what it counts, as in "1 block" and "4,000 blocks"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def rich_text(text: object) -> "Text":
     """Make a text in which Rich sees no markup."""
     from rich.text import Text

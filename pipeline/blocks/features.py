@@ -5,7 +5,7 @@ With the dot-product cost, noise projected on the same orthonormal directions st
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -13,6 +13,10 @@ from jaxtyping import Float32, Float64, Int64
 from flowpairs.pipeline.base.threads import map_in_threads
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.data.rows.rows import Rows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 CHUNK = 4_096  # most rows projected at a time; part of the definition, as matmul may round differently for other shapes
 CHUNK_NUMBERS = 2**24  # and most numbers
@@ -58,6 +62,25 @@ class Features:
         for start in range(0, rows, step):
             x0 = noise.gaussian(seed, first + start, min(step, rows - start), len(self.mean))
             out[start : start + step] = x0 if self.basis is None else x0 @ self.basis
+        return out
+
+    def of_noise_on(self, device: "torch.device", seed: int, first: int, rows: int) -> "Tensor":
+        """Compute the features [rows, k] of Gaussian source rows on a device of torch, a chunk at a time.
+
+        They are sums in float64 rounded to float32, so they agree with those of `of_noise`, which are sums in float32,
+        to within the rounding of those; without directions they are the noise itself, bit for bit.
+        """
+        import torch
+
+        from flowpairs.pipeline.blocks.device_noise import device_gaussian
+
+        out = torch.empty((rows, self.dim), dtype=torch.float32, device=device)
+        basis = None if self.basis is None else torch.from_numpy(self.basis).to(device).double()
+        step = chunk_rows(len(self.mean))
+        for start in range(0, rows, step):
+            numbers = torch.arange(first + start, first + min(start + step, rows), device=device)
+            x0 = device_gaussian(seed, numbers, len(self.mean))
+            out[start : start + step] = x0 if basis is None else x0.double() @ basis
         return out
 
     def exactly(self, x0: Float32[np.ndarray, "rows D"]) -> Float64[np.ndarray, "rows k"]:

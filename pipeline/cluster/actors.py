@@ -15,9 +15,11 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.cluster.devices import assigned_device, check_alike
 from flowpairs.pipeline.cluster.scheduler import Loss
 from flowpairs.pipeline.cluster.shapes import ActorShape, fit, nodes
 from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.solve.device_memory import device_name
 from flowpairs.pipeline.solve.potentials import PotentialSolver
 from flowpairs.pipeline.solve.timed import TimedSolver
 
@@ -41,11 +43,15 @@ class Member:
     def __init__(self, solver: SolverClass, job: list[ray.ObjectRef], threads: int) -> None:
         self.arguments = solver, job, threads
 
-    def prepare(self) -> None:
-        """Fetch the job and build the solver; not at the actor's start, whose errors Ray passes on only as text."""
+    def prepare(self) -> str:
+        """Fetch the job and build the solver; not at the actor's start, whose errors Ray passes on only as text.
+
+        Returns: the name of this actor's device.
+        """
         solver, job, threads = self.arguments
-        self.device = _device()
+        self.device = assigned_device()
         self.solver = solver(ray.get(job[0]), threads, self.device)
+        return device_name(self.device)
 
     def join(self, host: str, port: int, rank: int, size: int) -> None:
         """Join the team whose meeting point is at this host and port."""
@@ -80,10 +86,10 @@ class SolverActor(Member):
 
     def ready(self) -> None:
         """Return once this actor is placed, has its job, and its team is complete."""
-        self.prepare()
+        name = self.prepare()
         self.timed = TimedSolver(self.solver)
         if self.group is not None:
-            self._form_team(self.group)
+            self._form_team(self.group, name)
 
     def solve(self, number: int) -> None:
         """Solve a block and keep it for `write` as soon as the previous block has been written."""
@@ -130,8 +136,8 @@ class SolverActor(Member):
         thread.start()
         return thread
 
-    def _form_team(self, group: Any) -> None:
-        """Start the members and wait until all have joined."""
+    def _form_team(self, group: Any, name: str) -> None:
+        """Start the members, on devices of this one's name, and wait until all have joined."""
         from flowpairs.pipeline.cluster.process_group import ProcessTeam, open_store
 
         size = group.bundle_count
@@ -143,9 +149,11 @@ class SolverActor(Member):
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, rank),
             )(Member)
             self.members.append(remote.remote(*self.arguments))
-        self._watch([member.prepare.remote() for member in self.members]).join()
+        prepared = [member.prepare.remote() for member in self.members]
+        self._watch(prepared).join()
         if self.losing.is_set():
             Event().wait()  # as in `solve`
+        check_alike([name, *ray.get(prepared)])
         host = ray.util.get_node_ip_address()
         store, port = open_store(host, size)
         late = Timer(FORMING, self.lost.put, [Loss(f"the members of a team did not meet in {FORMING:.0f} s")])
@@ -173,13 +181,6 @@ def _first_fault(parts: list[ray.ObjectRef]) -> Loss | Exception | None:
             if isinstance(failed, InputError | JobError):
                 break
     return failed
-
-
-def _device() -> str:
-    """Choose the device of this actor: the GPU that Ray gave it, else the CPU, whatever GPUs the node has."""
-    import torch
-
-    return "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
 
 
 class ActorPool:

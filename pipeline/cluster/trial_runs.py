@@ -23,6 +23,7 @@ from flowpairs.pipeline.store.potential_files import load_potentials
 
 SIZES = {"exact": (1024, 2048)}  # rows of the two trials' blocks
 OTHERS = 1024, 4096  # for all other methods
+ON_GPU = 2**15, 2**17  # for those on a GPU, which smaller blocks do not keep busy: launches would be all that is timed
 ROUNDS = 3  # of a trial's solve
 
 
@@ -48,7 +49,7 @@ def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list
     weighted = config.data.weight is not None or getattr(config.source, "weight", None) is not None
     if weighted and config.coupling.method != "semidiscrete":
         return [blocks.n]  # weights refer to all data together
-    low, high = SIZES.get(config.coupling.method, OTHERS)
+    low, high = SIZES.get(config.coupling.method, ON_GPU if shape.gpus else OTHERS)
     team = config.cluster.actors_per_block
     if team > 1:
         import torch

@@ -18,6 +18,7 @@ class FeaturesConfig(Strict):
     """What the cost compares: flattened and centred data, projected on `pca` principal directions if given."""
 
     pca: PositiveInt | None = None
+    """Principal directions of the data that the cost sees; null: all coordinates. [directions]"""
 
     @model_validator(mode="before")
     @classmethod
@@ -29,16 +30,23 @@ class SamplingConfig(Strict):
     """How partners are drawn from the coupling."""
 
     draw: Literal["categorical", "balanced"] = "categorical"
-    direction: Literal["forward", "backward"] = "forward"  # a partner for each source row, or for each target row
+    """How partners are drawn: each for itself, or balanced, which uses every datum of a block equally often."""
+    direction: Literal["forward", "backward"] = "forward"
+    """For the rows of which side partners are drawn: forward for source rows, backward for target rows."""
 
 
 class OutputConfig(Strict):
     """The pair store."""
 
     dir: str
-    pairs: int = Field(ge=0)  # 0: only potentials, with method semidiscrete, to assign partners inside the training job
-    payload: Literal["auto", "full", "seeded", "ids"] = "auto"  # auto: full up to 16 GB of shards, ids above
-    pairs_per_shard: PositiveInt | None = None  # None: 16,384, and with payload ids all pairs of a block
+    """Directory or URL of the pair store."""
+    pairs: int = Field(ge=0)
+    """Pairs to make, in whole blocks; 0 makes the potentials of method semidiscrete alone. [pairs]"""
+    payload: Literal["auto", "full", "seeded", "ids"] = "auto"
+    """What a shard stores of a pair: both sides, the data and a seed, or ids; auto is full up to 16 GB of shards, else
+    ids."""
+    pairs_per_shard: PositiveInt | None = None
+    """Largest number of pairs in a shard; null: 16,384, and with payload ids all pairs of a block. [pairs]"""
 
     def full_bytes(self, shape: tuple[int, ...]) -> int:
         """Compute about how many bytes all pairs take in full."""
@@ -66,14 +74,20 @@ class OutputConfig(Strict):
 class ClusterConfig(Strict):
     """What the job requests from Ray. It never changes the pairs."""
 
-    actors: NonNegativeInt | Literal["auto"] = "auto"  # 0: the whole job runs in the calling process, without Ray
-    actors_per_block: PositiveInt = 1  # number that solve one block together; `actors` counts all of them
-    # Seconds between two checkpoints of a block's solve.
+    actors: NonNegativeInt | Literal["auto"] = "auto"
+    """Actors that solve blocks; auto: one per GPU, else what the cores hold; 0: the calling process, without Ray.
+    [actors]"""
+    actors_per_block: PositiveInt = 1
+    """Actors that solve one block together; `actors` counts all of them. [actors]"""
     checkpoint_seconds: float = Field(default=60.0, ge=0, allow_inf_nan=False)
+    """Time between two checkpoints of a block's solve. [s]"""
     gpus_per_actor: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
+    """GPUs of an actor; auto: one where the cluster has any. [GPUs]"""
     cpus_per_actor: Annotated[int, Field(ge=1, le=MOST_CPUS)] | Literal["auto"] = "auto"
-    # How long to wait for the nodes that `actors` need, which an autoscaler is then asked for; 0: it is not asked.
+    """CPU cores of an actor; auto: a node's cores divided among its actors. [cores]"""
     scale_seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """How long to wait for the nodes that `actors` need, which an autoscaler is then asked for; 0: it is
+    not asked. [s]"""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> "ClusterConfig":
@@ -97,12 +111,19 @@ class CoupleConfig(Strict):
     """The whole configuration of `flowpairs couple CONFIG`."""
 
     data: DataConfig
+    """Where the target data x1 are read from."""
     source: SourceConfig = Field(default=GaussianSource(kind="gaussian"), discriminator="kind")
+    """Where x0 comes from: noise, another data set, or the time point before."""
     features: FeaturesConfig = FeaturesConfig()
+    """What the cost sees of the data."""
     coupling: CouplingConfig
+    """Which coupling, how sharp, of which cost."""
     sampling: SamplingConfig = SamplingConfig()
+    """How partners are drawn."""
     output: OutputConfig
+    """The pair store."""
     cluster: ClusterConfig = ClusterConfig()
+    """What the job requests from Ray; it never changes the pairs."""
 
     @model_validator(mode="before")
     @classmethod
@@ -162,6 +183,15 @@ class CoupleConfig(Strict):
         if self.cluster.actors != "auto" and self.cluster.actors % k:
             raise ValueError(
                 f"cluster.actors={self.cluster.actors}: no multiple of actors_per_block={k}; give one or auto"
+            )
+        gpus, team = (
+            self.cluster.gpus_per_actor,
+            k > 1 or (method == "semidiscrete" and self.cluster.actors not in (0, 1)),
+        )
+        if gpus != "auto" and gpus % 1 and team:
+            raise ValueError(
+                f"cluster.gpus_per_actor={gpus:g}: actors that solve together (actors_per_block={k}, method={method}) "
+                "need a GPU each, which NCCL lets no two share; give a whole number"
             )
         return self
 

@@ -24,29 +24,57 @@ class CouplingConfig(Strict):
     alternatives = (("rel_eps", "eps", "sharpness"),)
 
     method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported"] = "sinkhorn"
+    """How pairs are coupled: by an entropic plan of each block, one potential for all noise, a permutation, at random,
+    or as a table says."""
     n: int = Field(ge=1)
-    cost: str = "dot"  # or sqeuclidean, geodesic, precomputed, keops:FORMULA or module:function; see docs/solver.md
-    neighbours: int = Field(default=15, ge=2)  # per point, for cost geodesic: see pipeline/ot/costs/geodesic.py
-    heat: PositiveFloat = 50.0  # time that heat spreads on that graph: more is smoother
-    matrix: str | None = None  # .npy for cost precomputed, source ids by data ids
-    matrix_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
-    table: str | None = None  # pairs made elsewhere, for method imported: see pipeline/blocks/imported_pairs.py
-    table_fingerprint: str | None = None  # sha256 that its columns must have; the resolved config holds what was read
-    rel_eps: Regularisation | None = None  # eps / std(C); by default 0.1, for semidiscrete 0
-    eps: Regularisation | None = None  # absolute, in the units of the cost; 0 only for semidiscrete
-    sharpness: float | None = Field(default=None, gt=0, lt=1)  # E for which to find eps: 0 sharp, 1 blurred
-    tol: float = Field(default=1e-3, gt=0, lt=2)  # L1 error of the marginals, which is never above 2
-    chi2: float = Field(default=0.05, gt=0, lt=1)  # semidiscrete: chi-square error of the data's masses
-    condition: Literal["blind", "class", "extended"] = "blind"  # semidiscrete: see pipeline/blocks/conditions.py
-    beta: PositiveFloat | None = None  # weight of the conditions in the extended cost
-    condition_file: str | None = None  # .npy of one row of numbers per datum, for condition extended; else the labels
-    condition_fingerprint: str | None = None  # sha256 that it must have; the resolved config holds what was read
-    max_passes: PositiveInt = 20_000  # over the n x m entries before giving up
-    start: str | None = None  # a pair store over the same data, whose potentials the solve starts from
-    start_fingerprint: str | None = None  # sha256 of those potentials; the resolved config holds what was read
-    resample: Literal["repeat"] | None = None  # n above the data's size: every datum in every block, weight 1/N
-    backend: Literal["auto", "torch", "keops", "triton"] = "auto"  # computes the passes: see docs/solver.md
+    """Source rows of a block, which is one coupling problem; larger is better and costs its square. [rows]"""
+    cost: str = "dot"
+    """The cost to minimise: dot, sqeuclidean, geodesic, precomputed, keops:FORMULA, or a function of your own as
+    module:function."""
+    neighbours: int = Field(default=15, ge=2)
+    """Nearest neighbours of a point in the graph of cost geodesic. [points]"""
+    heat: PositiveFloat = 50.0
+    """Time that heat spreads on the graph of cost geodesic: more is smoother. [1]"""
+    matrix: str | None = None
+    """The .npy file of cost precomputed, source ids by data ids."""
+    matrix_fingerprint: str | None = None
+    """SHA-256 that the matrix must have; the resolved config holds what was read."""
+    table: str | None = None
+    """The table of pairs that were made elsewhere, for method imported."""
+    table_fingerprint: str | None = None
+    """SHA-256 that the table's columns must have; the resolved config holds what was read."""
+    rel_eps: Regularisation | None = None
+    """Regularisation in units of the cost's standard deviation; without any of the three, 0.1, and 0 for semidiscrete.
+    [std of the cost]"""
+    eps: Regularisation | None = None
+    """Regularisation in units of the cost; 0 is for method semidiscrete alone. [cost]"""
+    sharpness: float | None = Field(default=None, gt=0, lt=1)
+    """Normalised entropy E for which the regularisation is found: near 0 a permutation, near 1 independent
+    pairs. [1]"""
+    tol: float = Field(default=1e-3, gt=0, lt=2)
+    """L1 error of the marginals at which a block's solve is done. [mass]"""
+    chi2: float = Field(default=0.05, gt=0, lt=1)
+    """Chi-square error of the data's masses at which a semi-discrete solve is done. [1]"""
+    condition: Literal["blind", "class", "extended"] = "blind"
+    """Whether potentials of method semidiscrete depend on a condition: on none, on the class, or on rows of numbers."""
+    beta: PositiveFloat | None = None
+    """Weight of the conditions in the cost of condition extended. [1]"""
+    condition_file: str | None = None
+    """The .npy file of one row of numbers per datum, for condition extended; without it, the labels."""
+    condition_fingerprint: str | None = None
+    """SHA-256 that the conditions must have; the resolved config holds what was read."""
+    max_passes: PositiveInt = 20_000
+    """Passes over a block's n x m entries before its solve gives up. [passes]"""
+    start: str | None = None
+    """A pair store over the same data, whose potentials the solve starts from."""
+    start_fingerprint: str | None = None
+    """SHA-256 that those potentials must have; the resolved config holds what was read."""
+    resample: Literal["repeat"] | None = None
+    """`repeat` puts every datum into every block, for an n above the number of data."""
+    backend: Literal["auto", "torch", "keops", "triton"] = "auto"
+    """What computes the passes over the entries; auto chooses by device and cost."""
     on_unconverged: Literal["fail", "record"] = "fail"
+    """What a block that did not converge does: it fails the job, or it is recorded in blocks.parquet."""
 
     @model_validator(mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from flowpairs.pipeline.base.atomic import write_array
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, imported_report
 from flowpairs.pipeline.blocks.source import weights_of
+from flowpairs.pipeline.solve.device_memory import device_name
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store.checkpoints import checkpoint_writer, load_checkpoint, remove_checkpoint
 from flowpairs.pipeline.store.format import pairs_per_record
@@ -26,6 +27,8 @@ from flowpairs.pipeline.store.records import Record
 from flowpairs.pipeline.store.writer import write_shard
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from flowpairs.pipeline.ot import Coupling, Problem
     from flowpairs.pipeline.ot.tiles.partition import Team
     from flowpairs.pipeline.solve.assignment import RowAssigner
@@ -73,13 +76,16 @@ class BlockSolver:
 
     def solve(self, block: int) -> SolvedBlock:
         """Couple a block and draw its pairs, assign partners to its rows, or take its pairs from the table."""
+        import torch
+
         if self.inputs.table is not None:
             report, pairs, g = self._import(self.inputs.table, block)
         elif self.config.coupling.method == "semidiscrete":
             report, pairs, g = self._assign(block)
         else:
             report, pairs, g = self._couple(block)
-        return SolvedBlock(block, {"block": block, **report}, pairs, g)
+        made_by = {"device": device_name(self.device), "torch": torch.__version__}
+        return SolvedBlock(block, {"block": block, **report, **made_by}, pairs, g)
 
     def write(self, solved: SolvedBlock) -> dict[str, Any]:
         """Write a block's shards and return its report once they are on disk.
@@ -154,7 +160,7 @@ class BlockSolver:
             self._to_device(weights_of(self.inputs.target.weights, ids)),
         )
         if source is None:
-            x0 = self._to_device(self._noise(self.blocks.first_row(block), self.blocks.n, len(ids)))
+            x0 = self._noise(self.blocks.first_row(block), self.blocks.n, len(ids))
             x0 = RowPartition(len(x0), len(x1), x0.device, self.team).gather(x0)
             return draw.build_problem(self.config.coupling, x0, x1, None, b)
         assert self.space.source is not None
@@ -206,17 +212,22 @@ class BlockSolver:
         conditions = self.inputs.conditions
         return found, RowAssigner(self.seed, self.space.map, self.space.target.whole(), conditions, found, self.device)
 
-    def _noise(self, first: int, n: int, m: int) -> Float32[np.ndarray, "n k"]:
-        """Compute the features of a block's noise; in a team, only of this member's rows."""
+    def _noise(self, first: int, n: int, m: int) -> "Tensor":
+        """Compute the features [n, k] of a block's noise on this solver's device; in a team, only its own rows'."""
         import torch
 
         from flowpairs.pipeline.ot.tiles.partition import RowPartition
 
-        partition = RowPartition(n, m, torch.device(self.device), self.team)
-        x0 = np.zeros((n, self.space.map.dim), np.float32)
+        device, to_features = torch.device(self.device), self.space.map
+        partition = RowPartition(n, m, device, self.team)
+        x0 = torch.zeros((n, to_features.dim), dtype=torch.float32, device=device)
         for k in partition.mine:  # section by section, whichever member owns it: the same products give the same bits
             rows = partition.sections[k]
-            x0[rows] = self.space.map.of_noise(self.seed, first + rows.start, rows.stop - rows.start)
+            some = self.seed, first + rows.start, rows.stop - rows.start
+            if device.type == "cpu":
+                x0[rows] = torch.from_numpy(to_features.of_noise(*some))
+            else:
+                x0[rows] = to_features.of_noise_on(device, *some)
         return x0
 
     def _import(self, table: PairTable, block: int) -> tuple[dict[str, Any], PairTable, None]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from flowpairs.pipeline.base.errors import JobError
 from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.solve.device_memory import block_bytes, gpu_bytes, largest_block
 from flowpairs.pipeline.solve.potentials import PotentialSolver
 
 Solver = BlockSolver | PotentialSolver
@@ -31,9 +32,22 @@ class TimedSolver:
             if not _is_out_of_memory(error):
                 raise
             raise JobError(
-                f"block {number}: out of memory ({' '.join(str(error).split())[:200]}); finished blocks are kept: "
-                "lower coupling.n, give the actors more memory, or share a block by cluster.actors_per_block"
+                f"block {number}: out of memory{self._what_fits(error)} ({' '.join(str(error).split())[:200]}); "
+                "finished blocks are kept: lower coupling.n, give the actors more memory, or share a block by "
+                "cluster.actors_per_block"
             ) from error
+
+    def _what_fits(self, error: Exception) -> str:
+        """Tell the sizes of a block that a GPU could not hold, and of one that it holds; nothing on a CPU."""
+        import torch
+
+        if not isinstance(error, torch.OutOfMemoryError):
+            return ""
+        blocks, d, memory = self.solver.job.blocks, self.solver.job.space.map.dim, gpu_bytes()
+        return (
+            f" of a GPU with {memory / 1e9:.3g} GB at n={blocks.n}, m={blocks.m}, d={d}, which takes about "
+            f"{block_bytes(blocks.n, blocks.m, d) / 1e9:.3g} GB; about n=m={largest_block(memory, d)} would fit"
+        )
 
     def write(self, solved: tuple[Any, float]) -> dict[str, Any]:
         """Write what `solve` returned; return the report with `solve_seconds`, `write_seconds` and bytes of memory."""

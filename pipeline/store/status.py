@@ -52,6 +52,8 @@ def read_status(directory: AnyPath) -> Status:
         InputError: the directory holds no coupling job.
     """
     path = directory / "config.yaml"
+    if not path.is_file() and (directory / "index.json").is_file():  # of pairs that no job made
+        return _without_config(format.read_index(directory))
     if not path.is_file():
         raise InputError(
             f"{str(directory)!r}: no config.yaml, so no coupling or training job ran here; give its output.dir"
@@ -94,6 +96,13 @@ def read_status(directory: AnyPath) -> Status:
         potentials=solve.share if solve else None,
         solve=solve.text if solve else None,
     )
+
+
+def _without_config(index: format.Index) -> Status:
+    """Describe a complete store from its index alone."""
+    blocks = len({shard.block for shard in index.shards})
+    size = sum(shard.bytes for shard in index.shards)
+    return Status(True, blocks, blocks, index.pairs, index.pairs, size, None, 0.0, None, None)
 
 
 def _changed(path: AnyPath) -> float:

@@ -22,7 +22,8 @@ class Verdict:
 
     `draw_error` is the L1 distance between the frequencies at which the data that occur were drawn and their weights,
     equal ones where the rows have none; `chance_error` is what that many independent draws would give. A
-    coupling's draws stay at or below chance.
+    coupling's draws stay at or below chance. `data` is the number of data, with mirror images where one occurs; None
+    where the store has no rows.
     """
 
     directory: str
@@ -31,6 +32,7 @@ class Verdict:
     pairs: int = 0
     bytes: int = 0
     data_used: int = 0
+    data: int | None = None
     draw_error: float = 0.0
     chance_error: float = 0.0
     faults: list[str] = field(default_factory=list)
@@ -76,7 +78,9 @@ def _compare_draws(directory: AnyPath, index: format.Index, drawn: Counter[int],
     weights = None
     if (directory / "rows" / row_set.MANIFEST).is_file():
         try:
-            weights = Decoder(directory, index).data_weights
+            decoder = Decoder(directory, index)
+            weights, data = decoder.data_weights, len(decoder.data)
+            verdict.data = 2 * data if ids.max() >= data else data
         except (OSError, ValueError) as error:
             verdict.faults.append(f"rows/weight.npy cannot be read ({error}); {row_set.REMEDY}")
             return

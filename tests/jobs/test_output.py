@@ -5,14 +5,21 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import typer
 from support.couplings import couple_here, settings
 from typer.testing import CliRunner, Result
 
 import flowpairs
+from flowpairs import PairStore
+from flowpairs.jobs._summary import print_summary
 from flowpairs.jobs.cli import COMMANDS, application
+from flowpairs.jobs.entry import SETTINGS, guarded
+from flowpairs.jobs.jobs import print_jobs
 from flowpairs.jobs.plan import print_plan
+from flowpairs.jobs.remote.dashboard import SubmittedJob
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.plan import Plan
 from flowpairs.pipeline.store.format import Index
@@ -112,7 +119,7 @@ def test_a_forecast_is_shown_to_people_and_machines(capsys: pytest.CaptureFixtur
     assert Plan(**json.loads(capsys.readouterr().out)) == forecast
     print_plan(forecast, as_json=False)
     shown = capsys.readouterr().out
-    assert re.search(r"left to do +│ 1 blocks, 300 pairs ", shown)
+    assert re.search(r"left to do +│ 1 block, 300 pairs ", shown)
     assert re.search(r"actor hours +│ 2.00 ", shown)
     assert "potentials" not in shown
 
@@ -121,3 +128,52 @@ def test_an_override_of_no_step_of_the_demo_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'steps=3': of no step of the demo; begin with couple\."):
         invoke("demo", str(tmp_path / "demo"), "train.train.steps=3", "steps=3")
     assert not (tmp_path / "demo").exists()
+
+
+def test_verify_says_of_how_many_data_how_many_occur(store: tuple[Path, Index]) -> None:
+    directory, _ = store
+    ids = {number for pair in PairStore(directory) for number in [int(pair["data_id"])]}
+    assert f"\n{len(ids):,} of 1,797 data occur, " in invoke("verify", str(directory)).output
+
+
+def test_the_summary_of_a_chain_shows_every_leg(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    days = np.repeat([0.0, 1.0, 4.0], [40, 50, 60])
+    np.savez(tmp_path / "cells.npz", cells=rng.normal(size=(150, 3)).astype(np.float32), day=days)
+    tree = {
+        "data": {"path": str(tmp_path / "cells.npz"), "column": "cells", "label": None, "time": "day"},
+        "source": {"kind": "previous"},
+        "coupling": {"n": 64, "resample": "repeat", "rel_eps": 0.3},
+        "output": {"pairs": 192, "payload": "ids"},
+    }
+    couple_here(settings(tmp_path / "pairs", **tree))
+    print_summary(tmp_path / "pairs")
+    shown = capsys.readouterr().out
+    assert re.search(r"leg from 0 to 1 +│ 2 blocks of 40 x 50, E ", shown)
+    assert re.search(r"leg from 1 to 4 +│ 1 block of 50 x 60, E ", shown)
+    assert "3 blocks of up to 50 x 60" in shown
+
+
+def test_the_list_of_jobs_has_a_header(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"id": "raysubmit_1", "status": "SUCCEEDED", "exit_code": 0, "started": 1000.0, "ended": 1060.0}
+    job = SubmittedJob(**{name: fields.get(name) for name in SubmittedJob.__dataclass_fields__} | {"output": "/out"})
+    print_jobs([job])
+    header, line = capsys.readouterr().out.splitlines()
+    assert [header.index(word) for word in ("status", "output")] == [line.index("SUCC"), line.index("/out")]
+
+
+@pytest.mark.parametrize(("command", "says"), [("couple", "to go on"), ("evaluate", "starts over")])
+def test_an_interruption_says_what_the_next_start_does(
+    command: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = typer.Typer(**SETTINGS)
+
+    @app.command()
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", [command])
+    with pytest.raises(SystemExit) as end:
+        guarded(app, command)
+    assert end.value.code == 130
+    assert says in capsys.readouterr().err

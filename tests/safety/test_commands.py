@@ -11,12 +11,26 @@ from flowpairs.jobs.cli import application
 from flowpairs.pipeline.base.errors import InputError, JobError
 
 # Commands that read; what starts Ray is given nothing that it could start with.
-READERS = ("status", "verify", "report", "export", "sample", "evaluate", "convert", "plan", "couple", "train", "stream")
+READERS = (
+    "status",
+    "verify",
+    "report",
+    "export",
+    "sample",
+    "evaluate",
+    "convert",
+    "plan",
+    "couple",
+    "train",
+    "stream",
+    "write",
+    "config",
+)
 WORDS = [
     "", ".", "..", "/", "/proc/self", "/dev/null", "x" * 300, "ü[/]\x1b[31m", "--json", "--deep", "-1", "--output",
     "a.png", "--payload", "ids", "--steps", "1e9", "--solver", "euler", "coupling.n=-1", "=", "a=b", "samples=1",
     "--extend", "--from", "s9://x", "memory://nowhere", "file:relative", "config.yaml", "broken.yaml", "--license",
-    "mit", "--labels", "7",
+    "mit", "--labels", "7", "--dry-run", "--samples", "coupling.n",
 ]  # fmt: skip
 FEW = max(6, settings().max_examples // 3)
 fuzzed = settings(max_examples=FEW, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from flowpairs.pipeline.blocks import noise
+from flowpairs.pipeline.blocks.device_noise import device_gaussian
 from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.couple import couple
 from flowpairs.pipeline.store.format import read_index
 from flowpairs.training.pairs.batch import Batch, BatchPart, StoredBatch, scaled_rows
-from flowpairs.training.pairs.device_noise import device_gaussian
 from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.pairs.pair_loader import PairLoader
 from flowpairs.training.pairs.reading import shards

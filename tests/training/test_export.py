@@ -158,6 +158,15 @@ def test_an_export_is_brought_up_to_date_but_not_mixed_with_another(tmp_path: Pa
     second = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert {name for name in first if first[name] != second[name]} == {"README.md"}
     assert "| euler | 4 | 1.234 |" in second["README.md"].decode()
+    older = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    reference = {"data": "/here/train", "split": "train", "held_out": True, "mirrored": False, "count": 9000}
+    named = {"reference": reference | {"sha256": "0123456789abcdef"}, "batch": 256, "rtol": 1e-5, "atol": 1e-4}
+    (tmp_path / "run" / "evaluation.json").write_text(json.dumps(older | named))
+    export(tmp_path / "run", tmp_path / "out", "mit")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "500 samples to 9,000 held-out data (split train; sha256 0123456789ab) on 2 components" in card
+    assert "dopri5 chose its steps for batches of 256 at rtol 1e-05 and atol 0.0001" in card
+    assert "/here" not in card
     write_run(tmp_path / "other", MLP, (2,), train={"steps": 10, "seed": 1})
     with pytest.raises(InputError, match="an export of other weights"):
         export(tmp_path / "other", tmp_path / "out", "mit")

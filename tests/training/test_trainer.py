@@ -299,18 +299,6 @@ def test_a_compiled_model_learns_the_same_and_is_saved_as_any_other(undisturbed:
     assert_same_end(store.parent / "compiled", undisturbed)
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
-def test_gradients_added_up_in_bf16_are_those_in_fp32_to_its_precision(undisturbed: Path, store: Path) -> None:
-    train(config(store, "narrow", workers=2, gradients="bf16"))
-    ours, theirs = weights(store.parent / "narrow"), weights(undisturbed)
-    assert any(not torch.equal(ours[key], value) for key, value in theirs.items())
-    lines, expected = (read_metrics(run / "metrics.jsonl") for run in (store.parent / "narrow", undisturbed))
-    np.testing.assert_allclose(
-        [line["loss"] for line in lines], [line["loss"] for line in expected], rtol=0.05, atol=2e-3
-    )
-
-
 def test_an_evaluation_is_the_same_by_any_number_of_tasks(undisturbed: Path, tmp_path: Path) -> None:
     """Up to rounding, since two tasks have one thread each; in seven batches, the last one short."""
     reports, arrays = [], []

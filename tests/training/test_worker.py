@@ -13,7 +13,7 @@ from flowpairs.pipeline.config import validate
 from flowpairs.training import objectives
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.run.state import TrainState
-from flowpairs.training.run.worker import compiles, memory_format
+from flowpairs.training.run.worker import check_gradients, compiles, memory_format
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -45,6 +45,16 @@ def test_a_node_that_cannot_compile_says_what_is_missing(monkeypatch: pytest.Mon
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^train.compile=auto: this node has no Triton"):
         compiles(config(), CUDA)
+
+
+def test_gradients_in_bf16_are_refused_without_gpus() -> None:
+    """torch's own hook would end the workers: it asks for NCCL."""
+    settings = config()
+    narrow = settings.model_copy(update={"train": settings.train.model_copy(update={"gradients": "bf16"})})
+    with pytest.raises(InputError, match=r"^train.gradients='bf16': workers without GPUs add them up in fp32"):
+        check_gradients(narrow, 0)
+    check_gradients(narrow, 1)
+    check_gradients(settings, 0)
 
 
 def test_unets_on_gpus_keep_the_channels_of_a_pixel_together() -> None:

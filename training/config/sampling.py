@@ -15,26 +15,43 @@ class SamplerConfig(Strict):
     """The settings for drawing samples that `evaluate` and `sample` share."""
 
     samples: Samples
-    rtol: PositiveFloat = 1e-5  # relative tolerance of dopri5
-    atol: PositiveFloat = 1e-5  # absolute tolerance of dopri5, in units of x
-    guidance: float = Field(default=1.0, ge=0)  # scale of classifier-free guidance; 1: the label's own velocity
-    batch: PositiveInt = 512  # samples at a time; dopri5 chooses its steps for a batch
+    """Samples to draw. [samples]"""
+    rtol: PositiveFloat = 1e-5
+    """Relative tolerance of dopri5. [1]"""
+    atol: PositiveFloat = 1e-5
+    """Absolute tolerance of dopri5. [units of the data]"""
+    guidance: float = Field(default=1.0, ge=0)
+    """Scale of classifier-free guidance; 1: the label's own velocity. [1]"""
+    batch: PositiveInt = 512
+    """Samples computed at once; dopri5 chooses its steps for a batch. [samples]"""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the starting noise and of the labels."""
 
 
 class EvaluateConfig(SamplerConfig):
     """The complete configuration of `flowpairs evaluate RUN`."""
 
     samples: int = Field(default=5000, ge=64, le=MOST_SAMPLES)
+    """Samples of each solver that are compared with the data. [samples]"""
     euler: tuple[PositiveInt, ...] = (4, 8, 16)
-    sde: tuple[PositiveInt, ...] | None = None  # numbers of Euler-Maruyama steps; None: 16 and 64 for [SF]2M, else none
-    jumps: tuple[PositiveInt, ...] = (1, 2, 4)  # numbers of average-velocity steps, for MeanFlow models
-    features: str = "pca"  # features of the Frechet distance: pca, or a network (training/metrics/feature_network.py)
-    pca: PositiveInt = 64  # number of principal directions of the data, for features=pca
-    data: str | None = None  # held-out data to compare samples with, with the same columns as the data of the pairs
-    split: str | None = None  # split that the samples are compared with: of `data`, or the one that the pairs' data are
-    source: str | None = None  # held-out data to start from, if the source is data
-    workers: PositiveInt | Literal["auto"] = "auto"  # tasks that draw; auto: one per GPU, or per node without GPUs
+    """Numbers of Euler steps to sample with. [steps]"""
+    sde: tuple[PositiveInt, ...] | None = None
+    """Numbers of Euler-Maruyama steps to sample with; null: 16 and 64 for [SF]2M, else none. [steps]"""
+    jumps: tuple[PositiveInt, ...] = (1, 2, 4)
+    """Numbers of average-velocity steps to sample with, for MeanFlow models. [steps]"""
+    features: str = "pca"
+    """Features of the Fréchet distance: pca, inception, or the path of a network in TorchScript."""
+    pca: PositiveInt = 64
+    """Principal directions of the data, for features pca. [directions]"""
+    data: str | None = None
+    """Held-out data to compare samples with, with the same columns as the data of the pairs; null: the
+    pairs' own data."""
+    split: str | None = None
+    """Split that the samples are compared with: of `data`, or the one that the pairs' data are."""
+    source: str | None = None
+    """Held-out data to start from, where the source is data; null: the pairs' own source."""
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """Tasks that draw; auto: one per GPU, or per node without GPUs. [tasks]"""
 
     @model_validator(mode="after")
     def _directions(self) -> "EvaluateConfig":
@@ -49,10 +66,14 @@ SolverName = Literal["dopri5", "euler", "midpoint", "heun", "sde", "jump"]
 class SampleConfig(SamplerConfig):
     """The complete configuration of `flowpairs sample RUN`, made from its options."""
 
-    first: int = Field(default=0, ge=0)  # number of the first sample: runs of numbers may be drawn by many processes
+    first: int = Field(default=0, ge=0)
+    """Number of the first sample: runs of numbers may be drawn by many processes. [samples]"""
     solver: SolverName = "dopri5"
-    steps: PositiveInt | None = None  # number of equal steps; None for dopri5, which chooses its steps
-    labels: tuple[int, ...] = ()  # labels to draw from; empty: the labels of the data
+    """The solver of the flow's equation."""
+    steps: PositiveInt | None = None
+    """Number of equal steps; null for dopri5, which chooses its steps. [steps]"""
+    labels: tuple[int, ...] = ()
+    """Labels to draw from; empty: the labels of the data."""
 
     @model_validator(mode="after")
     def _countable(self) -> "SampleConfig":

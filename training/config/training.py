@@ -15,9 +15,14 @@ class PairsConfig(Strict):
     """
 
     dir: str
+    """Directory or URL of the pair store."""
     source: Literal["shards", "stream", "semidiscrete"] = "shards"
-    fingerprint: str | None = None  # hash that the pairs must have; the resolved config records the one read
-    patience: PositiveFloat | None = 3600.0  # seconds that a stream waits for a shard; None: without limit
+    """How pairs come: from finished shards, from shards as they appear, or by semi-discrete potentials for
+    fresh noise."""
+    fingerprint: str | None = None
+    """Hash that the pairs must have; the resolved config records the one read."""
+    patience: PositiveFloat | None = 3600.0
+    """How long a stream waits for a shard; null: without limit. [s]"""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,29 +45,43 @@ class MLPConfig(Strict):
     """Residual MLP on the flattened data, for vectors and small images."""
 
     kind: Literal["mlp"]
+    """The network: here a residual MLP on the flattened data."""
     width: PositiveInt = 512
-    depth: PositiveInt = 4  # residual blocks
-    conditional: bool = False  # feed the labels to the model
+    """Width of the hidden layers. [numbers]"""
+    depth: PositiveInt = 4
+    """Residual blocks. [blocks]"""
+    conditional: bool = False
+    """Whether the model sees the labels."""
 
 
 class UNetConfig(Strict):
     """diffusers' UNet2DModel for images."""
 
     kind: Literal["unet"]
+    """The network: here diffusers' UNet2DModel for images."""
     channels: tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...] = Field(default=(32, 64, 64), min_length=1)
-    layers: PositiveInt = 2  # ResNet blocks at each resolution; there is one resolution per entry of `channels`
+    """Channels at each resolution; every entry after the first halves the resolution. [channels]"""
+    layers: PositiveInt = 2
+    """ResNet blocks at each resolution. [blocks]"""
     conditional: bool = False
+    """Whether the model sees the labels."""
 
 
 class DiTConfig(Strict):
     """Diffusion transformer on image patches."""
 
     kind: Literal["dit"]
+    """The network: here a diffusion transformer on image patches."""
     patch: PositiveInt = 2
+    """Side of a patch. [pixels]"""
     width: Annotated[int, Field(ge=8, multiple_of=4)] = 192
+    """Width of the transformer. [numbers]"""
     depth: PositiveInt = 6
+    """Transformer blocks. [blocks]"""
     heads: PositiveInt = 3
+    """Attention heads of a block. [heads]"""
     conditional: bool = False
+    """Whether the model sees the labels."""
 
 
 ModelConfig = MLPConfig | UNetConfig | DiTConfig
@@ -74,7 +93,9 @@ class PathConfig(Strict):
     belonging: ClassVar = {"kind": ("sigma",)}  # sigma has another meaning for each kind
 
     kind: Literal["cfm", "fm", "sb", "vp"] = "cfm"
+    """The path between the two rows of a pair: cfm (straight), fm, sb (a bridge) or vp."""
     sigma: float = Field(default=0.0, ge=0)
+    """Noise of the path, whose meaning depends on its kind (docs/training.md). [units of the data]"""
 
     @model_validator(mode="after")
     def _sigma(self) -> "PathConfig":
@@ -89,19 +110,23 @@ class VelocityConfig(Strict):
     """Regress on the path's velocity."""
 
     kind: Literal["velocity"] = "velocity"
+    """What the model learns: here the path's velocity."""
 
 
 class BridgeMatchingConfig(Strict):
     """[SF]2M: a velocity network and a score network on Brownian bridges, sampled as an ODE and as an SDE."""
 
     kind: Literal["sf2m"]
+    """What the model learns: here [SF]2M's velocity and score on bridges."""
 
 
 class MeanFlowConfig(Strict):
     """MeanFlow: regress on the average velocity of an interval, sampled in one to four steps."""
 
     kind: Literal["meanflow"]
-    spans: float = Field(default=0.25, ge=0, le=1)  # fraction of the samples whose interval has positive length
+    """What the model learns: here MeanFlow's average velocity of an interval."""
+    spans: float = Field(default=0.25, ge=0, le=1)
+    """Fraction of the samples whose interval has positive length. [1]"""
 
 
 ObjectiveConfig = VelocityConfig | BridgeMatchingConfig | MeanFlowConfig
@@ -113,8 +138,11 @@ class TimesConfig(Strict):
     belonging: ClassVar = {"kind": ("mean", "std")}
 
     kind: Literal["uniform", "logit-normal"] = "uniform"
-    mean: float = 0.0  # mean of logit(t); values above 0 give times nearer to the data
-    std: PositiveFloat = 1.0  # standard deviation of logit(t)
+    """Distribution of the training times."""
+    mean: float = 0.0
+    """Mean of logit(t); above 0 times are nearer to the data. [1]"""
+    std: PositiveFloat = 1.0
+    """Standard deviation of logit(t). [1]"""
 
     @model_validator(mode="after")
     def _moments(self) -> "TimesConfig":
@@ -126,8 +154,10 @@ class TimesConfig(Strict):
 class LossConfig(Strict):
     """The weights of the squared errors; the weights of the pairs, if they have any, multiply them."""
 
-    time: Literal["uniform", "bridge"] = "uniform"  # bridge: 4 t (1 - t), cancels the pole of path sb's error
-    adaptive: float = Field(default=0.0, ge=0, le=1)  # p: weight 1 / (error + 0.001)^p; 0.5 is like pseudo-Huber
+    time: Literal["uniform", "bridge"] = "uniform"
+    """Weight of an error by its time: none, or 4 t (1 - t), which cancels the pole of path sb."""
+    adaptive: float = Field(default=0.0, ge=0, le=1)
+    """Power p of the weight 1 / (error + 0.001)^p; 0.5 is like pseudo-Huber. [1]"""
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -139,27 +169,49 @@ class OptimisationConfig(Strict):
     belonging: ClassVar = {"schedule": ("decay_steps", "lr_end")}
 
     steps: PositiveInt
-    batch: PositiveInt = 256  # pairs per step, over all workers
-    accumulate: PositiveInt = 1  # number of parts in which a worker computes its share of a step, to save memory
+    """Steps of the run; a larger number lengthens a finished run. [steps]"""
+    batch: PositiveInt = 256
+    """Pairs per step, over all workers. [pairs]"""
+    accumulate: PositiveInt = 1
+    """Parts in which a worker computes its share of a step, to save memory. [parts]"""
     lr: PositiveFloat = 1e-3
-    warmup: NonNegativeInt = 100  # steps of linear warm-up
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of the learning rate after its warm-up
-    decay_steps: PositiveInt | None = None  # step at which a falling rate reaches lr_end; the resolved config has one
-    lr_end: float = Field(default=0.0, ge=0)  # learning rate that linear and cosine fall to, and stay at
-    weight_decay: float = Field(default=0.01, ge=0)  # AdamW's: a step takes lr * weight_decay of every weight away
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # decays of AdamW's averages of the gradient and of its square
-    ema: float = Field(default=0.999, ge=0, lt=1)  # decay of the averaged weights, which are the ones evaluated
-    ema_warmup: NonNegativeInt = 0  # w: after n steps the decay is at most (1 + n) / (w + n); TensorFlow's w is 10
-    clip: PositiveFloat = 1.0  # largest norm of the gradient
-    label_dropout: float = Field(default=0.0, ge=0, lt=1)  # fraction of samples whose label is hidden, for guidance
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that have it
-    init: str | None = None  # weights to start from: a run, an export, or a UNet2DModel of diffusers
-    init_fingerprint: str | None = None  # hash that they must have; the resolved config records the one read
-    compile: bool | Literal["auto"] = "auto"  # torch.compile, a minute at the first step; auto: on CUDA devices
-    gradients: Literal["fp32", "bf16"] = "fp32"  # in which workers add them up; bf16 halves what goes over the network
+    """Learning rate of AdamW. [1]"""
+    warmup: NonNegativeInt = 100
+    """Steps of linear warm-up of the learning rate. [steps]"""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after its warm-up."""
+    decay_steps: PositiveInt | None = None
+    """Step at which a falling rate reaches lr_end; null: the last one, which the resolved config records. [steps]"""
+    lr_end: float = Field(default=0.0, ge=0)
+    """Learning rate that linear and cosine fall to, and stay at. [1]"""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Weight decay of AdamW: a step takes lr * weight_decay of every weight away. [1]"""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Decays of AdamW's averages of the gradient and of its square. [1]"""
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the averaged weights, which are the ones evaluated. [1]"""
+    ema_warmup: NonNegativeInt = 0
+    """Number w: after n steps the decay is at most (1 + n) / (w + n); TensorFlow's w is 10. [steps]"""
+    clip: PositiveFloat = 1.0
+    """Largest norm of the gradient. [1]"""
+    label_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of samples whose label is hidden, for guidance. [1]"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the model's computation; auto: bf16 on CUDA devices that have it."""
+    init: str | None = None
+    """Weights to start from: a run, an export, or a UNet2DModel of diffusers."""
+    init_fingerprint: str | None = None
+    """Hash that those weights must have; the resolved config records the one read."""
+    compile: bool | Literal["auto"] = "auto"
+    """Whether to use torch.compile, which takes a minute at the first step; auto: on CUDA devices."""
+    gradients: Literal["fp32", "bf16"] = "fp32"
+    """Precision in which workers add up gradients; bf16 halves what goes over the network."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of all randomness in training."""
     log_every: PositiveInt = 50
+    """Steps between two lines of the log. [steps]"""
     checkpoint_every: PositiveInt = 1000
+    """Steps between two checkpoints. [steps]"""
 
     @model_validator(mode="before")
     @classmethod
@@ -185,16 +237,21 @@ class RunConfig(Strict):
     """The directory of the run, and the trackers that also receive its log."""
 
     dir: str
-    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)  # see training/run/trackers.py
+    """Directory of the run, on a file system that all nodes share."""
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """Where the log also goes, beside metrics.jsonl."""
 
 
 class TrainClusterConfig(Strict):
     """The resources that the job requests from Ray; they change the result by rounding only."""
 
-    # auto: one per GPU, or one per node without GPUs. [least, most]: as many as fit, as nodes come and go.
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = "auto"
-    gpus: Literal[0, 1, "auto"] = "auto"  # per worker; auto: 1 where the cluster has GPUs
-    cpus: PositiveInt | Literal["auto"] = "auto"  # per worker; auto: a node's cores divided among the workers it holds
+    """Workers; auto: one per GPU, or one per node without GPUs; [least, most]: as many as fit, as nodes come and go.
+    [workers]"""
+    gpus: Literal[0, 1, "auto"] = "auto"
+    """GPUs of a worker; auto: 1 where the cluster has GPUs. [GPUs]"""
+    cpus: PositiveInt | Literal["auto"] = "auto"
+    """CPU cores of a worker; auto: a node's cores divided among its workers. [cores]"""
 
 
 # Keys of `train` that change weights by rounding only, and a path whose content has a fingerprint.
@@ -205,14 +262,23 @@ class TrainConfig(Strict):
     """The complete configuration of `flowpairs train CONFIG`."""
 
     pairs: PairsConfig
+    """The pair store to regress on."""
     model: ModelConfig = Field(discriminator="kind")
+    """The network."""
     path: PathConfig = PathConfig()
+    """The path between the two rows of a pair."""
     objective: ObjectiveConfig = Field(default=VelocityConfig(), discriminator="kind")
+    """What the model learns."""
     times: TimesConfig = TimesConfig()
+    """The distribution of the training times."""
     loss: LossConfig = LossConfig()
+    """Weights of the squared errors."""
     train: OptimisationConfig
+    """The optimisation."""
     output: RunConfig
+    """The directory of the run."""
     cluster: TrainClusterConfig = TrainClusterConfig()
+    """What the job requests from Ray; it changes the result by rounding only."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":

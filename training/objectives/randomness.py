@@ -11,9 +11,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.blocks import noise
+from flowpairs.pipeline.blocks.device_noise import device_gaussian
 from flowpairs.training.config import TimesConfig
 from flowpairs.training.pairs.batch import BatchRows
-from flowpairs.training.pairs.device_noise import device_gaussian
 
 
 class Purpose(IntEnum):

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.training.pairs.device_noise import device_gaussian
+from flowpairs.pipeline.blocks.device_noise import device_gaussian
 from flowpairs.training.pairs.loader_state import whole_number
 
 

@@ -115,6 +115,12 @@ def parallel(model: nn.Module, config: OptimisationConfig, *, compiled: bool) ->
     return wrapped
 
 
+def check_gradients(config: TrainConfig, gpus: int) -> None:
+    """Refuse gradients that workers with this number of GPUs each cannot add up: torch knows bf16 over NCCL alone."""
+    if config.train.gradients == "bf16" and not gpus:
+        raise InputError("train.gradients='bf16': workers without GPUs add them up in fp32; give that, or GPUs")
+
+
 def compiles(config: TrainConfig, device: torch.device) -> bool:
     """Return whether to compile the network.
 

@@ -20,7 +20,7 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers
 CostFunction = Callable[[Tensor, Tensor], Tensor]  # [r, d], [c, d] -> [r, c]
 Cost = Literal["dot", "sqeuclidean"] | CostFunction
 
-COLUMNS = 1024  # columns per tile of a user's function, which may hold [r, c, d] in between
+ROWS, COLUMNS = 512, 1024  # most rows and columns of a user's function's tile, which may hold [r, c, d] in between
 
 
 class Moments(NamedTuple):
@@ -31,24 +31,26 @@ class Moments(NamedTuple):
 
 
 def tile(cost: CostFunction, x0: Float[Tensor, "r d"], x1: Float[Tensor, "c d"]) -> Float[Tensor, "r c"]:
-    """Evaluate the user's cost between some rows, a few columns at a time.
+    """Evaluate the user's cost between some rows, at most ROWS x COLUMNS entries at a time on any device.
 
     Raises:
         InputError: it raises, or returns another shape or values that are not finite.
     """
     try:
-        parts = [cost(x0, x1[start : start + COLUMNS]) for start in range(0, len(x1), COLUMNS)]
-        shapes = [tuple(part.shape) for part in parts]
+        parts = [[cost(some, others) for others in x1.split(COLUMNS)] for some in x0.split(ROWS)]
+        shapes = [[tuple(part.shape) for part in beside] for beside in parts]
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a user's function may raise anything
-        raise InputError(f"cost: raised {type(error).__name__} ({error}) for tiles of {tuple(x0.shape)}") from error
-    if shapes != [(len(x0), min(COLUMNS, len(x1) - start)) for start in range(0, len(x1), COLUMNS)]:
         raise InputError(
-            f"cost: returned shape {shapes[0]} for tiles of {tuple(x0.shape)} and {tuple(x1[:COLUMNS].shape)}; "
-            "return one cost for each row of the first and row of the second"
+            f"cost: raised {type(error).__name__} ({error}) for tiles of {tuple(x0[:ROWS].shape)}"
+        ) from error
+    if shapes != [[(len(some), len(others)) for others in x1.split(COLUMNS)] for some in x0.split(ROWS)]:
+        raise InputError(
+            f"cost: returned shape {shapes[0][0]} for tiles of {tuple(x0[:ROWS].shape)} and "
+            f"{tuple(x1[:COLUMNS].shape)}; return one cost for each row of the first and row of the second"
         )
-    out = torch.cat(parts, 1).to(x0.dtype)
+    out = torch.cat([torch.cat(beside, 1) for beside in parts]).to(x0.dtype)
     if not torch.isfinite(out).all():
         raise InputError("cost: returned values that are not finite; return a large cost instead")
     return out

@@ -17,6 +17,7 @@ from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.logits import Logits
+from flowpairs.pipeline.ot.tiles.ordered_sums import running_sums
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
 
@@ -41,7 +42,7 @@ def capacities(b: Float[Tensor, " m"], n: int, order: Int[Tensor, " m"]) -> Int[
     if fraction.max() - fraction.min() < 2.0**-30:  # they may differ by rounding
         up = torch.arange(len(b), device=b.device) < odd
     else:
-        passed = (fraction.cumsum(0) * (odd / fraction.sum().clamp(min=1e-300)) + 0.5).floor().long().clamp(max=odd)
+        passed = (running_sums(fraction) * (odd / fraction.sum().clamp(min=1e-300)) + 0.5).floor().long().clamp(max=odd)
         up = passed.diff(prepend=passed.new_zeros(1)) > 0
     room[order[up]] += 1
     assert int(room.sum()) == n

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowpairs.pipeline.ot.tiles.logits import Logits
+from flowpairs.pipeline.ot.tiles.ordered_sums import running_sums
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers
 
@@ -81,7 +82,7 @@ def from_rows(
         mass: masses of the entries [k], positive somewhere in every row.
         u: uniforms in [0, 1), float64 [n].
     """
-    cumulative = mass.double().cumsum(0)
+    cumulative = running_sums(mass)
     bounds = torch.cat([cumulative.new_zeros(1), cumulative])[starts]
     low, high = bounds[:-1], bounds[1:]
     aim = torch.minimum(low + u * (high - low), torch.nextafter(high, low)).maximum(low)

@@ -127,11 +127,12 @@ class Assignment:
             out[rows], sure[rows] = look(x[rows], u[rows], workers)
 
         def decide(rows: Tensor) -> None:
-            out[rows] = self._decide(x[rows], u[rows])
+            out[rows] = self._draw_exactly(x[rows], u[rows]) if self.eps > 0 else self._settle(x[rows], workers)
 
         with Workers(x.device) as workers:
             list(workers.map(work, [slice(low, low + size) for low in range(0, len(x), size)]))
-            list(workers.map(decide, (~sure).nonzero()[:, 0].split(max(1, DOUBTFUL // len(self.y)))))
+            few = max(1, DOUBTFUL // len(self.y)) if self.eps > 0 else size
+            list(workers.map(decide, (~sure).nonzero()[:, 0].split(few)))
         return out if self.ties is None else self.ties.choose(out, u)
 
     def worth(self, x: Float64[Tensor, "n d"], partners: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
@@ -221,15 +222,31 @@ class Assignment:
             gap[rows] = (aim[rows] - low).minimum(high - aim[rows])
         return found, gap > 2 * total * (math.log(2) * 2 * self._error(x) + SUMS)
 
-    def _decide(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"]) -> Int64[Tensor, " r"]:
-        """Decide in float64; among scores that float64 cannot distinguish the first datum wins."""
+    def _settle(self, x: Float64[Tensor, "r d"], workers: Workers) -> Int64[Tensor, " r"]:
+        """Find the datum of the largest score in float64, among those that float32's error leaves in question.
+
+        Among scores that float64 cannot distinguish the first datum wins.
+        """
+        left, error = _with_one(x), 2 * self._error(x)
+        best, found = left.new_full((len(x),), -math.inf).double(), []
+        for number, tile in enumerate(self.tiles):
+            scores = self._score(left, tile, workers)
+            best = best.maximum(scores.amax(1))
+            row, column = (scores >= (best - error)[:, None]).nonzero().T
+            found.append((row, column + number * TILE, scores[row, column]))
+        row, datum, score = (torch.cat(parts) for parts in zip(*found, strict=True))
+        near = score >= (best - error)[row]
+        row, datum = row[near], datum[near]
+        exact = (x[row] * self.y[datum]).sum(1) * self.scale + self.gamma[datum]
+        top = torch.full_like(best, -math.inf).scatter_reduce_(0, row, exact, "amax")
+        first = exact >= (top - 2 * self._error(x, DOUBLE))[row]
+        last = torch.full((len(x),), len(self.y), device=x.device)
+        return last.scatter_reduce_(0, row[first], datum[first], "amin")
+
+    def _draw_exactly(self, x: Float64[Tensor, "r d"], u: Float64[Tensor, " r"]) -> Int64[Tensor, " r"]:
+        """Draw in float64: an edge between two data depends on the scores of all."""
         scores = self._scores(x)
-        top = scores.amax(1, keepdim=True)
-        if self.eps == 0:
-            numbers = torch.arange(len(self.y), device=x.device)
-            near = scores >= top - 2 * self._error(x, DOUBLE)[:, None]
-            return torch.where(near, numbers, len(self.y)).amin(1)
-        cumulative = scores.sub_(top).exp2_().cumsum(1)
+        cumulative = scores.sub_(scores.amax(1, keepdim=True)).exp2_().cumsum(1)
         return torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)[:, 0].clamp(
             max=len(self.y) - 1
         )

@@ -23,6 +23,7 @@ from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
 from flowpairs.pipeline.ot.sinkhorn.surrogate_part import SurrogatePart
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
 from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, power_of_two, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups, group_of_columns
 
@@ -129,7 +130,7 @@ class Surrogate:
         It is where it holds a part of the plan, or most of the mass of some columns: outliers, which are no row's
         nearest.
         """
-        unkept = (1 - torch.zeros_like(rows).index_add_(0, self.i, mass)).clamp(min=0)
+        unkept = (1 - add_by_index(torch.zeros_like(rows), self.i, mass)).clamp(min=0)
         if self.share.total(rows * unkept) > NEGLIGIBLE:
             return True
         counts = to_fixed_point(rows[self.i] * mass)
@@ -140,12 +141,12 @@ class Surrogate:
         """Sum the kept entries of each row over each group of columns."""
         count = len(self.width)
         sums = torch.zeros(len(self.a) * count, dtype=mass.dtype, device=mass.device)
-        return sums.index_add_(0, self.i.long() * count + self.group_of_column[self.j], mass).view(-1, count)
+        return add_by_index(sums, self.i.long() * count + self.group_of_column[self.j], mass).view(-1, count)
 
     def _set_profiles(self, profiles: Float[Tensor, "r m"]) -> None:
         """Give each piece the profile of its rest over the columns of each group."""
         profiles = profiles.clamp(min=LEAST)
-        sums = profiles.new_zeros(len(profiles), len(self.width)).index_add_(1, self.group_of_column, profiles)
+        sums = add_by_index(profiles.new_zeros(len(self.width), len(profiles)), self.group_of_column, profiles.T).T
         profiles /= sums[:, self.group_of_column]
         for part, own in zip(self.parts, profiles.split([part.pieces for part in self.parts]), strict=True):
             part.profile = own
@@ -359,7 +360,7 @@ def _by_run(pieces: Float[Tensor, "p m"], share: RowPartition) -> Float[Tensor, 
     """Sum what the pieces of each run of rows have."""
     counts = torch.tensor([len(share.pieces(run)) for run in share.groups()], device=pieces.device)
     run_of_piece = torch.arange(len(counts), device=pieces.device).repeat_interleave(counts)
-    return pieces.new_zeros(len(counts), pieces.shape[1]).index_add_(0, run_of_piece, pieces)
+    return add_by_index(pieces.new_zeros(len(counts), pieces.shape[1]), run_of_piece, pieces)
 
 
 def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:

@@ -1,11 +1,10 @@
 """The matrix of a surrogate (pipeline/ot/sinkhorn/surrogate.py) in parts, a thread each: kept entries, and the rest."""
 
-import warnings
-
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from flowpairs.pipeline.ot.tiles.ordered_sums import RowMatrix, add_by_index
 from flowpairs.pipeline.ot.tiles.partition import UNIT
 
 
@@ -52,8 +51,8 @@ class SurrogatePart:
         """Set the values of the kept entries."""
         count = self.rows.stop - self.rows.start
         values = mass[self.entries]
-        self.kernel = _csr(*self.pattern, values, (count, self.m))
-        self.transposed = _csr(*self.transposed_pattern, values[self.by_column], (self.pieces * self.m, count))
+        self.kernel = RowMatrix(*self.pattern, values, (count, self.m))
+        self.transposed = RowMatrix(*self.transposed_pattern, values[self.by_column], (self.pieces * self.m, count))
 
     def times(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
         """Compute the rows' sums under the columns' scaling v, of kept entries and rest."""
@@ -61,7 +60,7 @@ class SurrogatePart:
 
     def outside(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
         """Compute the rows' rest under the columns' scaling v."""
-        sums = v.new_zeros(self.pieces, r.shape[1]).index_add_(1, self.group_of_column, self.profile * v)
+        sums = add_by_index(v.new_zeros(r.shape[1], self.pieces), self.group_of_column, (self.profile * v).T).T
         return (r[self.rows] * sums[self.piece_of_row]).sum(1)
 
     def spread(
@@ -74,10 +73,4 @@ class SurrogatePart:
     def rest(self, u: Float[Tensor, " n"], r: Float[Tensor, "n g"]) -> Float[Tensor, "pieces g"]:
         """Compute the rest of each piece in each group under the rows' scaling u."""
         sums = torch.zeros(self.pieces, r.shape[1], dtype=u.dtype, device=u.device)
-        return sums.index_add_(0, self.piece_of_row, r[self.rows] * u[self.rows, None])
-
-
-def _csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-        return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
+        return add_by_index(sums, self.piece_of_row, r[self.rows] * u[self.rows, None])

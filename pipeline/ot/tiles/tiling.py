@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from flowpairs.pipeline.ot.tiles.precision import ieee_products
+
 CPU_SMALL, CPU_LARGE = 2**20, 2**22  # entries of a tile: enough to hide a call's cost, few enough for the cache
 CPU_ROWS = (16, 128, 512)  # fewer than 16 starve the matrix product, 128 feed it, 512 are plenty
 GPU_ENTRIES = 2**27
@@ -76,6 +78,8 @@ def _cut(rows: slice, size: int, most: int) -> list[slice]:
 class Workers:
     """A scope in which tiles run on as many threads as torch had, and all else on one; a GPU needs no threads.
 
+    Products in it are float32's own (pipeline/ot/tiles/precision.py).
+
     torch's number of threads is set per calling thread: each worker takes one, and the caller's number is restored at
     the end. A scope inside another one is the outer one, so whatever needs the same bits on any number of threads opens
     one.
@@ -89,6 +93,8 @@ class Workers:
         if self._outer is not None:
             self.threads, self._pool, self._rooms = self._outer.threads, self._outer._pool, self._outer._rooms
             return self
+        self._precision = ieee_products()
+        self._precision.__enter__()
         self.threads = torch.get_num_threads()
         self._rooms = threading.local()
         self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -103,6 +109,7 @@ class Workers:
             _here.workers = None
             self._pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self.threads)
+            self._precision.__exit__(None, None, None)
 
     def room(self, number: int, rows: int, columns: int, like: Callable[[int, int], Tensor]) -> Tensor:
         """Return a buffer [rows, columns] of this thread, always the same memory: fresh pages cost as much as a sum."""

@@ -44,6 +44,19 @@ def test_partners_are_those_of_a_float64_loop(eps: float, n: int) -> None:
     assert Assignment(y, g, eps).partners(x, u).tolist() == by_hand(y, g, eps, x, u)
 
 
+def test_points_that_float32_cannot_decide_get_the_partner_of_float64() -> None:
+    """Each datum has near copies in other tiles, so that every point is in doubt, in batches of more than one."""
+    random = torch.Generator().manual_seed(0)
+    y = torch.randn(900, 8, generator=random, dtype=torch.float64).repeat(5, 1)
+    y += 1e-9 * torch.randn(y.shape, generator=random, dtype=torch.float64)
+    g = torch.randn(900, generator=random, dtype=torch.float64).repeat(5) / 10
+    x = torch.randn(700, 8, generator=random, dtype=torch.float64)
+    scores = g + x @ (y - y.mean(0)).T
+    assert ((scores.float() == scores.float().amax(1, keepdim=True)).sum(1) > 1).all()
+    partners = Assignment(y, g, 0.0).partners(x, torch.zeros(700, dtype=torch.float64))
+    assert torch.equal(partners, scores.argmax(1))
+
+
 def test_weights_and_offsets_of_the_data() -> None:
     y, g, x = problem(offset=1e4)
     b = torch.rand(N, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.1

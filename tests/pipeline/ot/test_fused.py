@@ -124,9 +124,9 @@ def test_largest_has_the_first_column_and_the_next_logit() -> None:
 
 def answers(team: Team) -> list[torch.Tensor]:
     """Potentials and draws of a problem with weights, zeros among them."""
-    problem = replace(blobs(300, 90, 2, rel_eps=0.2), a=random_weights(300, 20, 1), b=random_weights(90, 10, 2))
+    problem = replace(blobs(1200, 40, 2, rel_eps=0.2), a=random_weights(1200, 20, 1), b=random_weights(40, 10, 2))
     coupling = solve_sinkhorn(problem, tol=0.02, team=team, backend="triton")
-    return [coupling.f, coupling.g, coupling.draw(uniforms(300))]
+    return [coupling.f, coupling.g, coupling.draw(uniforms(1200))]
 
 
 @interpreted

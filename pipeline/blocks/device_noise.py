@@ -1,9 +1,12 @@
 """Noise of source rows on any device of torch, in the bits of pipeline/blocks/noise.py.
 
+A kernel makes it on CUDA where Triton is installed; elsewhere torch does, one operation at a time, in the same bits:
 Philox4x64-10 in 64-bit integers, which wrap as they should; the Box-Muller transform with one operation a kernel, so
 that nothing is contracted to a fused multiply-add. Divisions are by tensors: by a number, torch multiplies with its
 reciprocal on a GPU.
 """
+
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -34,6 +37,11 @@ def device_gaussian(
     """
     width = -(-dim // (2 * WORDS_PER_COUNTER))
     out = torch.empty((len(rows), dim), dtype=torch.float32, device=rows.device)
+    if rows.is_cuda and find_spec("triton") is not None:
+        from flowpairs.pipeline.blocks.noise_kernel import launch
+
+        launch(out, rows, seed, int(stream))
+        return out
     step = max(1, CHUNK // (2 * WORDS_PER_COUNTER * width))
     for start in range(0, len(rows), step):
         some = rows[start : start + step]

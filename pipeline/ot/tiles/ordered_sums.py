@@ -1,0 +1,57 @@
+"""Sums whose order is fixed on every device, where torch's own on CUDA add in the order in which threads arrive.
+
+On CUDA `index_add_` adds by atomics and cuSPARSE's default product of a CSR matrix promises no order. There, sums by
+index go through `index_put_`, which sorts first, and products through `segment_reduce`, which sums each row by a tree.
+"""
+
+import warnings
+
+import torch
+from jaxtyping import Float, Float64, Int, Shaped
+from torch import Tensor
+
+
+def add_by_index(out: Float[Tensor, "k *rest"], index: Int[Tensor, " r"], values: Float[Tensor, "r *rest"]) -> Tensor:
+    """Add each of `values` to the row of `out` that `index` names, in place, and return `out`."""
+    if out.device.type == "cpu":
+        return out.index_add_(0, index, values)
+    return out.index_put_((index.long(),), values, accumulate=True)
+
+
+def row_sums(starts: Int[Tensor, " starts"], terms: Float[Tensor, " k"]) -> Float[Tensor, " rows"]:
+    """Sum the terms of each row, which are those from `starts[row]` to `starts[row + 1]`; 0 where there are none."""
+    return torch.segment_reduce(terms, "sum", offsets=starts.long(), initial=0.0, unsafe=True)
+
+
+def running_sums(values: Float[Tensor, " k"]) -> Float64[Tensor, " k"]:
+    """Compute the running sums in float64, on the CPU: CUDA's scan of one long row adds in no fixed order."""
+    return values.double().cpu().cumsum(0).to(values.device)
+
+
+class RowMatrix:
+    """A sparse matrix whose entries are in the order of its rows.
+
+    Args:
+        starts: position of each row's first entry, and the end.
+        columns: columns of the entries.
+        values: of the entries, float64.
+        shape: rows and columns.
+    """
+
+    def __init__(
+        self,
+        starts: Int[Tensor, " starts"],
+        columns: Int[Tensor, " k"],
+        values: Float[Tensor, " k"],
+        shape: tuple[int, int],
+    ) -> None:
+        self.starts, self.columns, self.values = starts, columns, values
+        if values.device.type == "cpu":
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+                self.csr = torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
+
+    def __matmul__(self, vector: Float[Tensor, " columns"]) -> Shaped[Tensor, " rows"]:
+        if self.values.device.type == "cpu":
+            return self.csr @ vector
+        return row_sums(self.starts, self.values * vector[self.columns])

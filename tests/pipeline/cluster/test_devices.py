@@ -1,0 +1,114 @@
+"""The device of an actor, and teams that cannot work on theirs."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import torch
+from pydantic import ValidationError
+
+from flowpairs.pipeline.base.errors import InputError, JobError
+from flowpairs.pipeline.blocks.division import divide
+from flowpairs.pipeline.cluster.devices import assigned_device, check_alike
+from flowpairs.pipeline.cluster.shapes import ActorShape
+from flowpairs.pipeline.cluster.trial_runs import trial_sizes
+from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.recompute import device_of
+from flowpairs.pipeline.solve.device_memory import block_bytes, largest_block
+from flowpairs.pipeline.solve.timed import TimedSolver
+
+
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("given", [[], [3]])
+def test_an_actor_uses_the_gpu_that_ray_gave_it_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, given: list[int], seen: bool
+) -> None:
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: given)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
+    if given and not seen:
+        with pytest.raises(InputError, match=r"GPU 3 of node .* finds no CUDA device; install .* or give 0"):
+            assigned_device()
+    else:
+        assert assigned_device() == ("cuda" if given else "cpu")
+
+
+def test_a_team_on_unlike_gpus_is_refused() -> None:
+    check_alike(["NVIDIA L4", "NVIDIA L4"])
+    with pytest.raises(InputError, match=r"actors_per_block=3: a team on NVIDIA A10G and NVIDIA L4"):
+        check_alike(["NVIDIA L4", "NVIDIA A10G", "NVIDIA L4"])
+
+
+def config(method: str, n: int = 64, **cluster: float) -> CoupleConfig:
+    return CoupleConfig.model_validate(
+        {
+            "data": {"path": "data.npy"},
+            "coupling": {"method": method, "n": n, "rel_eps": 0.1},
+            "output": {"dir": "out", "pairs": n},
+            "cluster": cluster,
+        }
+    )
+
+
+def test_actors_that_solve_together_need_whole_gpus() -> None:
+    for method, cluster in (
+        ("sinkhorn", {"gpus_per_actor": 0.5, "actors_per_block": 2}),
+        ("semidiscrete", {"gpus_per_actor": 0.5}),
+        ("semidiscrete", {"gpus_per_actor": 0.5, "actors": 2}),
+    ):
+        with pytest.raises(ValidationError, match=r"gpus_per_actor=0.5: actors that solve together"):
+            config(method, **cluster)
+    for method, cluster in (
+        ("sinkhorn", {"gpus_per_actor": 0.5}),
+        ("sinkhorn", {"gpus_per_actor": 1, "actors_per_block": 2}),
+        ("semidiscrete", {"gpus_per_actor": 0.5, "actors": 1}),
+        ("semidiscrete", {"gpus_per_actor": 2}),
+    ):
+        config(method, **cluster)
+
+
+def test_a_block_is_recomputed_on_the_kind_of_device_that_made_it() -> None:
+    made = {"block": 4, "device": "NVIDIA L4", "torch": "2.13.0"}
+    assert device_of(made, "NVIDIA L4") == "cuda"
+    assert device_of({**made, "device": "cpu"}, "NVIDIA L4") == "cpu"
+    assert device_of({**made, "device": "cpu"}, None) == "cpu"
+    assert device_of({"block": 4}, None) == "cpu"
+    for gpu in (None, "NVIDIA A10G"):
+        with pytest.raises(InputError, match=rf"block 4: made on NVIDIA L4 by torch 2.13.0.*has {gpu or 'none'}: run"):
+            device_of(made, gpu)
+
+
+def test_the_largest_block_is_the_one_that_just_fits() -> None:
+    for memory, d in ((8e10, 64), (8e10, 12288), (2.4e10, 500)):
+        n = largest_block(memory, d)
+        assert block_bytes(n, n, d) <= memory < block_bytes(n + 1, n + 1, d)
+    assert largest_block(1e9, 64) == 0
+
+
+class FullSolver:
+    """A solver of blocks whose GPU is full."""
+
+    def __init__(self, n: int, d: int) -> None:
+        space = SimpleNamespace(map=SimpleNamespace(dim=d))
+        self.job = SimpleNamespace(blocks=SimpleNamespace(n=n, m=n), space=space)
+
+    def solve(self, number: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def test_a_full_gpu_is_one_sentence_with_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 24 * 10**9))
+    solver: Any = FullSolver(2**20, 500)
+    with pytest.raises(
+        JobError, match=r"block 7: out of memory of a GPU with 24 GB at n=1048576, m=1048576, d=500"
+    ) as at:
+        TimedSolver(solver).solve(7)
+    assert f"about n=m={largest_block(24e9, 500)} would fit" in str(at.value)
+    assert "\n" not in str(at.value)
+
+
+def test_trials_on_a_gpu_are_large_enough_to_keep_it_busy() -> None:
+    asked = config("sinkhorn", 2**19)
+    blocks = divide(asked, 2**19, None)
+    assert trial_sizes(asked, blocks, ActorShape(1, 1, 1.0)) == [2**15, 2**17]
+    assert trial_sizes(asked, blocks, ActorShape(1, 1, 0.0)) == [1024, 4096]
