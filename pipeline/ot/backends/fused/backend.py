@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowpairs.pipeline.ot.backends.fused.launch import FusedLogits, RowSums, shape_for
+from flowpairs.pipeline.ot.backends.fused.launch import FusedLogits, RowSums, tile_shape
 from flowpairs.pipeline.ot.partners.inverse_cdf import chunk_of, first_beyond
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep, deepest_kept
@@ -35,7 +35,7 @@ class Fused:
             return "triton is not installed (pip install 'flowpairs[triton]')"
         if not problem.x0.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
             return "it needs CUDA"
-        if shape_for(problem.x0.device) is None:
+        if tile_shape(problem.x0.device) is None:
             return f"it has no kernels for {torch.cuda.get_device_name(problem.x0.device)}"
         return None
 
@@ -110,7 +110,7 @@ class Fused:
 
 def _fused(logits: Logits) -> FusedLogits:
     """Prepare logits for the kernels."""
-    shape = shape_for(logits.device)
+    shape = tile_shape(logits.device)
     assert isinstance(logits, InnerLogits)
     assert shape is not None
     return FusedLogits(logits, shape)

@@ -36,7 +36,7 @@ SHAPES = {
 INTERPRETED = TileShape(128, 32, 16, 4, 1)
 
 
-def shape_for(device: torch.device) -> TileShape | None:
+def tile_shape(device: torch.device) -> TileShape | None:
     """Return the shape of tiles for a device; None where none was compiled for it."""
     return INTERPRETED if device.type == "cpu" else SHAPES.get(torch.cuda.get_device_capability(device))
 
