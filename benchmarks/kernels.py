@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from flowpairs.pipeline.ot.backends.fused import kernels
-from flowpairs.pipeline.ot.backends.fused.launch import SHAPES
+from flowpairs.pipeline.ot.backends.fused.fused_logits import SHAPES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
 START, END = "<!-- kernels: written by `make kernels` -->", "<!-- kernels end -->"

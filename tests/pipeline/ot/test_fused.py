@@ -15,8 +15,8 @@ from support.ot_problems import blobs, random_weights, uniforms
 from support.teams import in_teams
 
 from flowpairs.pipeline.ot import solve_sinkhorn
+from flowpairs.pipeline.ot.backends.fused.fused_logits import FusedLogits, TileShape
 from flowpairs.pipeline.ot.backends.fused.halves import bytes_of_points, halved
-from flowpairs.pipeline.ot.backends.fused.launch import FusedLogits, TileShape
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.logits import InnerLogits
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flowpairs.pipeline.ot.backends.fused.launch import FusedLogits, RowSums, tile_shape
+from flowpairs.pipeline.ot.backends.fused.fused_logits import FusedLogits, RowSums, tile_shape
 from flowpairs.pipeline.ot.partners.inverse_cdf import chunk_of, first_beyond
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep, deepest_kept
