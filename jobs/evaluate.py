@@ -1,5 +1,6 @@
 """`flowpairs evaluate RUN`: curvature and Frechet distances of a finished run."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -42,7 +43,7 @@ def evaluate(
         return
     from flowpairs.training.evaluate import evaluate as run_job
 
-    if (run_dir / "evaluation.json").is_file():
+    if os.path.isfile(run_dir / "evaluation.json"):  # noqa: PTH113 - a path that is too long is refused below
         print_line(f"{run_dir}: evaluating anew; evaluation.json is replaced at the end", sys.stderr)
     report = run_job(run_dir, settings)
     if json:

@@ -56,12 +56,19 @@ class Features:
         return (centred.astype(np.float64) @ self.basis.astype(np.float64)).astype(np.float32)
 
     def of_noise(self, seed: int, first: int, rows: int) -> Float32[np.ndarray, "rows k"]:
-        """Compute the features of Gaussian source rows, a chunk at a time: rows x D numbers are never in memory."""
+        """Compute the features of Gaussian source rows, a chunk at a time: rows x D numbers are never in memory.
+
+        A chunk's product has one thread, so its bits do not depend on the number of cores.
+        """
         out = np.empty((rows, self.dim), np.float32)
         step = chunk_rows(len(self.mean))
-        for start in range(0, rows, step):
+
+        def fill(start: int) -> None:
             x0 = noise.gaussian(seed, first + start, min(step, rows - start), len(self.mean))
             out[start : start + step] = x0 if self.basis is None else x0 @ self.basis
+
+        for _ in map_in_threads(fill, range(0, rows, step)):
+            pass
         return out
 
     def of_noise_on(self, device: "torch.device", seed: int, first: int, rows: int) -> "Tensor":

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.blocks import features, noise
@@ -59,6 +60,16 @@ def test_noise_features_are_the_projected_noise(digits: np.ndarray) -> None:
     got = fitted.of_noise(3, 1_000, 9_000)
     np.testing.assert_allclose(got, noise.gaussian(3, 1_000, 9_000, 64) @ fitted.basis, atol=1e-5)
     np.testing.assert_allclose(np.cov(got.T), np.eye(7), atol=0.08)
+
+
+def test_noise_features_do_not_depend_on_the_number_of_threads(digits: np.ndarray) -> None:
+    """Two threads of some BLAS round a product of these shapes otherwise than one."""
+    fitted = fitted_to(digits, 24)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append(fitted.of_noise(0, 7, 1797))
+    assert np.array_equal(*found)
 
 
 def test_chunks_are_of_a_bounded_number_of_numbers() -> None:

@@ -269,10 +269,10 @@ def test_cells(sparse, tmp_path):
 
 
 def test_cells_without_the_package_are_refused(tmp_path, monkeypatch):
-    from flowpairs.pipeline.base import extras
+    from flowpairs.pipeline.base import environment
 
     (tmp_path / "a.h5ad").write_bytes(b"\x89HDF")
-    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs h5py, not installed here; pip install 'flowpairs\[cells\]'"):
         check_data(data(tmp_path / "a.h5ad"))
 
