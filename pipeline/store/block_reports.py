@@ -32,6 +32,6 @@ def read_blocks(directory: AnyPath) -> list[dict[str, Any]]:
         refuse_special(path)
         with path.open("rb") as file:
             return pq.read_table(file).to_pylist()
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeError) as error:  # of names that are no text
         remedy = "remove it and index.json, then couple again to have it written anew"
         raise InputError(f"{path}: cannot be read as parquet ({error}); {remedy}") from error

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.tar import plain_members
-from flowpairs.pipeline.store import format
+from flowpairs.pipeline.store import block_reports, format
 from flowpairs.pipeline.store.records import Record
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.pipeline.store.writer import write_shard
@@ -210,3 +210,11 @@ def test_an_unfinished_store_says_so(tmp_path: Path) -> None:
         format.read_index(tmp_path)
     with pytest.raises(InputError, match="no such directory"):
         format.read_index(tmp_path / "nowhere")
+
+
+def test_a_report_whose_columns_have_no_text_for_a_name_is_refused(tmp_path: Path) -> None:
+    block_reports.write_blocks(tmp_path, [{"block": 0, "eps": 0.5}])
+    path = tmp_path / "blocks.parquet"
+    path.write_bytes(path.read_bytes().replace(b"eps", b"\xe2ps"))
+    with pytest.raises(InputError, match=r"blocks\.parquet: cannot be read as parquet"):
+        block_reports.read_blocks(tmp_path)
