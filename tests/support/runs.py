@@ -1,6 +1,7 @@
 """Batches with random numbers, and finished runs for the tests of what follows: trained without Ray, or not at all."""
 
 import dataclasses
+import json
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from flowpairs.training.pairs.reading.order import arcs_for
 from flowpairs.training.run.directory import RunDirectory, check_run, prepare_run, write_json
 from flowpairs.training.run.logbook import Logbook, read_metrics
 from flowpairs.training.run.loop import train_loop
-from flowpairs.training.run.state import TrainState
+from flowpairs.training.run.state import FILE, TrainState
 
 MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "depth": 1}
 UNET: dict[str, Any] = {"kind": "unet", "channels": [8, 16], "layers": 1}
@@ -93,3 +94,9 @@ def wait_for_checkpoint(run: Path) -> None:
     """Wait until Ray Train has noted a checkpoint, from which a run then goes on."""
     while RunDirectory(run).newest_checkpoint() is None:
         time.sleep(0.02)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of a finished run."""
+    summary = json.loads((run / "train.json").read_text())
+    return torch.load(run / summary["checkpoint"] / FILE, weights_only=True)["ema"]

@@ -1,6 +1,5 @@
 """Nodes that a run lacks at its start or loses: it says what it waits for, and ends in the same weights."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,18 +8,17 @@ import numpy as np
 import pytest
 import torch
 from support.processes import outside
-from support.runs import train_here
+from support.runs import train_here, weights
 from support.stores import write_store
 
 from flowpairs.pipeline.config import validate
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.logbook import read_metrics
-from flowpairs.training.run.state import FILE
 from flowpairs.training.run.waiting import Waiting, what_is_missing
 from flowpairs.training.run.workers import WorkerShape
 
-STEPS = 600
+STEPS = 6000  # still at work when the node is killed, after the first checkpoint
 
 # A run of two workers on two raylets of one core. At its start something else holds a core, until the run has said that
 # it waits. After its first checkpoint a raylet dies; another one comes when the run has said that it waits again.
@@ -78,7 +76,7 @@ def settings(tmp_path: Path) -> TrainConfig:
     plain = {
         "pairs": {"dir": str(tmp_path / "store")},
         "model": {"kind": "mlp", "width": 32, "depth": 1},
-        "train": {"steps": STEPS, "batch": 64, "warmup": 10, "ema": 0.9, "log_every": 10, "checkpoint_every": 10},
+        "train": {"steps": STEPS, "batch": 64, "warmup": 10, "ema": 0.9, "log_every": 10, "checkpoint_every": 100},
         "output": {"dir": str(tmp_path / "run")},
         "cluster": {"workers": 2},
     }
@@ -100,10 +98,7 @@ def test_a_run_waits_for_its_nodes_says_so_and_ends_in_the_same_weights(settings
     alone = train_here(
         settings.model_copy(update={"output": settings.output.model_copy(update={"dir": str(tmp_path / "alone")})})
     )
-    ours, theirs = (
-        torch.load(run / json.loads((run / "train.json").read_bytes())["checkpoint"] / FILE, weights_only=True)["ema"]
-        for run in (tmp_path / "run", alone)
-    )
+    ours, theirs = weights(tmp_path / "run"), weights(alone)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
     assert [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")] == list(range(10, STEPS + 1, 10))

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +17,17 @@ import ray
 import ray.train
 import torch
 from support.processes import actors, outside
-from support.runs import wait_for_checkpoint
+from support.runs import wait_for_checkpoint, weights
 from support.stores import write_store
 
 from flowpairs.jobs.status import status
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import load, validate
-from flowpairs.training import objectives
 from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainClusterConfig, TrainConfig
 from flowpairs.training.evaluate import evaluate
-from flowpairs.training.pairs.batch import BatchPart
-from flowpairs.training.pairs.loader import ShardLoader
-from flowpairs.training.run import loop
 from flowpairs.training.run.logbook import read_metrics
-from flowpairs.training.run.state import FILE, TrainState
+from flowpairs.training.run.state import FILE
 from flowpairs.training.run.status import read_run_status
 from flowpairs.training.run.workers import WorkerShape, worker_shape
 from flowpairs.training.sample import sample
@@ -69,11 +64,6 @@ def config(
 def undisturbed(store: Path, local_ray: None) -> Path:
     train(config(store, "undisturbed", workers=2))
     return store.parent / "undisturbed"
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    summary = json.loads((run / "train.json").read_text())
-    return torch.load(run / summary["checkpoint"] / FILE, weights_only=True)["ema"]
 
 
 def assert_same_end(run: Path, other: Path) -> None:
@@ -261,7 +251,7 @@ import os, signal, sys, threading
 sys.path[:0] = ["tests", "tests/training"]
 from pathlib import Path
 from support.processes import two_raylets
-from support.runs import wait_for_checkpoint
+from support.runs import wait_for_checkpoint, weights
 from flowpairs.training.config import TrainConfig
 from flowpairs.training.train import train
 
@@ -379,32 +369,3 @@ def test_a_fault_of_the_input_ends_the_run_at_once(store: Path, local_ray: None)
     with pytest.raises(InputError, match=r"pairs-000001\.tar.*couple again") as caught:
         train(config(store.parent / "damaged", "of-damaged", workers=2))
     assert isinstance(caught.value.__cause__, ray.train.ControllerError)
-
-
-@pytest.mark.nightly
-@pytest.mark.usefixtures("local_ray")
-def test_sf2m_with_guidance_trains_on_two_workers_as_on_one_and_is_sampled(tmp_path: Path) -> None:
-    """Noise, times and hidden labels follow from (seed, step) over the global batch."""
-    x0 = np.random.default_rng(0).normal(size=(600, 2)).astype(np.float32)
-    index = write_store(tmp_path / "store", x0, 2 * x0, labels=np.arange(600) % 3)
-    plain = config(tmp_path / "store", "run", workers=2, steps=30).model_dump(mode="json")
-    plain["model"]["conditional"], plain["train"]["label_dropout"] = True, 0.2
-    plain |= {"path": {"kind": "sb", "sigma": 0.5}, "objective": {"kind": "sf2m"}, "loss": {"time": "bridge"}}
-    settings = validate(TrainConfig, plain)
-    train(settings)
-
-    state = TrainState.start(objectives.build_network(settings, (2,), 3), settings.train)
-    lines, part = list[loop.LogLine](), BatchPart(64, 0, 1, 8)
-    objective = objectives.build_objective(settings, 3)
-    draw = partial(objective.draw, shape=index.shape)
-    with ShardLoader(tmp_path / "store", index, part, 0, labels=True, draw=draw) as loader:
-        loop.train_loop(state, state.model, loader, objective, settings.train, lines.append, lambda metrics: None)
-    ours = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
-    np.testing.assert_allclose(ours, [line.loss for line in lines], rtol=1e-4)
-    for key, value in weights(tmp_path / "run").items():
-        torch.testing.assert_close(value, state.ema.state_dict()[key], rtol=1e-3, atol=1e-5)
-
-    asked = EvaluateConfig(samples=64, euler=(2,), sde=(4,), guidance=2.0)
-    report = evaluate(tmp_path / "run", asked)
-    assert [(row["solver"], row["nfe"]) for row in report["frechet"][:2]] == [("euler", 2), ("sde", 4)]
-    assert report["guidance"] == 2.0
