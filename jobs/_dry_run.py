@@ -116,9 +116,9 @@ def training_rows(config: TrainConfig) -> Rows:
 
 def _begun(run: "RunDirectory", steps: int) -> str:
     """Say from where a run would go on."""
+    from flowpairs.training.run.status import read_run_status
+
     if not run.config.is_file():
         return "nothing"
-    done = run.summary()
-    if done is not None and done.get("steps", steps) >= steps:
-        return "all: the run is finished"
-    return run.newest_checkpoint() or "nothing"
+    found = read_run_status(run.path)
+    return "all: the run is finished" if found.finished(steps) else found.checkpoint or "nothing"

@@ -15,14 +15,8 @@ from flowpairs.pipeline.base import signals
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.printing import print_line
 
-STARTS_OVER = {
-    "plan",
-    "verify",
-    "evaluate",
-    "sample",
-    "export",
-    "report",
-}  # commands that keep nothing of half their work
+# Commands that keep nothing of half their work.
+STARTS_OVER = {"plan", "verify", "evaluate", "sample", "export", "report"}
 INTERRUPTED = 130  # typer's exit status after Ctrl-C
 SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": "markdown"}
 

@@ -46,7 +46,7 @@ def say_where_it_stands(settings: "TrainConfig") -> None:
     if not check_output(settings):
         return
     found, steps = read_run_status(run.path), settings.train.steps
-    if found.complete and found.steps >= steps:
+    if found.finished(steps):
         said = "finished already; nothing is trained"
     elif found.checkpoint:
         said = f"going on from {found.checkpoint}, to step {steps:,}"

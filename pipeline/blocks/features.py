@@ -4,6 +4,7 @@ With the dot-product cost, noise projected on the same orthonormal directions st
 2506.05526), and centring the data changes no coupling, since it shifts the cost of every source row by a constant.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -55,24 +56,33 @@ class Features:
             return centred
         return (centred.astype(np.float64) @ self.basis.astype(np.float64)).astype(np.float32)
 
-    def of_noise(self, seed: int, first: int, rows: int) -> Float32[np.ndarray, "rows k"]:
+    def of_noise(
+        self, seed: int, first: int, rows: int, sections: Sequence[slice] | None = None
+    ) -> Float32[np.ndarray, "rows k"]:
         """Compute the features of Gaussian source rows, a chunk at a time: rows x D numbers are never in memory.
 
         A chunk's product has one thread, so its bits do not depend on the number of cores.
+
+        Args:
+            seed: the job's seed.
+            first: global number of the first row.
+            rows: number of rows.
+            sections: which of the rows, each section by itself; the others are zero. None: all.
         """
-        out = np.empty((rows, self.dim), np.float32)
-        step = chunk_rows(len(self.mean))
+        out = np.zeros((rows, self.dim), np.float32)
 
-        def fill(start: int) -> None:
-            x0 = noise.gaussian(seed, first + start, min(step, rows - start), len(self.mean))
-            out[start : start + step] = x0 if self.basis is None else x0 @ self.basis
+        def fill(chunk: slice) -> None:
+            x0 = noise.gaussian(seed, first + chunk.start, chunk.stop - chunk.start, len(self.mean))
+            out[chunk] = x0 if self.basis is None else x0 @ self.basis
 
-        for _ in map_in_threads(fill, range(0, rows, step)):
+        for _ in map_in_threads(fill, self._chunks(rows, sections)):
             pass
         return out
 
-    def of_noise_on(self, device: "torch.device", seed: int, first: int, rows: int) -> "Tensor":
-        """Compute the features [rows, k] of Gaussian source rows on a device of torch, a chunk at a time.
+    def of_noise_on(
+        self, device: "torch.device", seed: int, first: int, rows: int, sections: Sequence[slice] | None = None
+    ) -> "Tensor":
+        """Compute what `of_noise` does, [rows, k], on a device of torch.
 
         They are sums in float64 rounded to float32, so they agree with those of `of_noise`, which are sums in float32,
         to within the rounding of those; without directions they are the noise itself, bit for bit.
@@ -81,14 +91,20 @@ class Features:
 
         from flowpairs.pipeline.blocks.device_noise import device_gaussian
 
-        out = torch.empty((rows, self.dim), dtype=torch.float32, device=device)
+        out = torch.zeros((rows, self.dim), dtype=torch.float32, device=device)
         basis = None if self.basis is None else torch.from_numpy(self.basis).to(device).double()
-        step = chunk_rows(len(self.mean))
-        for start in range(0, rows, step):
-            numbers = torch.arange(first + start, first + min(start + step, rows), device=device)
+        for chunk in self._chunks(rows, sections):
+            numbers = torch.arange(first + chunk.start, first + chunk.stop, device=device)
             x0 = device_gaussian(seed, numbers, len(self.mean))
-            out[start : start + step] = x0 if basis is None else x0.double() @ basis
+            out[chunk] = x0 if basis is None else x0.double() @ basis
         return out
+
+    def _chunks(self, rows: int, sections: Sequence[slice] | None) -> list[slice]:
+        """Cut sections of rows, or all of them, into chunks."""
+        step, parts = chunk_rows(len(self.mean)), [slice(0, rows)] if sections is None else sections
+        return [
+            slice(start, min(start + step, part.stop)) for part in parts for start in range(part.start, part.stop, step)
+        ]
 
     def exactly(self, x0: Float32[np.ndarray, "rows D"]) -> Float64[np.ndarray, "rows k"]:
         """Compute the features of Gaussian source rows in float64, where it hardly matters which rows go together."""

@@ -137,9 +137,9 @@ class CouplingConfig(Strict):
 
     def _check_cost_name(self) -> None:
         """Refuse a cost that is no name, formula or function."""
-        if self.cost.startswith(PREFIX):
+        if self.formula is not None:
             try:
-                parse_formula(self.cost.removeprefix(PREFIX))
+                parse_formula(self.formula)
             except ValueError as error:
                 raise ValueError(f"cost={self.cost!r}: {error}") from None
         elif self.cost not in NAMED and not OWN.fullmatch(self.cost):
@@ -148,9 +148,14 @@ class CouplingConfig(Strict):
             )
 
     @property
+    def formula(self) -> str | None:
+        """The text of a cost that is a formula; None where it is none."""
+        return self.cost.removeprefix(PREFIX) if self.cost.startswith(PREFIX) else None
+
+    @property
     def imports_cost(self) -> bool:
         """Whether the cost is a function of the user's, whose module has to be imported."""
-        return self.cost not in NAMED and not self.cost.startswith(PREFIX)
+        return self.cost not in NAMED and self.formula is None
 
     def cost_function(self) -> Cost:
         """Return the cost to be minimised: a name, a formula, or the function named, whose module is imported.

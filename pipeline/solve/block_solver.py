@@ -220,15 +220,11 @@ class BlockSolver:
 
         device, to_features = torch.device(self.device), self.space.map
         partition = RowPartition(n, m, device, self.team)
-        x0 = torch.zeros((n, to_features.dim), dtype=torch.float32, device=device)
-        for k in partition.mine:  # section by section, whichever member owns it: the same products give the same bits
-            rows = partition.sections[k]
-            some = self.seed, first + rows.start, rows.stop - rows.start
-            if device.type == "cpu":
-                x0[rows] = torch.from_numpy(to_features.of_noise(*some))
-            else:
-                x0[rows] = to_features.of_noise_on(device, *some)
-        return x0
+        # Section by section, whichever member owns it: the same products give the same bits.
+        own = self.seed, first, n, [partition.sections[k] for k in partition.mine]
+        if device.type == "cpu":
+            return torch.from_numpy(to_features.of_noise(*own))
+        return to_features.of_noise_on(device, *own)
 
     def _import(self, table: PairTable, block: int) -> tuple[dict[str, Any], PairTable, None]:
         """Take the block's part of the table and compute its costs."""

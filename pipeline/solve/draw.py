@@ -10,7 +10,6 @@ from torch import Tensor
 
 from flowpairs.pipeline import ot
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.base.grammar import PREFIX
 from flowpairs.pipeline.config import LEAST_EPS, CouplingConfig
 from flowpairs.pipeline.ot.costs.formula import Formula
 from flowpairs.pipeline.ot.costs.geodesic import Lookup, geodesic_cost, points
@@ -104,22 +103,19 @@ def build_problem(
         matrix = torch.from_numpy(found).to(x0.device)
     if matrix is not None:
         return ot.Problem(points(len(x0), x0.device), points(len(x1), x0.device), 1.0, a, b, Lookup(matrix))
-    cost = options.cost_function()
-    if isinstance(cost, str) and cost.startswith(PREFIX):
-        cost = Formula(cost.removeprefix(PREFIX))
+    cost = options.cost_function() if options.formula is None else Formula(options.formula)
     assert cost != "geodesic"
     assert cost != "precomputed"
     return ot.Problem(x0, x1, 1.0, a, b, cost)
 
 
-def check_formula(options: CouplingConfig, x0: Float[np.ndarray, "r k"], x1: Float[np.ndarray, "c k"]) -> None:
-    """Refuse a cost that is a formula which has no finite values for some rows of either side.
+def check_formula(text: str, x0: Float[np.ndarray, "r k"], x1: Float[np.ndarray, "c k"]) -> None:
+    """Refuse a formula which has no finite values for some rows of either side.
 
     Raises:
         InputError: it has none, or names features that the rows lack.
     """
-    if options.cost.startswith(PREFIX):
-        Formula(options.cost.removeprefix(PREFIX)).check_sample(torch.from_numpy(x0), torch.from_numpy(x1))
+    Formula(text).check_sample(torch.from_numpy(x0), torch.from_numpy(x1))
 
 
 def draw_pairs(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flowpairs.pipeline import config as configs
-from flowpairs.pipeline.base.grammar import PREFIX
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.config import CoupleConfig
@@ -53,10 +52,10 @@ class Job:
         if self.features is not None:
             return self
         space = feature_space(self.config, self.inputs, self.directory)
-        if self.config.coupling.cost.startswith(PREFIX):
+        if (formula := self.config.coupling.formula) is not None:
             from flowpairs.pipeline.solve.draw import check_formula
 
-            check_formula(self.config.coupling, *space.sample(self.config.source.seed, SAMPLE))
+            check_formula(formula, *space.sample(self.config.source.seed, SAMPLE))
         return replace(self, features=space)
 
     def index(self, shards: Sequence[Shard]) -> Index:

@@ -103,7 +103,10 @@ def sample_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath) -> Sam
     inputs = gather_inputs(config, surveyed, read)
     whole = counts["target"]
     marks = [time.perf_counter()]
-    mark = lambda: marks.append(time.perf_counter())  # noqa: E731
+
+    def mark() -> None:
+        marks.append(time.perf_counter())
+
     fitted = directions.fit_features(fitting_samples(config, inputs), config.features.pca, mark)
     mark()
     space = feature_space(config, inputs, None, fitted)

@@ -39,6 +39,10 @@ class RunStatus:
     seconds_since_last_line: float | None
     checkpoint: str | None
 
+    def finished(self, steps: int) -> bool:
+        """Return whether nothing is left of a run of so many steps, which may have been fewer when it began."""
+        return self.complete and self.steps >= steps
+
 
 def read_run_status(directory: Path) -> RunStatus:
     """Read the status of a training run.

@@ -145,7 +145,7 @@ class FusedLogits:
         listed = torch.full((size * int(programs.sum()),), self.n, dtype=torch.int32, device=self.device)
         listed[slot] = rows.int()
         chunk = kinds // self.chunk_tiles
-        firsts = chunk * self.width + kinds % self.chunk_tiles * self.shape.columns
+        firsts = self._first_columns(kinds)
         stops = torch.where(chunk == self.chunks - 1, self.m, (chunk + 1) * self.width)
         firsts, stops = (bound.int().repeat_interleave(programs) for bound in (firsts, stops))
         logits = torch.empty(len(listed), self.shape.columns, device=self.device)
@@ -158,8 +158,10 @@ class FusedLogits:
 
     def columns_of(self, tiles: Int[Tensor, " k"]) -> Int[Tensor, "k columns"]:
         """Return the numbers of the columns of tiles."""
-        first = tiles // self.chunk_tiles * self.width + tiles % self.chunk_tiles * self.shape.columns
-        return first[:, None] + torch.arange(self.shape.columns, device=self.device)
+        return self._first_columns(tiles)[:, None] + torch.arange(self.shape.columns, device=self.device)
+
+    def _first_columns(self, tiles: Int[Tensor, " k"]) -> Int[Tensor, " k"]:
+        return tiles // self.chunk_tiles * self.width + tiles % self.chunk_tiles * self.shape.columns
 
     def _grid(self, rows: slice) -> tuple[int, int]:
         return -(-(rows.stop - rows.start) // self.shape.rows), self.chunks

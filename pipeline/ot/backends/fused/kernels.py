@@ -21,6 +21,16 @@ UNIT = tl.constexpr(4611686018427387904.0)  # 2^62: pipeline/ot/tiles/partition.
 
 
 @triton.jit
+def _add_products(s, ah, al, yh, yl, at, there):
+    """Add the products of rows' halves and of the columns' halves at some addresses, features by columns."""
+    bh = tl.load(yh + at, mask=there, other=0.0)
+    bl = tl.load(yl + at, mask=there, other=0.0)
+    s = tl.dot(al, bh, s)
+    s = tl.dot(ah, bl, s)
+    return tl.dot(ah, bh, s)
+
+
+@triton.jit
 def _products(
     xh, xl, yh, yl, row0, col0, n, stop, ah, al, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
 ):
@@ -34,23 +44,14 @@ def _products(
     right = tl.full([], col0, tl.int64) * K
     s = tl.zeros([BM, BN], tl.float32)
     if K == BK:
-        at = cols[None, :] * K + ks[:, None]
-        bh = tl.load(yh + right + at, mask=there, other=0.0)
-        bl = tl.load(yl + right + at, mask=there, other=0.0)
-        s = tl.dot(al, bh, s)
-        s = tl.dot(ah, bl, s)
-        s = tl.dot(ah, bh, s)
+        s = _add_products(s, ah, al, yh + right, yl + right, cols[None, :] * K + ks[:, None], there)
     else:
         for k0 in range(0, K, BK):
             own = rows[:, None] * K + k0 + ks[None, :]
             at = cols[None, :] * K + k0 + ks[:, None]
             ch = tl.load(xh + left + own, mask=inside, other=0.0)
             cl = tl.load(xl + left + own, mask=inside, other=0.0)
-            bh = tl.load(yh + right + at, mask=there, other=0.0)
-            bl = tl.load(yl + right + at, mask=there, other=0.0)
-            s = tl.dot(cl, bh, s)
-            s = tl.dot(ch, bl, s)
-            s = tl.dot(ch, bh, s)
+            s = _add_products(s, ch, cl, yh + right, yl + right, at, there)
     return s
 
 
@@ -247,11 +248,7 @@ def gather_kernel(
         at = (cols - col0)[None, :] * K + k0 + ks[:, None]
         ch = tl.load(xh + left + k0 + ks[None, :], mask=inside, other=0.0)
         cl = tl.load(xl + left + k0 + ks[None, :], mask=inside, other=0.0)
-        bh = tl.load(yh + right + at, mask=there, other=0.0)
-        bl = tl.load(yl + right + at, mask=there, other=0.0)
-        s = tl.dot(cl, bh, s)
-        s = tl.dot(ch, bl, s)
-        s = tl.dot(ch, bh, s)
+        s = _add_products(s, ch, cl, yh + right, yl + right, at, there)
     g = tl.load(gamma + cols, mask=cols < stop, other=NOTHING)
     logit = s * scale + (g[None, :] - tl.load(ref + own, mask=own < n, other=0.0)[:, None])
     out = (program * BM + tl.arange(0, BM)).to(tl.int64)[:, None] * BN + tl.arange(0, BN)[None, :]
