@@ -23,6 +23,7 @@ COMMANDS = (
     "sample",
     "export",
     "report",
+    "worth",
     "submit",
     "jobs",
     "stop",

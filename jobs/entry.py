@@ -16,7 +16,7 @@ from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.printing import print_line
 
 # Commands that keep nothing of half their work.
-STARTS_OVER = {"plan", "verify", "evaluate", "sample", "export", "report"}
+STARTS_OVER = {"plan", "verify", "evaluate", "sample", "export", "report", "worth"}
 INTERRUPTED = 130  # typer's exit status after Ctrl-C
 SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": "markdown"}
 
