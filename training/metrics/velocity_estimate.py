@@ -4,8 +4,8 @@ A network regresses the velocity u = x1 - x0 on x_t = (1 - t) x0 + t x1, and the
 v(t, x) = E[u | x_t = x]. Every pair gives one x_t at any time t, so v is estimated at each of eight times from the same
 pairs: an affine map by least squares, plus ridge regression with a Gaussian kernel of what the map leaves. Nearest
 neighbours and weighted means do not do: in many dimensions the nearest of thousands of points is far away, and what
-they flatten most is the affine part. At t = 1, x_t is the datum itself, and a regression would need many pairs of each:
-the estimate of the last time is kept from there on.
+they flatten most is the affine part. The last time is 7/8: at t = 1, x_t is the datum itself, and a regression would
+need many pairs of each.
 """
 
 from collections.abc import Callable
@@ -102,5 +102,5 @@ class VelocityEstimate:
             when_fitted()
 
     def __call__(self, t: Float[Tensor, " b"], x: Float32[Tensor, "b k"]) -> Float32[Tensor, "b k"]:
-        """Evaluate the velocity at a multiple of 1/8, the same for all points; at t = 1 that of 7/8."""
-        return self._at[min(round(float(t[0]) * STEPS), STEPS - 1)](x)
+        """Evaluate the velocity at a multiple of 1/8 below 1, the same for all points."""
+        return self._at[round(float(t[0]) * STEPS)](x)
