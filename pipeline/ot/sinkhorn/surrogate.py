@@ -108,10 +108,12 @@ class Surrogate:
         for part in self.parts:
             part.fill(mass)
         self.rest_of_row = (groups * (1 - ROUNDED) - self._kept_of_groups(mass)).clamp(min=0)
-        kept = torch.cat([part.spread(measured, torch.ones_like(b), torch.zeros_like(groups)) for part in self.parts])
+        plain = measured, torch.ones_like(b), torch.zeros_like(groups)
         if sweep.pieces is None:  # one profile for all
-            profiles = (sweep.columns - share.masses(kept.sum(0))).expand(len(kept), -1)
+            kept = torch.stack([part.spread(*plain) for part in self.parts]).sum(0)
+            profiles = (sweep.columns - share.masses(kept))[None]
         else:
+            kept = torch.cat([counted for part in self.parts for counted in part.spread_by_piece(*plain)])
             profiles = (sweep.pieces if fine else _by_run(sweep.pieces, share)) * (1 - ROUNDED) - kept.double() / UNIT
         self._set_profiles(profiles)
         self.entropy_of_rest = math.nan
@@ -144,11 +146,13 @@ class Surrogate:
         return add_by_index(sums, self.i.long() * count + self.group_of_column[self.j], mass).view(-1, count)
 
     def _set_profiles(self, profiles: Float[Tensor, "r m"]) -> None:
-        """Give each piece the profile of its rest over the columns of each group."""
+        """Give each piece the profile of its rest over the columns of each group; a single one is that of all."""
         profiles = profiles.clamp(min=LEAST)
         sums = add_by_index(profiles.new_zeros(len(self.width), len(profiles)), self.group_of_column, profiles.T).T
         profiles /= sums[:, self.group_of_column]
-        for part, own in zip(self.parts, profiles.split([part.pieces for part in self.parts]), strict=True):
+        counts = [part.pieces for part in self.parts]
+        each = profiles.split(counts) if len(profiles) == sum(counts) else [profiles] * len(counts)
+        for part, own in zip(self.parts, each, strict=True):
             part.profile = own
 
     def _cut(self) -> None:
@@ -176,7 +180,7 @@ class Surrogate:
         order = i.argsort(stable=True)
         self.gamma, self.i, self.j, self.logits = fed.gamma, i[order], j[order], logits[order]
         self.rest_of_row = self.rest_of_row * (-fed.shift).exp2()[:, None]
-        profiles = torch.cat([part.profile for part in self.parts])
+        profiles = torch.cat([part.profile.expand(part.pieces, -1) for part in self.parts])
         self._cut()
         profiles[:, fed.columns] = LEAST
         self._set_profiles(profiles)
@@ -263,7 +267,7 @@ class Surrogate:
 
         def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
             u[part.rows] = self.a[part.rows] / part.times(v, r).clamp(min=TINY)
-            return part.spread(u, v, r).sum(0)
+            return part.spread(u, v, r)
 
         return u, self._sum(work)
 
@@ -346,7 +350,7 @@ class Surrogate:
         def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
             rows = part.rows
             sent[rows] = u[rows] ** 2 / self.a[rows] * part.times(vw, r)
-            return part.spread(sent, v, r).sum(0)
+            return part.spread(sent, v, r)
 
         return self._sum(work)
 
