@@ -79,7 +79,7 @@ class Targets:
         self.b = (weights / weights.sum()).to(device)
 
     def rows(self, rows: slice) -> Float64[Tensor, "r d"]:
-        """Read some of the data, without their centre; nothing is kept, since all of them in float64 take 8 K d bytes."""
+        """Read some of the data, less their centre; nothing is kept, since in float64 all of them take 8 K d bytes."""
         return self._y[rows].double().to(self.device) - self.centre
 
     def _sections(self) -> list[slice]:
