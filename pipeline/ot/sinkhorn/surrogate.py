@@ -24,7 +24,7 @@ from flowpairs.pipeline.ot.sinkhorn.starved import Fed
 from flowpairs.pipeline.ot.sinkhorn.surrogate_part import SurrogatePart
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
-from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, power_of_two, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, distance, power_of_two, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups, group_of_columns
 
 MEMORY = 8
@@ -245,11 +245,11 @@ class Surrogate:
         r = self.rest_of_row * (growth - top[:, None]).clamp(max=BOUND).exp2()
         list(self.workers.map(lambda part: part.fill(mass), self.parts))
 
-        best, error, anderson = x, math.inf, Anderson(MEMORY)
+        best, error, anderson = x, math.inf, Anderson(MEMORY, self.share.team)
         u = scaling = torch.ones_like(self.a)
         for _ in range(ITERATIONS):
             u, column = self._iterate(x.exp2(), r)
-            now = (column - self.b).abs().sum().item()
+            now = distance(column, self.b)
             if now < error:
                 best, error, scaling = x, now, u
             if now < tol:
@@ -288,12 +288,10 @@ class Surrogate:
         u, column = self._iterate(x.exp2(), r)
         value = self._dual(x, u)
         for _ in range(NEWTON):
-            slope = self.b - column
-            error = slope.abs().sum().item()
-            if error < tol:
+            if distance(column, self.b) < tol:
                 break
-            step = self._direction(x.exp2(), u, column, slope, r)
-            longest = step.abs().max().item()
+            step = self._direction(x.exp2(), u, column, self.b - column, r)
+            longest = self.share.decided(step.abs().max().item())
             if longest == 0:
                 break
             step *= min(1.0, LEAP / longest)
@@ -307,11 +305,11 @@ class Surrogate:
             else:
                 break
             x, u, column, value = there, u_there, column_there, found
-        return x, (self.b - column).abs().sum().item(), u
+        return x, distance(column, self.b), u
 
     def _dual(self, x: Float[Tensor, " m"], u: Float[Tensor, " n"]) -> float:
         """Compute <b, x> - sum_i a_i log2 of row i's sum, where u = a / sum."""
-        return (self.b @ x).item() - self.share.total(self.a * (self.a / u).log2())
+        return self.share.decided((self.b @ x).item()) - self.share.total(self.a * (self.a / u).log2())
 
     def _direction(
         self,
@@ -324,18 +322,19 @@ class Surrogate:
         """Solve (diag(column) - P^T diag(1 / a) P) x = slope by conjugate gradients, preconditioned by the diagonal."""
         scale = 1 / column.clamp(min=TINY).sqrt()
         x, residual = torch.zeros_like(slope), slope * scale
-        direction, square = residual, (residual @ residual).item()
+        decided = self.share.decided
+        direction, square = residual, decided((residual @ residual).item())
         wanted = square * CLOSER**2
         for _ in range(GRADIENTS):
             w = scale * direction
             size = w.abs().max()
             image = (column * w - self._exchanged(v, u, w / size, r) * size) * scale
-            curvature = (direction @ image).item()
+            curvature = decided((direction @ image).item())
             if curvature <= 0:
                 break
             length = square / curvature
             x, residual = x + length * direction, residual - length * image
-            before, square = square, (residual @ residual).item()
+            before, square = square, decided((residual @ residual).item())
             if square < wanted:
                 break
             direction = residual + (square / before) * direction
