@@ -6,6 +6,7 @@ function of (config, data, block); they do not depend on the process that comput
 
 import dataclasses
 import io
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -123,7 +124,8 @@ class BlockSolver:
         sides = coupling.problem.weights()
         drawn_for, drawn = sides[::-1] if backward else sides
         rows = None
-        if backward or self.inputs.source is not None:
+        relax = self.config.coupling.relax
+        if backward or self.inputs.source is not None or (relax is not None and relax.source < math.inf):
             u = float(noise.uniforms(seed, noise.Stream.ROWS, block, 1)[0])
             order = noise.permutation(seed, noise.Stream.ROWS, n, high=block + 1)
             allotted = torch.from_numpy(draw.allot_rows(drawn_for.cpu().numpy(), n, u, order))

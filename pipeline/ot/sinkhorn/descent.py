@@ -209,8 +209,8 @@ def descend(
                 if aim is not None and error < GOOD and not last_one:
                     state.eps = share.decided(aim.eps(surrogate, state))
                 following = max(state.eps, state.level / SHARPEN) if error < GOOD else state.level
-                solution, following = _propose(surrogate, state.level, following, max(OF_TOL * tol, OF_ERROR * error))
-                state.keep = _keep(state.keep, solution.rest, error / before, many, most)
+                solution, following = propose(surrogate, state.level, following, max(OF_TOL * tol, OF_ERROR * error))
+                state.keep = next_keep(state.keep, solution.rest, error / before, many, most)
                 state.may_end = error < max(CLOSE, tol)
                 if following != state.level:
                     state.move(solution.gamma, following)
@@ -249,14 +249,14 @@ def _part_sums(
     return torch.stack(sums, 1)
 
 
-def _keep(keep: int, rest: float, ratio: float, many: int, most: int) -> int:
+def next_keep(keep: int, rest: float, ratio: float, many: int, most: int) -> int:
     """Choose the next surrogate's entries per row, from the share of P that this one lacked and its gain in error."""
     if ratio > SLOW:
         return min(4 * keep, most)
     return max(keep, many) if rest > 1 - NEARLY else keep
 
 
-def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[SurrogateSolution, float]:
+def propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[SurrogateSolution, float]:
     """Solve the surrogate at `following`, or nearer to `level` where it cannot be solved so far down."""
     while True:
         solution = surrogate.solve(level / following, tol)

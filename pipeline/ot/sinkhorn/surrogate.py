@@ -55,6 +55,7 @@ class SurrogateSolution(NamedTuple):
     error: float  # L1 error of the target marginal, on the surrogate
     rest: float  # share of P that is not kept entry by entry
     entropy: float  # H(P) in nats, where the sweep found its entropies
+    source: Float[Tensor, " n"]  # masses of the rows
 
 
 class Scalings(NamedTuple):
@@ -66,6 +67,7 @@ class Scalings(NamedTuple):
     logits: Float[Tensor, " k"]  # of the entries at that eps, less `top`
     top: Float[Tensor, " n"]  # largest logit of each row
     r: Float[Tensor, "n g"]  # rest of each row in each group of columns
+    source: Float[Tensor, " n"]  # masses of the rows
 
 
 class Surrogate:
@@ -81,6 +83,9 @@ class Surrogate:
         measured: masses of the rows in the plan whose marginal the pass measured, where they were not `a`.
         fed: columns whose potential was raised since, with their entries.
     """
+
+    rigid = True  # whether the marginals to be reached are fixed
+    damping = 1.0  # share of a Sinkhorn step that is taken
 
     def __init__(
         self,
@@ -206,7 +211,8 @@ class Surrogate:
         rest = self.share.total(found.scaling * outside)
         nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
         gamma = (self.gamma - self.log_b) * sharpen + self.log_b + found.x
-        return SurrogateSolution(gamma, found.scaling.clamp(min=TINY).log2() - found.top, found.error, rest, nats)
+        rows = found.scaling.clamp(min=TINY).log2() - found.top
+        return SurrogateSolution(gamma, rows, found.error, rest, nats, found.source)
 
     def distance(self, tol: float) -> float:
         """Compute the L1 distance between the plan that the sweep found and the one whose marginals are a and b."""
@@ -247,17 +253,28 @@ class Surrogate:
 
         best, error, anderson = x, math.inf, Anderson(MEMORY, self.share.team)
         u = scaling = torch.ones_like(self.a)
+        source = self.a
+        self._begin(sharpen, top)
         for _ in range(ITERATIONS):
             u, column = self._iterate(x.exp2(), r)
-            now = distance(column, self.b)
+            wanted = self._wanted(x)
+            now = distance(column, wanted)
             if now < error:
-                best, error, scaling = x, now, u
+                best, error, scaling, source = x, now, u, self.a
             if now < tol:
                 break
-            x = anderson.mix(x, x + (self.b / column.clamp(min=1 / UNIT)).log2()).clamp(-BOUND, BOUND)
-        if error > max(tol, SOLVED_WELL):
+            change = (wanted / column.clamp(min=1 / UNIT)).log2() * self.damping
+            x = anderson.mix(x, x + change).clamp(-BOUND, BOUND)
+        if error > max(tol, SOLVED_WELL) and self.rigid:
             best, error, scaling = self._newton(best, r, tol)
-        return Scalings(best, scaling, error, logits, top, r)
+        return Scalings(best, scaling, error, logits, top, r, source)
+
+    def _begin(self, sharpen: float, top: Float[Tensor, " n"]) -> None:
+        """Prepare for iterations at 1 / sharpen times the sweep's eps, whose rows' logits are less `top`."""
+
+    def _wanted(self, x: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Return the target marginal that is wanted at the columns' scaling 2^x."""
+        return self.b
 
     def _iterate(
         self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]
