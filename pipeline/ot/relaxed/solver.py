@@ -235,7 +235,7 @@ def _finish(
         seconds=time.perf_counter() - started,
         mass=share.decided(mass),
     )
-    coupling.backend.seconds += block.kernel.backend.seconds
+    coupling.backend.seconds += block.backend.seconds
     return EntropicCoupling(coupling.problem, coupling.f, coupling.g, report, block.team, coupling.backend)
 
 

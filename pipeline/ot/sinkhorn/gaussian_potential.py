@@ -41,7 +41,7 @@ def fit_gaussians(
         eps: absolute epsilon.
     """
     d = rows.shape[1]
-    basis, inside, slope = None, (rows, columns), 0.0
+    basis, inside, slope = None, (rows, columns), torch.zeros_like(a[0])
     if d > DIRECTIONS:
         some = torch.arange(DIRECTIONS, device=b.device) * len(columns) // DIRECTIONS
         basis = torch.linalg.qr(columns[some].T).Q

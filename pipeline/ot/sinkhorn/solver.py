@@ -104,7 +104,8 @@ class ProblemArrays:
         self.target = of_first(team, self.target[nearby_order(problem.x1[self.target])])
         self.a, self.b = a[self.source], b[self.target]
         self.supported = replace(self.whole, x0=problem.x0[self.source], x1=problem.x1[self.target], a=self.a, b=self.b)
-        self.kernel = kernel_of(self.supported, Timed(backend))
+        self.backend = Timed(backend)
+        self.kernel = kernel_of(self.supported, self.backend)
         self.share = RowPartition(len(self.a), len(self.b), a.device, team)
         check_team(team.size, len(self.a), len(self.b), a.device)
 
