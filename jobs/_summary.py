@@ -35,6 +35,8 @@ def print_summary(directory: AnyPath) -> None:
         rows.append(("passes a block", f"{mean('passes'):.0f}"))
     if index.method != "imported":  # imported couplings are not known, only their pairs
         rows.append(("sharpness E", f"{mean('sharpness'):.3f} ({mean('partners'):.1f} partners per source row)"))
+    if any(row.get("mass", 1.0) != 1 for row in blocks):
+        rows.append(("mass of a plan", f"{mean('mass'):.4g}, where keeping the marginals would be 1"))
     if index.method not in ("imported", "semidiscrete"):
         worst = max(max(row["source_error"], row["target_error"]) for row in blocks)
         rows.append(("worst marginal error (L1)", f"{worst:.2e}"))

@@ -58,12 +58,16 @@ class Coupling:
     Attributes:
         potentials: the potentials f [n] and g [m], float64 in units of the cost, with the coupling
             P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps); None for methods exact and independent.
+        marginals: the marginals a [n] and b [m] of that coupling, float64: the weights that were given, or with `relax`
+            those that the plan has, divided by its mass, which is `report.mass`.
         report: figures on the coupling: method, eps, sharpness, partners per row, marginal errors, costs, passes.
     """
 
     def __init__(self, found: "ot.Coupling", back: "Callable[[torch.Tensor], Array]") -> None:
         self._found, self._back, self.report = found, back, found.report
         f = getattr(found, "f", None)
+        a, b = found.problem.weights()
+        self.marginals = back(a), back(b)
         self.potentials = None if f is None or found.g is None else (back(f), back(found.g))
 
     def sample(self, seed: int = 0) -> "Array":

@@ -1,6 +1,7 @@
 """The model of `coupling:`: which coupling, how sharp, of which cost, and which options exclude each other."""
 
 import importlib
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, cast
@@ -16,6 +17,21 @@ Regularisation = Annotated[float, Field(ge=0, le=1e30)]
 LEAST_EPS = 1e-9  # smallest relative epsilon but 0
 NAMED = "dot", "sqeuclidean", "geodesic", "precomputed"
 OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+class RelaxConfig(Strict):
+    """The prices of missing a marginal: tau of the penalty tau KL(marginal of the plan | weights)."""
+
+    source: float = Field(default=math.inf, gt=0)
+    """Price of missing the source's weights; .inf keeps them. [std of the cost]"""
+    target: float = Field(default=math.inf, gt=0)
+    """Price of missing the data's weights; .inf keeps them. [std of the cost]"""
+
+    @model_validator(mode="after")
+    def _one_finite(self) -> "RelaxConfig":
+        if self.source == self.target == math.inf:
+            raise ValueError("both prices are infinite, which keeps both marginals; give one, or leave relax out")
+        return self
 
 
 class CouplingConfig(Strict):
@@ -51,6 +67,8 @@ class CouplingConfig(Strict):
     sharpness: float | None = Field(default=None, gt=0, lt=1)
     """Normalised entropy E for which the regularisation is found: near 0 a permutation, near 1 independent
     pairs. [1]"""
+    relax: RelaxConfig | None = None
+    """Prices at which an unbalanced plan may miss its marginals; null keeps both."""
     tol: float = Field(default=1e-3, gt=0, lt=2)
     """L1 error of the marginals at which a block's solve is done. [mass]"""
     chi2: float = Field(default=0.05, gt=0, lt=1)
@@ -107,6 +125,8 @@ class CouplingConfig(Strict):
             raise ValueError(f"start belongs to methods sinkhorn and semidiscrete, not to {self.method}; remove it")
         if self.method not in ("sinkhorn", "semidiscrete") and given:
             raise ValueError(f"{' and '.join(given)} belong to method sinkhorn, not to {self.method}; remove them")
+        if self.relax is not None:
+            self._relaxed()
         if self.method != "sinkhorn" and self.backend != "auto":
             raise ValueError(f"backend belongs to method sinkhorn, not to {self.method}; remove it")
         if (self.method == "imported") != (self.table is not None):
@@ -123,6 +143,17 @@ class CouplingConfig(Strict):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, sharpness")
         return self
+
+    def _relaxed(self) -> None:
+        """Refuse options that do not go with relaxed marginals."""
+        if self.method != "sinkhorn":
+            raise ValueError(f"relax belongs to method sinkhorn, not to {self.method}; remove it")
+        if self.cost == "dot":
+            raise ValueError(
+                "relax: cost 'dot' leaves out |x|^2, which counts where marginals are free; give cost=sqeuclidean"
+            )
+        if self.sharpness is not None:
+            raise ValueError("relax: sharpness is found for kept marginals; give rel_eps or eps instead")
 
     def _semidiscrete(self) -> None:
         """Refuse options that do not go with method semidiscrete."""

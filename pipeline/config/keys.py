@@ -7,6 +7,7 @@ model's source. A unit in square brackets may end it, and before that `Since VER
 import ast
 import inspect
 import json
+import math
 import re
 import textwrap
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from flowpairs.pipeline.config.strict import Strict
+from flowpairs.pipeline.config.strict import Strict, sections_of
 
 FIRST = "0.1.0"
 PLAIN = {int: "integer", float: "number", str: "text", bool: "true or false", NoneType: "null"}
@@ -53,14 +54,14 @@ def keys_of(model: type[Strict], prefix: str = "", only: str = "") -> Iterator[K
     """Yield every key of a model, each section before its keys."""
     texts = texts_of(model)
     for name, field in model.model_fields.items():
-        dotted, parts = prefix + name, _parts(field)
+        dotted, parts = prefix + name, sections_of(field)
         found = TEXT.fullmatch(texts.get(name, ""))
         assert found is not None
         kind = "a section" if parts else _spell(field.annotation, tuple(field.metadata))
         yield Key(
             name=dotted,
             type=kind,
-            default=None if field.is_required() else "" if parts else _yaml(field.default),
+            default=None if field.is_required() else "" if parts and field.default else _yaml(field.default),
             unit=found["unit"] or "",
             effect=found["effect"],
             since=found["since"] or FIRST,
@@ -86,12 +87,6 @@ def texts_of(model: type[Strict]) -> dict[str, str]:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     out[name] = " ".join(text.split())
     return out
-
-
-def _parts(field: FieldInfo) -> list[type[Strict]]:
-    """List the models of a section: one, or the members of a union; none for a plain key."""
-    kinds = get_args(field.annotation) if field.discriminator else (field.annotation,)
-    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Strict)]
 
 
 def _spell(kind: Any, metadata: tuple[Any, ...] = ()) -> str:
@@ -131,5 +126,5 @@ def _yaml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_yaml, value))}]"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if math.isfinite(value) else f"{value:g}".replace("inf", ".inf")
     return value if isinstance(value, str) else json.dumps(value)

@@ -14,7 +14,7 @@ from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.config import plain_yaml
-from flowpairs.pipeline.config.strict import Strict
+from flowpairs.pipeline.config.strict import Strict, sections_of
 
 FEW = 8  # a part with at most this many keys has all of them named where one is misspelt
 
@@ -100,8 +100,8 @@ def _lay(above: dict[str, Any], below: dict[str, Any], model: type[Strict]) -> d
 
 def _part(field: FieldInfo | None, *values: dict[str, Any]) -> type[Strict]:
     """Find the model of a part; for a union, the member named by the first of the values with the discriminator."""
-    if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Strict):
-        return field.annotation
+    if field is not None and len(models := sections_of(field)) == 1:
+        return models[0]
     tag, members = _members(field)
     return next((members.get(str(value[tag]), Strict) for value in values if tag in value), Strict)
 
@@ -146,8 +146,8 @@ def _locate(location: tuple[int | str, ...], model: type[Strict]) -> tuple[str, 
         field = owner.model_fields.get(part)
         if field is None:
             break
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Strict):
-            owner = field.annotation
+        if len(models := sections_of(field)) == 1:
+            owner = models[0]
         elif not (members := _members(field)[1]):
             break
     return ".".join(key), owner

@@ -1,8 +1,9 @@
 """The base class of every part of a configuration."""
 
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 
 class Strict(BaseModel):
@@ -19,3 +20,9 @@ class Strict(BaseModel):
     belonging: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def sections_of(field: FieldInfo) -> list[type[Strict]]:
+    """List the models of a section: one, also where the section may be null, or the members of a union."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Strict)]

@@ -4,6 +4,8 @@ from flowpairs.pipeline.ot.coupling import BlockReport, Coupling
 from flowpairs.pipeline.ot.exact import check_exact_memory, exact_memory, solve_exact
 from flowpairs.pipeline.ot.independent import independent
 from flowpairs.pipeline.ot.problem import Problem, cost_std
+from flowpairs.pipeline.ot.relaxed.marginals import Relax
+from flowpairs.pipeline.ot.relaxed.solver import solve_relaxed
 from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
 from flowpairs.pipeline.ot.semidiscrete.solver import solve_semidiscrete
 from flowpairs.pipeline.ot.semidiscrete.targets import Targets
@@ -15,6 +17,7 @@ __all__ = [
     "BlockReport",
     "Coupling",
     "Problem",
+    "Relax",
     "Targets",
     "check_exact_memory",
     "cost_std",
@@ -22,6 +25,7 @@ __all__ = [
     "independent",
     "solve_exact",
     "solve_for_sharpness",
+    "solve_relaxed",
     "solve_semidiscrete",
     "solve_sinkhorn",
 ]

@@ -45,6 +45,7 @@ class BlockReport:
     passes: int  # over n x m entries
     converged: bool
     seconds: float
+    mass: float = 1.0  # of the whole plan; other than 1 where marginals are relaxed
 
 
 class Coupling(ABC):

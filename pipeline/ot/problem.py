@@ -9,7 +9,7 @@ from torch import Tensor
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.costs.cost import Cost, Moments, moments
 from flowpairs.pipeline.ot.costs.formula import Formula
-from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team, of_first
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 
@@ -84,7 +84,9 @@ class Problem:
         if self.cost_moments is not None:
             return self
         with Workers(self.x0.device):
-            return replace(self, cost_moments=moments(self.cost, self.x0, self.x1, *self.weights(), team))
+            found = moments(self.cost, self.x0, self.x1, *self.weights(), team)
+            numbers = torch.tensor([found.mean, found.std], dtype=torch.float64, device=self.x0.device)
+            return replace(self, cost_moments=Moments(*of_first(team, numbers).tolist()))
 
     def at(self, rel_eps: float, team: Team = SINGLE) -> "Problem":
         """Return the same problem with eps = rel_eps std(C)."""

@@ -5,6 +5,8 @@ function of (config, data, block); they do not depend on the process that comput
 """
 
 import dataclasses
+import io
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from flowpairs.pipeline.base.atomic import write_array
+from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, imported_report
 from flowpairs.pipeline.blocks.source import weights_of
@@ -105,6 +108,9 @@ class BlockSolver:
 
     def _couple(self, block: int) -> tuple[dict[str, Any], PairTable, Float64[np.ndarray, " m"] | None]:
         """Couple a block; return the coupling's report, the pairs and the target potential."""
+        import torch
+
+        from flowpairs.pipeline.ot.tiles.partition import of_first
         from flowpairs.pipeline.solve import draw
 
         blocks, seed = self.blocks, self.seed
@@ -118,10 +124,12 @@ class BlockSolver:
         sides = coupling.problem.weights()
         drawn_for, drawn = sides[::-1] if backward else sides
         rows = None
-        if backward or self.inputs.source is not None:
+        relax = self.config.coupling.relax
+        if backward or self.inputs.source is not None or (relax is not None and relax.source < math.inf):
             u = float(noise.uniforms(seed, noise.Stream.ROWS, block, 1)[0])
             order = noise.permutation(seed, noise.Stream.ROWS, n, high=block + 1)
-            rows = draw.allot_rows(drawn_for.cpu().numpy(), n, u, order)
+            allotted = torch.from_numpy(draw.allot_rows(drawn_for.cpu().numpy(), n, u, order))
+            rows = of_first(self.team, allotted.to(self.device)).cpu().numpy()
         uniforms = noise.uniforms(seed, noise.Stream.DRAW, first, n)
         chosen = draw.draw_pairs(coupling, uniforms, rows, self._order(block, len(drawn)), backward=backward)
         report = dataclasses.asdict(coupling.report) | {
@@ -138,7 +146,7 @@ class BlockSolver:
         start, resume, save = self.inputs.start, None, None
         if self.job.directory is not None:
             path = block_checkpoint(self.job.directory, block)
-            resume = load_checkpoint(path)
+            resume = self._recorded(path)
             save = None if self.team.rank else checkpoint_writer(path, self.config.cluster.checkpoint_seconds)
         return draw.solve_block(
             self.config.coupling,
@@ -148,6 +156,18 @@ class BlockSolver:
             resume=resume,
             save=save,
         )
+
+    def _recorded(self, path: AnyPath) -> "dict[str, Tensor] | None":
+        """Load a block's checkpoint as the team's first member finds it: storage may show others an older one."""
+        import torch
+
+        from flowpairs.pipeline.ot.tiles.partition import bytes_of_first
+
+        found = None if self.team.rank else load_checkpoint(path)
+        if self.team.size == 1:
+            return found
+        torch.save(found, packed := io.BytesIO())
+        return torch.load(io.BytesIO(bytes_of_first(self.team, packed.getvalue(), torch.device(self.device))))
 
     def _problem(self, block: int) -> "Problem":
         """Build the problem from the block's two sides in the space of the cost and their weights."""

@@ -47,6 +47,10 @@ def solve_block(
     measured = problem.measured(team)
     assert measured.cost_moments is not None
     problem = replace(measured, eps=absolute_eps(options, measured.cost_moments.std))
+    if options.relax is not None:
+        std = measured.cost_moments.std
+        relax = ot.Relax(options.relax.source * std, options.relax.target * std)
+        return ot.solve_relaxed(problem, relax, g0=g0, **limits, **together)
     return ot.solve_sinkhorn(problem, g0=g0, **limits, **together)
 
 

@@ -62,7 +62,7 @@ class KeOps:
         top, total = torch.zeros_like(a), torch.ones_like(a)
         bits = torch.zeros_like(a) if entropies else None
         groups = None if keep is None else a.new_zeros(logits.n, terms.groups, dtype=torch.float32)
-        window = None if keep is None else deepest_kept(logits, keep)
+        window = None if keep is None else share.decided(deepest_kept(logits, keep))
         found: list[Entries] = []
         for runs in _slabs(share.groups(), CELLS // len(terms.starts)):
             rows = slice(runs[0][0].start, runs[-1][-1].stop)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from flowpairs.pipeline.ot.semidiscrete.entry_buffer import EntryBuffer
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
@@ -22,6 +23,7 @@ from flowpairs.pipeline.ot.tiles.partition import UNIT, power_of_two, to_fixed_p
 from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
 
 BATCH_POINTS, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points per tile
+ROOM, FEW = 2**27, 16  # largest number of scores that all members keep between those, and what batches are multiples of
 TILE = 1024  # targets per tile, which stays in a core's cache
 
 
@@ -82,10 +84,10 @@ def point_pass(
         wanted: eps of the shares that decide, at most `eps`; 0 for the cells. Scores stay as they are, so that in terms
             of the potential (eps - wanted) log b is added to g.
     """
-    own, device = len(targets.own), targets.own.device
-    size = min(points, BATCH_POINTS if device.type == "cpu" else max(CHUNK, GPU_ENTRIES // own))
+    device, size = targets.device, min(points, _batch(targets))
     tiles = _tiles(targets, g, eps, small)
-    room = torch.empty(size * own, device=device)
+    rows = targets.share.rows
+    room = torch.empty(size * (rows.stop - rows.start), device=device)
     batches, best = [source.points(first, size)], []
     for start in range(0, points, size):
         after = range(start, points)[size : 2 * size]
@@ -95,32 +97,45 @@ def point_pass(
                 batches.append(source.points(first + after.start, len(after)))
 
         best.append(_pass_batch(targets, tiles, batches.pop().to(device), start, room, prepare, workers))
+    del room
     p = torch.zeros_like(targets.b)
     squares, hits = torch.zeros_like(p), torch.zeros_like(p)
     for tile in tiles:
         p[tile.columns], squares[tile.columns], hits[tile.columns] = tile.masses / points, tile.squares, tile.hits
-    found = [torch.cat(parts) for parts in zip(*(entry for tile in tiles for entry in tile.found), strict=True)]
-    order = found[0].argsort(stable=True)
-    i, j, share = (values[order] for values in found)
-    logits = (share.double() / (points * p[i.long()])).log2()
+        tile.found.sort()
     soft = decisive = Shares(p, squares)
     if wanted == 0:
         decisive = Shares(hits / points, hits)
     elif wanted < eps:
-        decisive = _sharpened(targets, i, j, share, torch.cat(best), small, eps / wanted)
-    return PointPass(points, soft, decisive, Entries(i, j, logits))
+        decisive = _sharpened(targets, tiles, torch.cat(best), small, eps / wanted)
+    return PointPass(points, soft, decisive, _entries(tiles, p, points))
+
+
+def _batch(targets: Targets) -> int:
+    """Choose how many points are compared with the data at a time; it must not depend on a member's share of them."""
+    if targets.device.type == "cpu":
+        return min(BATCH_POINTS, max(CHUNK // 8, ROOM // targets.count // FEW * FEW))
+    return max(CHUNK, GPU_ENTRIES // targets.count // CHUNK * CHUNK)
+
+
+def _entries(tiles: list["Tile"], p: Float[Tensor, " N"], points: int) -> Entries:
+    """Collect the entries of the tiles, which are emptied one by one."""
+    count = sum(len(tile.found) for tile in tiles)
+    i, j = (torch.empty(count, dtype=torch.int32, device=p.device) for _ in range(2))
+    logits, end = p.new_empty(count), 0
+    for tile in tiles:
+        target, point, share = tile.found.entries
+        here = slice(end, end + len(target))
+        i[here], j[here] = target, point
+        logits[here] = (share.double() / (points * p[target.long()])).log2()
+        tile.found, end = EntryBuffer(p.device), here.stop
+    return Entries(i, j, logits)
 
 
 def _sharpened(
-    targets: Targets,
-    i: Int[Tensor, " k"],
-    j: Int[Tensor, " k"],
-    share: Float[Tensor, " k"],
-    best: Float[Tensor, " points"],
-    small: float,
-    sharpen: float,
+    targets: Targets, tiles: list["Tile"], best: Float[Tensor, " points"], small: float, sharpen: float
 ) -> Shares:
-    """Compute the shares at 1 / sharpen times the eps at which entries i, j have the probabilities `share`.
+    """Compute the shares at 1 / sharpen times the eps of the pass, from the entries that the tiles found.
 
     Entries that are not kept have probabilities below `small`, so that at the smaller eps they are nearly nothing.
 
@@ -128,16 +143,25 @@ def _sharpened(
         best: the largest probability of each point, over all targets.
     """
     points = len(best)
-    # At most 1 / count each, so that a point's weights sum to at most 1.
-    weights = power_of_two((share.double() / best[j.long()]).clamp(max=1.0).log2() * sharpen) / targets.count
+
+    def weights(point: Int[Tensor, " k"], share: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+        # At most 1 / count each, so that a point's weights sum to at most 1.
+        return power_of_two((share.double() / best[point]).clamp(max=1.0).log2() * sharpen) / targets.count
+
     # In fixed point the sums are exact, hence the same for any number of members, threads and any order.
-    total = best.new_zeros(points, dtype=torch.int64).index_add_(0, j.long(), to_fixed_point(weights))
-    probabilities = weights / targets.share.masses(total)[j.long()]
-    fixed, where = torch.zeros_like(targets.b, dtype=torch.int64), i.long()
-    masses = fixed.index_add(0, where, to_fixed_point(probabilities / points)).double() / UNIT
-    squares = fixed.index_add(0, where, to_fixed_point(probabilities.square() / points)).double() / UNIT * points
+    total = best.new_zeros(points, dtype=torch.int64)
+    masses, squares = (torch.zeros_like(targets.b, dtype=torch.int64) for _ in range(2))
+    for tile in tiles:
+        _, point, share = tile.found.entries
+        total.index_add_(0, point.long(), to_fixed_point(weights(point.long(), share)))
+    sums = targets.share.masses(total)
+    for tile in tiles:
+        target, point, share = tile.found.entries
+        probabilities = weights(point.long(), share) / sums[point.long()]
+        masses.index_add_(0, target.long(), to_fixed_point(probabilities / points))
+        squares.index_add_(0, target.long(), to_fixed_point(probabilities.square() / points))
     missed = ((small / best).clamp(max=1.0) ** (sharpen - 1) / best).mean().item()
-    return Shares(masses, squares, missed)
+    return Shares(masses.double() / UNIT, squares.double() / UNIT * points, missed)
 
 
 class Tile:
@@ -147,7 +171,7 @@ class Tile:
         self.section, self.columns, self.right, self.width, self.small = section, columns, right, len(right), small
         self.masses = torch.zeros(self.width, dtype=torch.float64, device=right.device)
         self.squares, self.hits = torch.zeros_like(self.masses), torch.zeros_like(self.masses, dtype=torch.int64)
-        self.found: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.found = EntryBuffer(right.device)
 
     def score(self, left: Float[Tensor, "r k"], room: Float[Tensor, "r w"]) -> tuple[Tensor, Tensor]:
         """Fill `room` with 2^(score - top); return each row's top and sum."""
@@ -180,7 +204,7 @@ class Tile:
             row, column = rows[where // self.width], where % self.width
             shares = part[row, column] * factor[row]
             self.squares.index_add_(0, column, shares.double().square_())
-            self.found.append(((column + self.columns.start).int(), (row + start + low).int(), shares))
+            self.found.add(column + self.columns.start, row + start + low, shares)
 
 
 def _at_least(values: Float[Tensor, "r w"], bounds: Float[Tensor, " r"]) -> Int[Tensor, " k"]:
@@ -199,8 +223,7 @@ def _tiles(targets: Targets, g: Float[Tensor, " N"], eps: float, small: float) -
         pieces = -(-(section.stop - section.start) // TILE)
         cuts = [section.start + (section.stop - section.start) * piece // pieces for piece in range(pieces + 1)]
         for low, high in pairwise(cuts):
-            here = slice(low - targets.share.rows.start, high - targets.share.rows.start)
-            right = torch.cat([targets.own[here] * scale, gamma[low:high, None]], 1)
+            right = torch.cat([targets.rows(slice(low, high)) * scale, gamma[low:high, None]], 1)
             out.append(Tile(k, slice(low, high), right.float(), small))
     return out
 

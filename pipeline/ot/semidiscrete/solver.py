@@ -45,6 +45,7 @@ FEW, MANY = 16, 64  # entries that are worth keeping per point: with too few, ce
 SHALLOW, DEEP = 6.0, 60.0  # bounds of the depth that is found for that
 NEXT = 0.25  # smallest share of its chi-square that a round leaves
 CERTAIN = 12.0  # a round has so many points that chance moves its chi-square by a 12th of the wanted one
+ROUND = 2**18  # points of a round beyond which it has no more than that takes: what it finds must fit in memory
 LEAST = 1e-30  # of a datum's mass, so that a datum without mass can be reached
 SIGMAS = 2.0  # the wanted chi-square lies this many deviations above the estimate
 WORSE = 2.0  # a step after which the chi-square is so many times what it was is taken back
@@ -166,7 +167,7 @@ def solve_semidiscrete(
     if g0 is not None and (g0.shape != (given,) or not bool(torch.isfinite(g0).all())):
         raise InputError(f"g0: shape {tuple(g0.shape)} for {given} data; give one finite value a datum")
     started = time.perf_counter()
-    device = targets.own.device
+    device = targets.device
     with Workers(device) as workers:
         std = semidiscrete_cost_std(targets, source)
         state = Ascent.of(resume, device) if resume is not None else _begin(targets, source, eps, std, g0)
@@ -250,7 +251,7 @@ def _begin(targets: Targets, source: PointSource, eps: float, std: float, g0: Fl
         return Ascent(torch.zeros_like(targets.b), eps or 1.0, eps or 1.0)
     smoothing = _smoothing(SMOOTH * std, eps)
     if g0 is not None:
-        start = targets.centred(targets.gathered(g0.double().to(targets.own.device)))
+        start = targets.centred(targets.gathered(g0.double().to(targets.device)))
         return Ascent(_shifted(targets, start, eps - smoothing), smoothing, smoothing)
     level = max(smoothing, BLUR * std)
     g = targets.centred(targets.start(source.points(0, MOMENTS), level))
@@ -270,11 +271,15 @@ def _shifted(targets: Targets, g: Float[Tensor, " N"], smoothing: float) -> Floa
 
 
 def _points(targets: Targets, state: Ascent, chi2: float) -> int:
-    """Choose the next round's number of points: two per datum, or as many as its test takes; fewer while far off."""
+    """Choose the next round's number of points: two per datum, or as many as its test takes; fewer while far off.
+
+    Among many data a round has less than a point per datum. The potential of so few points is far off, but their
+    average is not.
+    """
     aim = max(chi2, state.lowest * NEXT) if state.lowest < math.inf else chi2
     enough = math.ceil(CERTAIN * math.sqrt(2 * targets.count) / aim)
     far = state.level > state.smoothing or ROUGH <= state.lowest < math.inf
-    return min(max(targets.count, 1024), enough) if far else max(2 * targets.count, enough)
+    return min(max(targets.count, 1024), enough) if far else max(min(2 * targets.count, ROUND), enough)
 
 
 def _advance(
@@ -299,7 +304,9 @@ def _advance(
         return
     state.best, state.bar, state.reach = state.g, max(soft, 0.0), WIDER * state.reach
     own = _solve(targets, state, seen, following, workers)
-    if found > ROUGH or state.level > 2 * following:
+    # So many points have a rough average by chance, where there are less than their data; more points will help it.
+    by_chance = SHOWN * targets.count / state.weight if state.weight > 0 else 0.0
+    if found > max(ROUGH, by_chance) or state.level > 2 * following:
         state.weight = 0.0
     if state.level > 2 * following:
         state.best = None

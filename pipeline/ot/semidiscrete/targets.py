@@ -9,11 +9,11 @@ import math
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.ot.sinkhorn.gaussian_potential import gaussian_potential
+from flowpairs.pipeline.ot.sinkhorn.gaussian_potential import fit_gaussians
 from flowpairs.pipeline.ot.tiles.equal_rows import equal_rows
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 
@@ -42,7 +42,7 @@ class Targets:
         count: number K of distinct data, on which all else works; equal data are one, with their weights together.
         kind: which of the distinct data each of the N is; None where all differ.
         share: partition of the K rows.
-        own: this process's data without `centre`, the mean of (some of) them, float64 [own, d].
+        centre: mean of (some of) the data, which `rows` subtracts [d].
         b: weights of the distinct data, float64 [K].
 
     Raises:
@@ -69,14 +69,22 @@ class Targets:
             raise InputError(
                 f"cluster.actors={team.size}: {self.count} data keep {len(self.share.sections)} busy; lower it"
             )
+        self.device, self._y = torch.device(device), y
         self._some = y[:: -(-self.count // MOMENT_ROWS)].double().to(device)
         # An offset of the data adds the same number to all scores of a point, and would cost float32 digits.
         self.centre = self._some.mean(0)
         self._some -= self.centre
-        self.own = y[self.share.rows].double().to(device) - self.centre
-        if not bool(torch.isfinite(self.own).all()):
+        if not all(bool(torch.isfinite(self.rows(section)).all()) for section in self._sections()):
             raise InputError("y: holds values that are not finite; remove those data")
         self.b = (weights / weights.sum()).to(device)
+
+    def rows(self, rows: slice) -> Float64[Tensor, "r d"]:
+        """Read some of the data, less their centre; nothing is kept, since in float64 all of them take 8 K d bytes."""
+        return self._y[rows].double().to(self.device) - self.centre
+
+    def _sections(self) -> list[slice]:
+        """Return the sections that this process owns."""
+        return [self.share.sections[k] for k in self.share.mine]
 
     def spread(self, g: Float[Tensor, " K"]) -> Float[Tensor, " N"]:
         """Give each of the N data the value of its kind."""
@@ -95,8 +103,9 @@ class Targets:
         mean, x = self._moments(points)
         covariance = x.T @ x / len(x)
         squares, means = torch.zeros_like(self.b), torch.zeros_like(self.b)
-        squares[self.share.rows] = ((self.own @ covariance) * self.own).sum(1)
-        means[self.share.rows] = self.own @ mean
+        for section in self._sections():
+            y = self.rows(section)
+            squares[section], means[section] = ((y @ covariance) * y).sum(1), y @ mean
         within = self.share.total(self.b * squares) + self.centre @ covariance @ self.centre
         return math.sqrt(within + self.share.total(self.b * means.square()) - self.share.total(self.b * means) ** 2)
 
@@ -104,8 +113,10 @@ class Targets:
         """Compute the potential between Gaussians with the points' and the data's moments, for this process's data."""
         mean, x = self._moments(points)
         a, b = (x.new_full((len(z),), 1 / len(z)) for z in (x, self._some))
-        g = torch.zeros_like(self.b)
-        g[self.share.rows] = gaussian_potential(x, self._some, a, b, eps, at=self.own) - self.own @ mean
+        potential, g = fit_gaussians(x, self._some, a, b, eps), torch.zeros_like(self.b)
+        for section in self._sections():
+            y = self.rows(section)
+            g[section] = potential(y) - y @ mean
         return g
 
     def centred(self, g: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -114,5 +125,5 @@ class Targets:
 
     def _moments(self, points: Float[Tensor, "p d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "p d"]]:
         """Compute the mean of some source points, and the points less that mean."""
-        x = points.double().to(self.own.device)
+        x = points.double().to(self.device)
         return x.mean(0), x - x.mean(0)

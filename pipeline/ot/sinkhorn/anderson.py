@@ -4,14 +4,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team, of_first
+
 RIDGE = 1e-10  # relative; keeps the small system solvable where residuals are nearly parallel
 
 
 class Anderson:
-    """Mixes the last `memory` pairs of points and images into the next point."""
+    """Mixes the last `memory` pairs of points and images into the next point.
 
-    def __init__(self, memory: int) -> None:
-        self.memory = memory
+    Args:
+        memory: number of earlier pairs that are kept.
+        team: processes that take the same steps, with the weights of the first.
+    """
+
+    def __init__(self, memory: int, team: Team = SINGLE) -> None:
+        self.memory, self.team = memory, team
         self.images: list[Tensor] = []
         self.residuals: list[Tensor] = []
 
@@ -24,5 +31,5 @@ class Anderson:
         steps = torch.stack(self.residuals).diff(dim=0)
         gram = steps @ steps.T
         gram.diagonal().add_(RIDGE * gram.trace() + torch.finfo(gram.dtype).tiny)
-        weights = torch.linalg.solve(gram, steps @ self.residuals[-1])
+        weights = of_first(self.team, torch.linalg.solve(gram, steps @ self.residuals[-1]))
         return image - weights @ torch.stack(self.images).diff(dim=0)

@@ -22,7 +22,7 @@ from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.sinkhorn.weak_parts import find_parts, offsets, part_masses
 from flowpairs.pipeline.ot.tiles.kernel import Kernel, kernel_of
 from flowpairs.pipeline.ot.tiles.logits import Logits
-from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, distance, of_first
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 Progress = Callable[[int, float], None]
@@ -35,7 +35,7 @@ FAR = 0.5  # L1 error above which a start is dropped for the Gaussian one
 FEW, MANY = 64, 256  # entries per row that the surrogate keeps: few where they hold nearly all of the plan, else many
 SHARED = 2**21  # entries to which many are limited, where that leaves few per row: passes are as many, memory is less
 NEARLY = 0.98
-NEAR = math.log(1.5)  # smallest step of log eps that is still halved
+NEAR = 1.5  # smallest factor between two eps whose geometric mean is still tried
 SLOW = 0.2  # a step that leaves more than this share of the error asks for four times the entries
 ENTRIES = 2**23  # largest surrogate of more than many entries per row: half a gigabyte, and still cheaper than a pass
 CLOSE = 0.1  # L1 error below which the next pass may be the last and finds the entropies as well
@@ -166,6 +166,7 @@ def descend(
             if last_one and state.level != state.eps:  # the last pass is for the wanted eps
                 state.move(kernel.rescaled(state.gamma, state.level / state.eps), state.eps)
             state.may_end = state.may_end or last_one
+            state.gamma = of_first(team, state.gamma)
             if save is not None and state.passes:
                 save(state.arrays())
             logits = kernel.bound(state.gamma, state.level)
@@ -174,7 +175,7 @@ def descend(
                 logits, state.gamma, a, share, workers, keep=state.keep, entropies=state.may_end or aim is not None
             )
             state.passes += 1
-            error = (current.columns - b).abs().sum().item()
+            error = distance(current.columns, b)
             if progress is not None:
                 progress(state.passes, error)
             if state.guess and not last_one and error > FAR:
@@ -206,10 +207,10 @@ def descend(
             if better:
                 surrogate = Surrogate(current, a, b, kernel.log_b, share, workers, fed=fed)
                 if aim is not None and error < GOOD and not last_one:
-                    state.eps = aim.eps(surrogate, state)
+                    state.eps = share.decided(aim.eps(surrogate, state))
                 following = max(state.eps, state.level / SHARPEN) if error < GOOD else state.level
-                solution, following = _propose(surrogate, state.level, following, max(OF_TOL * tol, OF_ERROR * error))
-                state.keep = _keep(state.keep, solution.rest, error / before, many, most)
+                solution, following = propose(surrogate, state.level, following, max(OF_TOL * tol, OF_ERROR * error))
+                state.keep = next_keep(state.keep, solution.rest, error / before, many, most)
                 state.may_end = error < max(CLOSE, tol)
                 if following != state.level:
                     state.move(solution.gamma, following)
@@ -248,20 +249,20 @@ def _part_sums(
     return torch.stack(sums, 1)
 
 
-def _keep(keep: int, rest: float, ratio: float, many: int, most: int) -> int:
+def next_keep(keep: int, rest: float, ratio: float, many: int, most: int) -> int:
     """Choose the next surrogate's entries per row, from the share of P that this one lacked and its gain in error."""
     if ratio > SLOW:
         return min(4 * keep, most)
     return max(keep, many) if rest > 1 - NEARLY else keep
 
 
-def _propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[SurrogateSolution, float]:
+def propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[SurrogateSolution, float]:
     """Solve the surrogate at `following`, or nearer to `level` where it cannot be solved so far down."""
     while True:
         solution = surrogate.solve(level / following, tol)
         if solution.error < max(tol, 0.1) or following == level:
             return solution, following
-        following = math.sqrt(level * following) if abs(math.log(level / following)) > NEAR else level
+        following = math.sqrt(level * following) if max(level / following, following / level) > NEAR else level
 
 
 def thinned(problem: Problem, eps: float, every: int = THINNED) -> Problem:
@@ -288,7 +289,7 @@ def _extended(kernel: Kernel, eps: float, std: float, team: Team) -> Float[Tenso
     last, _ = descend(small, a, b, std, cold(small, eps, std, ROUGH), ROUGH, STALLED)
     turned = replace(problem.turned(few.x0, a), eps=eps)
     kernel_turned = kernel_of(turned, kernel.backend)
-    gamma = kernel_turned.gamma(small.f(last.phi, eps), eps)
+    gamma = of_first(team, kernel_turned.gamma(small.f(last.phi, eps), eps))
     share = RowPartition(problem.m, few.n, a.device, team)
     with Workers(a.device) as workers:
         logits = kernel_turned.bound(gamma, eps)

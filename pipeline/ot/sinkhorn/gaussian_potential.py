@@ -15,9 +15,19 @@ def gaussian_potential(
     a: Float[Tensor, " n"],
     b: Float[Tensor, " m"],
     eps: float,
-    at: Float[Tensor, "k d"] | None = None,
-) -> Float[Tensor, " k"]:
-    """Compute g between N(0, A) and N(0, B) at the columns, for the dot-product cost, up to a constant.
+) -> Float[Tensor, " m"]:
+    """Compute g between N(0, A) and N(0, B) at the columns; see `fit_gaussians`."""
+    return fit_gaussians(rows, columns, a, b, eps)(columns)
+
+
+def fit_gaussians(
+    rows: Float[Tensor, "n d"],
+    columns: Float[Tensor, "m d"],
+    a: Float[Tensor, " n"],
+    b: Float[Tensor, " m"],
+    eps: float,
+) -> Callable[[Float[Tensor, "k d"]], Float[Tensor, " k"]]:
+    """Find g between N(0, A) and N(0, B), as a function of points, for the dot-product cost, up to a constant.
 
     For A = I it is -0.5 y.((B + eps^2/4)^(1/2) + eps/2)^(-1) y (after Janati et al. 2020, arXiv 2006.02572); for other
     A the dot product is kept by x -> A^(-1/2) x, y -> A^(1/2) y, and no inverse is needed. In many dimensions A and B
@@ -29,24 +39,27 @@ def gaussian_potential(
         a: weights of the rows [n].
         b: weights of the columns [m].
         eps: absolute epsilon.
-        at: points at which to evaluate it; None: the columns.
     """
-    at = columns if at is None else at
     d = rows.shape[1]
-    outside = at.new_zeros(len(at))
+    basis, inside, slope = None, (rows, columns), torch.zeros_like(a[0])
     if d > DIRECTIONS:
         some = torch.arange(DIRECTIONS, device=b.device) * len(columns) // DIRECTIONS
         basis = torch.linalg.qr(columns[some].T).Q
-        inside = [rows @ basis, columns @ basis, at @ basis]
-        left = [_left_out(*pair) for pair in zip((rows, columns, at), inside, strict=True)]
+        inside = rows @ basis, columns @ basis
+        left = [_left_out(*pair) for pair in zip((rows, columns), inside, strict=True)]
         spread0, spread1 = a @ left[0] / (d - DIRECTIONS), b @ left[1] / (d - DIRECTIONS)
-        outside = -0.5 * spread0 * left[2] / ((spread0 * spread1 + eps**2 / 4).sqrt() + eps / 2)
-        rows, columns, at = inside
-    root = _function((rows * a[:, None]).T @ rows, torch.sqrt)
-    target = root @ ((columns * b[:, None]).T @ columns) @ root
+        slope = -0.5 * spread0 / ((spread0 * spread1 + eps**2 / 4).sqrt() + eps / 2)
+    root = _function((inside[0] * a[:, None]).T @ inside[0], torch.sqrt)
+    target = root @ ((inside[1] * b[:, None]).T @ inside[1]) @ root
     inner = _function(target, lambda w: 1 / ((w + eps**2 / 4).sqrt() + eps / 2))
-    half = at @ root
-    return outside - 0.5 * ((half @ inner) * half).sum(1)
+
+    def potential(at: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:
+        within = at if basis is None else at @ basis
+        half = within @ root
+        curved = -0.5 * ((half @ inner) * half).sum(1)
+        return curved if basis is None else curved + slope * _left_out(at, within)
+
+    return potential
 
 
 def _left_out(points: Float[Tensor, "k d"], inside: Float[Tensor, "k s"]) -> Float[Tensor, " k"]:

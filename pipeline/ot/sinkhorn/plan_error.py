@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep
-from flowpairs.pipeline.ot.tiles.partition import RowPartition
+from flowpairs.pipeline.ot.tiles.partition import RowPartition, distance
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 KEPT = 32  # entries per row, on average, that the estimate works on
@@ -39,7 +39,7 @@ def plan_error(
         workers: the threads.
     """
     assert sweep.entries is not None
-    error = (sweep.columns - b).abs().sum().item()
+    error = distance(sweep.columns, b)
     if error == 0:
         return 0.0
     few = replace(sweep, entries=_largest(sweep.entries, KEPT * len(a), share))

@@ -20,7 +20,7 @@ from flowpairs.pipeline.ot.sinkhorn.plan_error import plan_error
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E, InnerKernel, Kernel, kernel_of
 from flowpairs.pipeline.ot.tiles.nearby import nearby_order
-from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, check_team
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, check_team, of_first
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 MEASURED = 2**20  # entries up to which a plan is measured in float64, or of the rows whose sums are
@@ -68,7 +68,7 @@ def solve_sinkhorn(
         raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
     started = time.perf_counter()
     with Workers(problem.x0.device):
-        problem = precise(problem.measured(team), tol)
+        problem = precise(problem.measured(team), tol, team)
         block = ProblemArrays(problem, team, choose(backend, problem))
         kernel, eps, std = block.kernel, problem.eps, block.std
         if resume is not None:
@@ -98,13 +98,14 @@ class ProblemArrays:
         self.whole, self.team = problem.measured(team), team
         assert self.whole.cost_moments is not None
         self.std = self.whole.cost_moments.std
-        a, b = problem.weights()
+        a, b = (of_first(team, weights) for weights in problem.weights())
         self.source, self.target = a.nonzero()[:, 0], b.nonzero()[:, 0]
-        self.source = self.source[nearby_order(problem.x0[self.source])]
-        self.target = self.target[nearby_order(problem.x1[self.target])]
+        self.source = of_first(team, self.source[nearby_order(problem.x0[self.source])])
+        self.target = of_first(team, self.target[nearby_order(problem.x1[self.target])])
         self.a, self.b = a[self.source], b[self.target]
         self.supported = replace(self.whole, x0=problem.x0[self.source], x1=problem.x1[self.target], a=self.a, b=self.b)
-        self.kernel = kernel_of(self.supported, Timed(backend))
+        self.backend = Timed(backend)
+        self.kernel = kernel_of(self.supported, self.backend)
         self.share = RowPartition(len(self.a), len(self.b), a.device, team)
         check_team(team.size, len(self.a), len(self.b), a.device)
 
@@ -121,9 +122,9 @@ def finish_coupling(
     mean_logit = share.total(a * (last.phi - last.bits)) - (last.columns @ last.gamma).item()
     independent, coupled = transport_costs(kernel, last.columns, -mean_logit * eps / LOG2E)
     nats = entropy(a) + share.total(a * last.bits) / LOG2E
-    error = (last.columns - b).abs().sum().item()
+    error = share.decided((last.columns - b).abs().sum().item())
     phi = share.gather(last.phi)
-    small, blurred = problem.n * problem.m <= MEASURED, _rounding(kernel) > DIGITS * coupled
+    small, blurred = problem.n * problem.m <= MEASURED, share.decided(_rounding(kernel) > DIGITS * coupled)
     exact = measure_plan(kernel, last.gamma, phi, eps, MEASURED if not (small or blurred) else problem.n * problem.m)
     source_error, target_error = exact.source_error, error
     if exact.columns is not None:
@@ -134,6 +135,7 @@ def finish_coupling(
         f, g = _extend(problem, block, f, g)
     else:
         f, g = torch.empty_like(f).index_copy_(0, block.source, f), torch.empty_like(g).index_copy_(0, block.target, g)
+    f, g = of_first(block.team, f), of_first(block.team, g)
     spread = spread_of(nats, a, b)
     with Workers(a.device) as workers:
         apart = plan_error(last, a, b, kernel.log_b, share, workers)
@@ -158,16 +160,17 @@ def finish_coupling(
     return EntropicCoupling(problem, f, g, report, block.team, kernel.backend)
 
 
-def precise(problem: Problem, tol: float) -> Problem:
+def precise(problem: Problem, tol: float, team: Team = SINGLE) -> Problem:
     """Convert a float32 problem to float64 where float32's costs, over eps, would cost digits that tol needs.
 
     It is known before the first pass: rounding moves an entry by about 2^-24 |x0| |x1| / eps, relative, on average, or
     by 2^-24 C / eps where the cost is a formula.
     """
     exact = problem.in_float64()
-    if exact.x0.dtype == problem.x0.dtype or _rounding(kernel_of(problem)) <= HELD * problem.eps * tol:
+    if exact.x0.dtype == problem.x0.dtype:
         return problem
-    return exact
+    held = _rounding(kernel_of(problem)) <= HELD * problem.eps * tol
+    return problem if of_first(team, torch.tensor(int(held), device=problem.x0.device)).item() else exact
 
 
 def _rounding(kernel: Kernel) -> float:

@@ -24,7 +24,7 @@ from flowpairs.pipeline.ot.sinkhorn.starved import Fed
 from flowpairs.pipeline.ot.sinkhorn.surrogate_part import SurrogatePart
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
-from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, power_of_two, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, distance, power_of_two, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups, group_of_columns
 
 MEMORY = 8
@@ -55,6 +55,7 @@ class SurrogateSolution(NamedTuple):
     error: float  # L1 error of the target marginal, on the surrogate
     rest: float  # share of P that is not kept entry by entry
     entropy: float  # H(P) in nats, where the sweep found its entropies
+    source: Float[Tensor, " n"]  # masses of the rows
 
 
 class Scalings(NamedTuple):
@@ -66,6 +67,7 @@ class Scalings(NamedTuple):
     logits: Float[Tensor, " k"]  # of the entries at that eps, less `top`
     top: Float[Tensor, " n"]  # largest logit of each row
     r: Float[Tensor, "n g"]  # rest of each row in each group of columns
+    source: Float[Tensor, " n"]  # masses of the rows
 
 
 class Surrogate:
@@ -81,6 +83,9 @@ class Surrogate:
         measured: masses of the rows in the plan whose marginal the pass measured, where they were not `a`.
         fed: columns whose potential was raised since, with their entries.
     """
+
+    rigid = True  # whether the marginals to be reached are fixed
+    damping = 1.0  # share of a Sinkhorn step that is taken
 
     def __init__(
         self,
@@ -108,10 +113,12 @@ class Surrogate:
         for part in self.parts:
             part.fill(mass)
         self.rest_of_row = (groups * (1 - ROUNDED) - self._kept_of_groups(mass)).clamp(min=0)
-        kept = torch.cat([part.spread(measured, torch.ones_like(b), torch.zeros_like(groups)) for part in self.parts])
+        plain = measured, torch.ones_like(b), torch.zeros_like(groups)
         if sweep.pieces is None:  # one profile for all
-            profiles = (sweep.columns - share.masses(kept.sum(0))).expand(len(kept), -1)
+            kept = torch.stack([part.spread(*plain) for part in self.parts]).sum(0)
+            profiles = (sweep.columns - share.masses(kept))[None]
         else:
+            kept = torch.cat([counted for part in self.parts for counted in part.spread_by_piece(*plain)])
             profiles = (sweep.pieces if fine else _by_run(sweep.pieces, share)) * (1 - ROUNDED) - kept.double() / UNIT
         self._set_profiles(profiles)
         self.entropy_of_rest = math.nan
@@ -144,11 +151,13 @@ class Surrogate:
         return add_by_index(sums, self.i.long() * count + self.group_of_column[self.j], mass).view(-1, count)
 
     def _set_profiles(self, profiles: Float[Tensor, "r m"]) -> None:
-        """Give each piece the profile of its rest over the columns of each group."""
+        """Give each piece the profile of its rest over the columns of each group; a single one is that of all."""
         profiles = profiles.clamp(min=LEAST)
         sums = add_by_index(profiles.new_zeros(len(self.width), len(profiles)), self.group_of_column, profiles.T).T
         profiles /= sums[:, self.group_of_column]
-        for part, own in zip(self.parts, profiles.split([part.pieces for part in self.parts]), strict=True):
+        counts = [part.pieces for part in self.parts]
+        each = profiles.split(counts) if len(profiles) == sum(counts) else [profiles] * len(counts)
+        for part, own in zip(self.parts, each, strict=True):
             part.profile = own
 
     def _cut(self) -> None:
@@ -176,7 +185,7 @@ class Surrogate:
         order = i.argsort(stable=True)
         self.gamma, self.i, self.j, self.logits = fed.gamma, i[order], j[order], logits[order]
         self.rest_of_row = self.rest_of_row * (-fed.shift).exp2()[:, None]
-        profiles = torch.cat([part.profile for part in self.parts])
+        profiles = torch.cat([part.profile.expand(part.pieces, -1) for part in self.parts])
         self._cut()
         profiles[:, fed.columns] = LEAST
         self._set_profiles(profiles)
@@ -202,7 +211,8 @@ class Surrogate:
         rest = self.share.total(found.scaling * outside)
         nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
         gamma = (self.gamma - self.log_b) * sharpen + self.log_b + found.x
-        return SurrogateSolution(gamma, found.scaling.clamp(min=TINY).log2() - found.top, found.error, rest, nats)
+        rows = found.scaling.clamp(min=TINY).log2() - found.top
+        return SurrogateSolution(gamma, rows, found.error, rest, nats, found.source)
 
     def distance(self, tol: float) -> float:
         """Compute the L1 distance between the plan that the sweep found and the one whose marginals are a and b."""
@@ -241,19 +251,30 @@ class Surrogate:
         r = self.rest_of_row * (growth - top[:, None]).clamp(max=BOUND).exp2()
         list(self.workers.map(lambda part: part.fill(mass), self.parts))
 
-        best, error, anderson = x, math.inf, Anderson(MEMORY)
+        best, error, anderson = x, math.inf, Anderson(MEMORY, self.share.team)
         u = scaling = torch.ones_like(self.a)
+        source = self.a
+        self._begin(sharpen, top)
         for _ in range(ITERATIONS):
             u, column = self._iterate(x.exp2(), r)
-            now = (column - self.b).abs().sum().item()
+            wanted = self._wanted(x)
+            now = distance(column, wanted)
             if now < error:
-                best, error, scaling = x, now, u
+                best, error, scaling, source = x, now, u, self.a
             if now < tol:
                 break
-            x = anderson.mix(x, x + (self.b / column.clamp(min=1 / UNIT)).log2()).clamp(-BOUND, BOUND)
-        if error > max(tol, SOLVED_WELL):
+            change = (wanted / column.clamp(min=1 / UNIT)).log2() * self.damping
+            x = anderson.mix(x, x + change).clamp(-BOUND, BOUND)
+        if error > max(tol, SOLVED_WELL) and self.rigid:
             best, error, scaling = self._newton(best, r, tol)
-        return Scalings(best, scaling, error, logits, top, r)
+        return Scalings(best, scaling, error, logits, top, r, source)
+
+    def _begin(self, sharpen: float, top: Float[Tensor, " n"]) -> None:
+        """Prepare for iterations at 1 / sharpen times the sweep's eps, whose rows' logits are less `top`."""
+
+    def _wanted(self, x: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Return the target marginal that is wanted at the columns' scaling 2^x."""
+        return self.b
 
     def _iterate(
         self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]
@@ -263,7 +284,7 @@ class Surrogate:
 
         def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
             u[part.rows] = self.a[part.rows] / part.times(v, r).clamp(min=TINY)
-            return part.spread(u, v, r).sum(0)
+            return part.spread(u, v, r)
 
         return u, self._sum(work)
 
@@ -284,12 +305,10 @@ class Surrogate:
         u, column = self._iterate(x.exp2(), r)
         value = self._dual(x, u)
         for _ in range(NEWTON):
-            slope = self.b - column
-            error = slope.abs().sum().item()
-            if error < tol:
+            if distance(column, self.b) < tol:
                 break
-            step = self._direction(x.exp2(), u, column, slope, r)
-            longest = step.abs().max().item()
+            step = self._direction(x.exp2(), u, column, self.b - column, r)
+            longest = self.share.decided(step.abs().max().item())
             if longest == 0:
                 break
             step *= min(1.0, LEAP / longest)
@@ -303,11 +322,11 @@ class Surrogate:
             else:
                 break
             x, u, column, value = there, u_there, column_there, found
-        return x, (self.b - column).abs().sum().item(), u
+        return x, distance(column, self.b), u
 
     def _dual(self, x: Float[Tensor, " m"], u: Float[Tensor, " n"]) -> float:
         """Compute <b, x> - sum_i a_i log2 of row i's sum, where u = a / sum."""
-        return (self.b @ x).item() - self.share.total(self.a * (self.a / u).log2())
+        return self.share.decided((self.b @ x).item()) - self.share.total(self.a * (self.a / u).log2())
 
     def _direction(
         self,
@@ -320,18 +339,19 @@ class Surrogate:
         """Solve (diag(column) - P^T diag(1 / a) P) x = slope by conjugate gradients, preconditioned by the diagonal."""
         scale = 1 / column.clamp(min=TINY).sqrt()
         x, residual = torch.zeros_like(slope), slope * scale
-        direction, square = residual, (residual @ residual).item()
+        decided = self.share.decided
+        direction, square = residual, decided((residual @ residual).item())
         wanted = square * CLOSER**2
         for _ in range(GRADIENTS):
             w = scale * direction
             size = w.abs().max()
             image = (column * w - self._exchanged(v, u, w / size, r) * size) * scale
-            curvature = (direction @ image).item()
+            curvature = decided((direction @ image).item())
             if curvature <= 0:
                 break
             length = square / curvature
             x, residual = x + length * direction, residual - length * image
-            before, square = square, (residual @ residual).item()
+            before, square = square, decided((residual @ residual).item())
             if square < wanted:
                 break
             direction = residual + (square / before) * direction
@@ -346,7 +366,7 @@ class Surrogate:
         def work(part: SurrogatePart) -> Int64[Tensor, " m"]:
             rows = part.rows
             sent[rows] = u[rows] ** 2 / self.a[rows] * part.times(vw, r)
-            return part.spread(sent, v, r).sum(0)
+            return part.spread(sent, v, r)
 
         return self._sum(work)
 

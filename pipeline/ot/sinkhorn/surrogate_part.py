@@ -1,11 +1,15 @@
 """The matrix of a surrogate (pipeline/ot/sinkhorn/surrogate.py) in parts, a thread each: kept entries, and the rest."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.ot.tiles.ordered_sums import RowMatrix, add_by_index
 from flowpairs.pipeline.ot.tiles.partition import UNIT
+
+COLUMNS_AT_ONCE = 2**22  # columns of pieces that are added up at a time
 
 
 class SurrogatePart:
@@ -21,7 +25,7 @@ class SurrogatePart:
         group_of_column: the group of each column [m].
 
     Attributes:
-        profile: how a piece's rest in a group falls on the group's columns [pieces, m].
+        profile: how a piece's rest in a group falls on the group's columns [pieces or 1, m]; one row serves all pieces.
     """
 
     def __init__(
@@ -44,7 +48,7 @@ class SurrogatePart:
         starts = torch.arange(self.pieces * m + 1, dtype=key.dtype, device=i.device)
         self.by_column = by_column.int()
         self.transposed_pattern = torch.searchsorted(key, starts, out_int32=True), i[self.by_column] - bounds[0]
-        self.profile = torch.zeros(self.pieces, m, dtype=torch.float64, device=i.device)
+        self.profile = torch.zeros(1, m, dtype=torch.float64, device=i.device)
         self.group_of_column = group_of_column
 
     def fill(self, mass: Float[Tensor, " entries"]) -> None:
@@ -52,7 +56,19 @@ class SurrogatePart:
         count = self.rows.stop - self.rows.start
         values = mass[self.entries]
         self.kernel = RowMatrix(*self.pattern, values, (count, self.m))
-        self.transposed = RowMatrix(*self.transposed_pattern, values[self.by_column], (self.pieces * self.m, count))
+        values = values[self.by_column]
+        starts, rows = self.transposed_pattern
+        self.transposed = []
+        for some in self._some_pieces():
+            cut = starts[some.start * self.m : some.stop * self.m + 1]
+            low, high = cut[0].item(), cut[-1].item()
+            shape = (len(some) * self.m, count)
+            self.transposed.append((some, RowMatrix(cut - low, rows[low:high], values[low:high], shape)))
+
+    def _some_pieces(self) -> list[range]:
+        """Cut the pieces into runs whose columns are worth a call, and bound what a call keeps."""
+        step = max(1, COLUMNS_AT_ONCE // self.m)
+        return [range(low, min(low + step, self.pieces)) for low in range(0, self.pieces, step)]
 
     def times(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
         """Compute the rows' sums under the columns' scaling v, of kept entries and rest."""
@@ -60,15 +76,27 @@ class SurrogatePart:
 
     def outside(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
         """Compute the rows' rest under the columns' scaling v."""
-        sums = add_by_index(v.new_zeros(r.shape[1], self.pieces), self.group_of_column, (self.profile * v).T).T
+        sums = v.new_zeros(r.shape[1], len(self.profile))
+        sums = add_by_index(sums, self.group_of_column, (self.profile * v).T).T.expand(self.pieces, -1)
         return (r[self.rows] * sums[self.piece_of_row]).sum(1)
 
-    def spread(
+    def spread(self, u: Float[Tensor, " n"], v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Int64[Tensor, " m"]:
+        """Compute what the pieces add to the columns' masses under both scalings, in integers."""
+        total = torch.zeros(self.m, dtype=torch.int64, device=v.device)
+        for counted in self.spread_by_piece(u, v, r):
+            total += counted.sum(0)
+        return total
+
+    def spread_by_piece(
         self, u: Float[Tensor, " n"], v: Float[Tensor, " m"], r: Float[Tensor, "n g"]
-    ) -> Int64[Tensor, "pieces m"]:
-        """Compute what each piece adds to the columns' masses under both scalings, in integers."""
-        sums = (self.transposed @ u[self.rows]).view(self.pieces, self.m)
-        return sums.addcmul_(self.rest(u, r)[:, self.group_of_column], self.profile).mul_(v * UNIT).long()
+    ) -> Iterator[Int64[Tensor, "pieces m"]]:
+        """Compute what each piece adds to the columns' masses, for a run of pieces at a time."""
+        rest, scale = self.rest(u, r), v * UNIT
+        for some, matrix in self.transposed:
+            pieces = slice(some.start, some.stop)
+            profile = self.profile if len(self.profile) == 1 else self.profile[pieces]
+            sums = (matrix @ u[self.rows]).view(len(some), self.m)
+            yield sums.addcmul_(rest[pieces, self.group_of_column], profile).mul_(scale).long()
 
     def rest(self, u: Float[Tensor, " n"], r: Float[Tensor, "n g"]) -> Float[Tensor, "pieces g"]:
         """Compute the rest of each piece in each group under the rows' scaling u."""

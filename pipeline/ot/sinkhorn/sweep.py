@@ -67,7 +67,7 @@ def sweep(
         marginal: sum the target marginal, the other half of an iteration; without it `columns` are zero.
     """
     phi, bits = torch.zeros_like(a), torch.zeros_like(a) if entropies else None
-    window = None if keep is None else deepest_kept(kernel, keep)
+    window = None if keep is None else share.decided(deepest_kept(kernel, keep))
     cuts = column_groups(kernel.m)
     groups = None if keep is None else a.new_zeros(kernel.n, len(cuts), dtype=torch.float32)
 

@@ -79,13 +79,15 @@ class Sharpness:
     logit: float = math.nan
 
     def __post_init__(self) -> None:
-        self.marginals = (entropy(self.block.a) + entropy(self.block.b)) / 2
+        self.decided = self.block.share.decided
+        self.marginals = self.decided((entropy(self.block.a) + entropy(self.block.b)) / 2)
 
     def met(self, sweep: Sweep) -> bool:
         """See `Aim.met`."""
         assert sweep.bits is not None
         reached = entropy(self.block.a) + self.block.share.total(self.block.a * sweep.bits) / LOG2E
-        return abs(reached / self.marginals - 1 - self.wanted) < CLOSE or self.moves >= MOVES
+        found = self.decided(reached / self.marginals - 1)
+        return abs(found - self.wanted) < CLOSE or self.moves >= MOVES
 
     def eps(self, surrogate: Surrogate, state: SolveState) -> float:
         """See `Aim.eps`."""
@@ -99,7 +101,7 @@ class Sharpness:
         if abs(here - self.wanted) < STILL or self.moves >= MOVES:
             return state.level
         self.moves += 1
-        step = (_logit(self.wanted) - logit) / self.slope
+        step = self.decided((_logit(self.wanted) - logit) / self.slope)
         if step < 0:
             step = -self._down(surrogate, -step)
         return state.level * math.exp(min(step, math.log(SHARPEN)))
@@ -117,12 +119,11 @@ class Sharpness:
             slope = (_logit(found) - logit) / (at - last)
             last, logit = at, _logit(found)
             at = at + (_logit(self.wanted) - logit) / slope if slope < 0 else low
-            if not low < at < high:
-                at = (low + high) / 2
+            at = self.decided(at if low < at < high else (low + high) / 2)
         return at
 
     def _of(self, solution: SurrogateSolution) -> float:
-        return solution.entropy / self.marginals - 1
+        return self.decided(solution.entropy / self.marginals - 1)
 
 
 def check_reachable(sharpness: float, source: float, target: float, repeats: float = 0.0) -> None:
@@ -189,7 +190,7 @@ def solve_for_sharpness(
         if min(len(block.a), len(block.b)) == 1 or block.std == 0:
             raise InputError(f"sharpness={sharpness!r}: all couplings of this block have the same; give rel_eps")
         (source, more), (target, most) = (
-            least_entropy(points, weights)
+            map(block.share.decided, least_entropy(points, weights))
             for points, weights in ((block.supported.x0, block.a), (block.supported.x1, block.b))
         )
         check_reachable(sharpness, source, target, more + most)
@@ -227,12 +228,12 @@ def _first(block: ProblemArrays, wanted: float, tol: float) -> tuple[Sharpness, 
     if least // every >= FEWEST:
         few = ProblemArrays(thinned(block.supported, 1.0, every), SINGLE, block.kernel.backend)
         alike = 1 - (1 - wanted) * aim.marginals / ((entropy(few.a) + entropy(few.b)) / 2)
-        if alike > BROAD and few.std > 0:
+        if aim.decided(alike > BROAD and few.std > 0):
             rough = max(tol, ROUGH)
             small, state = _first(few, alike, rough)
             _, state = descend(few.kernel, few.a, few.b, few.std, state, rough, PASSES, aim=small)
             # slope of the same information over log eps
-            aim.slope, aim.estimated, eps = small.slope * alike / wanted, True, state.eps
+            aim.slope, aim.estimated, eps = aim.decided(small.slope * alike / wanted), True, aim.decided(state.eps)
     return aim, cold(block.kernel, eps, block.std, tol, block.team)
 
 

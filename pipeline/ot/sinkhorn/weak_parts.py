@@ -38,7 +38,8 @@ def find_parts(current: Sweep, b: Float[Tensor, " m"], share: RowPartition) -> I
     if not 1 < count <= MOST:
         return None
     apart = current.columns - b
-    return part if part_masses(apart, part).abs().sum() >= COARSE * apart.abs().sum() else None
+    between = part_masses(apart, part).abs().sum() >= COARSE * apart.abs().sum()
+    return part if share.decided(bool(between)) else None
 
 
 def part_masses(columns: Float[Tensor, " m"], parts: Int[Tensor, " m"]) -> Float[Tensor, " k"]:

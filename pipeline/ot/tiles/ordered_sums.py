@@ -2,9 +2,9 @@
 
 On CUDA `index_add_` adds by atomics and cuSPARSE's default product of a CSR matrix promises no order. There, sums by
 index go through `index_put_`, which sorts first, and products through `segment_reduce`, which sums each row by a tree.
+On a CPU torch's product of a CSR matrix is MKL's, whose sum of a row depends on what other rows there are, hence on how
+rows are shared out among threads and processes; scipy's is a loop over the row's entries, and as fast.
 """
-
-import warnings
 
 import torch
 from jaxtyping import Float, Float64, Int, Shaped
@@ -47,11 +47,11 @@ class RowMatrix:
     ) -> None:
         self.starts, self.columns, self.values = starts, columns, values
         if values.device.type == "cpu":
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-                self.csr = torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
+            from scipy.sparse import csr_array
+
+            self.csr = csr_array((values.numpy(), columns.numpy(), starts.numpy()), shape)
 
     def __matmul__(self, vector: Float[Tensor, " columns"]) -> Shaped[Tensor, " rows"]:
         if self.values.device.type == "cpu":
-            return self.csr @ vector
+            return torch.from_numpy(self.csr @ vector.numpy())
         return row_sums(self.starts, self.values * vector[self.columns])

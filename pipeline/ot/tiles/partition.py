@@ -3,6 +3,10 @@
 The rows are cut into sections, which do not depend on the number of processes, and a process owns whole sections. What
 sections add to a sum over all rows is converted to integers before it is added (vectors), or added in the sections'
 order (numbers), so a result has the same bits for any number of processes. Only such sums are exchanged.
+
+Members may differ in the last bits of what each computes for itself, on unlike processors or drivers. So whatever
+decides how a solve goes on is equal by construction (sums of integers, and what comparisons and single operations make
+of them), or the first member's (`of_first`).
 """
 
 import math
@@ -43,6 +47,24 @@ class SingleProcess:
 
 
 SINGLE = SingleProcess()
+
+
+def of_first(team: Team, values: Shaped[Tensor, "*k"]) -> Shaped[Tensor, "*k"]:
+    """Return the values that the team's first member has, in place of this member's own."""
+    if team.size == 1:
+        return values
+    return team.sum(torch.zeros_like(values) if team.rank else values.clone())
+
+
+def bytes_of_first(team: Team, data: bytes, device: torch.device) -> bytes:
+    """Return the bytes that the team's first member has, in place of this member's own; tensors go by `device`."""
+    if team.size == 1:
+        return data
+    size = int(of_first(team, torch.tensor(len(data), device=device)))
+    whole = torch.zeros(size, dtype=torch.uint8, device=device)
+    if not team.rank:
+        whole += torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
+    return team.sum(whole).cpu().numpy().tobytes()
 
 
 class RowPartition:
@@ -91,7 +113,11 @@ class RowPartition:
 
     def total(self, values: Float[Tensor, " n"]) -> float:
         """Sum over all rows; `values` need to be right only for this member's rows."""
-        return self.each([values[self.sections[k]].sum() for k in self.mine]).sum().item()
+        return self.decided(self.each([values[self.sections[k]].sum() for k in self.mine]).sum().item())
+
+    def decided(self, number: float) -> float:
+        """Return the number that the team's first member has, by which all members go on."""
+        return of_first(self.team, torch.tensor(float(number), dtype=torch.float64, device=self.device)).item()
 
     def gather(self, values: Shaped[Tensor, "n *rest"]) -> Shaped[Tensor, "n *rest"]:
         """Collect all rows of `values`, given this member's own."""
@@ -121,3 +147,8 @@ def power_of_two(x: Float[Tensor, "*k"]) -> Float64[Tensor, "*k"]:
 def to_fixed_point(masses: Float[Tensor, "*k"]) -> Int64[Tensor, "*k"]:
     """Convert masses of at most 1 to integers, whose sums are exact in any order."""
     return (masses.double() * UNIT).long()
+
+
+def distance(masses: Float[Tensor, " k"], wanted: Float[Tensor, " k"]) -> float:
+    """Sum |masses - wanted|, which is at most 2, as integers: the same bits in any order, so on any processor."""
+    return 4 * to_fixed_point((masses - wanted).abs() / 4).sum().item() / UNIT

@@ -8,12 +8,22 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowpairs.pipeline.ot.problem import Problem
+from flowpairs.pipeline.ot.semidiscrete import point_pass as passes
+from flowpairs.pipeline.ot.semidiscrete import targets as sides
 from flowpairs.pipeline.ot.sinkhorn.sweep import sweep
+from flowpairs.pipeline.ot.tiles import equal_rows as alike
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition
 from flowpairs.pipeline.ot.tiles.tiling import Workers, tile_rows
 
 M, KEEP = 16_384, 64
+
+
+class Points:
+    """Normal points by number."""
+
+    def points(self, first: int, count: int) -> Tensor:
+        return torch.randn(count, 64, generator=torch.Generator().manual_seed(first))
 
 
 class Allocations(TorchDispatchMode):
@@ -56,3 +66,16 @@ def test_a_pass_allocates_its_buffers_alone(entropies: bool) -> None:
     assert len(swept.entries.i) >= rows, "every row keeps its largest entry at least"
     buffers = ["aten.new_empty.default"] * (2 if entropies else 1) + ["aten.empty.memory_format"]
     assert sorted(allocations.found) == sorted(buffers)
+
+
+def test_a_semidiscrete_pass_holds_its_tiles_and_the_scores_of_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64 the data would be twice what tiles take."""
+    y = torch.randn(40_000, 64, generator=torch.Generator().manual_seed(0))
+    for room, name, few in ((passes, "ROOM", 64 * len(y)), (sides, "MOMENT_ROWS", 4096), (alike, "HASHED", 2**16)):
+        monkeypatch.setattr(room, name, few)
+    with Workers(torch.device("cpu")) as workers, Allocations(y.numel() // 4) as allocations:
+        targets = sides.Targets(y)
+        start = targets.start(Points().points(0, 1024), 5.0)
+        seen = passes.point_pass(targets, Points(), 0, 200, start, 5.0, 2.0**-10, workers, 0.0)
+    assert len(seen.entries.i) > 200
+    assert allocations.found == ["aten.empty.memory_format"], "the scores of 64 points"

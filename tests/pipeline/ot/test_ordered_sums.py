@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from scipy.sparse import random_array
+from scipy.sparse import csr_array, random_array, vstack
 
 from flowpairs.pipeline.ot.tiles.ordered_sums import RowMatrix, add_by_index, row_sums
 
@@ -17,6 +17,21 @@ def test_products_are_scipys_with_empty_rows_too() -> None:
     torch.testing.assert_close(
         RowMatrix(starts, columns, values, matrix.shape) @ vector, wanted, rtol=1e-14, atol=1e-14
     )
+
+
+def test_a_rows_product_does_not_depend_on_the_other_rows() -> None:
+    """Sparse products of MKL choose their sums by the matrix as a whole: such rows differed in last bits."""
+    rng = np.random.default_rng(4)
+    few, many = (
+        random_array((rows, 2000), density=share, format="csr", rng=rng) for rows, share in ((400, 0.001), (2000, 0.01))
+    )
+    vector = torch.from_numpy(rng.random(2000))
+
+    def product(matrix: csr_array) -> torch.Tensor:
+        parts = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+        return RowMatrix(*parts, matrix.shape) @ vector
+
+    assert torch.equal(product(vstack([few, many], format="csr")), torch.cat([product(few), product(many)]))
 
 
 def test_no_entries_have_sums_of_zero() -> None:

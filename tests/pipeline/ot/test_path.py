@@ -12,6 +12,7 @@ from support.ot_problems import blobs, dense, random_weights
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot import Problem, cost_std, solve_for_sharpness, solve_sinkhorn
 from flowpairs.pipeline.ot.sinkhorn import gaussian_potential as closed_form
+from flowpairs.pipeline.ot.sinkhorn import surrogate_part
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.gaussian_potential import gaussian_potential
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
@@ -118,6 +119,13 @@ def test_stand_in_has_the_marginals_of_its_sweep(keep: int) -> None:
         assert stand_in.solve(1.0, 1.001 * error).error == pytest.approx(error, rel=1e-5)
     assert swept.entries is not None
     assert len(swept.entries.i) <= 4 * keep * 300
+
+
+def test_a_stand_in_that_adds_few_columns_at_a_time_finds_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = blobs(600, 400, 3, rel_eps=0.03)
+    whole = solve_sinkhorn(problem)
+    monkeypatch.setattr(surrogate_part, "COLUMNS_AT_ONCE", 1)
+    assert torch.equal(solve_sinkhorn(problem).g, whole.g)
 
 
 def test_complete_stand_in_solves_the_problem() -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot import Problem
+from flowpairs.pipeline.ot.semidiscrete import point_pass as passes
+from flowpairs.pipeline.ot.semidiscrete import solver
 from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
 from flowpairs.pipeline.ot.semidiscrete.point_pass import point_pass
 from flowpairs.pipeline.ot.semidiscrete.solver import (
@@ -71,6 +73,20 @@ def test_data_get_their_masses_from_points_that_the_solve_has_not_seen(eps: floa
     assert solved.report.points < 6 * 300 / 0.05
 
 
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_rounds_of_less_than_a_point_a_datum_average_to_the_masses(monkeypatch: pytest.MonkeyPatch, eps: float) -> None:
+    """Where data are many, a round has no more points than fit in memory, and its own potential is far off."""
+    monkeypatch.setattr(solver, "ROUND", 1000)
+    monkeypatch.setattr(solver, "CERTAIN", 3.0)
+    y, sizes = data(4000, 8), [0]
+    solved = solve_semidiscrete(Targets(y), Gaussian(8), eps, chi2=0.2, progress=lambda _r, p, _c: sizes.append(p))
+    assert max(b - a for a, b in pairwise(sizes)) < 2000
+    assert solved.report.converged
+    points = Gaussian(8, seed=99).points(0, 100_000)
+    p = torch.stack([masses(y, solved.g, eps, part) for part in points.split(2000)]).mean(0)
+    assert (4000 * (p - 1 / 4000).square()).sum() - (0.04 if eps == 0 else 0) < 0.25
+
+
 def test_cells_on_a_line_lie_where_the_normal_distribution_has_them() -> None:
     """In one dimension cells are intervals, whose ends the closed form knows: quantiles of k / N."""
     y = torch.tensor([[-1.0], [0.1], [0.2], [3.0]])
@@ -100,7 +116,7 @@ def test_a_pass_measures_what_its_definition_says() -> None:
     y, source, points = data(1500, 4), Gaussian(4), 3000
     g = torch.randn(1500, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     targets = Targets(y)
-    with Workers(targets.own.device) as workers:
+    with Workers(targets.device) as workers:
         crowd, hard, sharp, few = (
             point_pass(targets, source, 700, points, g, 0.4, small, workers, wanted)
             for small, wanted in ((2.0**-10, 0.4), (2.0**-10, 0.0), (2.0**-10, 0.08), (2.0**-5, 0.2))
@@ -244,6 +260,7 @@ N = 700
 
 
 def answer(eps: float, team: Team) -> Tensor:
+    passes.ROOM = 100 * N  # so that points come in many batches
     return solve_semidiscrete(Targets(data(N, 4), team=team), Gaussian(4), eps, chi2=0.2).g
 
 

@@ -53,7 +53,7 @@ class Fused:
     ) -> Sweep:
         """See `Backend.sweep`; entropies cost nothing and are always found where the marginal is."""
         fused = _fused(logits)
-        window = None if keep is None else deepest_kept(logits, keep)
+        window = None if keep is None else share.decided(deepest_kept(logits, keep))
         phi, bits = torch.zeros_like(a), torch.zeros_like(a)
         groups = a.new_zeros(fused.n, fused.chunks, dtype=torch.float32)
         ref = a.new_zeros(fused.n, dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""Couplings whose marginals may be missed at a price: unbalanced and semi-relaxed."""
