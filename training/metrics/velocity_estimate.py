@@ -41,6 +41,8 @@ class KernelRidge:
         moments.diagonal().add_(LEAST_NORM * moments.diagonal().mean() + torch.finfo(torch.float32).tiny)
         self.slope = torch.linalg.solve(moments, centred.T @ (y - self.offset).double()).float()
         self.x, left = x, y - self._affine(x)
+        self.h: float
+        self.ridge: float | None
         self.h, self.ridge = _tuned(x, left) if like is None else (like.h, like.ridge)
         self.w = torch.zeros_like(y)
         if self.ridge is not None:
