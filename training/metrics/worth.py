@@ -7,7 +7,7 @@ All figures are of held-out pairs, in the leading principal directions of the da
     curvature  int E|v(t, z_t) - (z_1 - z_0)|^2 dt along the trajectories z of v, as in training/sampling/curvature.py
     error      E|z_1 after k Euler steps - z_1|^2, from the same start
 
-Each is computed from N pairs and from half of them: how far it moves between the two shows the bias that more pairs would mend.
+Each is computed from N pairs and from half of them: how far it moves shows the bias that more pairs would mend.
 Integrals are sums over eight times by the trapezoid rule, trajectories take steps of Heun's rule; in the last eighth,
 where nothing is estimated, losses and velocities are those at 7/8.
 """
