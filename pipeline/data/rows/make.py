@@ -291,8 +291,8 @@ def _check_columns(config: DataConfig, weights: np.ndarray | None, growth: np.nd
         raise InputError(f"data.weight={config.weight!r}: negative, or 0 throughout; give how much each datum counts")
     if growth is not None and growth.min() <= 0:
         raise InputError(
-            f"data.growth={config.growth!r}: {growth.min():g} among the rates; give positive ones, below 1 for data that "
-            "become fewer"
+            f"data.growth={config.growth!r}: {growth.min():g} among the rates; give positive ones, below 1 "
+            "for data that become fewer"
         )
 
 
