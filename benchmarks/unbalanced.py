@@ -4,9 +4,9 @@
 
 Two clouds of Gaussian points in 8 dimensions, a tenth of the second far off; the squared distance; prices tau in units
 of the cost's standard deviation, of both marginals or of the target's alone. POT's translation-invariant solver gets
-10, 100, 1,000, ... iterations until its plan is as near as flowpairs', or until the next try would take `--patience` times the seconds of
-flowpairs; the seconds are those of its last try. Errors are L1 distances, over the mass, from the plan of flowpairs at
-a tolerance of 1e-9.
+10, 100, 1,000, ... iterations until its plan is as near as flowpairs', or until the next try would take `--patience`
+times the seconds of flowpairs; the seconds are those of its last try. Errors are L1 distances, over the mass, from the
+plan of flowpairs at a tolerance of 1e-9.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def plan(found: Coupling, cost: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=50.0)
+    parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--rel-eps", type=float, nargs="+", default=[0.1, 0.03, 0.01, 0.003])
     parser.add_argument("--patience", type=float, default=50.0)
     options = parser.parse_args()

@@ -107,7 +107,8 @@ def read_source(
     if not isinstance(config.source, DataSource):
         times, legs = _chain(config.data, target)
         columns = target.columns_fingerprint
-        return SourceData(target.rows, flips, target.weights, target.fingerprint, columns, legs, times)
+        weights = _grown(config.data, target, times)
+        return SourceData(target.rows, flips, weights, target.fingerprint, columns, legs, times)
     assert spec is not None
     try:
         found = read(config.source.as_data(), spec)
@@ -145,6 +146,24 @@ def _chain(config: DataConfig, target: Target) -> tuple[tuple[float, ...], tuple
             raise InputError(f"data.weight={config.weight!r}: 0 throughout at time point {time:g}; leave it out")
     scaled = {time: (time - first) / (last - first) for time in kept}
     return tuple(kept), tuple(Leg(at[a], at[b], (scaled[a], scaled[b])) for a, b in pairwise(kept))
+
+
+def _grown(config: DataConfig, target: Target, times: tuple[float, ...]) -> Float64[np.ndarray, " N"] | None:
+    """Multiply each datum's weight by what it becomes until the next time point; the last ones are no source."""
+    if target.growth is None:
+        return target.weights
+    assert target.times is not None
+    weights = np.ones(len(target)) if target.weights is None else target.weights.copy()
+    for time, following in pairwise(times):
+        there = target.times == time
+        with np.errstate(over="ignore", under="ignore"):
+            weights[there] *= target.growth[there] ** (following - time)
+        if not (np.isfinite(weights[there]).all() and weights[there].any()):
+            raise InputError(
+                f"data.growth={config.growth!r}: rates to the power of {following - time:g}, the time from {time:g} to "
+                f"{following:g}, are beyond numbers; give rates per unit of data.time"
+            )
+    return weights
 
 
 def _ids(rows: Rows, flips: bool) -> Int64[np.ndarray, " ids"]:

@@ -26,26 +26,31 @@ class DataConfig(Strict):
     """Name of the column that says how much each datum counts in the coupling."""
     time: str | None = None
     """Name of the column of time points, for a chain of couplings (`source.kind=previous`)."""
+    growth: str | None = None
+    """Name of the column of growth rates: a datum of a chain becomes growth^(t1 - t0) data from one time point to the
+    next, by which its weight as a source is multiplied."""
     leave_out: tuple[float, ...] = ()
     """Time points that take no part in any pair."""
     fingerprint: str | None = None
     """SHA-256 that the data must have; the resolved config holds what was read."""
     columns_fingerprint: str | None = None
-    """SHA-256 that weights and times must have; the resolved config holds what was read."""
+    """SHA-256 that weights, times and growth rates must have; the resolved config holds what was read."""
     split: str | None = None
     """Which files to read where files of several splits lie below the path: train, test or validation."""
     on_bad: Literal["refuse", "skip"] = "refuse"
     """What happens to rows that cannot be used: the job is refused with their count, or they are left out."""
 
     def columns(self) -> dict[str, str]:
-        """Name the numeric columns that accompany the data: weight, time."""
-        named = {"weight": self.weight, "time": self.time}
+        """Name the numeric columns that accompany the data: weight, time, growth."""
+        named = {"weight": self.weight, "time": self.time, "growth": self.growth}
         return {key: name for key, name in named.items() if name is not None}
 
     @model_validator(mode="after")
     def _times(self) -> "DataConfig":
         if self.leave_out and self.time is None:
             raise ValueError("leave_out names time points of a column; give data.time or remove it")
+        if self.growth is not None and self.time is None:
+            raise ValueError("growth is that from one time point to the next; give data.time or remove it")
         return self
 
 

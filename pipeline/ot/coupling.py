@@ -12,6 +12,7 @@ from flowpairs.pipeline.ot.partners import balance, barycentre, inverse_cdf
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.logits import Logits
+from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
@@ -194,9 +195,10 @@ class SparseCoupling(Coupling):
     def barycentric(self, values: Float[Tensor, "m q"]) -> Float[Tensor, "n q"]:
         """See `Coupling.barycentric`."""
         rows, mass = self._rows(), self.mass.double()
-        total = mass.new_zeros(self.problem.n).index_add_(0, rows, mass)
+        total = add_by_index(mass.new_zeros(self.problem.n), rows, mass)
         weighted = values.double()[self.partners] * (mass / total[rows])[:, None]
-        return weighted.new_zeros(self.problem.n, values.shape[1]).index_add_(0, rows, weighted).to(values.dtype)
+        sums = weighted.new_zeros(self.problem.n, values.shape[1])
+        return add_by_index(sums, rows, weighted).to(values.dtype)
 
     def _rows(self) -> Int[Tensor, " k"]:
         """Return the source row of each entry."""

@@ -10,6 +10,7 @@ from flowpairs.pipeline.ot.costs.cost import centred
 from flowpairs.pipeline.ot.problem import Problem, entropy
 from flowpairs.pipeline.ot.tiles.equal_rows import equal_rows
 from flowpairs.pipeline.ot.tiles.kernel import InnerKernel, Kernel
+from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
 
 
 class Spread(NamedTuple):
@@ -33,7 +34,7 @@ def least_entropy(x: Float[Tensor, "n d"], a: Float[Tensor, " n"]) -> tuple[floa
     Equal rows share what they get in proportion to their weights, however small eps is.
     """
     first, kind = equal_rows(x)
-    distinct = entropy(a.new_zeros(len(first)).index_add_(0, kind, a))
+    distinct = entropy(add_by_index(a.new_zeros(len(first)), kind, a))
     return distinct, entropy(a) - distinct
 
 

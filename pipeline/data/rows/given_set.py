@@ -30,7 +30,7 @@ def check_set(config: DataConfig) -> DataSpec | None:
     manifest = row_set.read_manifest(directory)
     if lost := row_set.lost_files(directory):
         raise InputError(f"data.path={config.path!r}: {', '.join(lost)} missing or cut short; make the rows again")
-    for name in ("weight", "time"):
+    for name in ("weight", "time", "growth"):
         given, there = getattr(config, name), manifest.column(name) is not None
         if (given is not None) != there or given not in (None, name):
             remedy = f"give data.{name}={name}" if there else f"remove data.{name}"

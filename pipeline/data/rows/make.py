@@ -102,8 +102,8 @@ def target_of(
     """Make a data set of rows in memory, with the fingerprint that it has on disk."""
     if not len(x):
         raise InputError(f"data.path={config.path!r}: no rows; give data with at least one")
-    labels, weights, times = (columns.get(name) for name in row_set.COLUMNS)
-    _check_weights(config, weights)
+    labels, weights, times, growth = (columns.get(name) for name in row_set.COLUMNS)
+    _check_columns(config, weights, growth)
     step = row_set.rows_per_part(x.shape[1:], str(x.dtype))
     counts = [min(step, len(x) - start) for start in range(0, len(x), step)]
     rows = Rows([x[start : start + step] for start in range(0, len(x), step)], counts, x.shape[1:], kept(x.dtype))
@@ -114,6 +114,7 @@ def target_of(
         fingerprint=row_set.fingerprint_of(x, columns),
         weights=weights,
         times=times,
+        growth=growth,
         class_names=spec.class_names,
         kind=spec.kind,
         left_out=left_out,
@@ -198,7 +199,7 @@ def make_target(
     if not files:
         raise InputError(f"data.path={config.path!r}: no rows; give data with at least one")
     columns = finished_parts.merge_columns(directory, done)
-    _check_weights(config, columns.get("weight"))
+    _check_columns(config, columns.get("weight"), columns.get("growth"))
     described = [row_set.write_part(directory / f"{name}.npy", values) for name, values in columns.items()]
     rows = Rows([directory / part.name for part in files], [part.rows for part in files], spec.shape, spec.dtype)
     classes = _classes(spec, columns.get("label"))
@@ -285,9 +286,14 @@ def _check_count(config: DataConfig, spec: DataSpec, found: int) -> None:
         )
 
 
-def _check_weights(config: DataConfig, weights: np.ndarray | None) -> None:
+def _check_columns(config: DataConfig, weights: np.ndarray | None, growth: np.ndarray | None) -> None:
     if weights is not None and (weights.min() < 0 or not weights.any()):
         raise InputError(f"data.weight={config.weight!r}: negative, or 0 throughout; give how much each datum counts")
+    if growth is not None and growth.min() <= 0:
+        raise InputError(
+            f"data.growth={config.growth!r}: {growth.min():g} among the rates; give positive ones, below 1 "
+            "for data that become fewer"
+        )
 
 
 def _classes(spec: DataSpec, labels: np.ndarray | None) -> int:

@@ -1,7 +1,7 @@
 """The files of a row set: a directory that holds a data set in parts, read with numpy alone.
 
     part-00000.npy   rows [r, *shape] in their dtype, about 256 MiB a part; part k holds rows k R to (k + 1) R
-    label.npy        class ids [N] int64, where there are labels; weight.npy, time.npy [N] float64 in the same manner
+    label.npy        class ids [N] int64, where there are labels; weight.npy, time.npy, growth.npy [N] float64, too
     manifest.json    written last: shape, dtype, scale, classes, the parts with their SHA-256, and the fingerprint
     source.json      what the rows were made from, so that an interrupted job goes on with the same data
     part-00000.json  until the manifest is written: sidecar of a finished part; its columns are in part-00000.npz
@@ -33,7 +33,7 @@ from flowpairs.pipeline.data.spec import DataKind, Kept
 FORMAT_VERSION = 2
 PART_BYTES = 2**28
 MANIFEST, SOURCE = "manifest.json", "source.json"
-COLUMNS = {"label": "int64", "weight": "float64", "time": "float64"}
+COLUMNS = {"label": "int64", "weight": "float64", "time": "float64", "growth": "float64"}
 SCALES = {"uint8": "x / 127.5 - 1", "float16": "x", "float32": "x"}
 REMEDY = "remove the directory and couple again"
 
@@ -246,6 +246,7 @@ def open_target(directory: AnyPath) -> Target:
         fingerprint=manifest.fingerprint,
         weights=columns["weight"],
         times=columns["time"],
+        growth=columns["growth"],
         class_names=manifest.class_names,
         kind=manifest.kind,
         left_out=manifest.left_out,

@@ -22,6 +22,7 @@ class Target:
         fingerprint: hash over shape, dtype, rows and labels; see `flowpairs.pipeline.data.rows.row_set`.
         weights: how much each datum counts, not negative and not all 0; None: equal weights.
         times: time points.
+        growth: rates at which data multiply over a unit of time, above 0.
         class_names: names of the classes by their ids, where the data have some.
         kind: image or vector.
         left_out: number of rows that could not be read and were skipped.
@@ -34,6 +35,7 @@ class Target:
     fingerprint: str
     weights: Float64[np.ndarray, " n"] | None = None
     times: Float64[np.ndarray, " n"] | None = None
+    growth: Float64[np.ndarray, " n"] | None = None
     class_names: tuple[str, ...] = ()
     kind: DataKind = "image"
     left_out: int = 0
@@ -43,14 +45,14 @@ class Target:
         return len(self.rows)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Collect labels, weights and times by their names in a row set."""
-        named = {"label": self.labels, "weight": self.weights, "time": self.times}
+        """Collect labels, weights, times and growth rates by their names in a row set."""
+        named = {"label": self.labels, "weight": self.weights, "time": self.times, "growth": self.growth}
         return {name: values for name, values in named.items() if values is not None}
 
     @property
     def columns_fingerprint(self) -> str | None:
-        """The SHA-256, in hex, of weights and times; None where there are neither."""
-        columns = [column for column in (self.weights, self.times) if column is not None]
+        """The SHA-256, in hex, of weights, times and growth rates; None where there are none."""
+        columns = [column for column in (self.weights, self.times, self.growth) if column is not None]
         if not columns:
             return None
         return hashlib.sha256(b"".join(np.ascontiguousarray(column, "<f8").tobytes() for column in columns)).hexdigest()

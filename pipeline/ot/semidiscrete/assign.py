@@ -16,6 +16,7 @@ from torch import Tensor
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.tiles.equal_rows import equal_rows
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E, NEVER
+from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index, running_sums
 from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
 
 TILE, GROUP = 2048, 128  # data per tile, and per group of which the largest score is recorded
@@ -48,9 +49,11 @@ class Ties:
     def of(cls, kind: Int64[Tensor, " N"], b: Float64[Tensor, " N"]) -> "Ties":
         """Collect the members of each kind."""
         members, sizes = kind.argsort(stable=True), kind.bincount()
-        starts, below = (torch.cat([part.new_zeros(1), part.cumsum(0)]) for part in (sizes, b[members]))
-        mass = b.new_zeros(len(sizes)).index_add_(0, kind, b)
-        nats = b.new_zeros(len(sizes)).index_add_(0, kind, torch.special.entr(b / mass[kind].clamp(min=LEAST)))
+        starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        below = torch.cat([b.new_zeros(1), running_sums(b[members])])
+        mass, nats = b.new_zeros(len(sizes)), b.new_zeros(len(sizes))
+        add_by_index(mass, kind, b)
+        add_by_index(nats, kind, torch.special.entr(b / mass[kind].clamp(min=LEAST)))
         return cls(kind, members, below, starts, nats)
 
     def choose(self, kinds: Int64[Tensor, " n"], u: Float64[Tensor, " n"]) -> Int64[Tensor, " n"]:

@@ -19,6 +19,7 @@ from flowpairs.pipeline.ot.semidiscrete.entry_buffer import EntryBuffer
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
+from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
 from flowpairs.pipeline.ot.tiles.partition import UNIT, power_of_two, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
 
@@ -203,7 +204,7 @@ class Tile:
             where = _at_least(part[rows], self.small / factor[rows])
             row, column = rows[where // self.width], where % self.width
             shares = part[row, column] * factor[row]
-            self.squares.index_add_(0, column, shares.double().square_())
+            add_by_index(self.squares, column, shares.double().square_())
             self.found.add(column + self.columns.start, row + start + low, shares)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
 from flowpairs.pipeline.ot.tiles.partition import RowPartition
 from flowpairs.pipeline.ot.tiles.tiling import column_groups, group_of_columns
 
@@ -44,7 +45,7 @@ def find_parts(current: Sweep, b: Float[Tensor, " m"], share: RowPartition) -> I
 
 def part_masses(columns: Float[Tensor, " m"], parts: Int[Tensor, " m"]) -> Float[Tensor, " k"]:
     """Sum numbers of columns over each part."""
-    return columns.new_zeros(int(parts.max()) + 1).index_add_(0, parts, columns)
+    return add_by_index(columns.new_zeros(int(parts.max()) + 1), parts, columns)
 
 
 def _components(current: Sweep, m: int, share: RowPartition) -> Int[Tensor, " m"]:
