@@ -31,6 +31,7 @@ def evaluate(
         Path | None, typer.Option("--samples", metavar="FILE", help="score these samples (.npy, .npz) against a store")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print evaluation.json for machines")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="import a network that is a class of the run's maker")] = False,
 ) -> None:
     """Sample with few and with many steps, compare with the data, and write evaluation.json and samples.npz to RUN.
 
@@ -45,7 +46,7 @@ def evaluate(
 
     if os.path.isfile(run_dir / "evaluation.json"):  # noqa: PTH113 - a path that is too long is refused below
         print_line(f"{run_dir}: evaluating anew; evaluation.json is replaced at the end", sys.stderr)
-    report = run_job(run_dir, settings)
+    report = run_job(run_dir, settings, trust=trust)
     if json:
         from json import dumps
 

@@ -28,6 +28,7 @@ def sample(
         str | None, typer.Option("--from", help="data to lead on, of a flow from data to data; else those of its pairs")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="samples at a time; takes memory, changes rounding alone")] = 512,
+    trust: Annotated[bool, typer.Option("--trust", help="import a network that is a class of the run's maker")] = False,
 ) -> None:
     """Draw samples from a run and write arrays, a grid or single images, depending on the suffix of the output.
 
@@ -43,7 +44,7 @@ def sample(
     require("flowpairs sample", "matplotlib")
     from flowpairs.training.sample import sample as run_job
 
-    nfe = run_job(run_dir, settings, output, start)
+    nfe = run_job(run_dir, settings, output, start, trust=trust)
     print_line(f"{output}: {count:,} samples by {solver}, {nfe:g} function evaluations each, seed {seed}")
 
 

@@ -46,7 +46,7 @@ OWNER = "evaluation.owner.json"  # name of the file that shows which process eva
 FILM = 8, 9  # number of images whose trajectories are kept, and number of times per trajectory
 
 
-def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(run_dir: str | Path, config: EvaluateConfig, *, trust: bool = False) -> dict[str, Any]:
     """Evaluate the averaged weights of a finished run and write evaluation.json and samples.npz to its directory.
 
     The samples are drawn by as many Ray tasks as there are GPUs, or nodes where there are none.
@@ -54,6 +54,7 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
     Args:
         run_dir: the directory of the run.
         config: the configuration of the evaluation.
+        trust: whether a network that is a class of somebody's own may be imported.
 
     Returns:
         The content of evaluation.json.
@@ -64,7 +65,8 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig) -> dict[str, Any]:
             produce the requested samples, the features are not available or do not fit the data, or another process
             evaluates the run.
     """
-    trained, key = read_finished(run_dir), f"run {str(run_dir)!r}"
+    trained, key = read_finished(run_dir, trust=trust), f"run {str(run_dir)!r}"
+    trained.refuse_untrusted()
     refuse_owned(trained.run.path, key, OWNER)
     index = check_pairs(trained.config.pairs.model_copy(update={"dir": trained.pairs}))
     flow.check_sampler(config, trained.config, index.method, two_sided=index.two_sided)

@@ -31,7 +31,9 @@ Form = Literal["arrays", "picture", "images"]
 FORMS: dict[str, Form] = {".npz": "arrays", ".png": "picture", "": "images"}
 
 
-def sample(directory: str | Path, config: SampleConfig, output: Path, start: str | None = None) -> float:
+def sample(
+    directory: str | Path, config: SampleConfig, output: Path, start: str | None = None, *, trust: bool = False
+) -> float:
     """Draw samples with the averaged weights and write them.
 
     Args:
@@ -42,6 +44,7 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
             images, with one folder per label if there are labels.
         start: for a flow from data to data, the path or URL of the data to start from, in their order; None: the
             source data of the pairs, in a random order.
+        trust: whether a network that is a class of somebody's own may be imported.
 
     Returns:
         The mean number of function evaluations per sample.
@@ -49,7 +52,7 @@ def sample(directory: str | Path, config: SampleConfig, output: Path, start: str
     Raises:
         InputError: the run does not exist, it cannot produce these samples, or they do not fit the output.
     """
-    trained = read_trained(directory)
+    trained = read_trained(directory, trust=trust)
     form = output_form(output, trained.shape)
     check_samples(config, trained)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -102,6 +102,8 @@ def _spell(kind: Any, metadata: tuple[Any, ...] = ()) -> str:
         return " | ".join(map(_yaml, of))
     if get_origin(kind) in (Union, UnionType):
         return " | ".join(map(_spell, of))
+    if get_origin(kind) is dict:
+        return "a mapping"
     if get_origin(kind) is tuple:
         items = [item for item in of if item is not Ellipsis]
         return f"list of ({_spell(items[0])})" if Ellipsis in of else f"[{'; '.join(map(_spell, items))}]"

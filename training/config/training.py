@@ -6,6 +6,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from flowpairs.pipeline.config import Strict
 
+OWN_NAME = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"  # module:class
+
 
 class PairsConfig(Strict):
     """The pair store to regress on.
@@ -84,7 +86,20 @@ class DiTConfig(Strict):
     """Whether the model sees the labels."""
 
 
-ModelConfig = MLPConfig | UNetConfig | DiTConfig
+class OwnConfig(Strict):
+    """A network of your own; `kind: module:class` with its arguments beside is short for it."""
+
+    kind: Literal["own"]
+    """The network: here a class of your own, called as model(t, x, label)."""
+    network: str = Field(pattern=OWN_NAME)
+    """The class, as module:class, which extends torch.nn.Module."""
+    args: dict[str, Any] = Field(default={})
+    """Keyword arguments of the class, beside shape and num_classes."""
+    conditional: bool = False
+    """Whether the model sees the labels."""
+
+
+ModelConfig = MLPConfig | UNetConfig | DiTConfig | OwnConfig
 
 
 class PathConfig(Strict):
@@ -279,6 +294,17 @@ class TrainConfig(Strict):
     """The directory of the run."""
     cluster: TrainClusterConfig = TrainClusterConfig()
     """What the job requests from Ray; it changes the result by rounding only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_network(cls, value: Any) -> Any:
+        """Accept `kind: module:class` with the arguments of the class beside it."""
+        model = value.get("model") if isinstance(value, dict) else None
+        if not (isinstance(model, dict) and ":" in str(model.get("kind"))):
+            return value
+        args = {key: given for key, given in model.items() if key not in ("kind", "args", "conditional")}
+        own = {"kind": "own", "network": model["kind"], "args": args | model.get("args", {})}
+        return value | {"model": own | {key: model[key] for key in ("conditional",) if key in model}}
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flowpairs.pipeline.base.atomic import atomic_directory, write_atomically
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.config import OwnConfig
 from flowpairs.training.export.card import card
 from flowpairs.training.export.network import files
 from flowpairs.training.run.trained import read_trained
@@ -29,6 +30,11 @@ def export(directory: str | Path, output: Path, license: str) -> list[str]:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         raise InputError(f"--license {license!r}: not of Hugging Face's abbreviations; give one, as in apache-2.0")
     trained = read_trained(directory)
+    if isinstance(model := trained.config.model, OwnConfig):
+        raise InputError(
+            f"run {str(directory)!r}: its network is {model.network}, whose code export cannot pack; publish your "
+            "module and the averaged weights, which are `ema` in the run's last checkpoint"
+        )
     where = f"--output {str(output)!r}"
     if output.exists() and not output.is_dir():
         raise InputError(f"{where}: a file is in the way; give another directory")

@@ -12,7 +12,7 @@ from torch import nn
 
 from flowpairs.pipeline.base.environment import require
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.training.config import MLPConfig, ModelConfig, UNetConfig
+from flowpairs.training.config import MLPConfig, ModelConfig, OwnConfig, UNetConfig
 
 
 def check_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> None:
@@ -29,7 +29,7 @@ def check_model(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -
     """
     if config.conditional and num_classes == 0:
         raise InputError("model.conditional=True: the pairs carry no labels; couple with data.label or set it to False")
-    if isinstance(config, MLPConfig):
+    if isinstance(config, MLPConfig | OwnConfig):
         return
     if len(shape) != 3:
         raise InputError(
@@ -57,6 +57,8 @@ def arguments(
     """Return the keyword arguments of the network's class; the arguments are those of `build_model`."""
     size = {"dim": math.prod(shape)} if isinstance(config, MLPConfig) else {"shape": shape}
     classes = num_classes + null if config.conditional else 0
+    if isinstance(config, OwnConfig):
+        return size | config.args | {"num_classes": classes} | ({"spans": True} if spans else {})
     return size | config.model_dump(exclude={"kind", "conditional"}) | {"num_classes": classes, "spans": spans}
 
 
@@ -88,6 +90,10 @@ def build_model(
             from flowpairs.training.models.unet import UNet
 
             return UNet(**given)
+        if isinstance(config, OwnConfig):
+            from flowpairs.training.models.own import build_own
+
+            return build_own(config, given)
         from flowpairs.training.models.dit import DiT
 
         return DiT(**given)

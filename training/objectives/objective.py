@@ -14,7 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from flowpairs.training import models
-from flowpairs.training.config import LossConfig, MeanFlowConfig, TimesConfig, TrainConfig
+from flowpairs.training.config import LossConfig, MeanFlowConfig, OwnConfig, TimesConfig, TrainConfig
+from flowpairs.training.models.own import try_out
 from flowpairs.training.objectives import probability_paths
 from flowpairs.training.objectives.meanflow import average_velocity
 from flowpairs.training.objectives.randomness import (
@@ -241,6 +242,18 @@ def build_network(config: TrainConfig, shape: tuple[int, ...], num_classes: int)
     net = partial(models.build_model, config.model, shape, num_classes, **form(config))
     seed = config.train.seed
     return VelocityAndScore(net(seed=seed), net(seed=seed + 1)) if config.objective.kind == "sf2m" else net(seed=seed)
+
+
+def try_network(config: TrainConfig, shape: tuple[int, ...], num_classes: int) -> None:
+    """Make the network of the user's own that the config names, and call it on two rows.
+
+    Raises:
+        InputError: it cannot be imported or made, or does not answer with a velocity.
+    """
+    assert isinstance(config.model, OwnConfig)
+    given = form(config)
+    network = models.build_model(config.model, shape, num_classes, config.train.seed, **given)
+    try_out(network, config.model, shape, num_classes + given["null"], given["spans"])
 
 
 def form(config: TrainConfig) -> dict[str, bool]:
