@@ -1,8 +1,6 @@
 """The model of `coupling:`: which coupling, how sharp, of which cost, and which options exclude each other."""
 
-import importlib
 import math
-import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, cast
 
@@ -10,13 +8,13 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.grammar import PREFIX, parse_formula
+from flowpairs.pipeline.config.own_code import OWN, import_own
 from flowpairs.pipeline.config.strict import Strict
 
 Cost = Literal["dot", "sqeuclidean", "geodesic", "precomputed"] | Callable[..., Any]
 Regularisation = Annotated[float, Field(ge=0, le=1e30)]
 LEAST_EPS = 1e-9  # smallest relative epsilon but 0
 NAMED = "dot", "sqeuclidean", "geodesic", "precomputed"
-OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class RelaxConfig(Strict):
@@ -196,14 +194,7 @@ class CouplingConfig(Strict):
         """
         if not self.imports_cost:
             return cast("Cost", self.cost)
-        module, _, name = self.cost.partition(":")
-        try:
-            function = getattr(importlib.import_module(module), name)
-        except Exception as error:  # a user's module may raise anything
-            raise InputError(
-                f"coupling.cost={self.cost!r}: cannot be imported ({type(error).__name__}: {error}); "
-                "put its module where the job runs or on PYTHONPATH"
-            ) from error
+        function = import_own("coupling.cost", self.cost)
         if not callable(function):
             raise InputError(f"coupling.cost={self.cost!r}: is no function; give one that takes two tiles of features")
         return cast("Cost", function)

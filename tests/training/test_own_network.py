@@ -18,6 +18,7 @@ from flowpairs.pipeline.config import load, save, validate
 from flowpairs.training.config import EvaluateConfig, OwnConfig, SampleConfig, TrainConfig
 from flowpairs.training.evaluate import evaluate
 from flowpairs.training.export.write import export
+from flowpairs.training.objectives import Sample, build_objective
 from flowpairs.training.run.directory import check_run
 from flowpairs.training.run.status import read_run_status
 from flowpairs.training.run.trained import read_trained
@@ -25,10 +26,11 @@ from flowpairs.training.sample import sample
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 MODULE = """
-import torch
-from torch import nn
+from dataclasses import dataclass
 
-print("imported")
+import torch
+from flowpairs.training.objectives import Objective
+from torch import nn
 
 class Net(nn.Module):
     def __init__(self, shape, num_classes, width=8):
@@ -46,6 +48,18 @@ class Broken(Net):
     def forward(self, t, x, label=None):
         raise RuntimeError("no such thing")
 
+@dataclass(frozen=True)
+class Huber(Objective):
+    delta: float = 1.0
+
+    def errors(self, model, bare, sample):
+        off = model(sample.t, sample.x, sample.label) - sample.velocity
+        return torch.nn.functional.huber_loss(off, torch.zeros_like(off), "none", self.delta).flatten(1).mean(1)
+
+class OneNumber(Objective):
+    def errors(self, model, bare, sample):
+        return super().errors(model, bare, sample).mean()
+
 def function(shape, num_classes):
     return None
 """
@@ -62,10 +76,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def config(place: Path, model: dict[str, Any]) -> TrainConfig:
+def config(place: Path, model: dict[str, Any], objective: dict[str, Any] | None = None) -> TrainConfig:
     plain = {
         "pairs": {"dir": str(place / "store")},
         "model": model,
+        "objective": objective or {"kind": "velocity"},
         "train": {"steps": 60, "batch": 64, "warmup": 5, "lr": 0.02, "ema": 0.9, "log_every": 20},
         "output": {"dir": str(place / "run"), "trackers": []},
         "cluster": {"workers": 1},
@@ -83,7 +98,9 @@ def flowpairs(*arguments: Any, path: Path) -> str:
 
 
 def test_a_class_named_as_the_kind_trains_and_is_asked_with_consent(place: Path) -> None:
-    given, run = config(place, {"kind": "my_own_nets:Net", "width": 16}), place / "run"
+    run, huber = place / "run", {"kind": "my_own_nets:Huber", "delta": 0.5}
+    given = config(place, {"kind": "my_own_nets:Net", "width": 16}, huber)
+    assert given.objective.args == {"delta": 0.5}
     assert given.model == OwnConfig(kind="own", network="my_own_nets:Net", args={"width": 16})
     save(given, place / "train.yaml", "a test")
     flowpairs("train", place / "train.yaml", path=place)
@@ -123,6 +140,29 @@ def test_what_is_no_network_is_refused_before_anything_starts(place: Path, model
     with pytest.raises(InputError, match=sentence):
         check_run(config(place, model))
     assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("objective", "sentence"),
+    [
+        ({"kind": "no_such_nets:Huber"}, r"objective\.objective='no_such_nets:Huber': cannot be imported"),
+        ({"kind": "my_own_nets:Net"}, "does not extend flowpairs.training.objectives.Objective"),
+        ({"kind": "my_own_nets:Huber", "gamma": 1}, "failed with .*gamma"),
+        ({"kind": "my_own_nets:OneNumber"}, r"`errors` returns \[\] for 2 rows"),
+    ],
+)
+def test_what_is_no_objective_is_refused_before_anything_starts(place: Path, objective: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        check_run(config(place, {"kind": "mlp", "width": 8, "depth": 1}, objective))
+    assert not (place / "run").exists()
+
+
+def test_an_objective_of_ones_own_is_what_training_takes(place: Path) -> None:
+    made = build_objective(config(place, {"kind": "mlp"}, {"kind": "my_own_nets:Huber", "delta": 0.5}), 0)
+    one = torch.ones(2, 1)
+    sample = Sample(torch.ones(2), None, torch.zeros(2, 2), torch.tensor([[0.1, 0.1], [4.0, 4.0]]), None, one, None)
+    errors = made.errors(lambda t, x, label: x, None, sample)
+    torch.testing.assert_close(errors, torch.tensor([0.5 * 0.1**2, 0.5 * (4 - 0.25)]))
 
 
 def test_a_name_that_is_none_is_refused(place: Path) -> None:

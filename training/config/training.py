@@ -5,8 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from flowpairs.pipeline.config import Strict
-
-OWN_NAME = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"  # module:class
+from flowpairs.pipeline.config.own_code import OWN_NAME, import_own
 
 
 class PairsConfig(Strict):
@@ -91,12 +90,16 @@ class OwnConfig(Strict):
 
     kind: Literal["own"]
     """The network: here a class of your own, called as model(t, x, label)."""
-    network: str = Field(pattern=OWN_NAME)
+    network: str = Field(pattern=f"^{OWN_NAME}$")
     """The class, as module:class, which extends torch.nn.Module."""
     args: dict[str, Any] = Field(default={})
     """Keyword arguments of the class, beside shape and num_classes."""
     conditional: bool = False
     """Whether the model sees the labels."""
+
+    def imported(self) -> Any:
+        """Import the class, by the user's consent alone; `InputError` where it cannot be imported."""
+        return import_own("model.network", self.network)
 
 
 ModelConfig = MLPConfig | UNetConfig | DiTConfig | OwnConfig
@@ -144,7 +147,22 @@ class MeanFlowConfig(Strict):
     """Fraction of the samples whose interval has positive length. [1]"""
 
 
-ObjectiveConfig = VelocityConfig | BridgeMatchingConfig | MeanFlowConfig
+class OwnObjectiveConfig(Strict):
+    """An objective of your own, for a network that is sampled as a velocity; `kind: module:class` is short for it."""
+
+    kind: Literal["own"]
+    """What the model learns: here a velocity, by a loss of your own."""
+    objective: str = Field(pattern=f"^{OWN_NAME}$")
+    """The class, as module:class, which extends flowpairs.training.objectives.Objective."""
+    args: dict[str, Any] = Field(default={})
+    """Keyword arguments of the class, beside those of Objective."""
+
+    def imported(self) -> Any:
+        """Import the class, by the user's consent alone; `InputError` where it cannot be imported."""
+        return import_own("objective.objective", self.objective)
+
+
+ObjectiveConfig = VelocityConfig | BridgeMatchingConfig | MeanFlowConfig | OwnObjectiveConfig
 
 
 class TimesConfig(Strict):
@@ -297,14 +315,16 @@ class TrainConfig(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _own_network(cls, value: Any) -> Any:
-        """Accept `kind: module:class` with the arguments of the class beside it."""
-        model = value.get("model") if isinstance(value, dict) else None
-        if not (isinstance(model, dict) and ":" in str(model.get("kind"))):
-            return value
-        args = {key: given for key, given in model.items() if key not in ("kind", "args", "conditional")}
-        own = {"kind": "own", "network": model["kind"], "args": args | model.get("args", {})}
-        return value | {"model": own | {key: model[key] for key in ("conditional",) if key in model}}
+    def _own_classes(cls, value: Any) -> Any:
+        """Accept `kind: module:class` with the arguments of the class beside it, of the model and the objective."""
+        for part, name, kept in (("model", "network", ("conditional",)), ("objective", "objective", ())):
+            given = value.get(part) if isinstance(value, dict) else None
+            if not (isinstance(given, dict) and ":" in str(given.get("kind"))):
+                continue
+            args = {key: each for key, each in given.items() if key not in ("kind", "args", *kept)}
+            own = {"kind": "own", name: given["kind"], "args": args | given.get("args", {})}
+            value = value | {part: own | {key: given[key] for key in kept if key in given}}
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":

@@ -1,6 +1,5 @@
 """Networks of the user's own, named in the configuration as module:class."""
 
-import importlib
 from typing import Any
 
 import torch
@@ -16,17 +15,11 @@ def own_class(config: OwnConfig) -> type[nn.Module]:
     Raises:
         InputError: no such module, or nothing in it that makes a torch module.
     """
-    module, _, name = config.network.partition(":")
-    key = f"model.network={config.network!r}"
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a user's module may raise anything
-        raise InputError(
-            f"{key}: cannot be imported ({type(error).__name__}: {error}); put its module where the job runs or on "
-            "PYTHONPATH"
-        ) from error
+    found = config.imported()
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise InputError(f"{key}: is no class of torch modules; name one that extends torch.nn.Module")
+        raise InputError(
+            f"model.network={config.network!r}: is no class of torch modules; name one that extends torch.nn.Module"
+        )
     return found
 
 
@@ -39,7 +32,7 @@ def build_own(config: OwnConfig, given: dict[str, Any]) -> nn.Module:
     made = own_class(config)
     try:
         return made(**given)
-    except Exception as error:  # as above
+    except Exception as error:  # a user's class may raise anything
         names = ", ".join(f"{name}={value!r}" for name, value in given.items())
         raise InputError(
             f"model.network={config.network!r}: failed with ({names}): {type(error).__name__}: {error}; it is made "

@@ -8,13 +8,22 @@ never waits for the device.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training import models
-from flowpairs.training.config import LossConfig, MeanFlowConfig, OwnConfig, TimesConfig, TrainConfig
+from flowpairs.training.config import (
+    LossConfig,
+    MeanFlowConfig,
+    OwnConfig,
+    OwnObjectiveConfig,
+    TimesConfig,
+    TrainConfig,
+)
 from flowpairs.training.models.own import try_out
 from flowpairs.training.objectives import probability_paths
 from flowpairs.training.objectives.meanflow import average_velocity
@@ -61,6 +70,11 @@ class Sample:
 @dataclass(frozen=True)
 class Objective:
     """Flow matching: |v(t, x_t) - d x_t / dt|^2, whose minimiser v is the marginal velocity.
+
+    A loss of your own extends this class (`objective.kind: module:class`) and overrides what it changes: `errors`, the
+    error of each sample at its point on the path; `weights`, by which the errors count; or `instants`, the times. What
+    these return has to be a function of what they are given, so that a run resumes to the same weights. A dataclass
+    adds arguments of its own, which `objective.args` gives.
 
     Args:
         seed: the seed of the run.
@@ -234,7 +248,22 @@ def build_objective(config: TrainConfig, num_classes: int) -> Objective:
     )
     if isinstance(config.objective, MeanFlowConfig):
         return MeanFlow(*common, spans=config.objective.spans)
+    if isinstance(config.objective, OwnObjectiveConfig):
+        return _own_objective(config.objective, common)
     return (BridgeMatching if config.objective.kind == "sf2m" else Objective)(*common)
+
+
+def _own_objective(config: OwnObjectiveConfig, common: tuple[Any, ...]) -> Objective:
+    made, key = config.imported(), f"objective.objective={config.objective!r}"
+    if not (isinstance(made, type) and issubclass(made, Objective)):
+        raise InputError(f"{key}: does not extend flowpairs.training.objectives.Objective; name a class that does")
+    try:
+        return made(*common, **config.args)
+    except Exception as error:  # a user's class may raise anything
+        raise InputError(
+            f"{key}: failed with {config.args}: {type(error).__name__}: {error}; it is made with the arguments of "
+            "Objective and the keys of objective.args"
+        ) from error
 
 
 def build_network(config: TrainConfig, shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -244,16 +273,38 @@ def build_network(config: TrainConfig, shape: tuple[int, ...], num_classes: int)
     return VelocityAndScore(net(seed=seed), net(seed=seed + 1)) if config.objective.kind == "sf2m" else net(seed=seed)
 
 
-def try_network(config: TrainConfig, shape: tuple[int, ...], num_classes: int) -> None:
-    """Make the network of the user's own that the config names, and call it on two rows.
+def try_own_classes(config: TrainConfig, shape: tuple[int, ...], num_classes: int) -> None:
+    """Make the network and the objective of the user's own that the config names, and call them on two rows.
 
     Raises:
-        InputError: it cannot be imported or made, or does not answer with a velocity.
+        InputError: one cannot be imported or made, or does not answer with a velocity or with an error a row.
     """
-    assert isinstance(config.model, OwnConfig)
-    given = form(config)
+    if not (isinstance(config.model, OwnConfig) or isinstance(config.objective, OwnObjectiveConfig)):
+        return
+    given, objective = form(config), build_objective(config, num_classes)
     network = models.build_model(config.model, shape, num_classes, config.train.seed, **given)
-    try_out(network, config.model, shape, num_classes + given["null"], given["spans"])
+    if isinstance(config.model, OwnConfig):
+        try_out(network, config.model, shape, num_classes + given["null"], given["spans"])
+    if isinstance(config.objective, OwnObjectiveConfig):
+        _try_objective(objective, config.objective.objective, network, shape, config.model.conditional)
+
+
+def _try_objective(objective: Objective, name: str, network: nn.Module, shape: tuple[int, ...], labels: bool) -> None:
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    one = x.new_ones(2, *[1] * len(shape))
+    label = torch.zeros(2, dtype=torch.int64) if labels else None
+    sample = Sample(torch.tensor([0.25, 0.75]), None, x, -x, torch.ones_like(x), one, label)
+    try:
+        with torch.no_grad():
+            errors = objective.errors(network, network, sample)
+    except Exception as error:  # as above
+        raise InputError(
+            f"objective.objective={name!r}: its `errors` failed on two rows: {type(error).__name__}: {error}; see "
+            "flowpairs.training.objectives.Objective"
+        ) from error
+    if not (isinstance(errors, Tensor) and errors.shape == (2,) and errors.is_floating_point()):
+        what = list(errors.shape) if isinstance(errors, Tensor) else type(errors).__name__
+        raise InputError(f"objective.objective={name!r}: `errors` returns {what} for 2 rows; return one number a row")
 
 
 def form(config: TrainConfig) -> dict[str, bool]:

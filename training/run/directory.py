@@ -26,7 +26,7 @@ from flowpairs.pipeline.base.printing import print_line
 from flowpairs.pipeline.config import differing, digest, load, save
 from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
-from flowpairs.training.config import OwnConfig, PairsConfig, TrainConfig
+from flowpairs.training.config import PairsConfig, TrainConfig
 from flowpairs.training.pairs.loader_state import potentials_fingerprint
 
 CHECKPOINT = re.compile(r"checkpoints/[\w-][\w.-]*")  # as the summary names it: below the run, and nowhere else
@@ -139,8 +139,7 @@ def check_run(config: TrainConfig) -> tuple[TrainConfig, Index]:
     from flowpairs.training import models, objectives
 
     models.check_model(config.model, index.shape, index.num_classes)
-    if isinstance(config.model, OwnConfig):
-        objectives.try_network(config, index.shape, index.num_classes)
+    objectives.try_own_classes(config, index.shape, index.num_classes)
     check_path(config, index)
     check_numbers(config, index.pairs)
     check_directory(config)
