@@ -68,19 +68,22 @@ def load_npz(file: Any) -> dict[str, np.ndarray]:
     """Load the arrays of an .npz file by name.
 
     Raises:
-        ValueError: not arrays alone, or more than the free memory: a few kilobytes of zip may stand for terabytes.
-        OSError, zipfile.BadZipFile and others: the file cannot be read.
+        ValueError: damaged, not arrays alone, or more than the free memory: a few kilobytes of zip may stand for
+            terabytes.
+        OSError: the file cannot be read.
     """
-    with zipfile.ZipFile(file) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-    if size > (free := available_memory()):
-        raise ValueError(f"{size:,} bytes of arrays, and {free:,} bytes of memory are free")
-    file.seek(0)
     try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > (free := available_memory()):
+            raise ValueError(f"{size:,} bytes of arrays, and {free:,} bytes of memory are free")
+        file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: plain_array(arrays[name]) for name in arrays.files}
-    except (MemoryError, OverflowError) as error:  # a header that claims more than its member has
-        raise ValueError(str(error)) from error
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of zip, of its compressors, or of a header that claims more than its member has
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def npy_length(head: bytes) -> int:

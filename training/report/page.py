@@ -13,7 +13,6 @@ from markupsafe import Markup
 from flowpairs.pipeline.base.atomic import write_atomically
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.config.plain_yaml import parse
 from flowpairs.training.report import figures, pictures, theme, verdict
 from flowpairs.training.report.collect import collect
 from flowpairs.training.report.runs import Run, TimePointRow, differing_settings
@@ -104,12 +103,12 @@ def _potentials(store: StoreSummary) -> dict[str, Any] | None:
     if store.potentials is None:
         return None
     reports = store.potentials.reports
-    coupling = parse(store.config)["coupling"] if store.config else {}
-    condition = coupling.get("condition", "blind")
+    coupling = None if store.settings is None else store.settings.coupling
+    condition = "blind" if coupling is None else coupling.condition
     return {
         "data": len(store.potentials.g),
         "problems": len(reports),
-        "condition": f"{condition}, beta {coupling['beta']:g}" if condition == "extended" else condition,
+        "condition": f"{condition}, beta {coupling.beta:g}" if coupling is not None and coupling.beta else condition,
         "chi2": store.potentials.chi2,
         "mass_error": 100 * max(store.potentials.chi2, 0.0) ** 0.5,
         "eps": store.potentials.eps,
@@ -143,8 +142,7 @@ def _over(values: Sequence[int | float | None], figure: Callable[[list[float]], 
 
 
 def _tolerance(store: StoreSummary) -> float | None:
-    config = parse(store.config) if store.config else None
-    return config["coupling"].get("tol") if config and store.index.method == "sinkhorn" else None
+    return store.settings.coupling.tol if store.settings and store.index.method == "sinkhorn" else None
 
 
 def _pairs(index: int, pairs: PairSamples) -> Any:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -202,5 +201,5 @@ def _read_samples(path: Path) -> Samples | None:
             arrays = load_npz(file)
         paths, points = arrays.pop("trajectories", None), arrays.pop("timepoints", None)
         return Samples(arrays.pop("real"), trajectories=paths, timepoints=points, by_solver=arrays)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not the samples of an evaluation ({error}); evaluate again") from error

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
+from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.format import Index, read_index
@@ -62,6 +63,7 @@ class StoreSummary:
     blocks: list[BlockSummary] | None
     pairs: PairSamples
     config: str | None
+    settings: CoupleConfig | None  # what the config says
     potentials: Potentials | None  # for a semi-discrete coupling
 
 
@@ -75,6 +77,7 @@ def read_store(path: AnyPath, name: str) -> StoreSummary:
         _read_blocks(path),
         _read_pairs(path, index),
         config.read_bytes().decode(errors="replace") if config.is_file() else None,
+        load(CoupleConfig, config) if config.is_file() else None,
         potential_files.load_potentials(path) if index.method == "semidiscrete" else None,
     )
 
@@ -110,6 +113,8 @@ def _read_pairs(directory: AnyPath, index: Index) -> PairSamples:
                 parts[name].append(array)
             if sum(map(len, parts["data_ids"])) >= PAIRS_SHOWN:
                 break
+        if not parts["data_ids"]:
+            raise ValueError("no record in it")
     except (OSError, tarfile.TarError, ValueError, KeyError) as error:
         raise InputError(f"{path}: cannot be read as a shard of pairs ({error!r}); run `flowpairs verify`") from error
     first = {name: np.concatenate(part)[:PAIRS_SHOWN] for name, part in parts.items()}

@@ -94,9 +94,11 @@ class TrainState:
             raise InputError(f"checkpoint {str(directory)!r}: of another model ({error}); {_REMEDY}") from error
         try:
             self.loader = None if tree["loader"] is None else check_form(tree["loader"])
+            self.step, self.seconds = tree["step"], tree["seconds"]
         except InputError as error:
             raise InputError(f"checkpoint {str(directory)!r}: {error}") from error
-        self.step, self.seconds = tree["step"], tree["seconds"]
+        except KeyError as error:
+            raise InputError(f"checkpoint {str(directory)!r}: without its {error}; {_REMEDY}") from error
 
 
 def copied(tree: Any) -> Any:

@@ -41,6 +41,10 @@ class TableReader(Reader):
         first: pa.Schema | None = None
         for file in files:
             schema = self.schema(file)
+            try:
+                _ = [field.name for field in schema]
+            except UnicodeDecodeError as error:
+                raise InputError(f"{file}: names of columns that are no text ({error}); write it again") from error
             if not self.columns:
                 self.columns = self._chosen(schema, file)
             for name in self._wanted():

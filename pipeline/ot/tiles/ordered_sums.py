@@ -3,8 +3,12 @@
 On CUDA `index_add_` adds by atomics and cuSPARSE's default product of a CSR matrix promises no order. There, sums by
 index go through `index_put_`, which sorts first, and products through `segment_reduce`, which sums each row by a tree.
 On a CPU torch's product of a CSR matrix is MKL's, whose sum of a row depends on what other rows there are, hence on how
-rows are shared out among threads and processes; scipy's is a loop over the row's entries, and as fast.
+rows are shared out among threads and processes; scipy's is a loop over the row's entries, and as fast. Where scipy is
+missing, which only a bare machine's trial of the GPU (benchmarks/gpu.py) allows, a CPU takes what CUDA takes.
 """
+
+from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int, Shaped
@@ -28,6 +32,16 @@ def running_sums(values: Float[Tensor, " k"]) -> Float64[Tensor, " k"]:
     return values.double().cpu().cumsum(0).to(values.device)
 
 
+@cache
+def _scipys() -> Any:
+    """Import scipy's sparse matrices; None where scipy is missing."""
+    try:
+        from scipy.sparse import csr_array
+    except ModuleNotFoundError:
+        return None
+    return csr_array
+
+
 class RowMatrix:
     """A sparse matrix whose entries are in the order of its rows.
 
@@ -46,12 +60,11 @@ class RowMatrix:
         shape: tuple[int, int],
     ) -> None:
         self.starts, self.columns, self.values = starts, columns, values
-        if values.device.type == "cpu":
-            from scipy.sparse import csr_array
-
+        self.csr = None
+        if values.device.type == "cpu" and (csr_array := _scipys()) is not None:
             self.csr = csr_array((values.numpy(), columns.numpy(), starts.numpy()), shape)
 
     def __matmul__(self, vector: Float[Tensor, " columns"]) -> Shaped[Tensor, " rows"]:
-        if self.values.device.type == "cpu":
+        if self.csr is not None:
             return torch.from_numpy(self.csr @ vector.numpy())
         return row_sums(self.starts, self.values * vector[self.columns])

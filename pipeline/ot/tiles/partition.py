@@ -115,7 +115,7 @@ class RowPartition:
         """Sum over all rows; `values` need to be right only for this member's rows."""
         return self.decided(self.each([values[self.sections[k]].sum() for k in self.mine]).sum().item())
 
-    def decided(self, number: float) -> float:
+    def decided(self, number: bool | float) -> float:
         """Return the number that the team's first member has, by which all members go on."""
         return of_first(self.team, torch.tensor(float(number), dtype=torch.float64, device=self.device)).item()
 

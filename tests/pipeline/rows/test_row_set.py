@@ -19,7 +19,12 @@ from flowpairs.pipeline.data.rows.target import Target
 
 SPEC = DataSpec(10, (2, 3), 4, "vector", 0, dtype="float32", class_names=("a", "b", "c", "d"))
 X = np.random.default_rng(0).normal(size=(10, 2, 3)).astype(np.float32)
-COLUMNS = {"label": np.arange(10) % 4, "weight": np.arange(10) / 2.0, "time": np.arange(10) % 3 + 0.5}
+COLUMNS = {
+    "label": np.arange(10) % 4,
+    "weight": np.arange(10) / 2.0,
+    "time": np.arange(10) % 3 + 0.5,
+    "growth": np.arange(10) + 0.5,
+}
 
 
 @pytest.fixture(autouse=True)
