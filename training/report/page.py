@@ -103,12 +103,11 @@ def _potentials(store: StoreSummary) -> dict[str, Any] | None:
     if store.potentials is None:
         return None
     reports = store.potentials.reports
-    coupling = None if store.settings is None else store.settings.coupling
-    condition = "blind" if coupling is None else coupling.condition
+    condition, beta = store.coupling.get("condition", "blind"), store.coupling.get("beta")
     return {
         "data": len(store.potentials.g),
         "problems": len(reports),
-        "condition": f"{condition}, beta {coupling.beta:g}" if coupling is not None and coupling.beta else condition,
+        "condition": f"{condition}, beta {beta}" if condition == "extended" else condition,
         "chi2": store.potentials.chi2,
         "mass_error": 100 * max(store.potentials.chi2, 0.0) ** 0.5,
         "eps": store.potentials.eps,
@@ -142,7 +141,8 @@ def _over(values: Sequence[int | float | None], figure: Callable[[list[float]], 
 
 
 def _tolerance(store: StoreSummary) -> float | None:
-    return store.settings.coupling.tol if store.settings and store.index.method == "sinkhorn" else None
+    tol = store.coupling.get("tol")
+    return tol if isinstance(tol, int | float) and store.index.method == "sinkhorn" else None
 
 
 def _pairs(index: int, pairs: PairSamples) -> Any:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.config import CoupleConfig, load
+from flowpairs.pipeline.config import read_yaml
 from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.format import Index, read_index
@@ -63,7 +63,7 @@ class StoreSummary:
     blocks: list[BlockSummary] | None
     pairs: PairSamples
     config: str | None
-    settings: CoupleConfig | None  # what the config says
+    coupling: dict[str, Any]  # what the config says of the coupling
     potentials: Potentials | None  # for a semi-discrete coupling
 
 
@@ -77,9 +77,15 @@ def read_store(path: AnyPath, name: str) -> StoreSummary:
         _read_blocks(path),
         _read_pairs(path, index),
         config.read_bytes().decode(errors="replace") if config.is_file() else None,
-        load(CoupleConfig, config) if config.is_file() else None,
+        _read_coupling(config),
         potential_files.load_potentials(path) if index.method == "semidiscrete" else None,
     )
+
+
+def _read_coupling(config: AnyPath) -> dict[str, Any]:
+    """Read a config's part about the coupling; empty where there is none, or nothing that looks like one."""
+    found = read_yaml(config).get("coupling") if config.is_file() else None
+    return found if isinstance(found, dict) else {}
 
 
 def _read_blocks(directory: AnyPath) -> list[BlockSummary] | None:
