@@ -103,6 +103,10 @@ def _potentials(store: StoreSummary) -> dict[str, Any] | None:
     if store.potentials is None:
         return None
     reports = store.potentials.reports
+    needed = {"block", "points", "rounds", "seconds", "converged"}
+    if lost := sorted({key for report in reports for key in needed - report.keys()}):
+        file = store.path / "potentials" / "semidiscrete.json"
+        raise InputError(f"{file}: a report without {', '.join(lost)}; couple into a new directory")
     condition, beta = store.coupling.get("condition", "blind"), store.coupling.get("beta")
     return {
         "data": len(store.potentials.g),
