@@ -25,6 +25,7 @@ from flowpairs.pipeline.ot.sinkhorn.descent import (
     MANY,
     OF_ERROR,
     OF_TOL,
+    PROGRESS,
     SHARED,
     SHARPEN,
     STALLED,
@@ -34,7 +35,7 @@ from flowpairs.pipeline.ot.sinkhorn.descent import (
     next_keep,
     propose,
 )
-from flowpairs.pipeline.ot.sinkhorn.solver import ProblemArrays, check_limits, precise, solve_sinkhorn
+from flowpairs.pipeline.ot.sinkhorn.solver import ProblemArrays, check_limits, check_start, precise, solve_sinkhorn
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team, distance, of_first
 from flowpairs.pipeline.ot.tiles.tiling import Workers
@@ -104,7 +105,8 @@ def solve_relaxed(
     Raises:
         InputError: as `solve_sinkhorn`; the cost is the dot product, or a price is not positive.
     """
-    _check(problem, relax, g0)
+    _check(problem, relax)
+    check_start(problem, g0)
     check_limits(tol, max_passes)
     started = time.perf_counter()
     with Workers(problem.x0.device) as workers:
@@ -128,7 +130,7 @@ def solve_relaxed(
             error = sum(errors)
             if progress is not None:
                 progress(state.passes, error)
-            state.stalled = 0 if error < 0.7 * state.lowest else state.stalled + 1
+            state.stalled = 0 if error < PROGRESS * state.lowest else state.stalled + 1
             state.lowest = min(state.lowest, error)
             arrived = state.level == eps and (error < tol or state.stalled > STALLED)
             if arrived or state.passes + 1 >= max_passes:  # the last pass is for the report
@@ -150,16 +152,12 @@ class _Found:
     converged: bool
 
 
-def _check(problem: Problem, relax: Relax, g0: Float[Tensor, " m"] | None) -> None:
-    if not (problem.eps > 0 and math.isfinite(problem.eps)):
-        raise InputError(f"eps={problem.eps!r}: the regularisation must be positive and finite; give a larger eps")
+def _check(problem: Problem, relax: Relax) -> None:
     if problem.cost == "dot":
         raise InputError("cost='dot': it leaves out |x|^2, which counts where marginals are free; give sqeuclidean")
     for side, price in (("source", relax.source), ("target", relax.target)):
         if not price > 0:
             raise InputError(f"relax.{side}={price!r}: a price of missing a marginal is positive; inf keeps it")
-    if g0 is not None and (g0.shape != (problem.m,) or not bool(torch.isfinite(g0).all())):
-        raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
 
 
 def _begin(block: ProblemArrays, eps: float, g0: Float[Tensor, " m"] | None, tol: float, team: Team) -> RelaxedState:

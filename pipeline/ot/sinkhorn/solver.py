@@ -61,11 +61,8 @@ def solve_sinkhorn(
         InputError: eps, tol or max_passes out of range, a g0 that does not match, more members than rows can keep busy,
             or a backend that cannot serve the problem.
     """
-    if not (problem.eps > 0 and math.isfinite(problem.eps)):
-        raise InputError(f"eps={problem.eps!r}: the regularisation must be positive and finite; give a larger eps")
+    check_start(problem, g0)
     check_limits(tol, max_passes)
-    if g0 is not None and (g0.shape != (problem.m,) or not bool(torch.isfinite(g0).all())):
-        raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
     started = time.perf_counter()
     with Workers(problem.x0.device):
         problem = precise(problem.measured(team), tol, team)
@@ -81,6 +78,14 @@ def solve_sinkhorn(
             kernel, block.a, block.b, std, state, tol, max_passes, progress=progress, save=save, team=team
         )
         return finish_coupling(block, state, last, tol, started)
+
+
+def check_start(problem: Problem, g0: Float[Tensor, " m"] | None) -> None:
+    """Refuse an eps that is none, or a potential to start from that does not match, by `InputError`."""
+    if not (problem.eps > 0 and math.isfinite(problem.eps)):
+        raise InputError(f"eps={problem.eps!r}: the regularisation must be positive and finite; give a larger eps")
+    if g0 is not None and (g0.shape != (problem.m,) or not bool(torch.isfinite(g0).all())):
+        raise InputError(f"g0: shape {tuple(g0.shape)} for {problem.m} target rows; give one finite value a target row")
 
 
 def check_limits(tol: float, max_passes: int) -> None:
