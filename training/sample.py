@@ -22,7 +22,7 @@ from flowpairs.pipeline.store.format import read_index
 from flowpairs.training.config import EvaluateConfig, SampleConfig
 from flowpairs.training.pairs.endpoints import held_out, read_endpoints
 from flowpairs.training.pairs.reference import read_reference
-from flowpairs.training.report import figures, pictures
+from flowpairs.training.report.drawing import figures, pictures
 from flowpairs.training.run.trained import Trained, read_trained
 from flowpairs.training.sampling import flow
 from flowpairs.training.sampling.sampler import Sampler, batches_of

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from flowpairs.pipeline.base.atomic import write_array
+from flowpairs.pipeline.base.environment import made_with
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, imported_report
@@ -87,7 +88,9 @@ class BlockSolver:
             report, pairs, g = self._assign(block)
         else:
             report, pairs, g = self._couple(block)
+        made = made_with()
         made_by = {"device": device_name(self.device), "torch": torch.__version__}
+        made_by |= {"flowpairs": made.get("flowpairs", ""), "commit": made.get("commit", ""), "date": made["date"]}
         return SolvedBlock(block, {"block": block, **report, **made_by}, pairs, g)
 
     def write(self, solved: SolvedBlock) -> dict[str, Any]:
