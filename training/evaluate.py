@@ -189,18 +189,18 @@ def measure_shown(work: EvaluationWork, *, steady: bool) -> tuple[dict[str, Any]
 
 
 def trajectories(sampler: Sampler, real: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
-    """Compute sample trajectories and the ends predicted along them: images [k, times, C, H, W] or points [k, times, 2].
+    """Compute sample trajectories, as images [k, times, C, H, W] or points [k, times, 2], and the ends predicted there.
 
     For data in the plane the points are the coordinates; for other data they are the coordinates on the first two
     principal directions of the data. Data with one coordinate have no such picture: the result is None.
     """
     shape = sampler.trained.shape
     if pictures.kind(shape) == "image":
-        states, ends = sampler.trajectories(*FILM)
-        return states.numpy(), ends.numpy()
-    states, ends = sampler.trajectories(SHOWN, CURVATURE_STEPS + 1)
+        states, predicted = sampler.trajectories(*FILM)
+        return states.numpy(), predicted.numpy()
+    states, predicted = sampler.trajectories(SHOWN, CURVATURE_STEPS + 1)
     if pictures.kind(shape) == "plane":
-        return states.numpy(), ends.numpy()
+        return states.numpy(), predicted.numpy()
     principal = Principal.fit(real, 2)
     if principal.directions.shape[1] < 2:
         return None
@@ -208,4 +208,4 @@ def trajectories(sampler: Sampler, real: Tensor) -> tuple[np.ndarray, np.ndarray
     def on_plane(points: Tensor) -> np.ndarray:
         return principal(points.flatten(0, 1)).unflatten(0, points.shape[:2]).float().numpy()
 
-    return on_plane(states), on_plane(ends)
+    return on_plane(states), on_plane(predicted)

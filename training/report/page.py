@@ -14,11 +14,11 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.training.report import run_view, verdict
 from flowpairs.training.report.drawing import theme
-from flowpairs.training.report.reading.collect import collect
-from flowpairs.training.report.reading.runs import Run, differing_settings
-from flowpairs.training.report.reading.stores import StoreSummary
 from flowpairs.training.report.seeds import Mean, RunGroup, group_runs
 from flowpairs.training.report.store_view import store_view
+from flowpairs.training.report.summaries.collect import collect
+from flowpairs.training.report.summaries.runs import Run, differing_settings
+from flowpairs.training.report.summaries.stores import StoreSummary
 
 Links = Sequence[tuple[str, str]]  # (file name, what it shows)
 
@@ -45,7 +45,7 @@ def write_report(directories: Sequence[AnyPath], output: AnyPath | None = None) 
 
 
 def write_pages(directories: Sequence[AnyPath], folder: Path) -> Path:
-    """Write a page per pair store and per training run, and index.html, which compares the runs and leads to the others.
+    """Write a page per pair store and per training run, and index.html, which compares runs and leads to the others.
 
     Args:
         directories: the pair stores and training runs, in the order in which they are shown.

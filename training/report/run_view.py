@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from flowpairs.training.report import verdict
 from flowpairs.training.report.drawing import figures, pictures
-from flowpairs.training.report.reading.runs import Run, TimePointRow
 from flowpairs.training.report.seeds import RunGroup
+from flowpairs.training.report.summaries.runs import Run, TimePointRow
 
 GALLERY = 16  # samples of each run in the gallery
 COLUMNS = 8
@@ -16,12 +16,13 @@ COLUMNS = 8
 
 def curves(groups: list[RunGroup]) -> dict[str, Markup | None]:
     """Draw the figures that overlay all runs; None for a figure whose input no run has."""
-    numbered, least = list(enumerate(groups)), verdict.floor(groups)
+    numbered, floor = list(enumerate(groups)), verdict.floor(groups)
+    least = floor.value if floor else None
     logged = [(index, group) for index, group in numbered if any(run.metrics for run in group.runs)]
     evaluated = [(index, group) for index, group in numbered if group.evaluated]
     out: dict[str, Markup | None] = {
         "loss": Markup(figures.loss_curves(logged)) if logged else None,
-        "frechet": Markup(figures.frechet_against_nfe(evaluated, least and least.value)) if evaluated else None,
+        "frechet": Markup(figures.frechet_against_nfe(evaluated, least)) if evaluated else None,
     }
     for name, label in {"curvature": "E|v − (x1 − x0)|²", "distance": "distance from the chord"}.items():
         drawn = [
@@ -51,14 +52,14 @@ def samples_view(index: int, group: RunGroup) -> dict[str, Any] | None:
         else:
             drawn = pictures.strips(shown, pictures.strip_reach(real))
         grids.append((_solver_label(solver), drawn))
-    ends = run.samples.predictions
+    predicted = run.samples.predictions
     return {
         "run": run,
         "index": index,
         "kind": kind,
         "grids": grids,
         "trajectories": None if paths is None else _trajectories(index, kind, paths, "paths"),
-        "predictions": None if ends is None else _trajectories(index, kind, ends, "ends"),
+        "predictions": None if predicted is None else _trajectories(index, kind, predicted, "predicted"),
         "times": None if paths is None else paths.shape[1],
         "points": _points(index, run),
     }

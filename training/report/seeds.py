@@ -1,13 +1,12 @@
 """Runs that differ by their seed alone, taken together: the mean of a figure over them, and its spread."""
 
 import math
-import os.path
 import statistics
 from dataclasses import dataclass
 from functools import cached_property
 
 from flowpairs.pipeline.config import leaves, read_yaml
-from flowpairs.training.report.reading.runs import Run
+from flowpairs.training.report.summaries.runs import Run
 
 UNLIKE = "train.seed", "output.", "cluster."  # keys in which runs of a group may differ
 
@@ -98,6 +97,6 @@ def _common_name(names: list[str]) -> str:
     """Return what names begin with in common, without a separator or a word such as seed at its end."""
     if len(names) == 1:
         return names[0]
-    common = os.path.commonprefix(names).rstrip("-_/. 0123456789")
-    common = common.removesuffix("seed").rstrip("-_/. ")
-    return common or names[0]
+    length = next((at for at, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), 0)
+    common = names[0][:length].rstrip("-_/. 0123456789")
+    return common.removesuffix("seed").rstrip("-_/. ") or names[0]

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training.report.drawing import coupling_figures, figures, pictures
-from flowpairs.training.report.reading.plan_statistics import SharpnessCurve
-from flowpairs.training.report.reading.stores import BlockSummary, PairSamples, StoreSummary
+from flowpairs.training.report.summaries.plan_statistics import SharpnessCurve
+from flowpairs.training.report.summaries.stores import BlockSummary, PairSamples, StoreSummary
 
 BLOCKS_IN_FULL = 4  # largest number of blocks in the table; more are summarised
 BLOCKS_DRAWN = 4  # least number of blocks for a figure; fewer are in the table only
@@ -98,7 +98,9 @@ def _made(store: StoreSummary) -> list[tuple[str, str]]:
     }.items():  # fmt: skip
         values = sorted({value for block in store.blocks or [] if (value := getattr(block, field))})
         if values:
-            out.append((label, f"{values[0]} to {values[-1]}" if field == "date" and len(values) > 1 else _listed(values)))
+            out.append(
+                (label, f"{values[0]} to {values[-1]}" if field == "date" and len(values) > 1 else _listed(values))
+            )
     return out
 
 
@@ -209,7 +211,7 @@ def _tolerance(store: StoreSummary) -> float | None:
 
 
 def _pairs(pairs: PairSamples) -> Any:
-    """Draw a store's first pairs for the template: image tiles with captions, or strips; points in a plane have lines."""
+    """Draw a store's first pairs for the template: image tiles with captions, or strips; None for points in a plane."""
     match pictures.kind(pairs.x1.shape[1:]):
         case "plane":
             return None

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flowpairs.pipeline.base.printing import rich_text
-from flowpairs.training.report.reading.collect import short_names
-from flowpairs.training.report.reading.runs import ReferenceFacts, read_run
 from flowpairs.training.report.seeds import group_runs
+from flowpairs.training.report.summaries.collect import short_names
+from flowpairs.training.report.summaries.runs import ReferenceFacts, read_run
 from flowpairs.training.report.verdict import (
     CURVATURE,
     caveats,

@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flowpairs.training.report.reading.runs import Evaluation
 from flowpairs.training.report.seeds import Mean, RunGroup
+from flowpairs.training.report.summaries.runs import Evaluation
 
 STEPPED = {"euler": "Euler", "sde": "SDE", "jump": "MeanFlow"}  # solvers whose number of steps is given
 OPTIMAL_TRANSPORT = frozenset({"exact", "sinkhorn", "semidiscrete"})
@@ -56,12 +56,10 @@ def _few_steps_first(solver: tuple[str, float | None]) -> tuple[float, str]:
 
 
 def _frechet(evaluations: list[list[Evaluation]], solver: str, nfe: float | None) -> Score:
-    found = [
-        [f for e in of for f in e.frechet if f.solver == solver and nfe in (None, f.nfe)] for of in evaluations
-    ]
+    found = [[f for e in of for f in e.frechet if f.solver == solver and nfe in (None, f.nfe)] for of in evaluations]
     name = solver if nfe is None else f"{STEPPED[solver]}\N{NO-BREAK SPACE}{nfe:g}"
     counts = [Mean.of([f.nfe for f in of]) if nfe is None else None for of in found]
-    return Score(name, [Mean.of([f.fd for f in of]) for of in found], [mean and mean.value for mean in counts])
+    return Score(name, [Mean.of([f.fd for f in of]) for of in found], [mean.value if mean else None for mean in counts])
 
 
 def headline(groups: list[RunGroup], table: list[Score]) -> str:
@@ -100,8 +98,8 @@ def sentences(groups: list[RunGroup], table: list[Score]) -> list[str]:
     for score in table:
         if score.label == CURVATURE and len(score.best) == 1:
             out.append(
-                f"{groups[score.best[0]].name} has the lowest curvature {_margin(score)}; it is not counted, since sharp "
-                "pairs lower it nearly by construction."
+                f"{groups[score.best[0]].name} has the lowest curvature {_margin(score)}; it is not counted, since "
+                "sharp pairs lower it nearly by construction."
             )
     return out
 
@@ -139,8 +137,8 @@ def chance(groups: list[RunGroup]) -> str:
         )
     least = "" if len(seeds) == 1 else f"{min(seeds)} to "
     return (
-        f"Means over {least}{max(seeds)} seeds, ± their standard deviation. Means that differ by less than two standard "
-        "errors count as level."
+        f"Means over {least}{max(seeds)} seeds, ± their standard deviation. Means that differ by less than two "
+        "standard errors count as level."
     )
 
 
@@ -173,8 +171,8 @@ def shown(mean: Mean | None) -> str:
 def _phrases(won: list[Score], remark: Callable[[Score], str]) -> list[str]:
     """Name distances within a sentence, with "Fréchet distance" once."""
     return [
-        f"{score.label if place else f'Fréchet distance at {score.label}'} {remark(score)}"
-        for place, score in enumerate(won)
+        f"{score.label if number else f'Fréchet distance at {score.label}'} {remark(score)}"
+        for number, score in enumerate(won)
     ]
 
 

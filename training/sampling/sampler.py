@@ -119,8 +119,8 @@ class Sampler:
         at = torch.linspace(0, 1, times, device=self.device)
         states = ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol, at).states
         with torch.no_grad():
-            ends = [x + (1 - t) * flow.velocity(t.expand(len(x)), x) for t, x in zip(at, states, strict=True)]
-        return states.transpose(0, 1).cpu(), torch.stack(ends, 1).cpu()
+            predicted = [x + (1 - t) * flow.velocity(t.expand(len(x)), x) for t, x in zip(at, states, strict=True)]
+        return states.transpose(0, 1).cpu(), torch.stack(predicted, 1).cpu()
 
     def between(self, start: float, end: float) -> Float32[Tensor, "n *shape"]:
         """Move all starts from time `start` to time `end` with dopri5."""

@@ -72,7 +72,9 @@ class RelaxedState:
         moved = {name: values.to(device) for name, values in arrays.items()}
         best = (moved["plain_gamma"], moved["plain_source"]) if "plain_gamma" in moved else None
         errors = arrays["errors"].tolist()
-        return cls(moved["gamma"], moved["source"], level, int(passes), int(keep), bar, lowest, int(stalled), best, errors)
+        return cls(
+            moved["gamma"], moved["source"], level, int(passes), int(keep), bar, lowest, int(stalled), best, errors
+        )
 
 
 def solve_relaxed(

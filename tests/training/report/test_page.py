@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from flowpairs.jobs.report import report
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training.report.page import write_pages, write_report
-from flowpairs.training.report.reading.stores import read_store
 from flowpairs.training.report.store_view import outliers
+from flowpairs.training.report.summaries.stores import read_store
 
 Make = Callable[..., Path]  # what the fixtures make_store and make_run are
 
@@ -210,7 +210,7 @@ def test_a_cut_shard_is_named(make_store: Make) -> None:
 
 
 def test_a_log_still_being_written_and_a_resumed_one(make_run: Make) -> None:
-    from flowpairs.training.report.reading.runs import read_run
+    from flowpairs.training.report.summaries.runs import read_run
 
     run = make_run("run", steps=8)
     (run / "metrics.jsonl").write_text(
@@ -241,7 +241,9 @@ def test_blocks_that_stand_out_are_listed(make_store: Make) -> None:
     rows = pq.read_table(store / "blocks.parquet").to_pylist()
     rows[5]["cost_coupled"] *= 1.5
     pq.write_table(pa.Table.from_pylist(rows), store / "blocks.parquet")
-    found = [outlier for outlier in outliers(read_store(store, "store").blocks or []) if outlier.figure == "Cost, coupled"]
+    found = [
+        outlier for outlier in outliers(read_store(store, "store").blocks or []) if outlier.figure == "Cost, coupled"
+    ]
     assert [outlier.block for outlier in found] == [5]
     assert "Blocks that stand out" in Page(write_report([store])).text
 

@@ -11,9 +11,9 @@ import flowpairs as fp
 from flowpairs.pipeline.config import CoupleConfig, from_overrides, load
 from flowpairs.pipeline.couple import couple
 from flowpairs.pipeline.store.format import read_index
-from flowpairs.training.report.reading.pair_statistics import read_pair_statistics
-from flowpairs.training.report.reading.plan_statistics import partners_by_row, sharpness_curve
-from flowpairs.training.report.reading.stores import read_store
+from flowpairs.training.report.summaries.pair_statistics import read_pair_statistics
+from flowpairs.training.report.summaries.plan_statistics import partners_by_row, sharpness_curve
+from flowpairs.training.report.summaries.stores import read_store
 
 N, PAIRS = 256, 1024
 

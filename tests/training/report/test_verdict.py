@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowpairs.training.report.reading.runs import read_run
 from flowpairs.training.report.seeds import Mean, RunGroup, group_runs
+from flowpairs.training.report.summaries.runs import read_run
 from flowpairs.training.report.terminal import print_comparison
 from flowpairs.training.report.verdict import (
     Score,

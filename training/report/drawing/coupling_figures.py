@@ -5,7 +5,7 @@ from jaxtyping import Float, Int64
 from matplotlib.ticker import MaxNLocator
 
 from flowpairs.training.report.drawing.theme import INK, MUTED, PAGE, axes, fit_square, run_color, to_svg
-from flowpairs.training.report.reading.plan_statistics import SharpnessCurve
+from flowpairs.training.report.summaries.plan_statistics import SharpnessCurve
 
 LINES = 160  # pairs with a line
 BINS = 40
@@ -39,15 +39,13 @@ def pair_lines(
     return to_svg(figure, name, f"{len(x0[shown])} {kind}, a line from each x0 to its x1")
 
 
-def histograms(
-    coupled: Float[np.ndarray, " k"], independent: Float[np.ndarray, " k"], label: str, name: str
-) -> str:
+def histograms(coupled: Float[np.ndarray, " k"], independent: Float[np.ndarray, " k"], label: str, name: str) -> str:
     """Draw a figure's distribution over the pairs, filled, and over independent pairs, as a line."""
     both = np.concatenate([coupled, independent])
     edges = np.linspace(both.min(), both.max() if both.max() > both.min() else both.min() + 1, BINS + 1)
     with axes(height=2.6) as (figure, ax):
-        ax.hist(coupled, edges, color=run_color(0), alpha=0.75)
-        ax.hist(independent, edges, histtype="step", color=MUTED, linewidth=1.6, linestyle=(0, (4, 2)))
+        ax.hist(coupled, edges.tolist(), color=run_color(0), alpha=0.75)
+        ax.hist(independent, edges.tolist(), histtype="step", color=MUTED, linewidth=1.6, linestyle=(0, (4, 2)))
         ax.set_xlabel(label)
         ax.set_ylabel("pairs")
     return to_svg(figure, name, f"Distribution of the {label}: coupled and independent pairs")
@@ -72,7 +70,7 @@ def partners_of_rows(partners: Float[np.ndarray, " rows"], name: str) -> str:
     low, high = max(1.0, partners.min()), max(1.1, partners.max())
     edges = np.geomspace(low, max(high, low * 1.1), 25)
     with axes(height=2.6) as (figure, ax):
-        ax.hist(partners.clip(low), edges, color=INK)
+        ax.hist(partners.clip(low), edges.tolist(), color=INK)
         ax.set_xscale("log")
         ax.minorticks_off()
         ticks = np.geomspace(edges[0], edges[-1], 5)
@@ -88,10 +86,12 @@ def sharpness_against_eps(curve: SharpnessCurve, blocks: list[tuple[float, float
         eps, sharpness = [point.rel_eps for point in curve.points], [point.sharpness for point in curve.points]
         ax.plot(eps, sharpness, "-o", color=run_color(0), markersize=3.5, linewidth=1.6)
         if blocks:
-            ax.plot(*zip(*blocks, strict=True), "o", color=INK, markersize=7, markerfacecolor="none", markeredgewidth=1.4)
+            ax.plot(
+                *zip(*blocks, strict=True), "o", color=INK, markersize=7, markerfacecolor="none", markeredgewidth=1.4
+            )
         ax.set_xscale("log")
         ticks = sorted({float(f"{value:.0e}") for value in eps})
-        apart = [tick for place, tick in enumerate(ticks) if place == 0 or tick > 1.9 * ticks[place - 1]]
+        apart = [tick for number, tick in enumerate(ticks) if number == 0 or tick > 1.9 * ticks[number - 1]]
         ax.set_xticks(apart, [f"{tick:g}" for tick in apart])
         ax.minorticks_off()
         ax.set_ylim(0, 1)

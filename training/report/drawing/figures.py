@@ -20,9 +20,9 @@ from flowpairs.training.report.drawing.theme import (
     run_style,
     to_svg,
 )
-from flowpairs.training.report.reading.runs import Metrics
-from flowpairs.training.report.reading.stores import BlockSummary
 from flowpairs.training.report.seeds import Mean, RunGroup
+from flowpairs.training.report.summaries.runs import Metrics
+from flowpairs.training.report.summaries.stores import BlockSummary
 
 GroupNumber = int  # the position of a group among the runs, which determines its colour
 

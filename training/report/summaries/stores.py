@@ -17,8 +17,8 @@ from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.format import Index, read_index
 from flowpairs.pipeline.store.potential_files import Potentials
 from flowpairs.pipeline.store.records import Decoder, samples
-from flowpairs.training.report.reading.pair_statistics import PairStatistics, read_pair_statistics
-from flowpairs.training.report.reading.plan_statistics import SharpnessCurve, partners_by_row, sharpness_curve
+from flowpairs.training.report.summaries.pair_statistics import PairStatistics, read_pair_statistics
+from flowpairs.training.report.summaries.plan_statistics import SharpnessCurve, partners_by_row, sharpness_curve
 
 PAIRS_SHOWN = 12
 

@@ -125,7 +125,7 @@ def read_pair_statistics(directory: AnyPath, index: Index) -> PairStatistics:
 
 
 def _numbers(index: Index, compared: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " k"]]:
-    """Choose evenly spaced shards: return the numbers of their pairs, and of the first pairs of each, `compared` in all."""
+    """Choose evenly spaced shards; return the numbers of their pairs, and `compared` numbers from their beginnings."""
     edges = np.cumsum([0, *(shard.pairs for shard in index.shards)])
     room = max(1, READ_BYTES * len(index.shards) // max(1, sum(shard.bytes for shard in index.shards)))
     chosen = np.unique(np.linspace(0, len(index.shards) - 1, min(room, len(index.shards))).astype(np.int64))

@@ -18,7 +18,7 @@ from flowpairs.pipeline.solve.draw import build_problem, solve_block
 from flowpairs.pipeline.store.format import Index, rows_directory
 from flowpairs.pipeline.store.potential_files import block_file
 from flowpairs.training.pairs.dataset import PairDataset
-from flowpairs.training.report.reading.pair_statistics import PairStatistics
+from flowpairs.training.report.summaries.pair_statistics import PairStatistics
 
 ROWS = 256  # source rows whose partners are counted
 BLOCK_NUMBERS = 2**27  # largest number of coordinates of a block's data that are read for it
@@ -49,7 +49,7 @@ class SharpnessCurve:
         rows: the number of its source rows.
         data: the number of its data.
         points: by decreasing epsilon; the store's own is among them, and the next smaller one.
-        chosen: the place of the store's own; None where it has none.
+        chosen: the position of the store's own; None where it has none.
     """
 
     rows: int
@@ -135,9 +135,7 @@ def _partners(
     return np.exp(np.log(total) - terms.sum(1) / total)
 
 
-def sharpness_curve(
-    statistics: PairStatistics, options: CouplingConfig, chosen: float | None
-) -> SharpnessCurve | None:
+def sharpness_curve(statistics: PairStatistics, options: CouplingConfig, chosen: float | None) -> SharpnessCurve | None:
     """Couple a small block of a store's pairs at several epsilons.
 
     Args:
@@ -160,8 +158,8 @@ def sharpness_curve(
         own = {chosen, chosen * SMALLER}
         grid = {eps for eps in grid if all(abs(math.log(eps / other)) > math.log(1.5) for other in own)} | own
     points = [_tried(x0, x1, options, eps) for eps in sorted(grid, reverse=True)]
-    place = next((place for place, point in enumerate(points) if point.rel_eps == chosen), None)
-    return SharpnessCurve(len(x0), len(x1), points, place)
+    position = next((position for position, point in enumerate(points) if point.rel_eps == chosen), None)
+    return SharpnessCurve(len(x0), len(x1), points, position)
 
 
 def _constant(x: Float32[np.ndarray, "r k"]) -> bool:

@@ -204,7 +204,7 @@ def _read_samples(path: Path) -> Samples | None:
     try:
         with path.open("rb") as file:
             arrays = load_npz(file)
-        paths, ends, points = (arrays.pop(name, None) for name in ("trajectories", "predictions", "timepoints"))
-        return Samples(arrays.pop("real"), arrays, trajectories=paths, predictions=ends, timepoints=points)
+        paths, predicted, points = (arrays.pop(name, None) for name in ("trajectories", "predictions", "timepoints"))
+        return Samples(arrays.pop("real"), arrays, trajectories=paths, predictions=predicted, timepoints=points)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not the samples of an evaluation ({error}); evaluate again") from error
