@@ -67,12 +67,13 @@ def print_evaluation(report: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     if "time_points" in report:
-        points = Table(title="time points: 1-Wasserstein distance to the data there", title_justify="left")
-        for heading in ("time", "of the flow", "unmoved"):
+        points = Table(title="time points: distances of the flow from the data there", title_justify="left")
+        for heading in ("time", "W1", "W1 unmoved", "W2", "MMD"):
             points.add_column(heading, justify="right")
         for row in report["time_points"]:
             left_out = " (left out)" if row["left_out"] else ""
-            points.add_row(f"{row['time']:g}{left_out}", f"{row['w1']:.3f}", f"{row['w1_still']:.3f}")
+            figures = (f"{row[name]:.3f}" for name in ("w1", "w1_still", "w2", "mmd"))
+            points.add_row(f"{row['time']:g}{left_out}", *figures)
         console.print(points)
     least = f"; {report['floor']:.3f} for as many real data" if report.get("floor") is not None else ""
     console.print(rich_text(f"curvature {report['curvature']:.3f}; Frechet distance on {report['features']}{least}"))

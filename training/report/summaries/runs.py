@@ -59,6 +59,8 @@ class TimePointRow(_Json):
     left_out: bool
     w1: float
     w1_still: float  # of the earlier data, left where they were
+    w2: float | None = None
+    mmd: float | None = None
 
 
 class ReferenceFacts(_Json):
