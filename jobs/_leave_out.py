@@ -129,9 +129,9 @@ def _times(which: str, inner: list[float]) -> list[float]:
     except ValueError as error:
         raise InputError(f"--leave-out {which!r}: numbers separated by commas, or all") from error
     if wrong := [time for time in chosen if time not in inner]:
-        known = ", ".join(f"{time:g}" for time in inner) or "none"
+        there = ", ".join(f"{time:g}" for time in inner) or "none"
         raise InputError(
-            f"--leave-out {which}: {wrong[0]:g} is not a time point between the first and the last; there are {known}"
+            f"--leave-out {which}: {wrong[0]:g} is not a time point between the first and the last; these are {there}"
         )
     return sorted(set(chosen))
 
