@@ -26,6 +26,7 @@ def report(
     from flowpairs.pipeline.base.errors import InputError
     from flowpairs.pipeline.base.paths import as_path
     from flowpairs.pipeline.base.printing import print_line
+    from flowpairs.pipeline.base.progress import working
 
     require("flowpairs report", "jinja2", "matplotlib")
     from flowpairs.training.report.page import write_pages, write_report
@@ -33,7 +34,9 @@ def report(
     if pages is not None and output is not None:
         raise InputError(f"--pages {str(pages)!r}: and --output; give one of the two")
     paths = [as_path(directory) for directory in directories]
-    print_line(f"report: {write_report(paths, output) if pages is None else write_pages(paths, pages)}")
+    with working(f"report: reading and drawing {', '.join(directories)}"):
+        page = write_report(paths, output) if pages is None else write_pages(paths, pages)
+    print_line(f"report: {page}")
 
 
 if __name__ == "__main__":
