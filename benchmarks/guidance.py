@@ -86,7 +86,7 @@ def train(store: Path, steps: int, seed: int) -> MLP:
             optimiser.param_groups[0]["lr"] = 2e-3 * rate
             hidden = torch.rand(len(batch["label"]), generator=generator) < HIDDEN
             batch["label"] = torch.where(hidden, CLASSES, batch["label"])
-            loss = flow_matching_loss(model, batch, generator=generator)
+            loss = flow_matching_loss(model, batch, label=batch["label"], generator=generator)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
