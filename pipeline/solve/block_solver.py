@@ -54,6 +54,11 @@ class SolvedBlock:
     g: Float64[np.ndarray, " m"] | None
 
 
+def build_solver(job: Job, threads: int, device: str) -> Any:
+    """Build what computes a job's blocks in this process; the arguments are those of `BlockSolver`."""
+    return BlockSolver(job, threads, device) if job.maker is None else job.maker.solver(job, threads, device)
+
+
 class BlockSolver:
     """Computes blocks; built once per process.
 

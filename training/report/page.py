@@ -20,7 +20,7 @@ from flowpairs.training.report.stores import PairSamples, StoreSummary
 
 BLOCKS_IN_FULL = 12  # largest number of blocks in the table; more are summarised
 BLOCKS_DRAWN = 4  # least number of blocks for a figure; fewer are in the table only
-UNDRAWN = "independent", "imported", "semidiscrete"  # methods whose blocks have no errors to draw
+UNDRAWN = "independent", "imported", "semidiscrete", "reflow"  # methods whose blocks have no errors to draw
 
 
 def write_report(directories: Sequence[AnyPath], output: AnyPath | None = None) -> AnyPath:
