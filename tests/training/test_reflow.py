@@ -14,6 +14,7 @@ import numpy as np
 import ot
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_digits
 from support.couplings import settings, shard_bytes
 from support.processes import outside
@@ -63,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "meanflow", MLP, DIGITS, **MEANFLOW)
     shutil.copytree(folder / "plain", folder / "wild")
     tree = read_checkpoint(folder / "plain" / CHECKPOINT)
-    tree["ema"] = {name: 6 * weight for name, weight in tree["ema"].items()}
+    tree["ema"] = {name: 2.5 * weight for name, weight in tree["ema"].items()}
     write_checkpoint(tree, folder / "wild" / CHECKPOINT)
     return folder
 
@@ -142,49 +143,58 @@ def test_cores_change_no_bit(solver: dict[str, Any], runs: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_job_that_is_killed_goes_on_to_the_same_bytes(reference: Path, runs: Path, tmp_path: Path) -> None:
+def test_a_job_that_is_killed_goes_on_to_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    many = {"output": {"pairs": 3_000, "pairs_per_shard": 50}}
+    PairStore.of(reflow(tmp_path / "whole", runs / "labelled", **GUIDED, **many)).couple()
     directory, file = tmp_path / "s", tmp_path / "couple.yaml"
-    config = reflow(directory, runs / "labelled", **GUIDED)
+    config = reflow(directory, runs / "labelled", **GUIDED, **many)
     file.write_text(json.dumps(config.model_dump(mode="json")))  # JSON is YAML
     command = [sys.executable, "-m", "flowpairs.jobs.couple", str(file)]
     with subprocess.Popen(command, env=outside(), start_new_session=True, stderr=subprocess.DEVNULL) as driver:
-        while len(list(directory.glob("shards/*.json"))) < 2:
+        while len(list(directory.glob("shards/*.json"))) < 5:
             assert driver.poll() is None, "the job ended before it was killed"
-            time.sleep(0.0005)
+            time.sleep(0.002)
         os.killpg(driver.pid, signal.SIGKILL)
-    kept = {path: path.stat().st_mtime_ns for path in directory.glob("shards/pairs-00000[012].tar")}
-    lost = {*reference.glob("shards/*.tar")} and not (directory / "index.json").exists()
+    assert not (directory / "index.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in directory.glob("shards/pairs-00000[0123].tar")}
     PairStore.of(config).couple()
-    assert lost, "the job had ended before it was killed"
-    assert shard_bytes(directory) == shard_bytes(reference)
-    if len(kept) == 3:  # the whole first block
-        assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "two finished blocks were computed again"
+    assert shard_bytes(directory) == shard_bytes(tmp_path / "whole")
+    assert (directory / "index.json").read_bytes() == (tmp_path / "whole" / "index.json").read_bytes()
 
 
 def test_recoupled_pairs_are_those_of_a_direct_solve_and_cost_less(runs: Path, tmp_path: Path) -> None:
     """The plan is POT's, in float64; partners are drawn from it by the inverse distribution function."""
     plain = made(reflow(tmp_path / "plain", runs / "wild"))
-    pairs = made(reflow(tmp_path / "anew", runs / "wild", coupling={"recouple": True, "rel_eps": 0.05, "tol": 1e-9}))
+    pairs = made(reflow(tmp_path / "anew", runs / "wild", coupling={"recouple": True, "rel_eps": 0.1, "tol": 1e-8}))
     rows = read_blocks(tmp_path / "anew")
     u, mean = noise.uniforms(0, noise.Stream.DRAW, 0, 250), load_digits().data.mean(0) / 8 - 1
     for block, row in enumerate(rows[:2]):
         part = slice(100 * block, 100 * block + 100)
         x0, x1 = (plain[side][part].reshape(100, -1).astype(np.float64) for side in ("x0", "x1"))
         x1 -= mean
-        plan = ot.sinkhorn(np.full(100, 0.01), np.full(100, 0.01), -x0 @ x1.T, row["eps"], stopThr=1e-12)
+        plan = ot.sinkhorn(
+            np.full(100, 0.01),
+            np.full(100, 0.01),
+            -x0 @ x1.T,
+            row["eps"],
+            "sinkhorn_log",
+            numItermax=5000,
+            stopThr=1e-9,
+        )
         squared = ot.dist(x0, x1)
         assert row["cost_coupled"] == pytest.approx((plan * squared).sum(), rel=1e-5)
         assert row["cost_flow"] == pytest.approx(np.diag(squared).mean(), rel=1e-5)
-        assert row["cost_coupled"] < 0.95 * row["cost_flow"]
+        least = squared[linear_sum_assignment(squared)].mean()
+        assert row["cost_flow"] - row["cost_coupled"] > 0.7 * (row["cost_flow"] - least) > 10
         sums = plan.cumsum(1) / plan.sum(1, keepdims=True)
         drawn = np.array([np.searchsorted(line, value) for line, value in zip(sums, u[part], strict=True)])
         chosen = pairs["data_id"][part] - 100 * block
         assert (chosen == drawn).mean() > 0.98
         np.testing.assert_array_equal(pairs["x0"][part], plain["x0"][part])
         np.testing.assert_array_equal(pairs["x1"][part], plain["x1"][part][chosen])
-    distance = {name: np.square(each["x0"] - each["x1"]).sum((1, 2, 3))[:200].mean() for name, each in
-                (("plain", plain), ("anew", pairs))}  # fmt: skip
-    assert distance["anew"] < 0.95 * distance["plain"]
+    before, after = (np.square(each["x0"] - each["x1"]).sum((1, 2, 3)).mean() for each in (plain, pairs))
+    assert after < before - 10
 
 
 def test_two_rounds_of_training_on_digits(tmp_path: Path) -> None:
@@ -224,15 +234,15 @@ def test_status_verify_plan_and_report(reference: Path, runs: Path, tmp_path: Pa
     assert dry.exit_code == 0
     assert "reflow" in dry.stdout
     assert config.coupling.run_fingerprint is not None
-    (runs / "other").exists() or shutil.copytree(runs / "labelled", runs / "other")
+    shutil.copytree(runs / "labelled", tmp_path / "other")
     tree = read_checkpoint(runs / "labelled" / CHECKPOINT)
     tree["ema"] = {name: weight + 1e-3 for name, weight in tree["ema"].items()}
-    write_checkpoint(tree, runs / "other" / CHECKPOINT)
-    text = (directory / "config.yaml").read_text().replace(str(runs / "labelled"), str(runs / "other"))
+    write_checkpoint(tree, tmp_path / "other" / CHECKPOINT)
+    with pytest.raises(InputError, match=r"holds pairs of another config; coupling.run_fingerprint"):
+        PairStore.of(reflow(directory, tmp_path / "other", **GUIDED)).couple()
+    text = (directory / "config.yaml").read_text().replace(str(runs / "labelled"), str(tmp_path / "other"))
     (directory / "config.yaml").write_text(text)
     assert "coupling.run_fingerprint" in store.verify(deep=1).faults[0]
-    with pytest.raises(InputError, match=r"holds pairs of another config; coupling.run_fingerprint"):
-        PairStore.of(reflow(directory, runs / "other", **GUIDED)).couple()
 
 
 @pytest.mark.parametrize(
@@ -255,7 +265,6 @@ def test_status_verify_plan_and_report(reference: Path, runs: Path, tmp_path: Pa
         ({"sampling": {"draw": "balanced"}}, "sampling.draw=balanced: pairs of method reflow are not drawn"),
         ({"sampling": {"direction": "backward"}}, "sampling.direction=backward: method reflow goes from noise"),
         ({"data": {"flips": True}}, "data.flips: no datum takes part"),
-        ({"data": {"label": "label"}}, "data.label='label': the flow of coupling.run=.* is told no label"),
         ({"source": {"kind": "data", "path": "digits"}}, "coupling.method=reflow: takes noise as its source"),
         ({"cluster": {"actors": 2, "actors_per_block": 2}}, "method reflow works on one actor a block"),
     ],

@@ -106,11 +106,6 @@ def open_flow(config: CoupleConfig, *, trust: bool = False) -> TrainedFlow:
     trained.refuse_untrusted()
     if trained.two_sided:
         raise InputError(f"{where}: leads data to data, and reflow starts from noise; give a run that starts from it")
-    if config.data.label is not None and not trained.config.model.conditional:
-        raise InputError(
-            f"data.label={config.data.label!r}: the flow of {where} is told no label, so its samples have none; "
-            "remove it"
-        )
     if options.solver == "jump" and trained.config.objective.kind != "meanflow":
         raise InputError(
             f"coupling.solver=jump: by the average velocity, which objective.kind=meanflow learns, and {where} did "
