@@ -13,6 +13,7 @@ from flowpairs.pipeline.config.strict import Strict
 
 Cost = Literal["dot", "sqeuclidean", "geodesic", "precomputed"] | Callable[..., Any]
 Regularisation = Annotated[float, Field(ge=0, le=1e30)]
+MOST_STEPS = 10_000  # of a solver: more than any flow needs
 LEAST_EPS = 1e-9  # smallest relative epsilon but 0
 NAMED = "dot", "sqeuclidean", "geodesic", "precomputed"
 # Keys that method reflow alone has: which flow, and how its samples are drawn.
@@ -98,7 +99,7 @@ class CouplingConfig(Strict):
     """SHA-256 that the run's network must have; the resolved config holds what was read."""
     solver: Literal["dopri5", "euler", "midpoint", "heun", "jump"] = "dopri5"
     """The solver by which method reflow draws samples; jump: the own steps of a MeanFlow model."""
-    steps: PositiveInt | None = None
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
     """Number of equal steps of that solver; null for dopri5, which chooses its steps. [steps]"""
     rtol: PositiveFloat = 1e-5
     """Relative tolerance of dopri5, for method reflow. [1]"""

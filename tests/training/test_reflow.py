@@ -127,6 +127,11 @@ def test_the_same_bytes_on_actors_and_for_fewer_pairs(
         PairStore.of(config).couple()
         assert shard_bytes(tmp_path / str(actors)) == shard_bytes(reference)
         assert (tmp_path / str(actors) / "index.json").read_bytes() == (reference / "index.json").read_bytes()
+    for pairs in (200, 250):  # a store that grows
+        PairStore.of(reflow(tmp_path / "grown", runs / "labelled", **GUIDED, output={"pairs": pairs})).couple(
+            extend=True
+        )
+    assert shard_bytes(tmp_path / "grown") == shard_bytes(reference)
     fewer = made(reflow(tmp_path / "fewer", runs / "labelled", **GUIDED, output={"pairs": 145, "payload": "seeded"}))
     for name, values in PairDataset(reference)[:145].items():
         np.testing.assert_array_equal(fewer[name], values.numpy())

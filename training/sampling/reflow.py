@@ -205,16 +205,18 @@ class FlowSolver:
 
     def _samples(self, block: int, count: int) -> tuple[Float32[np.ndarray, "count *shape"], float]:
         """Draw the first `count` samples of a block, and compute the mean number of evaluations of each."""
-        first, options = self.job.blocks.first_row(block), self.options
-        within = [rows for rows in batches_of(self.job.blocks.n, options.batch) if rows.start < count]
-        batches = [slice(first + rows.start, first + rows.stop) for rows in within]
+        first, options, n = self.job.blocks.first_row(block), self.options, self.job.blocks.n
+        whole = min(n, -(-count // options.batch) * options.batch)
+        x1 = torch.empty((whole, *self.shape))
 
-        def drawn(rows: slice) -> tuple[torch.Tensor, int]:
-            return next(self.sampler.draw(options.solver, options.steps, [rows]))
+        def fill(rows: slice) -> int:
+            numbers = slice(first + rows.start, first + rows.stop)
+            x1[rows], evaluations = next(self.sampler.draw(options.solver, options.steps, [numbers]))
+            return evaluations * (rows.stop - rows.start)
 
         try:  # a number of threads changes the bits of some products, so a batch has one
             with ThreadPoolExecutor(self.at_once, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                parts = list(pool.map(drawn, batches))
+                evaluations = sum(pool.map(fill, batches_of(whole, options.batch))) / whole
         except torch.OutOfMemoryError as error:
             raise JobError(
                 f"block {block}: a batch of {options.batch} samples does not fit the GPU's memory; finished blocks are "
@@ -222,14 +224,14 @@ class FlowSolver:
             ) from error
         finally:
             torch.set_num_threads(self.threads)
-        x1 = torch.cat([x for x, _ in parts])[:count]
+        x1 = x1[:count]
         lost = int((~x1.flatten(1).isfinite().all(1)).sum())
         if lost:
             raise JobError(
                 f"block {block}: {lost:,} of {count:,} samples are not finite; train longer or with a smaller learning "
                 "rate, or give another coupling.solver"
             )
-        return x1.numpy(), sum(len(x) * nfe for x, nfe in parts) / sum(len(x) for x, _ in parts)
+        return x1.numpy(), evaluations
 
     def _coupled(
         self, block: int, x0: Float32[np.ndarray, "n k"], x1: Float32[np.ndarray, "n k"]
