@@ -50,7 +50,10 @@ class TimedSolver:
         )
 
     def write(self, solved: tuple[Any, float]) -> dict[str, Any]:
-        """Write what `solve` returned; return the report with `solve_seconds`, `write_seconds` and bytes of memory."""
+        """Write what `solve` returned; return the report with `solve_seconds`, `write_seconds` and bytes of memory.
+
+        `gpu_bytes` is the memory of this process's GPU, 0 where it has none.
+        """
         found, seconds = solved
         started = time.monotonic()
         return {
@@ -59,6 +62,7 @@ class TimedSolver:
             "write_seconds": time.monotonic() - started,
             "start_bytes": self.start_bytes,
             "peak_bytes": peak_bytes(),
+            "gpu_bytes": gpu_bytes() if self.solver.device == "cuda" else 0,
         }
 
 

@@ -6,23 +6,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowpairs.pipeline.ot.tiles.centred_points import CentredPoints, as_centred
+
 DIRECTIONS = 512  # most directions treated separately: an eigenvalue problem of 3,072 takes longer than many passes
 
 
 def gaussian_potential(
-    rows: Float[Tensor, "n d"],
-    columns: Float[Tensor, "m d"],
+    rows: Float[Tensor, "n d"] | CentredPoints,
+    columns: Float[Tensor, "m d"] | CentredPoints,
     a: Float[Tensor, " n"],
     b: Float[Tensor, " m"],
     eps: float,
 ) -> Float[Tensor, " m"]:
     """Compute g between N(0, A) and N(0, B) at the columns; see `fit_gaussians`."""
-    return fit_gaussians(rows, columns, a, b, eps)(columns)
+    return as_centred(columns).each(fit_gaussians(rows, columns, a, b, eps))
 
 
 def fit_gaussians(
-    rows: Float[Tensor, "n d"],
-    columns: Float[Tensor, "m d"],
+    rows: Float[Tensor, "n d"] | CentredPoints,
+    columns: Float[Tensor, "m d"] | CentredPoints,
     a: Float[Tensor, " n"],
     b: Float[Tensor, " m"],
     eps: float,
@@ -40,21 +42,24 @@ def fit_gaussians(
         b: weights of the columns [m].
         eps: absolute epsilon.
     """
-    d = rows.shape[1]
-    basis, inside, slope = None, (rows, columns), torch.zeros_like(a[0])
-    if d > DIRECTIONS:
-        some = torch.arange(DIRECTIONS, device=b.device) * len(columns) // DIRECTIONS
-        basis = torch.linalg.qr(columns[some].T).Q
-        inside = rows @ basis, columns @ basis
-        left = [_left_out(*pair) for pair in zip((rows, columns), inside, strict=True)]
-        spread0, spread1 = a @ left[0] / (d - DIRECTIONS), b @ left[1] / (d - DIRECTIONS)
+    source, target = as_centred(rows), as_centred(columns)
+    basis, slope = None, torch.zeros_like(a[0])
+    if source.d > DIRECTIONS:
+        some = torch.arange(DIRECTIONS, device=b.device) * len(target) // DIRECTIONS
+        basis = torch.linalg.qr(target[some].T).Q
+
+    def inside(points: Float[Tensor, "k d"]) -> Float[Tensor, "k s"]:
+        return points if basis is None else points @ basis
+
+    if basis is not None:
+        left0, left1 = (side.each(lambda own: _left_out(own, inside(own))) for side in (source, target))
+        spread0, spread1 = a @ left0 / (source.d - DIRECTIONS), b @ left1 / (source.d - DIRECTIONS)
         slope = -0.5 * spread0 / ((spread0 * spread1 + eps**2 / 4).sqrt() + eps / 2)
-    root = _function((inside[0] * a[:, None]).T @ inside[0], torch.sqrt)
-    target = root @ ((inside[1] * b[:, None]).T @ inside[1]) @ root
-    inner = _function(target, lambda w: 1 / ((w + eps**2 / 4).sqrt() + eps / 2))
+    root = _function(source.gram(a, inside), torch.sqrt)
+    inner = _function(root @ target.gram(b, inside) @ root, lambda w: 1 / ((w + eps**2 / 4).sqrt() + eps / 2))
 
     def potential(at: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:
-        within = at if basis is None else at @ basis
+        within = inside(at)
         half = within @ root
         curved = -0.5 * ((half @ inner) * half).sum(1)
         return curved if basis is None else curved + slope * _left_out(at, within)
