@@ -1,6 +1,7 @@
 """The potential of two Gaussians with the data's moments, in closed form, from which a cold solve starts."""
 
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -48,23 +49,34 @@ def fit_gaussians(
         some = torch.arange(DIRECTIONS, device=b.device) * len(target) // DIRECTIONS
         basis = torch.linalg.qr(target[some].T).Q
 
-    def inside(points: Float[Tensor, "k d"]) -> Float[Tensor, "k s"]:
-        return points if basis is None else points @ basis
-
+    (covariance0, left0), (covariance1, left1) = (_moments(*side, basis) for side in ((source, a), (target, b)))
     if basis is not None:
-        left0, left1 = (side.each(lambda own: _left_out(own, inside(own))) for side in (source, target))
-        spread0, spread1 = a @ left0 / (source.d - DIRECTIONS), b @ left1 / (source.d - DIRECTIONS)
+        spread0, spread1 = left0 / (source.d - DIRECTIONS), left1 / (source.d - DIRECTIONS)
         slope = -0.5 * spread0 / ((spread0 * spread1 + eps**2 / 4).sqrt() + eps / 2)
-    root = _function(source.gram(a, inside), torch.sqrt)
-    inner = _function(root @ target.gram(b, inside) @ root, lambda w: 1 / ((w + eps**2 / 4).sqrt() + eps / 2))
+    root = _function(covariance0, torch.sqrt)
+    inner = _function(root @ covariance1 @ root, lambda w: 1 / ((w + eps**2 / 4).sqrt() + eps / 2))
 
     def potential(at: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:
-        within = inside(at)
+        within = at if basis is None else at @ basis
         half = within @ root
         curved = -0.5 * ((half @ inner) * half).sum(1)
         return curved if basis is None else curved + slope * _left_out(at, within)
 
     return potential
+
+
+def _moments(
+    points: CentredPoints, weights: Float[Tensor, " k"], basis: Float[Tensor, "d s"] | None
+) -> tuple[Float[Tensor, "s s"], Float[Tensor, ""]]:
+    """Compute the covariance in the span of a basis, and the variance outside; without one, all and none."""
+    if basis is None:
+        return points.gram(weights), torch.zeros_like(weights[0])
+    products, left = [], []
+    for rows, own in points.slabs():
+        within = own @ basis
+        products.append((within * weights[rows, None]).T @ within)
+        left.append(_left_out(own, within))
+    return reduce(torch.add, products), weights @ torch.cat(left)
 
 
 def _left_out(points: Float[Tensor, "k d"], inside: Float[Tensor, "k s"]) -> Float[Tensor, " k"]:

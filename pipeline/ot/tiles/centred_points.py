@@ -1,7 +1,8 @@
 """Points less their weighted mean, in float64, without a copy of them in float64.
 
 The mean is taken off in float64, since an offset of the data would cost float32 digits of their inner products. What is
-made of centred points is made a slab of rows at a time, so that they are held once, in the type they came in.
+made of centred points is made a slab of rows at a time, so that many are held once, in the type they came in. Few, which
+are one slab, are kept in float64 beside.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-CPU_SLAB, GPU_SLAB = 2**28, 2**23  # numbers of a slab: on CPUs nearly all sets are one, whose sums have one order
+# Numbers of a slab: on CPUs nearly all sets are one, since time is dearer there than memory.
+CPU_SLAB, GPU_SLAB = 2**28, 2**23
 
 
 class CentredPoints:
@@ -33,13 +35,19 @@ class CentredPoints:
         self.points, self.centre, self.order = points, centre, order
         self.d, self.device = points.shape[1], points.device
         self.kept: tuple[object, Any] | None = None
+        self._whole: Float64[Tensor, "k d"] | None = None
 
     def __len__(self) -> int:
         return len(self.points if self.order is None else self.order)
 
     def slabs(self) -> Iterator[tuple[slice, Float64[Tensor, "r d"]]]:
-        """Yield runs of rows, and the centred points there in float64."""
-        for rows in slabs_of(self):
+        """Yield runs of rows, and the centred points there in float64, to be read only."""
+        runs = slabs_of(self)
+        if len(runs) == 1:
+            self._whole = self[runs[0]] if self._whole is None else self._whole
+            yield runs[0], self._whole
+            return
+        for rows in runs:
             yield rows, self[rows]
 
     def __getitem__(self, rows: slice | Int[Tensor, " r"]) -> Float64[Tensor, "r d"]:
@@ -64,18 +72,9 @@ class CentredPoints:
         """Sum the centred points with weights."""
         return self._total(lambda own, weight: own.T @ weight, weights)
 
-    def gram(
-        self,
-        weights: Float64[Tensor, " k"],
-        work: Callable[[Float64[Tensor, "r d"]], Float64[Tensor, "r q"]] = lambda own: own,
-    ) -> Float64[Tensor, "q q"]:
-        """Sum the outer products of the centred points, or of what `work` makes of them, with weights."""
-
-        def outer(own: Tensor, weight: Tensor) -> Tensor:
-            made = work(own)
-            return (made * weight[:, None]).T @ made
-
-        return self._total(outer, weights)
+    def gram(self, weights: Float64[Tensor, " k"]) -> Float64[Tensor, "d d"]:
+        """Sum the outer products of the centred points with weights."""
+        return self._total(lambda own, weight: (own * weight[:, None]).T @ own, weights)
 
     def _total(self, work: Callable[[Tensor, Tensor], Float64[Tensor, "*q"]], weights: Tensor) -> Float64[Tensor, "*q"]:
         """Add what `work` makes of each slab and its weights, in the slabs' order."""

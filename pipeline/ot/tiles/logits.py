@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from flowpairs.pipeline.ot.costs.cost import CostFunction, tile
-from flowpairs.pipeline.ot.tiles.centred_points import CentredPoints
+from flowpairs.pipeline.ot.tiles.centred_points import CentredPoints, slabs_of
 
 
 @runtime_checkable
@@ -71,16 +71,20 @@ class InnerLogits:
         """Fill a factor, a slab at a time."""
         out = torch.empty(len(points), points.d + 1, dtype=self.dtype, device=self.device)
         for rows, own in points.slabs():
-            out[rows, :-1] = own if scale == 1 else own.mul_(scale)
+            out[rows, :-1] = own if scale == 1 else own * scale
         out[:, -1] = last
         return out
 
     def restrict(self, rows: Int[Tensor, " r"], columns: Int[Tensor, " c"] | None) -> "InnerLogits":
         """See `Logits.restrict`."""
-        if columns is None:
-            return FewInnerLogits(self.rows.restrict(rows), self.columns, self.scale, self.gamma, self.dtype)
-        some = self.rows.restrict(rows), self.columns.restrict(columns)
-        return InnerLogits(*some, self.scale, self.gamma[columns], self.dtype)
+        some = self.rows.restrict(rows)
+        if columns is not None:
+            return InnerLogits(some, self.columns.restrict(columns), self.scale, self.gamma[columns], self.dtype)
+        if len(slabs_of(self.columns)) > 1:
+            return FewInnerLogits(some, self.columns, self.scale, self.gamma, self.dtype)
+        few = InnerLogits(some, self.columns, self.scale, self.gamma, self.dtype)
+        few._made["right"] = self.right
+        return few
 
     def tile(self, rows: slice, out: Float[Tensor, "_ m"]) -> Float[Tensor, "r m"]:
         """See `Logits.tile`."""
@@ -93,7 +97,7 @@ class InnerLogits:
 
 
 class FewInnerLogits(InnerLogits):
-    """`InnerLogits` of few rows, for which no factor of the columns is kept: a tile makes it, a slab at a time."""
+    """`InnerLogits` of few rows and many columns, whose factor is not kept: each tile makes it, a slab at a time."""
 
     def tile(self, rows: slice, out: Float[Tensor, "_ m"]) -> Float[Tensor, "r m"]:
         """See `Logits.tile`."""

@@ -120,7 +120,7 @@ def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> int:
     rows = 16
     for room, values in (
         (tiling, {"CPU_ROWS": (rows,) * 3, "CPU_SECTIONS": tiling.GPU_SECTIONS, "CPU_GROUPS": tiling.GPU_GROUPS}),
-        (centred_points, {"CPU_SLAB": 2**16}),
+        (centred_points, {"CPU_SLAB": 2**14}),
         (measured_plan, {"CHUNK": 2**14}),
         (surrogate_part, {"COLUMNS_AT_ONCE": 2**14}),
         (descent, {"SHARED": 0, "ENTRIES": 0}),  # 64 entries a row, as in blocks of 2^17 rows and more

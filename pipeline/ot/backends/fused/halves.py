@@ -31,9 +31,9 @@ def halved(points: Float[Tensor, "n d"] | CentredPoints, multiple: int, times: f
     width = -(-points.d // multiple) * multiple
     high, low = (torch.zeros(len(points), width, dtype=torch.float16, device=points.device) for _ in range(2))
     for rows, own in points.slabs():
-        own *= power * times
-        high[rows, : points.d] = own
-        low[rows, : points.d] = own.sub_(high[rows, : points.d])
+        scaled = own * (power * times)
+        high[rows, : points.d] = scaled
+        low[rows, : points.d] = scaled.sub_(high[rows, : points.d])
     return Halves(high, low, power)
 
 
