@@ -1,8 +1,8 @@
 """Points less their weighted mean, in float64, without a copy of them in float64.
 
 The mean is taken off in float64, since an offset of the data would cost float32 digits of their inner products. What is
-made of centred points is made a slab of rows at a time, so that many are held once, in the type they came in. Few, which
-are one slab, are kept in float64 beside.
+made of centred points is made a slab of rows at a time, so that many are held once, in the type they came in. Few,
+which are one slab, are kept in float64 beside.
 """
 
 from collections.abc import Callable, Iterator
