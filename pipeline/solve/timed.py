@@ -43,16 +43,18 @@ class TimedSolver:
 
         if not isinstance(error, torch.OutOfMemoryError):
             return ""
-        blocks, d, memory = self.solver.job.blocks, self.solver.job.space.map.dim, gpu_bytes()
+        job, memory = self.solver.job, gpu_bytes()
+        blocks, d, team = job.blocks, job.space.map.dim, job.config.cluster.actors_per_block
+        need, fits = block_bytes(blocks.n, blocks.m, d, team), largest_block(memory, d, team)
         return (
             f" of a GPU with {memory / 1e9:.3g} GB at n={blocks.n}, m={blocks.m}, d={d}, which takes about "
-            f"{block_bytes(blocks.n, blocks.m, d) / 1e9:.3g} GB; about n=m={largest_block(memory, d)} would fit"
+            f"{need / 1e9:.3g} GB; about n=m={fits} would fit"
         )
 
     def write(self, solved: tuple[Any, float]) -> dict[str, Any]:
-        """Write what `solve` returned; return the report with `solve_seconds`, `write_seconds` and bytes of memory.
+        """Write what `solve` returned; return the report with its seconds and the bytes of this process's memory.
 
-        `gpu_bytes` is the memory of this process's GPU, 0 where it has none.
+        `start_bytes` and `peak_bytes` are what it took on the host, `gpu_bytes` what its GPU has, 0 without one.
         """
         found, seconds = solved
         started = time.monotonic()

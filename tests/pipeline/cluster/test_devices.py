@@ -96,7 +96,8 @@ class FullSolver:
 
     def __init__(self, n: int, d: int) -> None:
         space = SimpleNamespace(map=SimpleNamespace(dim=d))
-        self.job = SimpleNamespace(blocks=SimpleNamespace(n=n, m=n), space=space)
+        asked = config("sinkhorn", n)
+        self.job = SimpleNamespace(blocks=divide(asked, n, None), space=space, config=asked)
 
     def solve(self, number: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
