@@ -31,8 +31,8 @@ from flowpairs.pipeline.solve.inputs import (
 from flowpairs.pipeline.store.format import rows_directory
 
 IDLE = 400 * 2**20  # bytes of a process that has imported Ray, numpy and scipy
-MOST = 8_192  # rows of a sample
-SAMPLE_BYTES = 2**15  # and bytes, as float32, for each of that many
+MOST = 8_192  # rows of a sample, unless more are asked for
+SAMPLE_BYTES = 2**15  # times as many bytes of a sample, as float32: of larger rows there are fewer
 
 
 @dataclass(frozen=True)

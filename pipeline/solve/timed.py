@@ -44,6 +44,8 @@ class TimedSolver:
         if not isinstance(error, torch.OutOfMemoryError):
             return ""
         job, memory = self.solver.job, gpu_bytes()
+        if job.config.coupling.method != "sinkhorn":
+            return f" of a GPU with {memory / 1e9:.3g} GB"
         blocks, d, team = job.blocks, job.space.map.dim, job.config.cluster.actors_per_block
         need, fits = block_bytes(blocks.n, blocks.m, d, team), largest_block(memory, d, team)
         return (
