@@ -77,6 +77,11 @@ def plan(config: CoupleConfig) -> Plan:
     resume.check_directory(config, directory)
     if config.coupling.method == "imported":
         raise InputError("coupling.method='imported': copies a table, and nothing of that is forecast; run couple")
+    if config.coupling.method == "reflow":
+        raise InputError(
+            "coupling.method='reflow': samples of a network, whose time is not forecast; run couple, which shows its "
+            "pace after the first block and goes on where it was stopped"
+        )
     config, surveyed = survey_job(config)
     with working("reading the data"):
         sampled = sample_inputs(config, surveyed, directory)

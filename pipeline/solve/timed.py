@@ -3,14 +3,30 @@
 import resource
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 from flowpairs.pipeline.base.errors import JobError
-from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.ot.tiles.partition import Team
 from flowpairs.pipeline.solve.device_memory import block_bytes, gpu_bytes, largest_block
-from flowpairs.pipeline.solve.potentials import PotentialSolver
+from flowpairs.pipeline.solve.job import Job
 
-Solver = BlockSolver | PotentialSolver
+
+@runtime_checkable
+class Solver(Protocol):
+    """What solves numbered pieces of a job: its blocks, or the problems of a semi-discrete coupling."""
+
+    job: Job
+    team: Team  # replaced by an actor that is a member of one
+
+    def solve(self, number: int) -> Any:
+        """Compute a piece, and write nothing."""
+
+    def write(self, solved: Any) -> dict[str, Any]:
+        """Write what `solve` returned, and return its report."""
+
+
+BuildSolver = Callable[[Job, int, str], Solver]  # of a job, a number of cores, and "cpu" or "cuda"
 
 
 class TimedSolver:

@@ -16,7 +16,7 @@ from flowpairs.pipeline.blocks import noise
 from flowpairs.training.config import MOST_SAMPLES, SamplerConfig
 from flowpairs.training.run.trained import Trained
 from flowpairs.training.sampling import ode, sde
-from flowpairs.training.sampling.curvature import curvature_by_time
+from flowpairs.training.sampling.curvature import straightness_by_time
 from flowpairs.training.sampling.flow import Flow
 
 CURVATURE_SAMPLES = 1024  # largest number of samples that the curvature is averaged over
@@ -38,6 +38,7 @@ class Sampler:
             conditional network.
         device: the device to sample on.
         starts: the data to start from, for a flow from data to data; None: noise.
+        stream: the sequence of the seed that this noise is.
     """
 
     def __init__(
@@ -47,18 +48,20 @@ class Sampler:
         classes: Int64[Tensor, " c"] | None,
         device: torch.device,
         starts: Float32[Tensor, "n *shape"] | None = None,
+        stream: noise.Stream = noise.Stream.STARTS,
     ) -> None:
         assert starts is None or len(starts) == config.samples
         assert classes is not None or not trained.config.model.conditional
         self.trained, self.config, self.device = trained, config, device
         self.network = trained.network(device)
         self._starts, self._classes = starts, classes if trained.config.model.conditional else None
+        self._stream = stream
 
     def starts(self, rows: slice) -> Float32[Tensor, "b *shape"]:
         """Return the points that the samples of some numbers start from."""
         if self._starts is not None:
             return self._starts[rows]
-        return self._noise(noise.Stream.STARTS, rows.start, rows.stop - rows.start)
+        return self._noise(self._stream, rows.start, rows.stop - rows.start)
 
     def labels(self, rows: slice) -> Int64[Tensor, " b"] | None:
         """Return the labels of the samples of some numbers; None if the network takes none."""
@@ -97,16 +100,30 @@ class Sampler:
 
     def curvature(self) -> Tensor:
         """Compute the mean curvature of the first CURVATURE_SAMPLES samples at each time; see `curvature_by_time`."""
+        return self.straightness()[0]
+
+    def straightness(self) -> tuple[Tensor, Tensor]:
+        """Compute that and the mean squared distance from the chord at each time; see `straightness_by_time`."""
         count = min(CURVATURE_SAMPLES, self.config.samples)
         flows = map(self._flow, batches_of(count, self.config.batch))
-        sums = [curvature_by_time(flow.velocity, x0, CURVATURE_STEPS) for flow, x0 in flows]
-        return torch.stack(sums).sum(0).cpu() / count
+        parts = [straightness_by_time(flow.velocity, x0, CURVATURE_STEPS) for flow, x0 in flows]
+        bends, distances = (torch.stack(sums).sum(0).cpu() / count for sums in zip(*parts, strict=True))
+        return bends, distances
 
-    def trajectories(self, count: int, times: int) -> Float32[Tensor, "count times *shape"]:
-        """Compute the trajectories of the first samples with dopri5, at equally spaced times from 0 to 1."""
+    def trajectories(
+        self, count: int, times: int
+    ) -> tuple[Float32[Tensor, "count times *shape"], Float32[Tensor, "count times *shape"]]:
+        """Compute trajectories of the first samples with dopri5, at equally spaced times from 0 to 1.
+
+        Returns:
+            The states x_t, and the end that the flow predicts from each of them, x_t + (1 - t) v(t, x_t).
+        """
         flow, x0 = self._flow(slice(0, count))
         at = torch.linspace(0, 1, times, device=self.device)
-        return ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol, at).states.transpose(0, 1).cpu()
+        states = ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol, at).states
+        with torch.no_grad():
+            predicted = [x + (1 - t) * flow.velocity(t.expand(len(x)), x) for t, x in zip(at, states, strict=True)]
+        return states.transpose(0, 1).cpu(), torch.stack(predicted, 1).cpu()
 
     def between(self, start: float, end: float) -> Float32[Tensor, "n *shape"]:
         """Move all starts from time `start` to time `end` with dopri5."""

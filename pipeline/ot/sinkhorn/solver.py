@@ -167,6 +167,7 @@ def finish_coupling(
         passes=state.passes,
         converged=error < tol,
         seconds=time.perf_counter() - started,
+        errors=state.errors,
     )
     return EntropicCoupling(problem, f, g, report, block.team, kernel.backend)
 
