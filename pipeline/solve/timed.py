@@ -17,6 +17,7 @@ class Solver(Protocol):
     """What solves numbered pieces of a job: its blocks, or the problems of a semi-discrete coupling."""
 
     job: Job
+    device: str  # "cpu" or "cuda"
     team: Team  # replaced by an actor that is a member of one
 
     def solve(self, number: int) -> Any:

@@ -180,9 +180,8 @@ def precise(problem: Problem, tol: float, team: Team = SINGLE) -> Problem:
     """
     if problem.x0.dtype == torch.float64 or problem.knows_float32_alone:
         return problem
-    held = _rounding(kernel_of(problem)) <= HELD * problem.eps * tol
-    held = of_first(team, torch.tensor(int(held), device=problem.x0.device)).item()
-    return problem if held else problem.in_float64()
+    held = torch.tensor(int(_rounding(kernel_of(problem)) <= HELD * problem.eps * tol), device=problem.x0.device)
+    return problem if of_first(team, held).item() else problem.in_float64()
 
 
 def _rounding(kernel: Kernel) -> float:

@@ -95,10 +95,15 @@ class InnerKernel(Kernel):
     """The dot product, c = -x.y, or the squared distance, c = -2 x.y, of the centred points x, y."""
 
     def __init__(self, problem: Problem, backend: Backend, sides: tuple[Side, Side] | None = None) -> None:
-        (a, b), orders = problem.weights(), (None, None)
-        if sides is not None:
-            orders, (a, b) = (sides[0].rows, sides[1].rows), (side.weights / side.weights.sum() for side in sides)
-        self.rows, self.columns = centred(problem.x0, a, orders[0]), centred(problem.x1, b, orders[1])
+        if sides is None:
+            a, b = problem.weights()
+            self.rows, self.columns = centred(problem.x0, a), centred(problem.x1, b)
+        else:
+            a, b = (side.weights / side.weights.sum() for side in sides)
+            self.rows, self.columns = (
+                centred(points, weights, side.rows)
+                for points, weights, side in zip((problem.x0, problem.x1), (a, b), sides, strict=True)
+            )
         centre0, centre1 = self.rows.centre, self.columns.centre
         if problem.cost == "dot":
             self.factor = 1.0
