@@ -28,7 +28,7 @@ from flowpairs.pipeline.couple import couple
 from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainConfig
 from flowpairs.training.evaluate import evaluate
 from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
-from flowpairs.training.report import pictures
+from flowpairs.training.report.drawing import pictures
 from flowpairs.training.sample import sample
 from flowpairs.training.train import train
 

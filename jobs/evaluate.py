@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,10 +30,18 @@ def evaluate(
     samples: Annotated[
         Path | None, typer.Option("--samples", metavar="FILE", help="score these samples (.npy, .npz) against a store")
     ] = None,
+    leave_out: Annotated[
+        str | None,
+        typer.Option(metavar="TIMES", help="couple and train anew without each of these times of a chain; or all"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="trainings without each time, for --leave-out", min=1)] = 3,
     json: Annotated[bool, typer.Option("--json", help="print evaluation.json for machines")] = False,
     trust: Annotated[bool, typer.Option("--trust", help="import a network that is a class of the run's maker")] = False,
 ) -> None:
     """Sample with few and with many steps, compare with the data, and write evaluation.json and samples.npz to RUN.
+
+    With --leave-out a flow over time is put to the test: for each of the times, pairs and runs without it are made in
+    RUN/leave-out, and their flow is compared with the data there.
 
     Example: `flowpairs evaluate runs/digits euler=[1,2,4]`
     """
@@ -42,15 +50,20 @@ def evaluate(
         refuse_drawing(overrides)
         print_score(run_dir, samples, settings, as_json=json)
         return
+    if leave_out is not None:
+        from flowpairs.jobs._leave_out import leave_out as leave_out_each
+        from flowpairs.jobs._leave_out import print_leave_out
+
+        result = leave_out_each(run_dir, leave_out, seeds, settings, trust=trust)
+        print_json(result) if json else print_leave_out(result)
+        return
     from flowpairs.training.evaluate import evaluate as run_job
 
     if os.path.isfile(run_dir / "evaluation.json"):  # noqa: PTH113 - a path that is too long is refused below
         print_line(f"{run_dir}: evaluating anew; evaluation.json is replaced at the end", sys.stderr)
     report = run_job(run_dir, settings, trust=trust)
     if json:
-        from json import dumps
-
-        print(dumps(report, indent=1))
+        print_json(report)
     else:
         from flowpairs.training.report.terminal import print_evaluation
 
@@ -88,15 +101,20 @@ def refuse_drawing(overrides: list[str] | None) -> None:
             raise InputError(f"{key}: samples that are given are not drawn again; remove it or --samples")
 
 
+def print_json(report: dict[str, Any]) -> None:
+    """Print a report for machines."""
+    from json import dumps
+
+    print(dumps(report, indent=1))
+
+
 def print_score(store: Path, samples: Path, settings: "EvaluateConfig", *, as_json: bool) -> None:
     """Print how far samples that were made elsewhere are from the data of a store."""
     from flowpairs.training.metrics.given_samples import score
 
     report = score(store, samples, settings)
     if as_json:
-        from json import dumps
-
-        print(dumps(report, indent=1))
+        print_json(report)
         return
     held_to = f"{report['data']:,} data of {report['held_out'] or report['pairs_dir']}"
     print_line(f"{samples}: Fréchet distance {report['fd']:.4g}, {report['samples']:,} samples against {held_to}")

@@ -10,7 +10,9 @@ from flowpairs.pipeline.base.printing import print_line
 
 def sample(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run, or a directory in RUN/checkpoints")],
-    output: Annotated[Path, typer.Option(help="FILE.npz, FILE.png (a grid) or a new directory (an image each)")],
+    output: Annotated[
+        Path, typer.Option(help="FILE.npz, FILE.h5ad, FILE.png (a grid) or a new directory (an image each)")
+    ],
     count: Annotated[int, typer.Option(min=1, help="of samples")] = 64,
     first: Annotated[int, typer.Option(min=0, help="number of the first, to share samples out")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="of the noise, or of the order of the source's data")] = 0,
@@ -30,7 +32,7 @@ def sample(
     batch: Annotated[int, typer.Option(min=1, help="samples at a time; takes memory, changes rounding alone")] = 512,
     trust: Annotated[bool, typer.Option("--trust", help="import a network that is a class of the run's maker")] = False,
 ) -> None:
-    """Draw samples from a run and write arrays, a grid or single images, depending on the suffix of the output.
+    """Draw samples from a run and write arrays, cells, a grid or single images, depending on the suffix of the output.
 
     Example: `flowpairs sample runs/digits --solver euler --steps 8 --output digits.png`
     """

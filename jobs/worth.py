@@ -41,7 +41,7 @@ def print_worth(found: "list[StoreWorth]") -> None:
 
     from flowpairs.pipeline.base.paths import as_path
     from flowpairs.training.metrics.worth import worth_table
-    from flowpairs.training.report.collect import short_names
+    from flowpairs.training.report.summaries.collect import short_names
 
     headings, rows = worth_table(found)
     names = short_names([as_path(store.directory).resolve() for store in found])

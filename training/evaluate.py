@@ -13,6 +13,7 @@ from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from flowpairs.pipeline.base.atomic import write_atomically
+from flowpairs.pipeline.base.environment import made_with
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.owner import owned, refuse_owned
 from flowpairs.pipeline.base.progress import working
@@ -34,7 +35,7 @@ from flowpairs.training.metrics.shares import (
     solvers,
 )
 from flowpairs.training.pairs.endpoints import read_endpoints
-from flowpairs.training.report import pictures
+from flowpairs.training.report.drawing import pictures
 from flowpairs.training.run.directory import check_pairs, write_json
 from flowpairs.training.run.trained import read_finished
 from flowpairs.training.run.workers import WorkerShape, worker_shape
@@ -103,6 +104,7 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig, *, trust: bool = False
                 "sha256": hashlib.sha256(np.ascontiguousarray(reference.numpy()).data).hexdigest(),
             },
             **result,
+            "made_with": made_with(),
         }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
@@ -133,9 +135,10 @@ def _measured(work: EvaluationWork, shape: WorkerShape) -> tuple[dict[str, Any],
         else:
             names[name] = solver, steps
     work.begin("Frechet distances and curvature")
-    distances = tasks(num_cpus=1)(measure_distances).remote(list(names), *(features for _, features in references))
+    features = [of_share for _, of_share in references]
+    distances = tasks(num_cpus=1)(measure_distances).remote(list(names), config.samples, config.seed, *features)
     shown = tasks(**worker)(measure_shown).remote(given, steady=not reasons)
-    (width, distance), (figures, arrays) = ray.get([distances, shown])
+    (width, distance, floor), (figures, arrays) = ray.get([distances, shown])
     frechet = []
     for name, (solver, steps) in names.items():
         if isinstance(distance[name], str):
@@ -156,6 +159,7 @@ def _measured(work: EvaluationWork, shape: WorkerShape) -> tuple[dict[str, Any],
         if work.network is None
         else f"{width} outputs of {work.network} for {len(real.x)} images",
         "frechet": frechet,
+        "floor": floor,
         **({"failed": failed} if failed else {}),
         **figures,
         "seconds": time.perf_counter() - start,
@@ -169,32 +173,39 @@ def measure_shown(work: EvaluationWork, *, steady: bool) -> tuple[dict[str, Any]
     """
     device = given_device()
     sampler, arrays = work.sampler(device), dict[str, Any]()
-    curvature = sampler.curvature()
+    curvature, distance = sampler.straightness()
+    times = torch.linspace(0, 1, len(curvature)).tolist()
     figures: dict[str, Any] = {
         "curvature": integrate_unit_interval(curvature),
-        "curvature_by_t": {"t": torch.linspace(0, 1, len(curvature)).tolist(), "value": curvature.tolist()},
+        "curvature_by_t": {"t": times, "value": curvature.tolist()},
+        "distance_by_t": {"t": times, "value": distance.sqrt().tolist()},
     }
-    if steady and (paths := trajectories(sampler, work.endpoints.end.x)) is not None:
-        arrays["trajectories"] = paths
+    if steady and (drawn := trajectories(sampler, work.endpoints.end.x)) is not None:
+        arrays["trajectories"], arrays["predictions"] = drawn
     if steady and work.endpoints.points:
         given = (work.trained, work.config, work.endpoints, device)
         figures["time_points"], arrays["timepoints"] = time_points.measure_time_points(*given)
     return figures, arrays
 
 
-def trajectories(sampler: Sampler, real: Tensor) -> np.ndarray | None:
-    """Compute sample trajectories for the report: a few images [k, times, C, H, W], or points [k, times, 2].
+def trajectories(sampler: Sampler, real: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
+    """Compute sample trajectories, as images [k, times, C, H, W] or points [k, times, 2], and the ends predicted there.
 
     For data in the plane the points are the coordinates; for other data they are the coordinates on the first two
     principal directions of the data. Data with one coordinate have no such picture: the result is None.
     """
     shape = sampler.trained.shape
     if pictures.kind(shape) == "image":
-        return sampler.trajectories(*FILM).numpy()
-    paths = sampler.trajectories(SHOWN, CURVATURE_STEPS + 1)
+        states, predicted = sampler.trajectories(*FILM)
+        return states.numpy(), predicted.numpy()
+    states, predicted = sampler.trajectories(SHOWN, CURVATURE_STEPS + 1)
     if pictures.kind(shape) == "plane":
-        return paths.numpy()
+        return states.numpy(), predicted.numpy()
     principal = Principal.fit(real, 2)
     if principal.directions.shape[1] < 2:
         return None
-    return principal(paths.flatten(0, 1)).unflatten(0, paths.shape[:2]).float().numpy()
+
+    def on_plane(points: Tensor) -> np.ndarray:
+        return principal(points.flatten(0, 1)).unflatten(0, points.shape[:2]).float().numpy()
+
+    return on_plane(states), on_plane(predicted)

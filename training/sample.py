@@ -1,4 +1,4 @@
-"""`flowpairs sample`: samples of a trained network as arrays, as one picture, or as one image file per sample.
+"""`flowpairs sample`: samples of a trained network as arrays, as cells, as a picture, or as one image file per sample.
 
 Sampling runs in this process, on a GPU if this machine has one, and does not need Ray. A flow from noise needs the pair
 store only for the frequencies of the labels, if none are given; a flow from data reads the store to find its starts.
@@ -14,21 +14,23 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.base.atomic import atomic_directory, atomic_open, write_atomically
+from flowpairs.pipeline.base.environment import require
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.config import CoupleConfig, load
 from flowpairs.pipeline.config.data import DataSource
 from flowpairs.pipeline.store.format import read_index
 from flowpairs.training.config import EvaluateConfig, SampleConfig
+from flowpairs.training.export.cell_file import write_cells
 from flowpairs.training.pairs.endpoints import held_out, read_endpoints
 from flowpairs.training.pairs.reference import read_reference
-from flowpairs.training.report import figures, pictures
+from flowpairs.training.report.drawing import figures, pictures
 from flowpairs.training.run.trained import Trained, read_trained
 from flowpairs.training.sampling import flow
 from flowpairs.training.sampling.sampler import Sampler, batches_of
 
-Form = Literal["arrays", "picture", "images"]
-FORMS: dict[str, Form] = {".npz": "arrays", ".png": "picture", "": "images"}
+Form = Literal["arrays", "picture", "images", "cells"]
+FORMS: dict[str, Form] = {".npz": "arrays", ".png": "picture", "": "images", ".h5ad": "cells"}
 
 
 def sample(
@@ -39,9 +41,10 @@ def sample(
     Args:
         directory: the directory of a finished run, or of one checkpoint of a run.
         config: the numbers of the samples and how to draw them.
-        output: FILE.npz receives `samples` [n, ...] and, for a conditional network, `labels` [n]; FILE.png receives a
-            grid of images or a scatter plot of points in the plane; a path without a suffix becomes a new directory of
-            images, with one folder per label if there are labels.
+        output: FILE.npz receives `samples` [n, ...] and, for a conditional network, `labels` [n]; FILE.h5ad the same
+            as cells of anndata, with the points that they started from; FILE.png receives a grid of images or a scatter
+            plot of points in the plane; a path without a suffix becomes a new directory of images, with one folder per
+            label if there are labels.
         start: for a flow from data to data, the path or URL of the data to start from, in their order; None: the
             source data of the pairs, in a random order.
         trust: whether a network that is a class of somebody's own may be imported.
@@ -63,7 +66,11 @@ def sample(
     drawn = list(sampler.draw(config.solver, config.steps, batches))
     labels = sampler.labels(slice(first, last))
     samples = torch.cat([x for x, _ in drawn])
-    write_samples(output, form, samples.numpy(), None if labels is None else labels.numpy())
+    given = None if labels is None else labels.numpy()
+    if form == "cells":
+        write_cells(output, samples.numpy(), None if starts is None else starts[first:last].numpy(), given)
+    else:
+        write_samples(output, form, samples.numpy(), given)
     return sum(len(x) * nfe for x, nfe in drawn) / len(samples)
 
 
@@ -80,8 +87,12 @@ def output_form(output: Path, shape: tuple[int, ...]) -> Form:
     where, kind = f"--output {str(output)!r}", pictures.kind(shape)
     form = FORMS.get(output.suffix.lower())
     if form is None:
-        raise InputError(f"{where}: ends in neither .npz nor .png; give such a file, or a directory without a suffix")
-    if kind == "vector" and form != "arrays":
+        raise InputError(
+            f"{where}: ends in none of .npz, .png and .h5ad; give such a file, or a directory without a suffix"
+        )
+    if form == "cells":
+        require(where, "h5py")
+    elif kind == "vector" and form != "arrays":
         raise InputError(f"{where}: data of shape {list(shape)} are neither images nor points; give a file.npz")
     if form == "images":
         if kind == "plane":

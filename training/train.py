@@ -20,6 +20,7 @@ import ray.train
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from flowpairs.pipeline.base.environment import made_with
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.owner import owned
 from flowpairs.pipeline.base.paths import as_path
@@ -125,6 +126,7 @@ def _train(run: RunDirectory, config: TrainConfig, index: Index, shape: WorkerSh
         "checkpoint": str(Path(checkpoint.path).relative_to(run.path)),
         "workers": list(shape.workers) if isinstance(shape.workers, tuple) else shape.workers,
         "batch": config.train.batch,
+        "made_with": made_with(),
     }
     run.finish(summary)
     return summary

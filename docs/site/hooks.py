@@ -12,6 +12,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 PROJECT = Path(__file__).resolve().parents[2]
 QUOTES = "\"'"
+STYLE = "assets/own.css"
+CSS = """/* wide tables: keys in one piece, and room for what they do */
+.md-grid { max-width: 76rem; }
+.md-typeset table:not([class]) th { min-width: 0; }
+.md-typeset table:not([class]) th, .md-typeset table:not([class]) td { padding: 0.6em 0.8em; }
+.md-typeset table:not([class]) td:first-child code { white-space: nowrap; }
+"""
 CELL = str.maketrans({"|": r"\|", "\n": " ", "<": "&lt;"})
 
 
@@ -21,6 +28,7 @@ def on_files(files: Any, config: Any) -> Any:
 
     for name, make in pages().items():
         files.append(File.generated(config, name, content=make()))
+    files.append(File.generated(config, STYLE, content=CSS))
     return files
 
 

@@ -1,6 +1,11 @@
 """The environment of this process: how it was started, its memory, and packages that only parts of flowpairs need."""
 
 import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,6 +41,50 @@ def available_memory() -> int:
     except (OSError, StopIteration):
         pass  # no Linux, or no limit: the value of sysconf is kept
     return free
+
+
+def made_with() -> dict[str, str]:
+    """Say when and with what something was made: date, version and commit, packages, machine.
+
+    Returns:
+        Texts by name. The commit is that of the clone that the code runs from; an installed package has none.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        **_software(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB",
+    }
+
+
+@cache
+def _software() -> dict[str, str]:
+    """List the versions of flowpairs, of Python, and of the packages that results depend on."""
+    out = {"python": platform.python_version()}
+    for package in ("flowpairs", "torch", "numpy", "ray"):
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    try:
+        here = Path(__file__).resolve().parents[2]
+        asked = ["git", "-C", str(here), "rev-parse", "--short=12", "--show-toplevel", "HEAD"]
+        found = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.split("\n")
+        if Path(found[0]) == here:
+            out["commit"] = found[1]
+    except (OSError, subprocess.SubprocessError):
+        pass  # no git, or no clone
+    return out
+
+
+def _processor() -> str:
+    """Name the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def require(what: str, *packages: str, extra: str | None = None) -> None:

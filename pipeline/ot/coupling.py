@@ -1,7 +1,7 @@
 """Couplings: potentials or a sparse plan, a report, and partners drawn from P(. | i), without an n x m matrix."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +47,7 @@ class BlockReport:
     converged: bool
     seconds: float
     mass: float = 1.0  # of the whole plan; other than 1 where marginals are relaxed
+    errors: list[float] = field(default_factory=list)  # L1, of the target marginal, after each pass
 
 
 class Coupling(ABC):

@@ -21,8 +21,13 @@ class BlockMaker(Protocol):
     Another part of the program knows how; the job takes it to the processes that solve its blocks.
     """
 
-    fingerprint: str  # of what determines the data
-    labelled: bool  # whether the data have labels
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what determines the data."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the data have labels."""
 
     def check(self, shape: tuple[int, ...], num_classes: int | None) -> None:
         """Refuse data that the flow did not learn, by their shape and, once it is known, their number of classes."""

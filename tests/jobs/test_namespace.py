@@ -90,13 +90,13 @@ def test_a_script_beside_them_imports_flowpairs(own: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_works_beside_them(own: Path) -> None:
-    said = python("-m", "flowpairs.jobs.cli", "demo", "demo", *SMALL, cwd=own)
+    said = python("-m", "flowpairs.jobs.cli", "demo", "demo", "--seeds", "1", *SMALL, cwd=own)
     assert "demo/report.html" in said
     assert (own / "demo" / "report.html").stat().st_size > 10_000
     for method in ("sinkhorn", "independent"):
         assert json.loads((own / "demo" / f"pairs-{method}" / "index.json").read_bytes())["pairs"] == 512
-        assert json.loads((own / "demo" / f"run-{method}" / "train.json").read_bytes())["steps"] == 4
-        assert json.loads((own / "demo" / f"run-{method}" / "evaluation.json").read_bytes())["samples"] == 64
+        assert json.loads((own / "demo" / f"run-{method}-seed0" / "train.json").read_bytes())["steps"] == 4
+        assert json.loads((own / "demo" / f"run-{method}-seed0" / "evaluation.json").read_bytes())["samples"] == 64
 
 
 @pytest.mark.slow

@@ -70,12 +70,17 @@ def test_trajectories_lead_from_the_noise_to_the_samples(
     write_run(tmp_path, MLP, shape)
     real = np.random.default_rng(0).normal(size=(200, *shape)) * np.arange(1, shape[-1] + 1)
     sampler = Sampler(read_trained(tmp_path), EvaluateConfig(samples=64), None, torch.device("cpu"))
-    paths = trajectories(sampler, torch.from_numpy(real).float())
+    found = trajectories(sampler, torch.from_numpy(real).float())
     if drawn is None:
-        assert paths is None
+        assert found is None
         return
-    assert paths is not None
-    assert paths.shape == drawn
+    assert found is not None
+    paths, predicted = found
+    assert paths.shape == predicted.shape == drawn
+    np.testing.assert_array_equal(predicted[:, -1], paths[:, -1])  # at t = 1 there is nothing left to predict
+    if len(drawn) > 3 or shape == (2,):
+        [one_step] = [x for x, _ in sampler.draw("euler", 1, [slice(0, 64)])]
+        np.testing.assert_allclose(predicted[:, 0], one_step[: len(predicted)].numpy(), atol=1e-5)
     noise, samples = (
         x[: len(paths)].numpy() for x in (sampler.starts(slice(0, 64)), sampler.samples("dopri5", None)[0])
     )

@@ -10,7 +10,12 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
-from flowpairs.training.sampling.curvature import curvature_by_time, integrate_unit_interval
+from flowpairs.training.metrics.shares import measure_distances
+from flowpairs.training.sampling.curvature import (
+    curvature_by_time,
+    integrate_unit_interval,
+    straightness_by_time,
+)
 
 
 def random_gaussian(seed: int, k: int, rank: int) -> Gaussian:
@@ -148,5 +153,24 @@ def test_curvature_of_a_rotation_has_a_closed_form() -> None:
     def quarter_turn(t: Tensor, x: Tensor) -> Tensor:
         return torch.pi / 2 * torch.stack([-x[:, 1], x[:, 0]], dim=1)
 
-    total = integrate_unit_interval(curvature_by_time(quarter_turn, x0, steps=200))
-    assert total == pytest.approx(5.0 * (np.pi**2 / 4 - 2), rel=1e-3)
+    bends, distances = straightness_by_time(quarter_turn, x0, steps=200)
+    torch.testing.assert_close(bends, curvature_by_time(quarter_turn, x0, steps=200))
+    assert integrate_unit_interval(bends) == pytest.approx(5.0 * (np.pi**2 / 4 - 2), rel=1e-3)
+    # At t, |(cos - 1 + t, sin - t)|^2 r^2 of the angle pi t / 2: the arc less its chord.
+    t = np.linspace(0, 1, 201)
+    angle = np.pi / 2 * t
+    expected = 5.0 * ((np.cos(angle) - 1 + t) ** 2 + (np.sin(angle) - t) ** 2)
+    np.testing.assert_allclose(distances.numpy(), expected, atol=1e-3)
+
+
+def test_the_floor_is_what_so_many_data_have_by_chance() -> None:
+    """For n rows of N(0, I) in k dimensions it is near (k + (k^2 + k) / 4) / n, by the delta method."""
+    k, n = 4, 400
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(20_000, k, generator=generator, dtype=torch.float64)
+    samples = {"real": real, "euler 4": real[:n] + 1}
+    width, distances, floor = measure_distances(["euler 4"], n, 0, samples)
+    assert width == k
+    assert floor == pytest.approx((k + (k**2 + k) / 4) / n, rel=0.5)
+    assert distances["euler 4"] == pytest.approx(k, rel=0.2)
+    assert measure_distances([], 10 * n, 0, samples)[2] < floor / 4

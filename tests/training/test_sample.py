@@ -73,7 +73,7 @@ def test_every_form_holds_the_same_images(tmp_path: Path) -> None:
     pixels = np.clip((arrays["samples"] + 1) * 127.5, 0, 255)
 
     sample(tmp_path, asked, tmp_path / "out.png")
-    grid = np.asarray(Image.open(tmp_path / "out.png").convert("L"))[::4, ::4]  # tiles of 8 pixels are enlarged
+    grid = np.asarray(Image.open(tmp_path / "out.png").convert("L"))[::8, ::8]  # tiles of 8 pixels are enlarged
     assert grid.shape == (2 * 8 + 1, 3 * 8 + 2)
     sample(tmp_path, asked, tmp_path / "images")
     files = sorted((tmp_path / "images").rglob("*.png"), key=lambda path: path.name)
@@ -119,7 +119,7 @@ def test_points_in_the_plane_have_a_picture(tmp_path: Path) -> None:
     [
         ((5,), {}, {}, "out.png", r"data of shape \[5\] are neither images nor points; give a file.npz"),
         ((2,), {}, {}, "out", r"points in the plane are no images; give a file.png or file.npz"),
-        ((2,), {}, {}, "out.jpg", r"ends in neither .npz nor .png; give such a file"),
+        ((2,), {}, {}, "out.jpg", r"ends in none of .npz, .png and .h5ad; give such a file"),
         ((2,), {}, {}, "none/out.npz", r"not a file in an existing directory; give one, as in samples.npz"),
         ((2,), {}, {"solver": "euler"}, "out.npz", r"--solver euler: takes equal steps; say how many"),
         ((2,), {}, {"steps": 4}, "out.npz", r"--steps 4: dopri5 chooses its own; leave them out"),

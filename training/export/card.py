@@ -12,8 +12,8 @@ from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.training.export.network import in_diffusers_layout
 from flowpairs.training.models.unet import TIME_SCALE
-from flowpairs.training.report.pictures import kind
-from flowpairs.training.report.runs import read_evaluation
+from flowpairs.training.report.drawing.pictures import kind
+from flowpairs.training.report.summaries.runs import read_evaluation
 from flowpairs.training.run.trained import Trained
 
 SHOWN = 64  # number of samples that the card's example code draws

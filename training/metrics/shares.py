@@ -7,12 +7,14 @@ batch and put together in the order of the numbers. So the distances are the sam
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import ray
 import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import JobError
+from flowpairs.pipeline.blocks import noise
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 from flowpairs.training.metrics.feature_network import Extractor
 from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
@@ -24,6 +26,7 @@ from flowpairs.training.sampling.sampler import Sampler, batches_of
 SHOWN = 64  # samples per solver that are kept for the report
 STAGE = ".evaluating"  # name of the file in a run that says what is being done
 REAL = "real"  # name of the reference among the solvers
+FLOOR_DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,16 @@ def measure_share(
     return drawn, {name: torch.cat(parts) for name, parts in found.items() if parts}
 
 
-def measure_distances(names: Sequence[str], *shares: Features) -> tuple[int, dict[str, float | str]]:
+def measure_distances(
+    names: Sequence[str], count: int, seed: int, *shares: Features
+) -> tuple[int, dict[str, float | str], float]:
     """Compute the Frechet distance of each solver's samples to the reference, or why there is none.
 
     This is a Ray task; `shares` are the features of all shares, in their order.
 
     Returns:
-        The number of features, and the distances by solver.
+        The number of features, the distances by solver, and their floor: the distance of `count` data of the reference
+        itself, drawn with replacement, the mean over FLOOR_DRAWS draws. Samples without fault are as far from it.
     """
     whole = {name: torch.cat([share[name] for share in shares if name in share]) for name in (REAL, *names)}
     real, out = Gaussian.fit(whole[REAL]), dict[str, float | str]()
@@ -141,7 +147,12 @@ def measure_distances(names: Sequence[str], *shares: Features) -> tuple[int, dic
             out[name] = frechet_distance(real, Gaussian.fit(whole[name]))
         except JobError as error:
             out[name] = str(error)
-    return len(real.mean), out
+    floors = []
+    for number in range(FLOOR_DRAWS):
+        u = noise.uniforms(seed, noise.Stream.STARTS, number * count, count)
+        drawn = whole[REAL][torch.from_numpy((u * len(whole[REAL])).astype(np.int64))]
+        floors.append(frechet_distance(real, Gaussian.fit(drawn)))
+    return len(real.mean), out, sum(floors) / FLOOR_DRAWS
 
 
 def given_device() -> torch.device:

@@ -7,9 +7,20 @@ from rich.console import Console
 from rich.table import Table
 
 from flowpairs.pipeline.base.printing import rich_text
-from flowpairs.training.report.collect import short_names
-from flowpairs.training.report.runs import ReferenceFacts, read_run
-from flowpairs.training.report.verdict import caveats, headline, number, scores, sentences
+from flowpairs.training.report.seeds import group_runs
+from flowpairs.training.report.summaries.collect import short_names
+from flowpairs.training.report.summaries.runs import ReferenceFacts, read_run
+from flowpairs.training.report.verdict import (
+    CURVATURE,
+    caveats,
+    chance,
+    floor,
+    headline,
+    number,
+    scores,
+    sentences,
+    shown,
+)
 
 
 def print_comparison(directories: list[Path]) -> None:
@@ -22,23 +33,23 @@ def print_comparison(directories: list[Path]) -> None:
         InputError: a file of a run cannot be read.
     """
     paths = [Path(directory).resolve() for directory in directories]
-    runs = [read_run(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
-    measures = scores(runs)
-    table = Table(title=rich_text(headline(runs, measures)), title_justify="left", caption="lower is better; * best")
+    groups = group_runs([read_run(path, name) for path, name in zip(paths, short_names(paths), strict=True)])
+    measures, best_possible = scores(groups), floor(groups)
+    table = Table(title=rich_text(headline(groups, measures)), title_justify="left", caption="lower is better; * best")
     table.add_column("run", overflow="fold")
     for score in measures:
         table.add_column(score.label, justify="right")
-    for index, run in enumerate(runs):
+    for index, group in enumerate(groups):
         cells = []
         for score in measures:
             mark, evaluations = "*" if index in score.best else "", score.nfe[index]
-            cells.append(
-                f"{mark}{number(score.values[index])}" + (f"\n{number(evaluations)} NFE" if evaluations else "")
-            )
-        table.add_row(rich_text(run.name), *cells)
+            cells.append(f"{mark}{shown(score.means[index])}" + (f"\n{number(evaluations)} NFE" if evaluations else ""))
+        table.add_row(rich_text(group.name), *cells)
+    if best_possible is not None:
+        table.add_row("real data", *("" if score.label == CURVATURE else shown(best_possible) for score in measures))
     console = Console()
     console.print(table)
-    for sentence in sentences(runs, measures) + caveats(runs):
+    for sentence in [*sentences(groups, measures), *caveats(groups), chance(groups)]:
         console.print(rich_text(sentence))
 
 
@@ -56,12 +67,14 @@ def print_evaluation(report: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     if "time_points" in report:
-        points = Table(title="time points: 1-Wasserstein distance to the data there", title_justify="left")
-        for heading in ("time", "of the flow", "unmoved"):
+        points = Table(title="time points: distances of the flow from the data there", title_justify="left")
+        for heading in ("time", "W1", "W1 unmoved", "W2", "MMD"):
             points.add_column(heading, justify="right")
         for row in report["time_points"]:
             left_out = " (left out)" if row["left_out"] else ""
-            points.add_row(f"{row['time']:g}{left_out}", f"{row['w1']:.3f}", f"{row['w1_still']:.3f}")
+            figures = (f"{row[name]:.3f}" for name in ("w1", "w1_still", "w2", "mmd"))
+            points.add_row(f"{row['time']:g}{left_out}", *figures)
         console.print(points)
-    console.print(rich_text(f"curvature {report['curvature']:.3f}; Frechet distance on {report['features']}"))
+    least = f"; {report['floor']:.3f} for as many real data" if report.get("floor") is not None else ""
+    console.print(rich_text(f"curvature {report['curvature']:.3f}; Frechet distance on {report['features']}{least}"))
     console.print(rich_text(f"compared with {ReferenceFacts.model_validate(report['reference'])}"))

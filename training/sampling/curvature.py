@@ -14,13 +14,21 @@ def curvature_by_time(v: Velocity, x0: Float[Tensor, "b *shape"], steps: int) ->
     are straight lines at constant speed has curvature 0, whatever pairs it was trained on. The squared norm is summed
     over the coordinates.
     """
+    return straightness_by_time(v, x0, steps)[0]
+
+
+def straightness_by_time(
+    v: Velocity, x0: Float[Tensor, "b *shape"], steps: int
+) -> tuple[Float64[Tensor, " times"], Float64[Tensor, " times"]]:
+    """Sum `curvature_by_time` and, with it, |x_t - (1 - t) x_0 - t x_1|^2: how far a trajectory is from its chord."""
     states = solve_fixed(v, x0, "heun", steps).states
     chord = states[-1] - states[0]
-    out = []
+    bends, distances = [], []
     with torch.no_grad():
         for t, x in zip(torch.linspace(0, 1, steps + 1, dtype=x0.dtype, device=x0.device), states, strict=True):
-            out.append((v(t.expand(len(x)), x) - chord).double().square().sum())
-    return torch.stack(out)
+            bends.append((v(t.expand(len(x)), x) - chord).double().square().sum())
+            distances.append((x - states[0] - t * chord).double().square().sum())
+    return torch.stack(bends), torch.stack(distances)
 
 
 def integrate_unit_interval(values: Float64[Tensor, " times"]) -> float:

@@ -27,7 +27,7 @@ from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.data.rows.rows import Rows
 from flowpairs.pipeline.ot.tiles.partition import SINGLE
 from flowpairs.pipeline.solve import draw
-from flowpairs.pipeline.solve.device_memory import device_name
+from flowpairs.pipeline.solve.block_solver import made_on
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store.format import pairs_per_record
 from flowpairs.pipeline.store.records import Record
@@ -186,8 +186,7 @@ class FlowSolver:
         report |= {
             "seconds": time.perf_counter() - started,
             "evaluations": evaluations,
-            "device": device_name(self.device),
-            "torch": torch.__version__,
+            **made_on(self.device),
         }
         classes = None if labels is None else labels.numpy()
         return MadeBlock(block, {"block": block, **report}, x1, classes, partners)

@@ -16,7 +16,7 @@ from flowpairs.pipeline.blocks import noise
 from flowpairs.training.config import MOST_SAMPLES, SamplerConfig
 from flowpairs.training.run.trained import Trained
 from flowpairs.training.sampling import ode, sde
-from flowpairs.training.sampling.curvature import curvature_by_time
+from flowpairs.training.sampling.curvature import straightness_by_time
 from flowpairs.training.sampling.flow import Flow
 
 CURVATURE_SAMPLES = 1024  # largest number of samples that the curvature is averaged over
@@ -100,16 +100,30 @@ class Sampler:
 
     def curvature(self) -> Tensor:
         """Compute the mean curvature of the first CURVATURE_SAMPLES samples at each time; see `curvature_by_time`."""
+        return self.straightness()[0]
+
+    def straightness(self) -> tuple[Tensor, Tensor]:
+        """Compute that and the mean squared distance from the chord at each time; see `straightness_by_time`."""
         count = min(CURVATURE_SAMPLES, self.config.samples)
         flows = map(self._flow, batches_of(count, self.config.batch))
-        sums = [curvature_by_time(flow.velocity, x0, CURVATURE_STEPS) for flow, x0 in flows]
-        return torch.stack(sums).sum(0).cpu() / count
+        parts = [straightness_by_time(flow.velocity, x0, CURVATURE_STEPS) for flow, x0 in flows]
+        bends, distances = (torch.stack(sums).sum(0).cpu() / count for sums in zip(*parts, strict=True))
+        return bends, distances
 
-    def trajectories(self, count: int, times: int) -> Float32[Tensor, "count times *shape"]:
-        """Compute the trajectories of the first samples with dopri5, at equally spaced times from 0 to 1."""
+    def trajectories(
+        self, count: int, times: int
+    ) -> tuple[Float32[Tensor, "count times *shape"], Float32[Tensor, "count times *shape"]]:
+        """Compute trajectories of the first samples with dopri5, at equally spaced times from 0 to 1.
+
+        Returns:
+            The states x_t, and the end that the flow predicts from each of them, x_t + (1 - t) v(t, x_t).
+        """
         flow, x0 = self._flow(slice(0, count))
         at = torch.linspace(0, 1, times, device=self.device)
-        return ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol, at).states.transpose(0, 1).cpu()
+        states = ode.solve_dopri5(flow.velocity, x0, self.config.rtol, self.config.atol, at).states
+        with torch.no_grad():
+            predicted = [x + (1 - t) * flow.velocity(t.expand(len(x)), x) for t, x in zip(at, states, strict=True)]
+        return states.transpose(0, 1).cpu(), torch.stack(predicted, 1).cpu()
 
     def between(self, start: float, end: float) -> Float32[Tensor, "n *shape"]:
         """Move all starts from time `start` to time `end` with dopri5."""

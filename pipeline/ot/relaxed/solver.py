@@ -8,7 +8,7 @@ that were found, and the mass that the whole plan has.
 
 import math
 import time
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Float64
@@ -56,11 +56,13 @@ class RelaxedState:
     lowest: float = math.inf
     stalled: int = 0
     best: tuple[Tensor, Tensor] | None = None  # what a plain step from that pass leads to: gamma and source
+    errors: list[float] = field(default_factory=list)  # of both marginals, one per pass
 
     def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
         """Convert the state to float64 tensors."""
-        _, _, *numbers, best = astuple(self)
+        _, _, *numbers, best, errors = astuple(self)
         out = {"gamma": self.gamma, "source": self.source, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+        out["errors"] = torch.tensor(errors, dtype=torch.float64)
         return out if best is None else out | {"plain_gamma": best[0], "plain_source": best[1]}
 
     @classmethod
@@ -69,7 +71,10 @@ class RelaxedState:
         level, passes, keep, bar, lowest, stalled = arrays["numbers"].tolist()
         moved = {name: values.to(device) for name, values in arrays.items()}
         best = (moved["plain_gamma"], moved["plain_source"]) if "plain_gamma" in moved else None
-        return cls(moved["gamma"], moved["source"], level, int(passes), int(keep), bar, lowest, int(stalled), best)
+        errors = arrays["errors"].tolist()
+        return cls(
+            moved["gamma"], moved["source"], level, int(passes), int(keep), bar, lowest, int(stalled), best, errors
+        )
 
 
 def solve_relaxed(
@@ -128,6 +133,7 @@ def solve_relaxed(
             wanted = marginals.target(current.gamma, state.level)
             errors = share.total((state.source - missed).abs()), distance(current.columns, wanted)
             error = sum(errors)
+            state.errors.append(error)
             if progress is not None:
                 progress(state.passes, error)
             state.stalled = 0 if error < PROGRESS * state.lowest else state.stalled + 1
@@ -232,6 +238,7 @@ def _finish(
         converged=found.converged and coupling.report.converged,
         seconds=time.perf_counter() - started,
         mass=share.decided(mass),
+        errors=[*state.errors, *coupling.report.errors],
     )
     coupling.backend.seconds += block.backend.seconds
     return EntropicCoupling(coupling.problem, coupling.f, coupling.g, report, block.team, coupling.backend)

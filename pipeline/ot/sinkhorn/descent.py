@@ -64,6 +64,7 @@ class SolveState:
     lowest: float = math.inf
     stalled: int = 0
     coarse: bool = False  # whether gamma comes from a step over parts
+    errors: list[float] = field(default_factory=list)  # of the target marginal, one per pass
     anderson: Anderson = field(default_factory=lambda: Anderson(MEMORY))
 
     def arrays(self) -> dict[str, Float64[Tensor, "..."]]:
@@ -71,6 +72,7 @@ class SolveState:
         numbers = [self.level, self.eps, self.may_end, self.passes, self.keep, self.bar, self.lowest, self.stalled]
         numbers.append(self.coarse)
         out = {"gamma": self.gamma, "numbers": torch.tensor(numbers, dtype=torch.float64)}
+        out["errors"] = torch.tensor(self.errors, dtype=torch.float64)
         if self.best is not None:
             out["best"] = torch.stack(self.best)
         if self.anderson.images:
@@ -83,6 +85,7 @@ class SolveState:
         level, eps, may_end, passes, keep, bar, lowest, stalled, coarse = arrays["numbers"].tolist()
         state = cls(arrays["gamma"].to(device), level, eps, bool(may_end), passes=int(passes), keep=int(keep))
         state.bar, state.lowest, state.stalled, state.coarse = bar, lowest, int(stalled), bool(coarse)
+        state.errors = arrays["errors"].tolist()
         if "best" in arrays:
             gamma, columns = arrays["best"].to(device)
             state.best = gamma, columns
@@ -176,10 +179,12 @@ def descend(
             )
             state.passes += 1
             error = distance(current.columns, b)
+            state.errors.append(error)
             if progress is not None:
                 progress(state.passes, error)
             if state.guess and not last_one and error > FAR:
-                state = replace(cold(kernel, state.eps, std, tol, team), passes=state.passes)
+                start = cold(kernel, state.eps, std, tol, team)
+                state = replace(start, passes=state.passes, errors=state.errors)
                 continue
             state.guess = False
             progress_made = error < PROGRESS * state.lowest

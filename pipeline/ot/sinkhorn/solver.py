@@ -161,6 +161,7 @@ def finish_coupling(
         passes=state.passes,
         converged=error < tol,
         seconds=time.perf_counter() - started,
+        errors=state.errors,
     )
     return EntropicCoupling(problem, f, g, report, block.team, kernel.backend)
 

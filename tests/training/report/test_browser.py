@@ -16,7 +16,7 @@ Make = Callable[..., Path]  # what the fixtures make_store and make_run are
 
 # Chromium's windows are at least 500 pixels wide, hence the frame. The page itself holds no script.
 PHONE = """<!doctype html><meta charset="utf-8"><body>
-<iframe style="width: 400px; height: 900px; border: 0" srcdoc="{page}"></iframe><pre></pre><script>
+<iframe style="width: 390px; height: 900px; border: 0" srcdoc="{page}"></iframe><pre></pre><script>
 addEventListener("load", () => {{
   const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
   const figures = [...page.querySelectorAll("svg[role=img]")];
@@ -62,11 +62,11 @@ def test_a_phone_shows_all_of_it(make_store: Make, make_run: Make, tmp_path: Pat
     ])  # fmt: skip
     seen, console = browse(page, tmp_path / "profile")
     assert console == []
-    assert seen["width"] == 400
+    assert seen["width"] == 390
     assert seen["overflow"] == 0
     assert seen["broken"] == 0
     assert seen["flat"] == 0
-    assert (seen["images"], seen["figures"]) == {"images": (36, 5), "moons": (0, 16), "vectors": (12, 7)}[data]
+    assert (seen["images"], seen["figures"]) == {"images": (44, 10), "moons": (0, 20), "vectors": (12, 12)}[data]
 
 
 def test_the_page_follows_the_dark_scheme(make_run: Make, tmp_path: Path) -> None:

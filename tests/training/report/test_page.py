@@ -1,11 +1,14 @@
 """The page: complete, self-contained, and told apart from what is missing."""
 
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 from typer import Typer
@@ -13,7 +16,10 @@ from typer.testing import CliRunner
 
 from flowpairs.jobs.report import report
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.training.report.page import write_report
+from flowpairs.training.metrics.worth import worth_of_stores, worth_table
+from flowpairs.training.report.page import write_pages, write_report
+from flowpairs.training.report.store_view import outliers
+from flowpairs.training.report.summaries.stores import read_store
 
 Make = Callable[..., Path]  # what the fixtures make_store and make_run are
 
@@ -94,8 +100,9 @@ def test_every_run_and_figure_is_there(digits: Page) -> None:
     trained = ["400", "128", "0.750", "1.50", "21.5", "4,321", "3.4 %", "checkpoint_000003", "0123456789abcdef"]
     for figure in evaluated + trained:
         assert figure in digits.text, figure
-    assert "Optimal-transport pairs won on all 5 measures" in digits.text
-    assert digits.images == 2 * 12 * 2 + 2 * (5 + 1)  # two stores of twelve pairs, two runs of five grids and paths
+    assert "Optimal-transport pairs won on all 4 Fréchet distances" in digits.text
+    # Two stores of twelve pairs; two runs of five grids and paths, and in the gallery with each of four solvers.
+    assert digits.images == 2 * 12 * 2 + 2 * (5 + 1) + 2 * 4
 
 
 def test_the_winners_are_marked_in_words(digits: Page) -> None:
@@ -113,7 +120,8 @@ def test_few_blocks_in_full_and_many_in_summary(digits: Page) -> None:
 def test_planar_data_show_lines_scatters_and_trajectories(make_store: Make, make_run: Make) -> None:
     page = Page(write_report([make_store("moons", data="moons"), make_run("run", data="moons")]))
     assert page.images == 0
-    assert "12 pairs, a line from each x0 to its x1" in page.source
+    for kind in ("pairs", "independent pairs"):
+        assert f"64 {kind}, a line from each x0 to its x1" in page.source
     assert "40 trajectories of the flow" in page.source
     assert page.source.count("64 samples over 64 real points") == 4
 
@@ -169,7 +177,7 @@ def test_keys_that_differ_are_tabled(digits: Page) -> None:
 
 def test_names_are_escaped(make_run: Make) -> None:
     page = Page(write_report([make_run("a<b>&c"), make_run("plain", method="independent", scale=2.0)]))
-    assert "a<b>&c (exact pairs) won on curvature" in page.text
+    assert "a<b>&c (exact pairs) won on Fréchet distance" in page.text
 
 
 def test_the_same_files_give_the_same_bytes(make_store: Make, make_run: Make, tmp_path: Path) -> None:
@@ -198,12 +206,12 @@ def test_a_cut_shard_is_named(make_store: Make) -> None:
     store = make_store("store")
     shard = store / "shards" / "pairs-000000.tar"
     shard.write_bytes(shard.read_bytes()[:700])
-    with pytest.raises(InputError, match=r"pairs-000000.tar.*flowpairs verify"):
+    with pytest.raises(InputError, match=r"pairs-000000.tar.*has 700 bytes"):
         write_report([store])
 
 
 def test_a_log_still_being_written_and_a_resumed_one(make_run: Make) -> None:
-    from flowpairs.training.report.runs import read_run
+    from flowpairs.training.report.summaries.runs import read_run
 
     run = make_run("run", steps=8)
     (run / "metrics.jsonl").write_text(
@@ -213,6 +221,55 @@ def test_a_log_still_being_written_and_a_resumed_one(make_run: Make) -> None:
     assert metrics is not None
     assert metrics.step.tolist() == [1, 2]
     assert metrics.loss.tolist() == [3, 2]
+
+
+def test_a_page_each_and_one_that_leads_to_them(make_store: Make, make_run: Make, tmp_path: Path) -> None:
+    runs = [make_run("ot"), make_run("plain", method="independent", scale=2.0)]
+    index = write_pages([make_store("store", blocks=16), *runs], tmp_path / "pages")
+    links = [link for link in Page(index).references if link.endswith(".html")]
+    assert links == ["store-0-store.html", "run-0-ot.html", "run-1-plain.html"]
+    store, first, _ = (Page(index.with_name(link)) for link in links)
+    assert "Sharpness E" in store.text
+    assert "Optimal-transport pairs won" in Page(index).text
+    assert "One run evaluated" in first.text
+    assert "index.html" in first.references
+    with pytest.raises(InputError, match="--pages"):
+        write_pages(runs, index)
+
+
+def test_what_pairs_are_worth_is_the_table_of_the_command(make_store: Make, make_run: Make, tmp_path: Path) -> None:
+    stores = [make_store("ot", blocks=12), make_store("plain", method="independent", blocks=12)]
+    page = Page(write_report(stores, tmp_path / "report.html", worth=True))
+    _, rows = worth_table(worth_of_stores(stores))
+    assert "What the pairs are worth" in page.text
+    for row in rows:
+        for cell in row[2:]:
+            assert cell in page.text
+    assert "What the pairs are worth" not in Page(write_report(stores, tmp_path / "plain.html")).text
+    with pytest.raises(InputError, match="no store"):
+        write_report([make_run("run")], tmp_path / "none.html", worth=True)
+
+
+def test_blocks_that_stand_out_are_listed(make_store: Make) -> None:
+    store = make_store("store", blocks=16)
+    rows = pq.read_table(store / "blocks.parquet").to_pylist()
+    rows[5]["cost_coupled"] *= 1.5
+    pq.write_table(pa.Table.from_pylist(rows), store / "blocks.parquet")
+    found = [
+        outlier for outlier in outliers(read_store(store, "store").blocks or []) if outlier.figure == "Cost, coupled"
+    ]
+    assert [outlier.block for outlier in found] == [5]
+    assert "Blocks that stand out" in Page(write_report([store])).text
+
+
+def test_versions_dates_and_machine_are_told(make_store: Make, make_run: Make) -> None:
+    store, run = make_store("store", flowpairs="0.1.0", date="2026-01-02 03:04 UTC", device="cpu"), make_run("run")
+    tree = json.loads((run / "train.json").read_text())
+    made = {"date": "2026-01-03 04:05 UTC", "torch": "2.13.0", "machine": "AMD, 2 cores"}
+    (run / "train.json").write_text(json.dumps(tree | {"made_with": made}))
+    text = Page(write_report([store, run])).text
+    for fact in ("2026-01-02 03:04 UTC", "2026-01-03 04:05 UTC", "torch 2.13.0", "AMD, 2 cores", "flowpairs 0.1.0"):
+        assert fact in text
 
 
 def command(*arguments: object) -> Result:

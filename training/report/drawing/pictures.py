@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 ImageKind = Literal["image", "plane", "vector"]
-TILE = 32  # least length of the longer side of a tile, in pixels
+TILE = 64  # least length of the longer side of a tile, in pixels: digits of 8 x 8 at eight times their size
 STRIP = 12  # side of a cell of a strip, in pixels
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -115,3 +117,15 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r'<svg width="[^"]*" height="[^"]*"', "<svg", svg, count=1)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)
+
+
+def fit_square(ax: Axes, shown: Float[np.ndarray, "k 2"], axis: str = "coordinate") -> None:
+    """Set equal scales on both axes, with limits that fit the points `shown`."""
+    low, high = shown.min(0), shown.max(0)
+    centre, reach = (low + high) / 2, 0.56 * float((high - low).max()) or 1.0
+    ax.set_xlim(centre[0] - reach, centre[0] + reach)
+    ax.set_ylim(centre[1] - reach, centre[1] + reach)
+    ax.set_aspect("equal", adjustable="box")
+    ax.grid(visible=False)
+    ax.set_xlabel(f"{axis} 1")
+    ax.set_ylabel(f"{axis} 2")

@@ -33,6 +33,7 @@ class Train(_Json):
     samples_per_s: float
     data_wait: float  # fraction of the time spent waiting for data
     checkpoint: str
+    made_with: dict[str, str] = {}
 
 
 class Curve(_Json):
@@ -58,6 +59,8 @@ class TimePointRow(_Json):
     left_out: bool
     w1: float
     w1_still: float  # of the earlier data, left where they were
+    w2: float | None = None
+    mmd: float | None = None
 
 
 class ReferenceFacts(_Json):
@@ -90,7 +93,10 @@ class Evaluation(_Json):
     features: str
     curvature: float
     curvature_by_t: Curve | None = None
+    distance_by_t: Curve | None = None  # of a trajectory from its chord, root of the mean square
+    made_with: dict[str, str] = {}
     frechet: list[Frechet]
+    floor: float | None = None  # the Frechet distance of as many real data, drawn with replacement
     time_points: list[TimePointRow] = []
 
 
@@ -109,6 +115,7 @@ class Samples:
     real: Float[np.ndarray, "r ..."]
     by_solver: dict[str, np.ndarray]  # "euler4", ..., "dopri5": each [k, *shape], in the order of the file
     trajectories: Float[np.ndarray, "k times ..."] | None  # images, or points in a plane
+    predictions: Float[np.ndarray, "k times ..."] | None  # the end that the flow predicts at each time of these
     timepoints: (
         Float[np.ndarray, "points 2 drawn 2"] | None
     )  # data and flow at the time points of a chain, padded with NaN
@@ -199,7 +206,7 @@ def _read_samples(path: Path) -> Samples | None:
     try:
         with path.open("rb") as file:
             arrays = load_npz(file)
-        paths, points = arrays.pop("trajectories", None), arrays.pop("timepoints", None)
-        return Samples(arrays.pop("real"), trajectories=paths, timepoints=points, by_solver=arrays)
+        paths, predicted, points = (arrays.pop(name, None) for name in ("trajectories", "predictions", "timepoints"))
+        return Samples(arrays.pop("real"), arrays, trajectories=paths, predictions=predicted, timepoints=points)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not the samples of an evaluation ({error}); evaluate again") from error

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.training.report.runs import Run, read_run
-from flowpairs.training.report.stores import StoreSummary, read_store
+from flowpairs.training.report.summaries.runs import Run, read_run
+from flowpairs.training.report.summaries.stores import StoreSummary, read_store
 
 
 def collect(directories: Sequence[AnyPath]) -> tuple[list[StoreSummary], list[Run]]:

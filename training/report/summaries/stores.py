@@ -1,21 +1,24 @@
-"""The parts of a pair store that the report shows: its index, the reports of its blocks and its first pairs."""
+"""The parts of a pair store that the report shows: its index, the reports of its blocks, its pairs and its plan."""
 
 import dataclasses
 import tarfile
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
-from flowpairs.pipeline.config import read_yaml
+from flowpairs.pipeline.config import CoupleConfig, load, read_yaml
 from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.format import Index, read_index
 from flowpairs.pipeline.store.potential_files import Potentials
 from flowpairs.pipeline.store.records import Decoder, samples
+from flowpairs.training.report.summaries.pair_statistics import PairStatistics, read_pair_statistics
+from flowpairs.training.report.summaries.plan_statistics import SharpnessCurve, partners_by_row, sharpness_curve
 
 PAIRS_SHOWN = 12
 
@@ -41,6 +44,12 @@ class BlockSummary:
     seconds: float
     plan_error: float | None = None  # estimated
     relabelled: int | None = None  # pairs changed to use every datum equally often; semi-discrete couplings only
+    errors: list[float] | None = None  # of the target marginal, pass by pass
+    device: str | None = None
+    torch: str | None = None
+    flowpairs: str | None = None
+    commit: str | None = None
+    date: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,21 +74,38 @@ class StoreSummary:
     config: str | None
     coupling: dict[str, Any]  # what the config says of the coupling
     potentials: Potentials | None  # for a semi-discrete coupling
+    statistics: PairStatistics
+    partners: Float64[np.ndarray, " rows"] | None  # effective number of partners of some source rows
+    curve: SharpnessCurve | None
 
 
 def read_store(path: AnyPath, name: str) -> StoreSummary:
-    """Read a pair store's index, the reports of its blocks and its first pairs."""
+    """Read a pair store's index, the reports of its blocks, its pairs and its plan."""
     index, config = read_index(path), path / "config.yaml"
+    blocks, statistics = _read_blocks(path), read_pair_statistics(path, index)
+    job = _job(config) if index.method != "imported" else None
+    rel_eps = [block.rel_eps for block in blocks or [] if block.rel_eps is not None]
     return StoreSummary(
         name,
         path,
         index,
-        _read_blocks(path),
+        blocks,
         _read_pairs(path, index),
         config.read_bytes().decode(errors="replace") if config.is_file() else None,
         _read_coupling(config),
         potential_files.load_potentials(path) if index.method == "semidiscrete" else None,
+        statistics,
+        None if job is None else partners_by_row(path, index, job),
+        None if job is None else sharpness_curve(statistics, job.coupling, median(rel_eps) if rel_eps else None),
     )
+
+
+def _job(config: AnyPath) -> CoupleConfig | None:
+    """Read the config of the job that made a store; None where this version finds none that it knows."""
+    try:
+        return load(CoupleConfig, config) if config.is_file() else None
+    except InputError:
+        return None
 
 
 def _read_coupling(config: AnyPath) -> dict[str, Any]:

@@ -1,25 +1,39 @@
-"""The curves and scatter plots; each function draws what was read and returns an inline SVG, or bytes of a PNG."""
+"""The curves and scatter plots of runs; each function returns an inline SVG, or bytes of a PNG.
+
+Runs are given in groups, which are runs that differ by their seed alone; a group has one colour.
+"""
 
 import io
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from flowpairs.training.report.runs import Metrics, Run
-from flowpairs.training.report.stores import BlockSummary
-from flowpairs.training.report.theme import INK, MARKERS, MUTED, PAGE, axes, run_color, run_style, to_svg
+from flowpairs.training.report.drawing.theme import (
+    INK,
+    MARKERS,
+    MUTED,
+    PAGE,
+    axes,
+    fit_square,
+    run_color,
+    run_style,
+    to_svg,
+)
+from flowpairs.training.report.seeds import Mean, RunGroup
+from flowpairs.training.report.summaries.runs import Metrics
+from flowpairs.training.report.summaries.stores import BlockSummary
 
-RunNumber = int  # the position of a run among the directories, which determines its colour
+GroupNumber = int  # the position of a group among the runs, which determines its colour
 
 
-def loss_curves(runs: list[tuple[RunNumber, Run]]) -> str:
+def loss_curves(groups: list[tuple[GroupNumber, RunGroup]]) -> str:
     """Plot the training loss against steps, raw and smoothed, on axes that fit the smoothed curves."""
     with axes() as (figure, ax):
         extremes = []
-        for index, run in runs:
-            assert run.metrics is not None
+        for index, run in [(index, run) for index, group in groups for run in group.runs]:
+            if run.metrics is None:
+                continue
             smooth = smoothed(run.metrics)
             ax.plot(run.metrics.step, run.metrics.loss, color=run_color(index), alpha=0.35, linewidth=0.8)
             ax.plot(smooth.step, smooth.loss, linewidth=1.8, **run_style(index))
@@ -30,7 +44,7 @@ def loss_curves(runs: list[tuple[RunNumber, Run]]) -> str:
             ax.set_ylim(min(extremes) - margin, max(extremes) + margin)
         ax.set_xlabel("training step")
         ax.set_ylabel("loss (squared error per coordinate)")
-    return to_svg(figure, "loss", "Training loss against steps: " + ", ".join(run.name for _, run in runs))
+    return to_svg(figure, "loss", "Training loss against steps: " + ", ".join(group.name for _, group in groups))
 
 
 def smoothed(metrics: Metrics) -> Metrics:
@@ -41,23 +55,33 @@ def smoothed(metrics: Metrics) -> Metrics:
     return Metrics(metrics.step[(window - 1) // 2 :][: len(loss)], loss)
 
 
-def frechet_against_nfe(runs: list[tuple[RunNumber, Run]]) -> str:
-    """Plot the Frechet distance against function evaluations: Euler as a line, other solvers as open marks."""
+def frechet_against_nfe(groups: list[tuple[GroupNumber, RunGroup]], floor: float | None) -> str:
+    """Plot the Frechet distance against function evaluations: Euler as a line, other solvers as open marks.
+
+    Args:
+        groups: the runs; where a group has several, their mean with bars of their standard deviation.
+        floor: the distance of real data, a dashed line; None: unknown.
+    """
     with axes() as (figure, ax):
         ticks = set()
-        for index, run in runs:
-            assert run.evaluation is not None
-            euler = sorted((f.nfe, f.fd) for f in run.evaluation.frechet if f.solver == "euler")
-            other = sorted((f.nfe, f.fd) for f in run.evaluation.frechet if f.solver != "euler")
-            marker = MARKERS[index % len(MARKERS)]
+        for index, group in groups:
+            marker, color = MARKERS[index % len(MARKERS)], run_color(index)
+            euler, other = _means(group, euler=True), _means(group, euler=False)
             if euler:
-                ax.plot(*zip(*euler, strict=True), marker=marker, markersize=5, linewidth=1.8, **run_style(index))
-            if other:
-                ax.plot(
-                    *zip(*other, strict=True), marker, markersize=7, markerfacecolor=PAGE, markeredgewidth=1.6,
-                    color=run_color(index),
+                nfe, fd, bars = zip(*euler, strict=True)
+                ax.errorbar(
+                    nfe, fd, yerr=bars, marker=marker, markersize=5, linewidth=1.8, elinewidth=1.2, capsize=3,
+                    **run_style(index),
                 )  # fmt: skip
-            ticks |= {nfe for nfe, _ in euler + other}
+            if other:
+                nfe, fd, bars = zip(*other, strict=True)
+                ax.errorbar(
+                    nfe, fd, yerr=bars, fmt=marker, markersize=7, markerfacecolor=PAGE, markeredgewidth=1.6,
+                    elinewidth=1.2, capsize=3, color=color,
+                )  # fmt: skip
+            ticks |= {nfe for nfe, _, _ in euler + other}
+        if floor is not None:
+            ax.axhline(floor, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
         ax.set_xscale("log", base=2)
         kept = _apart(sorted(ticks))
         ax.set_xticks(kept, [f"{tick:.3g}" for tick in kept])
@@ -66,6 +90,24 @@ def frechet_against_nfe(runs: list[tuple[RunNumber, Run]]) -> str:
         ax.set_xlabel("NFE (function evaluations, log scale)")
         ax.set_ylabel("Fréchet distance")
     return to_svg(figure, "frechet", "Fréchet distance against the number of function evaluations, per run")
+
+
+def _means(group: RunGroup, *, euler: bool) -> list[tuple[float, float, float]]:
+    """List (evaluations, mean distance, standard deviation) over a group's runs, of Euler or of the other solvers."""
+    found: dict[tuple[str, float | None], list[tuple[float, float]]] = {}
+    for run in group.evaluated:
+        assert run.evaluation is not None
+        for f in run.evaluation.frechet:
+            if (f.solver == "euler") == euler:
+                key = f.solver, None if f.solver == "dopri5" else f.nfe
+                found.setdefault(key, []).append((f.nfe, f.fd))
+    out = []
+    for values in found.values():
+        nfe, fd = Mean.of([nfe for nfe, _ in values]), Mean.of([fd for _, fd in values])
+        assert nfe is not None
+        assert fd is not None
+        out.append((nfe.value, fd.value, fd.spread or 0.0))
+    return sorted(out)
 
 
 def _apart(ticks: list[float]) -> list[float]:
@@ -77,19 +119,26 @@ def _apart(ticks: list[float]) -> list[float]:
     return kept
 
 
-def curvature_along_t(runs: list[tuple[RunNumber, Run]]) -> str:
-    """Plot the curvature at each time: the squared distance of the velocity from that of the straight line."""
+def figure_along_t(groups: list[tuple[GroupNumber, RunGroup]], figure_of: str, label: str, name: str) -> str:
+    """Plot a figure of the evaluations that is a function of t, per run.
+
+    Args:
+        groups: the runs.
+        figure_of: which, as the attribute of an `Evaluation`.
+        label: the label of its axis.
+        name: the prefix of the SVG's ids.
+    """
     with axes() as (figure, ax):
-        for index, run in runs:
-            assert run.evaluation is not None
-            assert run.evaluation.curvature_by_t is not None
-            curve = run.evaluation.curvature_by_t
-            ax.plot(curve.t, curve.value, linewidth=1.8, **run_style(index))
+        for index, group in groups:
+            for run in group.evaluated:
+                curve = getattr(run.evaluation, figure_of)
+                if curve is not None:
+                    ax.plot(curve.t, curve.value, linewidth=1.8, **run_style(index))
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.06 * ax.get_ylim()[1])
         ax.set_xlabel("t (0: source, 1: data)")
-        ax.set_ylabel("E|v − (x1 − x0)|²")
-    return to_svg(figure, "curvature", "Curvature along t, per run")
+        ax.set_ylabel(label)
+    return to_svg(figure, name, f"{name.capitalize()} along t, per run")
 
 
 def sharpness_by_block(blocks: list[BlockSummary], name: str) -> str:
@@ -134,21 +183,10 @@ def errors_by_block(blocks: list[BlockSummary], tolerance: float | None, name: s
     return to_svg(figure, name, f"Marginal errors of {len(blocks)} blocks")
 
 
-def plane_pairs(x0: Float[np.ndarray, "k 2"], x1: Float[np.ndarray, "k 2"], name: str) -> str:
-    """Draw pairs in the plane, with a line from each x0 to its x1."""
-    with axes(width=4.6, height=4.4) as (figure, ax):
-        for start, end in zip(x0, x1, strict=True):
-            ax.plot([start[0], end[0]], [start[1], end[1]], color=MUTED, linewidth=0.8, alpha=0.7)
-        ax.plot(*x0.T, "o", color=MUTED, markersize=5, markerfacecolor=PAGE)
-        ax.plot(*x1.T, "o", color=INK, markersize=5)
-        _square(ax, np.concatenate([x0, x1]))
-    return to_svg(figure, name, f"{len(x0)} pairs, a line from each x0 to its x1")
-
-
 def plane_samples(
     samples: Float[np.ndarray, "k 2"],
     real: Float[np.ndarray, "r 2"],
-    index: RunNumber,
+    index: GroupNumber,
     name: str,
     axis: str = "coordinate",
 ) -> str:
@@ -156,7 +194,7 @@ def plane_samples(
     with axes(width=2.9, height=2.8) as (figure, ax):
         ax.plot(*real.T, "o", color=MUTED, alpha=0.4, markersize=4, markeredgewidth=0)
         ax.plot(*samples.T, MARKERS[index % len(MARKERS)], color=run_color(index), markersize=3)
-        _square(ax, real, axis)
+        fit_square(ax, real, axis)
     return to_svg(figure, name, f"{len(samples)} samples over {len(real)} real points")
 
 
@@ -166,12 +204,12 @@ def scatter(samples: Float[np.ndarray, "k 2"], labels: Int[np.ndarray, " k"] | N
     with axes(width=4.6, height=4.4) as (figure, ax):
         figure.patch.set(visible=True, facecolor=PAGE)
         ax.scatter(samples[:, 0], samples[:, 1], s=9, c=INK if labels is None else labels, linewidths=0)
-        _square(ax, samples)
+        fit_square(ax, samples)
         figure.savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()
 
 
-def draw_trajectories(paths: Float[np.ndarray, "k times 2"], index: RunNumber, name: str, axis: str) -> str:
+def draw_trajectories(paths: Float[np.ndarray, "k times 2"], index: GroupNumber, name: str, axis: str) -> str:
     """Draw trajectories of the flow in a plane, from open circles at t = 0 to filled ones at t = 1.
 
     Args:
@@ -185,17 +223,5 @@ def draw_trajectories(paths: Float[np.ndarray, "k times 2"], index: RunNumber, n
             ax.plot(*path.T, color=run_color(index), linewidth=0.7, alpha=0.55)
         ax.plot(*paths[:, 0].T, "o", color=MUTED, markersize=3, markerfacecolor=PAGE)
         ax.plot(*paths[:, -1].T, "o", color=INK, markersize=3)
-        _square(ax, paths.reshape(-1, 2), axis)
+        fit_square(ax, paths.reshape(-1, 2), axis)
     return to_svg(figure, name, f"{len(paths)} trajectories of the flow")
-
-
-def _square(ax: Axes, shown: Float[np.ndarray, "k 2"], axis: str = "coordinate") -> None:
-    """Set equal scales on both axes, with limits that fit the points `shown`."""
-    low, high = shown.min(0), shown.max(0)
-    centre, reach = (low + high) / 2, 0.56 * float((high - low).max()) or 1.0
-    ax.set_xlim(centre[0] - reach, centre[0] + reach)
-    ax.set_ylim(centre[1] - reach, centre[1] + reach)
-    ax.set_aspect("equal", adjustable="box")
-    ax.grid(visible=False)
-    ax.set_xlabel(f"{axis} 1")
-    ax.set_ylabel(f"{axis} 2")

@@ -1,0 +1,116 @@
+"""Couplings that cost next to nothing, beside Sinkhorn and semi-discrete ones: cost, seconds, and the flows they train.
+
+    python benchmarks/cheap_couplings.py [--n 8192 65536] [--steps 1200] [--seeds 2]
+
+Data: CIFAR-10's 50,000 training images and their mirror images in 64 principal directions (FLOWPAIRS_DATA, as in
+benchmarks/fashion.py), n of them, and n rows of noise:
+
+    independent      no coupling
+    batches of 256   the exact coupling of every 256 of both, as torchcfm does in training
+    BSP              a bijection by random binary space partitions, the best merge of 16 and of 64 of them, from POT
+                     (Genest et al. 2025); its seconds grow as n log n
+    Sinkhorn         one block, rel_eps .03
+    semi-discrete    one potential for all noise, eps 0, chi-square 0.05: its seconds and those of assigning n rows
+
+Cost is the mean squared distance of a pair, as a share of that of independent ones. On each, an MLP (128 wide, two
+blocks) is trained with the same steps and initial weights: curvature, and the Frechet distance of 2,000 samples to the
+data at 1, 2, 4 and 8 Euler steps, means over seeds. Two threads for couplings, one for training.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import ot.bsp
+import torch
+from torch import Tensor
+from worth import cifar, trained
+
+import flowpairs as fp
+from flowpairs.training.metrics.frechet import Principal
+
+DIM, BATCH = 64, 256
+Coupled = tuple[Tensor, Tensor]
+
+
+def data() -> Tensor:
+    """The images and their mirror images in principal directions [100000, 64]."""
+    images = cifar()
+    mirrored = images.view(-1, 3, 32, 32).flip(3).flatten(1)
+    principal = Principal.fit(torch.cat([images, mirrored])[::4], DIM)
+    return torch.cat([principal(part).float() for part in (*images.split(10_000), *mirrored.split(10_000))])
+
+
+def independent(x0: Tensor, x1: Tensor) -> Coupled:
+    return x0, x1
+
+
+def batches(x0: Tensor, x1: Tensor) -> Coupled:
+    partners = []
+    for first in range(0, len(x0), BATCH):
+        a, b = x0[first : first + BATCH], x1[first : first + BATCH]
+        plan = ot.emd([], [], torch.cdist(a, b).square().double().numpy())
+        partners.append(first + plan.argmax(1))
+    return x0, x1[np.concatenate(partners)]
+
+
+def partitions(plans: int) -> Callable[[Tensor, Tensor], Coupled]:
+    def couple(x0: Tensor, x1: Tensor) -> Coupled:
+        _, partners, _ = ot.bsp.compute_bspot_bijection(x0.double().numpy(), x1.double().numpy(), n_plans=plans)
+        return x0, x1[np.asarray(partners)]
+
+    return couple
+
+
+def sinkhorn(x0: Tensor, x1: Tensor) -> Coupled:
+    return x0, x1[torch.as_tensor(fp.solve(x0, x1, rel_eps=0.03).sample())]
+
+
+def semidiscrete(x0: Tensor, x1: Tensor) -> Coupled:
+    pairs = fp.couple(x1, n=len(x0), method="semidiscrete", chi2=0.05)
+    return torch.as_tensor(pairs.x0), torch.as_tensor(pairs.x1)
+
+
+METHODS: dict[str, Callable[[Tensor, Tensor], Coupled]] = {
+    "independent": independent,
+    "batches of 256": batches,
+    "BSP, 16 plans": partitions(16),
+    "BSP, 64 plans": partitions(64),
+    "Sinkhorn": sinkhorn,
+    "semi-discrete": semidiscrete,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, nargs="+", default=[8192, 65536])
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    every = data()
+    print(
+        "| n | pairs | cost | seconds | curvature | FD 1 | FD 2 | FD 4 | FD 8 |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    for n in options.n:
+        order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
+        x1, x0 = every[order[:n]], torch.randn(n, DIM, generator=torch.Generator().manual_seed(1))
+        apart = (x0 - x1).square().sum(1).mean()
+        for name, couple in METHODS.items():
+            torch.set_num_threads(2)
+            began = time.perf_counter()
+            a, b = couple(x0, x1)
+            seconds, cost = time.perf_counter() - began, float((a - b).square().sum(1).mean() / apart)
+            torch.set_num_threads(1)
+            with tempfile.TemporaryDirectory() as store:
+                fp.write(Path(store) / "pairs", a, b)
+                rows = [trained(Path(store) / "pairs", options.steps, seed) for seed in range(options.seeds)]
+            mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+            figures = " | ".join(f"{mean[key]:.3g}" for key in ("curvature", "FD 1", "FD 2", "FD 4", "FD 8"))
+            print(f"| {n:,} | {name} | {cost:.3f} | {seconds:.1f} | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
