@@ -12,31 +12,43 @@
 All stores have 32,768 pairs and all runs start from new weights, so a round of reflow has cost its own steps and those
 of the rounds before; `independent, 2x` and `3x` are trained for the steps of two and three rounds. The network is
 training's MLP, 256 wide, three blocks. The table has the mean squared distance of the pairs per coordinate, and of
-5,000 samples the curvature and the Frechet distances to the data at 1, 2 and 4 Euler steps and by dopri5, with their
+4,000 samples the curvature and the Frechet distances to the data at 1, 2 and 4 Euler steps and by dopri5, with their
 standard deviation over the seeds; a seed is one of the noise and of the weights throughout.
 
 Data, in 64 principal directions, are scikit-learn's digits, and 8,000 images of Fashion-MNIST (FLOWPAIRS_DATA, as in
 benchmarks/fashion.py). Runs and stores stay in DIR, and a script that was stopped goes on where it was; `--seconds`
-begins nothing new after so many.
+begins nothing new after so many. One thread.
 """
 
 import argparse
 import json
+import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
+import torch
 from worth import data
 
 from flowpairs import PairDataset, PairStore
 from flowpairs.pipeline.config import CoupleConfig, validate
+from flowpairs.training import objectives
 from flowpairs.training.config import EvaluateConfig, TrainConfig
-from flowpairs.training.evaluate import evaluate
-from flowpairs.training.train import train
+from flowpairs.training.metrics.frechet import Gaussian, frechet_distance
+from flowpairs.training.pairs.batch import BatchPart
+from flowpairs.training.pairs.loader import ShardLoader
+from flowpairs.training.pairs.reading.order import arcs_for
+from flowpairs.training.run.directory import check_run, prepare_run
+from flowpairs.training.run.logbook import Logbook
+from flowpairs.training.run.loop import train_loop
+from flowpairs.training.run.state import TrainState
+from flowpairs.training.run.trained import read_finished
+from flowpairs.training.sampling.curvature import integrate_unit_interval
+from flowpairs.training.sampling.sampler import Sampler
 
-PAIRS, EULER = 32_768, (1, 2, 4)
+PAIRS, SAMPLES, EULER = 32_768, 4_000, (1, 2, 4)
 SINKHORN = {"n": 4096, "rel_eps": 0.03}
 FLOW = {"method": "reflow", "n": 4096, "batch": 4096, "rtol": 1e-4, "atol": 1e-4}
 # Name of the pairs: how they are coupled, the pairs that the flow behind them was trained on, and the steps in rounds.
@@ -59,6 +71,39 @@ def folder(directory: Path, kind: str, name: str, seed: int) -> Path:
     return directory / f"{kind}-{plain.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
+def train(config: TrainConfig) -> None:
+    """Train as `flowpairs train` does on one worker, in this process, which takes no time to start."""
+    config, index = check_run(config)
+    run, how = prepare_run(config), config.train
+    if run.summary() is not None:
+        return
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    run.metrics.unlink(missing_ok=True)
+    state = TrainState.start(objectives.build_network(config, index.shape, index.num_classes), how)
+    part, log = BatchPart(how.batch, 0, 1, arcs_for(how.batch, 1)), Logbook(run.metrics, 0)
+    objective = objectives.build_objective(config, index.num_classes)
+    given = config.pairs.dir, index, part, how.seed, config.model.conditional
+    with ShardLoader(*given, draw=partial(objective.draw, shape=index.shape)) as loader:
+        train_loop(state, state.model, loader, objective, how, log.write, lambda metrics: None)
+    log.close()
+    checkpoint = f"checkpoints/step-{how.steps:09d}"
+    state.save(run.path / checkpoint)
+    summary = {"pairs_dir": config.pairs.dir, "method": index.method, "checkpoint": checkpoint, "steps": how.steps}
+    run.finish(summary | {"shape": list(index.shape), "num_classes": index.num_classes, "two_sided": index.two_sided})
+
+
+def evaluated(run: Path, file: Path, seed: int) -> dict[str, float]:
+    """Measure the flow of a run as `flowpairs evaluate` does, in all directions of the data."""
+    config = EvaluateConfig(samples=SAMPLES, seed=seed, batch=SAMPLES)
+    sampler = Sampler(read_finished(run), config, None, torch.device("cpu"))
+    data = Gaussian.fit(torch.from_numpy(np.load(file)["x"]))
+    row = {"curvature": integrate_unit_interval(sampler.curvature())}
+    for solver, steps in (*(("euler", k) for k in EULER), ("dopri5", None)):
+        samples, _ = sampler.samples(solver, steps)
+        row[f"FD {steps or solver}"] = frechet_distance(data, Gaussian.fit(samples))
+    return row
+
+
 def measured(directory: Path, file: Path, name: str, steps: int, seed: int) -> dict[str, float]:
     """Make the pairs of a row, train on them and evaluate the run."""
     coupling, behind, rounds = ROWS[name]
@@ -72,24 +117,17 @@ def measured(directory: Path, file: Path, name: str, steps: int, seed: int) -> d
         "output": {"dir": str(store), "pairs": PAIRS, "payload": "full"},
         "cluster": {"actors": 0},
     }
-    began = time.monotonic()
     PairStore.of(validate(CoupleConfig, tree)).couple()
-    coupled = time.monotonic()
     tree = {
         "pairs": str(store),
         "model": {"kind": "mlp", "width": 256, "depth": 3},
         "train": {"steps": rounds * steps, "batch": 256, "lr": 2e-3, "ema": 0.998, "seed": seed, "schedule": "linear"},
         "output": {"dir": str(run), "trackers": []},
-        "cluster": {"workers": 1},
     }
     train(validate(TrainConfig, tree))
-    trained = time.monotonic()
-    report = evaluate(run, EvaluateConfig(euler=EULER, seed=100 + seed, batch=2500))
     pairs = PairDataset(store)[:]
-    row = {"distance": float((pairs["x1"] - pairs["x0"]).square().mean()), "curvature": report["curvature"]}
-    for found, column in zip(report["frechet"], (*(f"FD {k}" for k in EULER), "FD dopri5"), strict=True):
-        row[column] = found["fd"]
-    return row | {"couple seconds": coupled - began, "train seconds": trained - coupled}
+    distance = float((pairs["x1"] - pairs["x0"]).square().mean())
+    return {"distance": distance} | evaluated(run, file, 100 + seed)
 
 
 def show(name: str, rows: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -108,12 +146,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--dir", type=Path, default=Path("out/reflow"))
     options = parser.parse_args()
     directory, began = options.dir.absolute(), time.monotonic()
-    ray.init(address="local", num_cpus=options.cpus, include_dashboard=False, log_to_driver=False)
+    torch.set_num_threads(1)
     for name in options.data:
         file, kept = data(name, directory), directory / f"rows-{name}.json"
         rows = json.loads(kept.read_text()) if kept.is_file() else {}

@@ -118,7 +118,8 @@ def open_flow(config: CoupleConfig, *, trust: bool = False) -> TrainedFlow:
 
 def _fingerprint(trained: Trained) -> str:
     """Hash the averaged weights and what else makes the network; of a class of somebody's own, its name."""
-    given = trained.config.model_dump(mode="json", include={"model", "objective", "path"})
+    parts = {"model", "objective", "path"}
+    given = trained.config.model_dump(mode="json", include=parts, exclude_defaults=True)
     given |= {"shape": list(trained.shape), "classes": trained.num_classes}
     given["weights"] = weights_fingerprint(read_checkpoint(trained.checkpoint)["ema"])
     return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
