@@ -19,7 +19,7 @@ class RegionReport(BlockReport):
     regions are coupled without error, and `passes` is the largest number over the entries of a region. `loss_bound` is
     how much `cost_coupled` exceeds that of the plan of the whole problem at the same eps, at the most, in the same
     units, estimated from a sample of the source rows with standard error `loss_error` (see
-    `flowpairs.pipeline.ot.regions.loss`).
+    `flowpairs.pipeline.ot.regions.loss_bound`).
     """
 
     regions: int = 1
@@ -27,7 +27,7 @@ class RegionReport(BlockReport):
     loss_error: float = 0.0
 
 
-class Part(NamedTuple):
+class CoupledRegion(NamedTuple):
     """A region that is coupled: its rows and columns among those of the problem, and their coupling."""
 
     rows: Int[Tensor, " r"]
@@ -46,7 +46,7 @@ class RegionCoupling(Coupling):
 
     g = None  # no potential of the whole problem makes this plan
 
-    def __init__(self, problem: Problem, parts: list[Part], report: BlockReport) -> None:
+    def __init__(self, problem: Problem, parts: list[CoupledRegion], report: BlockReport) -> None:
         self.problem, self.parts, self.report = problem, parts, report
 
     @property
@@ -60,9 +60,9 @@ class RegionCoupling(Coupling):
 
     def draw_balanced(self, u: Float[Tensor, " n"], order: Int[Tensor, " m"]) -> Int[Tensor, " n"]:
         """See `Coupling.draw_balanced`."""
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order), device=order.device)
-        drawn = [part.coupling.draw_balanced(u[part.rows], place[part.columns].argsort()) for part in self.parts]
+        position = torch.empty_like(order)
+        position[order] = torch.arange(len(order), device=order.device)
+        drawn = [part.coupling.draw_balanced(u[part.rows], position[part.columns].argsort()) for part in self.parts]
         return self._whole(drawn)
 
     def argmax(self) -> Int[Tensor, " n"]:
@@ -78,19 +78,19 @@ class RegionCoupling(Coupling):
 
     def chosen(self, rows: Int[Tensor, " k"]) -> "RegionCoupling":
         """See `Coupling.chosen`."""
-        region, place = torch.empty(2, self.problem.n, dtype=torch.int64, device=rows.device)
+        region, position = torch.empty(2, self.problem.n, dtype=torch.int64, device=rows.device)
         for number, part in enumerate(self.parts):
-            region[part.rows], place[part.rows] = number, torch.arange(len(part.rows), device=rows.device)
+            region[part.rows], position[part.rows] = number, torch.arange(len(part.rows), device=rows.device)
         parts = []
         for number, part in enumerate(self.parts):
             asked = (region[rows] == number).nonzero()[:, 0]
             if len(asked):
-                parts.append(Part(asked, part.columns, part.coupling.chosen(place[rows[asked]])))
+                parts.append(CoupledRegion(asked, part.columns, part.coupling.chosen(position[rows[asked]])))
         return RegionCoupling(self.problem.chosen(rows), parts, self.report)
 
     def swapped(self) -> "RegionCoupling":
         """See `Coupling.swapped`."""
-        parts = [Part(part.columns, part.rows, part.coupling.swapped()) for part in self.parts]
+        parts = [CoupledRegion(part.columns, part.rows, part.coupling.swapped()) for part in self.parts]
         return RegionCoupling(self.problem.swapped(), parts, self.report)
 
     def _whole(self, drawn: list[Int[Tensor, " r"]]) -> Int[Tensor, " n"]:

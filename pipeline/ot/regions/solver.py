@@ -9,9 +9,9 @@ from flowpairs.pipeline.ot.backends.choose import BackendName
 from flowpairs.pipeline.ot.coupling import BlockReport
 from flowpairs.pipeline.ot.direct.independent import independent
 from flowpairs.pipeline.ot.problem import Problem
-from flowpairs.pipeline.ot.regions.coupling import Part, RegionCoupling, RegionReport
+from flowpairs.pipeline.ot.regions.coupling import CoupledRegion, RegionCoupling, RegionReport
 from flowpairs.pipeline.ot.regions.cutting import cut
-from flowpairs.pipeline.ot.regions.loss import bound_loss
+from flowpairs.pipeline.ot.regions.loss_bound import bound_loss
 from flowpairs.pipeline.ot.sinkhorn.solver import solve_sinkhorn
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
@@ -54,7 +54,7 @@ def solve_in_regions(
         loss_bound=squares * bound.value,
         loss_error=squares * bound.error,
     )
-    parts = [Part(*region, coupling) for region, coupling in zip(regions, coupled, strict=True)]
+    parts = [CoupledRegion(*region, coupling) for region, coupling in zip(regions, coupled, strict=True)]
     return RegionCoupling(problem, parts, report)
 
 

@@ -13,7 +13,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot import Problem, solve_in_regions, solve_sinkhorn
 from flowpairs.pipeline.ot.regions.coupling import RegionCoupling
 from flowpairs.pipeline.ot.regions.cutting import cut
-from flowpairs.pipeline.ot.regions.loss import LossBound, bound_loss
+from flowpairs.pipeline.ot.regions.loss_bound import LossBound, bound_loss
 
 
 def clusters(n: int, d: int, rel_eps: float, cost: str = "dot", apart: float = 1.5, seed: int = 0) -> Problem:
@@ -50,7 +50,7 @@ def bound_of(coupling: RegionCoupling) -> LossBound:
 
 
 @pytest.mark.parametrize("cost", ["dot", "sqeuclidean"])
-@pytest.mark.parametrize(("d", "count", "rel_eps"), [(2, 4, 0.1), (2, 7, 0.01), (8, 3, 0.03), (8, 16, 0.1)])
+@pytest.mark.parametrize(("d", "count", "rel_eps"), [(2, 4, 0.1), (2, 7, 0.02), (8, 3, 0.03), (8, 16, 0.1)])
 def test_the_loss_against_pots_plan_is_within_the_bound(d: int, count: int, rel_eps: float, cost: str) -> None:
     problem = clusters(250, d, rel_eps, cost)
     found = solve_in_regions(problem, count, tol=1e-6)
@@ -58,7 +58,7 @@ def test_the_loss_against_pots_plan_is_within_the_bound(d: int, count: int, rel_
     squares = torch.cdist(problem.x0, problem.x1, compute_mode="donot_use_mm_for_euclid_dist").square()
     uniform = np.full(250, 1 / 250)
     whole = pot.bregman.sinkhorn_log(
-        uniform, uniform, costs(problem).numpy(), problem.eps, numItermax=20_000, stopThr=1e-9
+        uniform, uniform, costs(problem).numpy(), problem.eps, numItermax=5000, stopThr=1e-7
     )
     assert np.abs(plan.sum(0).numpy() - uniform).sum() < 1e-5
     assert report.cost_coupled == pytest.approx(float((plan * squares).sum()), rel=1e-6)
