@@ -73,11 +73,11 @@ def make(store: Path, file: Path, coupling: dict[str, Any]) -> None:
 
 
 def train(store: Path, steps: int, seed: int) -> MLP:
-    """Train an MLP on a store's pairs with their labels, and return its averaged weights; label 10 hides a label."""
+    """Train an MLP on a store's pairs with their labels, and return its averaged weights; label 10 stands for none."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     loader = PairLoader(store, BATCH, seed=seed, fields=["x0", "x1", "label"])
-    model, averaged = MLP(DIM, 128, 2, CLASSES), MLP(DIM, 128, 2, CLASSES)
+    model, averaged = MLP(DIM, 128, 2, CLASSES + 1), MLP(DIM, 128, 2, CLASSES + 1)
     averaged.load_state_dict(model.state_dict())
     optimiser, step = torch.optim.AdamW(model.parameters(), lr=2e-3), 0
     while step < steps:

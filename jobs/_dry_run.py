@@ -19,13 +19,13 @@ LATER = "what the cluster holds, when the job starts"
 Rows = list[tuple[str, str]]
 
 
-def show_coupling(config: CoupleConfig, *, extend: bool = False) -> None:
+def show_coupling(config: CoupleConfig, *, extend: bool = False, trust: bool = False) -> None:
     """Check a coupling job and print what it would do.
 
     Raises:
         InputError: as `flowpairs.pipeline.couple.couple`, but for what only a cluster shows.
     """
-    print_rows(TITLE, coupling_rows(config, extend=extend))
+    print_rows(TITLE, coupling_rows(config, extend=extend, trust=trust))
 
 
 def show_training(config: TrainConfig) -> None:
@@ -56,10 +56,11 @@ def show_stream(config: StreamConfig) -> None:
     print_rows(TITLE, rows)
 
 
-def coupling_rows(config: CoupleConfig, *, extend: bool = False) -> Rows:
+def coupling_rows(config: CoupleConfig, *, extend: bool = False, trust: bool = False) -> Rows:
     """Check a coupling job, and say in rows of a table what it would do."""
+    from flowpairs.pair_store import run_opener
     from flowpairs.pipeline.config import check_cost
-    from flowpairs.pipeline.couple import assemble, check_inputs
+    from flowpairs.pipeline.couple import assemble, check_inputs, maker_of
     from flowpairs.pipeline.data import describe
     from flowpairs.pipeline.solve.inputs import read_inputs
     from flowpairs.pipeline.store import resume
@@ -68,9 +69,10 @@ def coupling_rows(config: CoupleConfig, *, extend: bool = False) -> Rows:
     directory, asked = as_path(config.output.dir), config
     resume.refuse_owned(directory, resume.output_key(directory))
     earlier = resume.check_directory(config, directory, extend=extend)
-    config, surveyed, blocks = check_inputs(config)
+    maker = maker_of(config, run_opener(trust=trust))
+    config, surveyed, blocks = check_inputs(config, maker)
     if surveyed.small:
-        blocks = assemble(config, read_inputs(config, surveyed, None), extend=extend).blocks
+        blocks = assemble(config, read_inputs(config, surveyed, None), maker, extend=extend).blocks
     rows = [("data", describe(config.data, surveyed.target)), ("method", config.coupling.method)]
     if blocks is not None:
         rows += [

@@ -17,7 +17,7 @@ from flowpairs.jobs.stream_config import StreamConfig
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.config import CoupleConfig, save
-from flowpairs.pipeline.couple import check_inputs, couple
+from flowpairs.pipeline.couple import check_inputs
 from flowpairs.pipeline.store import resume
 from flowpairs.pipeline.store.format import has_outline
 
@@ -42,7 +42,9 @@ def stream(config: StreamConfig) -> None:
 
         train(config.train)
     elif trained:
-        couple(config.couple)
+        from flowpairs import PairStore
+
+        PairStore.of(config.couple).couple()
     else:
         _run_both(config)
 

@@ -30,18 +30,21 @@ def print_summary(directory: AnyPath) -> None:
         print_rows(title, rows)
         return
     rows.append(("method", f"{index.method}, {_sizes(blocks)}"))
-    if index.method == "sinkhorn":
+    if blocks[0]["method"] == "sinkhorn":
         rows.append(("eps", f"{mean('eps'):.4g} absolute, {mean('rel_eps'):.4g} relative to std(C)"))
         rows.append(("passes a block", f"{mean('passes'):.0f}"))
-    if index.method != "imported":  # imported couplings are not known, only their pairs
+    coupled = all(row["sharpness"] is not None for row in blocks)
+    if coupled:  # of imported pairs and those of a flow there is no coupling
         rows.append(("sharpness E", f"{mean('sharpness'):.3f} ({mean('partners'):.1f} partners per source row)"))
     if any(row.get("mass", 1.0) != 1 for row in blocks):
         rows.append(("mass of a plan", f"{mean('mass'):.4g}, where keeping the marginals would be 1"))
-    if index.method not in ("imported", "semidiscrete"):
+    if coupled and index.method != "semidiscrete":
         worst = max(max(row["source_error"], row["target_error"]) for row in blocks)
         rows.append(("worst marginal error (L1)", f"{worst:.2e}"))
         if all(row.get("plan_error") is not None for row in blocks):
             rows.append(("worst error of a plan (L1)", f"{max(row['plan_error'] for row in blocks):.2e}, estimated"))
+    if all(row.get("cost_flow") is not None for row in blocks):
+        rows.append(("mean squared distance", f"{mean('cost_flow'):.4g} of the flow's own pairs, coupled anew since"))
     before, after = mean("cost_independent"), mean("cost_coupled")
     rows.append((index.cost_name, f"{before:.4g} independent, {after:.4g} coupled (in feature space)"))
     if all(row.get("loss_bound") is not None for row in blocks):

@@ -13,6 +13,7 @@ def couple(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, as in coupling.n=4096")] = None,
     extend: Annotated[bool, typer.Option("--extend", help="add pairs to a store with a smaller output.pairs")] = False,
     dry_run: DryRun = False,
+    trust: Annotated[bool, typer.Option("--trust", help="import a network that is a class of the run's maker")] = False,
 ) -> None:
     """Couple noise, or other data, with data and write the pairs as WebDataset shards; run again to resume.
 
@@ -24,13 +25,13 @@ def couple(
     if dry_run:
         from flowpairs.jobs._dry_run import show_coupling
 
-        show_coupling(settings, extend=extend)
+        show_coupling(settings, extend=extend, trust=trust)
         return
     from flowpairs import PairStore
     from flowpairs.jobs._summary import print_summary
 
     store = PairStore.of(settings)
-    store.couple(extend=extend)
+    store.couple(extend=extend, trust=trust)
     print_summary(store.directory)
 
 

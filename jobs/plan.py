@@ -46,6 +46,7 @@ def print_plan(forecast: "Plan", as_json: bool) -> None:
         ("seconds", f"{forecast.seconds:,.0f}, {forecast.start_seconds:.0f} of them to start"),
         ("actor hours", f"{forecast.seconds * forecast.actors / 3600:.2f}"),
         ("memory per actor", f"{forecast.actor_bytes / 2**30:.2f} GiB"),
+        *([("GPU memory per actor", f"{forecast.gpu_bytes / 1e9:.1f} GB")] if forecast.gpu_bytes else []),
         ("memory of the driver", f"{forecast.head_bytes / 2**30:.2f} GiB"),
         ("shards", f"{forecast.shards:,}, {forecast.shard_bytes / 1e6:,.0f} MB, payload {forecast.payload}"),
         ("rows and features", f"{forecast.data_bytes / 1e6:,.0f} MB"),

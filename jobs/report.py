@@ -14,6 +14,7 @@ def report(
     pages: Annotated[
         Path | None, typer.Option(help="a folder for a page each and index.html, instead of one page for all")
     ] = None,
+    worth: Annotated[bool, typer.Option("--worth", help="what the pairs are worth, as `flowpairs worth` says")] = False,
 ) -> None:
     """Write one HTML page that compares training runs and shows the pairs they were trained on.
 
@@ -35,7 +36,7 @@ def report(
         raise InputError(f"--pages {str(pages)!r}: and --output; give one of the two")
     paths = [as_path(directory) for directory in directories]
     with working(f"report: reading and drawing {', '.join(directories)}"):
-        page = write_report(paths, output) if pages is None else write_pages(paths, pages)
+        page = write_report(paths, output, worth=worth) if pages is None else write_pages(paths, pages, worth=worth)
     print_line(f"report: {page}")
 
 

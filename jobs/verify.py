@@ -16,6 +16,9 @@ def verify(
     import_cost: Annotated[
         bool, typer.Option("--import-cost", help="let --deep import and run a cost function that the store names")
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="let --deep import a network that is a class of the run's maker")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
     """Check counts, hashes, record keys, shapes and data ids; print each fault and exit with status 1 if there is one.
@@ -24,7 +27,7 @@ def verify(
     """
     from flowpairs import PairStore
 
-    verdict = PairStore(directory).verify(deep, import_cost=import_cost)
+    verdict = PairStore(directory).verify(deep, import_cost=import_cost, trust=trust)
     print_verdict(verdict, as_json=json)
     if verdict.faults:
         raise typer.Exit(1)

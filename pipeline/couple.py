@@ -24,20 +24,28 @@ from flowpairs.pipeline.cluster.executor import blocks_of, job_metrics, shape_fo
 from flowpairs.pipeline.config import CoupleConfig, check_cost, pin
 from flowpairs.pipeline.data import describe
 from flowpairs.pipeline.solve.inputs import Inputs, Survey, read_inputs, save_inputs, survey_inputs
-from flowpairs.pipeline.solve.job import Job
+from flowpairs.pipeline.solve.job import BlockMaker, Job
 from flowpairs.pipeline.store import format, resume
 from flowpairs.pipeline.store.block_reports import write_blocks
 
 OnBlock = Callable[[dict[str, Any]], None]
+OpenRun = Callable[[CoupleConfig], BlockMaker]
 
 
-def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None, *, extend: bool = False) -> format.Index:
+def couple(
+    config: CoupleConfig,
+    on_block: OnBlock = lambda report: None,
+    *,
+    extend: bool = False,
+    open_run: OpenRun | None = None,
+) -> format.Index:
     """Make the pair store that `config` describes, or complete it.
 
     Args:
         config: the job.
         on_block: called with the report of each computed block, as it is finished.
         extend: whether a store with fewer pairs may grow; its shards stay as they are.
+        open_run: opens the trained flow of method reflow, which this folder knows nothing of.
 
     Raises:
         InputError: anything wrong with the config, the data or the output directory, found before Ray starts, or a
@@ -49,17 +57,18 @@ def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None, *, ext
     if finished := resume.find_complete(config, directory, extend=extend):
         print_line(f"{directory}: complete already; nothing is computed", sys.stderr)
         return finished
-    config, surveyed = survey_job(config)
+    maker = maker_of(config, open_run)
+    config, surveyed = survey_job(config, maker)
     inputs = None
     if surveyed.small:  # so that what is wrong with data or sizes is found before anything is written
         with working("reading the data"):
             inputs = read_inputs(config, surveyed, None)
-        check_cluster(config, assemble(config, inputs, extend=extend).blocks)
+        check_cluster(config, assemble(config, inputs, maker, extend=extend).blocks)
     with owned(directory.resolve(), resume.output_key(directory), "flowpairs couple"):
         if inputs is None:
             resume.prepare_store(config, directory)
             inputs = read_inputs(config, surveyed, directory.resolve(), final=resume.has_results(directory))
-        job = assemble(config, inputs, extend=extend)
+        job = assemble(config, inputs, maker, extend=extend)
         check_cluster(config, job.blocks)
         resume.prepare_store(job.config, job.store)
         job = replace(job, inputs=save_inputs(job.inputs, job.store))
@@ -67,7 +76,23 @@ def couple(config: CoupleConfig, on_block: OnBlock = lambda report: None, *, ext
         return carry_out(job, on_block)
 
 
-def check_inputs(config: CoupleConfig) -> tuple[CoupleConfig, Survey, Blocks | None]:
+def maker_of(config: CoupleConfig, open_run: OpenRun | None) -> BlockMaker | None:
+    """Open what makes the blocks of a job: a trained flow for method reflow, nothing for the others.
+
+    Raises:
+        InputError: it cannot be opened, or the caller knows no flows.
+    """
+    if config.coupling.method != "reflow":
+        return None
+    if open_run is None:
+        raise InputError(
+            "coupling.method='reflow': the samples of a network, which this function does not draw; run "
+            "`flowpairs couple`, or `couple` of flowpairs.PairStore"
+        )
+    return open_run(config)
+
+
+def check_inputs(config: CoupleConfig, maker: BlockMaker | None = None) -> tuple[CoupleConfig, Survey, Blocks | None]:
     """Check the inputs without Ray.
 
     Returns: the config with its payload decided, the inputs' survey, and the division of the job if it is known before
@@ -77,14 +102,16 @@ def check_inputs(config: CoupleConfig) -> tuple[CoupleConfig, Survey, Blocks | N
         InputError: as `couple`.
     """
     surveyed = survey_inputs(config)
-    found_again = surveyed.table is None or surveyed.table.x0 is None
+    if maker is not None:
+        maker.check(surveyed.target.shape, None)
+    found_again = maker is None and (surveyed.table is None or surveyed.table.x0 is None)
     directory = as_path(config.output.dir)
     config = resume.settle_payload(config, directory, surveyed.target.shape, noise=found_again)
     rows = None if config.two_sided else surveyed.target.rows
     return config, surveyed, None if rows is None else check_sizes(config, rows, surveyed.table)
 
 
-def survey_job(config: CoupleConfig) -> tuple[CoupleConfig, Survey]:
+def survey_job(config: CoupleConfig, maker: BlockMaker | None = None) -> tuple[CoupleConfig, Survey]:
     """Refuse what can be refused before the data are read, then join or start Ray where the job uses it.
 
     Returns: the config with its payload decided, and the inputs' survey.
@@ -93,7 +120,7 @@ def survey_job(config: CoupleConfig) -> tuple[CoupleConfig, Survey]:
         InputError: as `couple`.
     """
     asked = config.output.payload
-    config, surveyed, blocks = check_inputs(config)
+    config, surveyed, blocks = check_inputs(config, maker)
     if uses_ray(config.cluster):
         from flowpairs.pipeline.cluster.connect import connect
 
@@ -107,7 +134,7 @@ def survey_job(config: CoupleConfig) -> tuple[CoupleConfig, Survey]:
     return config, surveyed
 
 
-def assemble(config: CoupleConfig, inputs: Inputs, *, extend: bool = False) -> Job:
+def assemble(config: CoupleConfig, inputs: Inputs, maker: BlockMaker | None = None, *, extend: bool = False) -> Job:
     """Assemble the job from what was read; nothing is written.
 
     Raises:
@@ -116,8 +143,11 @@ def assemble(config: CoupleConfig, inputs: Inputs, *, extend: bool = False) -> J
     directory = as_path(config.output.dir)
     blocks = check_sizes(config, len(inputs.target), inputs.table, inputs.source)
     config = pin(config, inputs.fingerprints)
+    if maker is not None:
+        maker.check(inputs.target.rows.shape, inputs.target.num_classes)
+        config = pin(config, {"coupling.run_fingerprint": maker.fingerprint})
     resume.check_same(config, directory, extend=extend)
-    return Job(config, directory.resolve(), blocks, inputs)
+    return Job(config, directory.resolve(), blocks, inputs, maker=maker)
 
 
 def carry_out(job: Job, on_block: OnBlock = lambda report: None) -> format.Index:

@@ -25,6 +25,7 @@ from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.cluster.trial_runs import TrialRun
 from flowpairs.pipeline.config import CoupleConfig, CouplingConfig, check_cost, pin
 from flowpairs.pipeline.couple import check_sizes, survey_job
+from flowpairs.pipeline.solve.device_memory import block_bytes, largest_block
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.solve.sampled import Sampled, sample_inputs
 from flowpairs.pipeline.store import resume
@@ -61,6 +62,7 @@ class Plan:
     payload: str = "full"  # what `output.payload` is, or `auto` comes to
     data_bytes: int = 0  # of rows and features that the job will write
     head_bytes: int = 0  # memory of the driver
+    gpu_bytes: int = 0  # of a GPU's memory, for one actor of a Sinkhorn coupling; 0 on CPUs
 
 
 def plan(config: CoupleConfig) -> Plan:
@@ -76,6 +78,11 @@ def plan(config: CoupleConfig) -> Plan:
     resume.check_directory(config, directory)
     if config.coupling.method == "imported":
         raise InputError("coupling.method='imported': copies a table, and nothing of that is forecast; run couple")
+    if config.coupling.method == "reflow":
+        raise InputError(
+            "coupling.method='reflow': samples of a network, whose time is not forecast; run couple, which shows its "
+            "pace after the first block and goes on where it was stopped"
+        )
     config, surveyed = survey_job(config)
     with working("reading the data"):
         sampled = sample_inputs(config, surveyed, directory)
@@ -83,16 +90,18 @@ def plan(config: CoupleConfig) -> Plan:
     if sampled.complete:
         config = pin(config, sampled.inputs.fingerprints)
         resume.check_same(config, directory)
-    here = divide(_on_sample(config, sampled), len(sampled.inputs.target), sampled.inputs.source)
-    job = Job(config, None, here, sampled.inputs, sampled.space)
-    reading = sampled.seconds
     done = resume.blocks_done(directory, blocks)
     todo, left = blocks.count - len(done), blocks.pairs - sum(blocks.pairs_of(block) for block in done)
     semidiscrete = config.coupling.method == "semidiscrete"
-    points, entries = _potentials(job, blocks, directory) if semidiscrete else (0, 0.0)
+    points, entries = _potentials(_job_on(sampled, config), blocks, directory) if semidiscrete else (0, 0.0)
     if not todo and not points:
         return _nothing(blocks, config, time.monotonic() - began)
     shape = shape_for(config.cluster, todo)
+    wanted = trial_runs.rows_of_sample(config, blocks, shape)
+    if sampled.most < wanted:
+        with working(f"reading {wanted:,} rows, for trials that keep a GPU busy"):
+            sampled = sample_inputs(config, surveyed, directory, wanted)
+    job, reading = _job_on(sampled, config), sampled.seconds
     sizes = trial_runs.trial_sizes(config, blocks, shape)
     if config.coupling.resample is None and not semidiscrete:  # a block has no datum twice
         sizes = [n if n <= sampled.most else max(1, sampled.most // (len(sizes) - i)) for i, n in enumerate(sizes)]
@@ -144,10 +153,17 @@ def plan(config: CoupleConfig) -> Plan:
         payload=config.output.payload,
         data_bytes=sampled.row_bytes + sampled.feature_bytes,
         head_bytes=sampled.head_bytes,
+        gpu_bytes=gpu_need(config, blocks, sampled.space.map.dim, last.gpu_memory * min(1.0, shape.gpus)),
     )
     _refuse_memory(config, shape, forecast, last.start_bytes)
     _refuse_disk(config, directory, forecast)
     return forecast
+
+
+def _job_on(sampled: Sampled, config: CoupleConfig) -> Job:
+    """Build the job over a sample of its data."""
+    here = divide(_on_sample(config, sampled), len(sampled.inputs.target), sampled.inputs.source)
+    return Job(config, None, here, sampled.inputs, sampled.space)
 
 
 def _on_sample(config: CoupleConfig, sampled: Sampled) -> CoupleConfig:
@@ -253,6 +269,33 @@ def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, star
             f"coupling.n={forecast.n}: an actor takes about {forecast.actor_bytes / 2**30:.1f} GiB, and a node has "
             f"{memory / 2**30:.1f} GiB for {held} of them; give {' or '.join(remedies) or 'nodes with more memory'}"
         )
+
+
+def gpu_need(config: CoupleConfig, blocks: Blocks, d: int, memory: float) -> int:
+    """Estimate the memory that a Sinkhorn block takes on each GPU that solves it; 0 for other couplings and on CPUs.
+
+    Args:
+        config: the job.
+        blocks: its division.
+        d: features of a row.
+        memory: what an actor has of a GPU's memory, in bytes; 0 where there is none.
+
+    Raises:
+        InputError: it is not enough for the block.
+    """
+    if not memory or config.coupling.method != "sinkhorn":
+        return 0
+    team = config.cluster.actors_per_block
+    need = block_bytes(blocks.n, blocks.m, d, team)
+    if need > memory:
+        fits = largest_block(memory, d, team)
+        remedy = f"coupling.n={fits} or " if fits else ""
+        raise InputError(
+            f"coupling.n={blocks.n}: a block of {blocks.n} x {blocks.m} rows of {d} features takes about "
+            f"{need / 1e9:,.3g} GB of a GPU, and an actor has {memory / 1e9:,.3g} GB; give {remedy}GPUs with more "
+            "memory"
+        )
+    return round(need)
 
 
 def _refuse_disk(config: CoupleConfig, directory: AnyPath, forecast: Plan) -> None:

@@ -14,12 +14,13 @@ from flowpairs.pipeline.blocks.division import divide
 from flowpairs.pipeline.blocks.feature_store import MAP
 from flowpairs.pipeline.cluster.connect import connect
 from flowpairs.pipeline.cluster.executor import shape_for, uses_ray
-from flowpairs.pipeline.config import ClusterConfig, CoupleConfig, DataConfig, load
+from flowpairs.pipeline.config import ClusterConfig, CoupleConfig, DataConfig, load, pin
+from flowpairs.pipeline.couple import OpenRun, maker_of
 from flowpairs.pipeline.data import DataSpec
 from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.data.rows.make import is_small, make_target, read_small
 from flowpairs.pipeline.data.rows.target import Target
-from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.solve.block_solver import build_solver
 from flowpairs.pipeline.solve.device_memory import device_name
 from flowpairs.pipeline.solve.inputs import Inputs, Side, gather_inputs, survey_inputs
 from flowpairs.pipeline.solve.job import Job
@@ -28,17 +29,20 @@ from flowpairs.pipeline.store.block_reports import read_blocks
 from flowpairs.pipeline.store.potential_files import copy_potentials
 
 
-def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> list[str]:
+def recompute(
+    directory: AnyPath, count: int, *, import_cost: bool = False, open_run: OpenRun | None = None
+) -> list[str]:
     """Couple `count` evenly spaced blocks again; return a sentence for every shard that differs.
 
     Args:
         directory: the pair store.
         count: number of blocks.
         import_cost: whether a function that the store's config names as its cost may be imported and run.
+        open_run: opens the trained flow of method reflow, as for `couple`.
 
     Raises:
-        InputError: a GPU of another kind made the blocks, the data set is not where the store's config says, no store
-            is there, or its cost is a function that may not be imported.
+        InputError: a GPU of another kind made the blocks, the data set or the run is not where the store's config says,
+            no store is there, or its cost is a function that may not be imported.
     """
     index, config = format.read_index(directory), load(CoupleConfig, directory / "config.yaml")
     if config.coupling.imports_cost and not import_cost:
@@ -46,11 +50,14 @@ def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> l
             f"coupling.cost={config.coupling.cost!r} of {directory}: code that the store names would be imported and "
             "run; give --import-cost if you trust it"
         )
+    maker = maker_of(config, open_run)
     recorded, faults = {shard.name: shard for shard in index.shards}, []
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         try:
             inputs = _inputs(config, index, directory, scratch)
+            if maker is not None:
+                pin(config, {"coupling.run_fingerprint": maker.fingerprint})
         except InputError as error:
             return [f"{error}; nothing was compared"]
         blocks = divide(config, len(inputs.target), inputs.source)
@@ -66,8 +73,8 @@ def recompute(directory: AnyPath, count: int, *, import_cost: bool = False) -> l
         reports = {row["block"]: row for row in read_blocks(directory)}
         here = shape_for(ClusterConfig(actors=0), 1).gpus
         devices = {block: device_of(reports[block], device_name("cuda") if here else None) for block in chosen}
-        job = Job(config, scratch, blocks, inputs).with_features()
-        solvers = {device: BlockSolver(job, 1, device) for device in set(devices.values())}
+        job = Job(config, scratch, blocks, inputs, maker=maker).with_features()
+        solvers = {device: build_solver(job, 1, device) for device in set(devices.values())}
         for block in chosen:
             solver = solvers[devices[block]]
             solver.write(solver.solve(block))

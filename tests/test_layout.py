@@ -37,7 +37,7 @@ ROOMS = {
     "training/pairs": f"{DATA} pipeline/solve training/config",
     "training/objectives": "pipeline/base pipeline/blocks training/config training/models training/pairs",
     "training/run": f"{COUPLING} {NETWORKS}",
-    "training/sampling": f"{DATA} {NETWORKS} training/run",
+    "training/sampling": f"{DATA} pipeline/ot pipeline/solve {NETWORKS} training/run",
     "training/metrics": f"{DATA} {NETWORKS} training/run training/sampling",
     "training/report": f"{DATA} pipeline/solve {TRAINED}",
     "training/export": f"{DATA} pipeline/solve {TRAINED} training/report",

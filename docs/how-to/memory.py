@@ -1,23 +1,35 @@
-"""The largest n of a Sinkhorn block that fits a device, by the arithmetic of docs/how-to/one-gpu.md."""
+"""The largest n of a Sinkhorn block that fits a GPU, or with `--team` what each GPU of a team takes, as in `plan`."""
 
-POINT, SURROGATE, TILES = 28, 26_000, 1.1e9  # bytes: a row and feature of a side, a row, in all
+import sys
+
+from flowpairs.pipeline.solve.device_memory import block_bytes
+
 FREE = 0.9  # share of the memory that is used
-
-
-def block_bytes(n: int, d: int) -> float:
-    """Bytes of a block of n x n rows with d features."""
-    return POINT * 2 * n * d + SURROGATE * n + TILES
 
 
 def largest(gigabytes: float, d: int) -> int:
     """The largest power of two whose block fits."""
     n = 1
-    while block_bytes(2 * n, d) <= FREE * gigabytes * 1e9:
+    while block_bytes(2 * n, 2 * n, d) <= FREE * gigabytes * 1e9:
         n *= 2
     return n
 
 
-if __name__ == "__main__":
+def sizes() -> None:
+    """Print the largest n by features and by memory."""
     print("| features d | n in 24 GB | n in 80 GB |\n|---|---|---|")
     for d in (64, 256, 500, 3072):
         print(f"| {d:,} | {largest(24, d):,} | {largest(80, d):,} |")
+
+
+def teams() -> None:
+    """Print the memory of each GPU by the block and the number of GPUs that share it."""
+    print("| n = m | features d | 1 GPU | 8 GPUs | 64 GPUs |\n|---|---|---|---|---|")
+    for power in (19, 20, 21):
+        for d in (64, 500):
+            needs = [block_bytes(2**power, 2**power, d, team) for team in (1, 8, 64)]
+            print(f"| 2^{power} | {d} | {' | '.join(f'{need / 1e9:.1f} GB' for need in needs)} |")
+
+
+if __name__ == "__main__":
+    teams() if sys.argv[1:] == ["--team"] else sizes()

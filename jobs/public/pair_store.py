@@ -11,7 +11,9 @@ from flowpairs.pipeline.config import CoupleConfig, load, validate
 from flowpairs.pipeline.store.format import Index, read_index
 
 if TYPE_CHECKING:
+    from flowpairs.pipeline.couple import OpenRun
     from flowpairs.pipeline.plan import Plan
+    from flowpairs.pipeline.solve.job import BlockMaker
     from flowpairs.pipeline.store.status import Status
     from flowpairs.pipeline.store.verify import Verdict
     from flowpairs.training.pairs.dataset import PairDataset
@@ -75,13 +77,18 @@ class PairStore:
         return read_index(self.directory)
 
     def couple(
-        self, on_block: Callable[[dict[str, Any]], None] = lambda report: None, *, extend: bool = False
+        self,
+        on_block: Callable[[dict[str, Any]], None] = lambda report: None,
+        *,
+        extend: bool = False,
+        trust: bool = False,
     ) -> Index:
         """Make the store or complete it, on Ray, or in this process with `cluster.actors: 0`.
 
         Args:
             on_block: a function that is called with the report of each block when the block is done.
             extend: whether a store with fewer pairs than the config asks for may grow; its shards stay as they are.
+            trust: whether method reflow may import a network that is a class of whoever made the run.
 
         Returns:
             The index of the complete store.
@@ -92,7 +99,7 @@ class PairStore:
         """
         from flowpairs.pipeline.couple import couple
 
-        return couple(self.config, on_block, extend=extend)
+        return couple(self.config, on_block, extend=extend, open_run=run_opener(trust=trust))
 
     def plan(self) -> "Plan":
         """Forecast the seconds, memory and bytes of the rest of the job, from a trial of a few seconds.
@@ -120,12 +127,13 @@ class PairStore:
 
         return read_status(self.directory)
 
-    def verify(self, deep: int = 0, *, import_cost: bool = False) -> "Verdict":
+    def verify(self, deep: int = 0, *, import_cost: bool = False, trust: bool = False) -> "Verdict":
         """Read every byte of the store and compare it with the index.
 
         Args:
             deep: the number of blocks to compute again and compare bit by bit.
             import_cost: whether `deep` may import a cost that the store's config names as module:function.
+            trust: whether `deep` may import a network that is a class of whoever made the run of method reflow.
 
         Returns:
             The verdict, whose `.faults` lists the faults, one sentence each; it is empty for a sound store.
@@ -140,7 +148,7 @@ class PairStore:
         if deep and not verdict.faults:
             from flowpairs.pipeline.recompute import recompute
 
-            verdict.faults += recompute(self.directory, deep, import_cost=import_cost)
+            verdict.faults += recompute(self.directory, deep, import_cost=import_cost, open_run=run_opener(trust=trust))
         return verdict
 
     def report(self, output: str | AnyPath | None = None) -> AnyPath:
@@ -171,6 +179,17 @@ class PairStore:
 
     def __getitem__(self, which: Any) -> "Tensors":
         return self._pairs[which]
+
+
+def run_opener(*, trust: bool) -> "OpenRun":
+    """Return the function that opens the run of a config of method reflow; training is imported when it is called."""
+
+    def open_run(config: CoupleConfig) -> "BlockMaker":
+        from flowpairs.training.sampling.reflow import open_flow
+
+        return open_flow(config, trust=trust)
+
+    return open_run
 
 
 def _read(config: "str | AnyPath | Mapping[str, Any] | CoupleConfig", directory: str) -> CoupleConfig:

@@ -16,7 +16,7 @@ CONFIGS: dict[str, type[Strict]] = {
     "stream": StreamConfig,
 }
 # Keys of a config whose values are paths or URLs, and those of an evaluation.
-LOCATIONS = ("dir", "path", "table", "start", "matrix", "condition_file", "init")
+LOCATIONS = ("dir", "path", "table", "start", "matrix", "condition_file", "init", "run")
 EVALUATED = ("data", "source", "features")
 EMBEDDED = "digits"  # the name of the embedded data set, which has no path
 

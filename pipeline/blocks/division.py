@@ -3,7 +3,8 @@
 Block b couples the global source rows [b n, (b + 1) n) with m data. Where n is at most the number of data, an epoch is
 a random order of all ids cut into blocks of n; the few left over have other positions in the next epoch's order. Where
 n is larger (`resample: repeat`), and where the coupling is semi-discrete, every block holds all ids, each with weight
-1/m. All of this is a pure function of the config.
+1/m. The data of method reflow are as many as the source rows, and a block has those that its noise is led to. All of
+this is a pure function of the config.
 
 Where the source is data too, blocks take turns among the legs (pipeline/blocks/source.py). A block has n pairs; on
 either side it holds all ids of its leg if those are at most n, and otherwise the next n of an epoch's order.
@@ -138,6 +139,8 @@ def divide(config: CoupleConfig, rows: int, source: "SourceData | None" = None) 
     """
     ids = rows * (2 if config.data.flips else 1)
     n, whole = config.coupling.n, config.coupling.method == "semidiscrete"
+    if config.coupling.method == "reflow":
+        ids = n * -(-config.output.pairs // n)
     legs = () if source is None else source.legs
     most = max((max(len(leg.source), len(leg.target)) for leg in legs), default=ids)
     if n > most and not whole and config.coupling.resample is None and config.coupling.table is None:

@@ -18,29 +18,25 @@ from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.cluster.devices import assigned_device, check_alike
 from flowpairs.pipeline.cluster.scheduler import Loss
 from flowpairs.pipeline.cluster.shapes import ActorShape, fit, nodes
-from flowpairs.pipeline.solve.block_solver import BlockSolver
 from flowpairs.pipeline.solve.device_memory import device_name
-from flowpairs.pipeline.solve.potentials import PotentialSolver
-from flowpairs.pipeline.solve.timed import TimedSolver
+from flowpairs.pipeline.solve.timed import BuildSolver, TimedSolver
 
 GROUPS = {"write": 1, "watch": 1}  # concurrency groups of a `SolverActor`, a thread each
 FORMING = 60.0  # seconds in which members that have their job find each other; else the team is made anew
 PATIENCE = 10.0  # seconds in which the reason of a failed sum shows: the death of a member
-
-SolverClass = type[BlockSolver] | type[PotentialSolver]
 
 
 class Member:
     """A member of a team other than its leader.
 
     Args:
-        solver: `BlockSolver`, or `PotentialSolver` for the problems of a semi-discrete coupling.
+        solver: `build_solver`, or `PotentialSolver` for the problems of a semi-discrete coupling.
         job: reference to the job. It comes inside a list, so that a restarted actor fetches it again from its owner,
             the driver.
         threads: number of CPU cores that this actor was given.
     """
 
-    def __init__(self, solver: SolverClass, job: list[ray.ObjectRef], threads: int) -> None:
+    def __init__(self, solver: BuildSolver, job: list[ray.ObjectRef], threads: int) -> None:
         self.arguments = solver, job, threads
 
     def prepare(self) -> str:
@@ -71,13 +67,13 @@ class SolverActor(Member):
     encoded, hashed and written while the next one is solved, and the one after that waits for both. So does `lose`.
 
     Args:
-        solver: solver class, as for `Member`.
+        solver: what builds the solver, as for `Member`.
         job: reference to the job, as for `Member`.
         threads: number of CPU cores, as for `Member`.
         group: placement group of the team, one bundle per member with the leader's first; None for a team of one.
     """
 
-    def __init__(self, solver: SolverClass, job: list[ray.ObjectRef], threads: int, group: Any = None) -> None:
+    def __init__(self, solver: BuildSolver, job: list[ray.ObjectRef], threads: int, group: Any = None) -> None:
         super().__init__(solver, job, threads)
         self.unwritten: Queue[tuple[Any, float]] = Queue()
         self.group, self.members = group, list[Any]()
@@ -191,11 +187,11 @@ class ActorPool:
     Args:
         shape: number and size of actors.
         team: number of actors that solve one block together.
-        solver: solver class, as for `SolverActor`.
+        solver: what builds the solver, as for `SolverActor`.
         job: reference to the job.
     """
 
-    def __init__(self, shape: ActorShape, team: int, solver: SolverClass, job: ray.ObjectRef) -> None:
+    def __init__(self, shape: ActorShape, team: int, solver: BuildSolver, job: ray.ObjectRef) -> None:
         self.shape, self.team, self.size = shape, team, shape.actors // team
         self.arguments = solver, [job], shape.cpus
         remote: Any = ray.remote  # its annotations do not know concurrency groups

@@ -18,8 +18,8 @@ from flowpairs.pipeline.store.potential_files import assemble_potentials, solve_
 if TYPE_CHECKING:
     import ray
 
-    from flowpairs.pipeline.cluster.actors import SolverClass
     from flowpairs.pipeline.cluster.telemetry import Telemetry
+    from flowpairs.pipeline.solve.timed import BuildSolver
 
 PERMILLE = 1000  # units of the progress of potentials
 
@@ -65,7 +65,7 @@ def blocks_of(job: Job, todo: list[int]) -> tuple[Processes, Reports]:
 
     Returns: the processes that solve the blocks, and the blocks' reports as they are finished.
     """
-    from flowpairs.pipeline.solve.block_solver import BlockSolver
+    from flowpairs.pipeline.solve.block_solver import build_solver
 
     job = job.with_features()
     reference = None
@@ -76,7 +76,7 @@ def blocks_of(job: Job, todo: list[int]) -> tuple[Processes, Reports]:
     if job.config.coupling.method == "semidiscrete":
         _solve_potentials(job, reference)
     workers = Processes(shape_for(job.config.cluster, len(todo)), reference)
-    return workers, _solve_all(job, BlockSolver, todo, workers, job.config.cluster.actors_per_block)
+    return workers, _solve_all(job, build_solver, todo, workers, job.config.cluster.actors_per_block)
 
 
 @contextmanager
@@ -91,12 +91,12 @@ def job_metrics(job: Job) -> Iterator["Telemetry | None"]:
         yield series
 
 
-def _solve_all(job: Job, solver: "SolverClass", numbers: Sequence[int], workers: Processes, team: int) -> Reports:
+def _solve_all(job: Job, solver: "BuildSolver", numbers: Sequence[int], workers: Processes, team: int) -> Reports:
     """Yield the report of each block or problem as it is finished; closing the generator ends the work.
 
     Args:
         job: the job, with its features.
-        solver: `BlockSolver` or `PotentialSolver`.
+        solver: `build_solver`, or `PotentialSolver`.
         numbers: numbers of the blocks or problems.
         workers: processes that solve them.
         team: number of actors that solve one together.
@@ -112,7 +112,7 @@ def _solve_all(job: Job, solver: "SolverClass", numbers: Sequence[int], workers:
     return schedule(ActorPool(workers.shape, team, solver, workers.job), numbers)
 
 
-def _solve_here(job: Job, solver: "SolverClass", numbers: Sequence[int], shape: ActorShape) -> Reports:
+def _solve_here(job: Job, solver: "BuildSolver", numbers: Sequence[int], shape: ActorShape) -> Reports:
     """Solve in this thread, and write each block in another thread while the next one is solved."""
     import torch
 

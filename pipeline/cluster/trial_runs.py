@@ -43,6 +43,7 @@ class TrialRun:
     block_bytes: float  # of all blocks: freed memory is not all used again, and the previous block is being written
     pair_bytes: float
     potential_pace: float  # points times data per second, of a semi-discrete solve on all actors
+    gpu_memory: float = 0.0  # of the smallest GPU of an actor, in bytes; 0 on CPUs
 
 
 def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[int]:
@@ -62,6 +63,13 @@ def trial_sizes(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list
             low *= 2
         high = max(high, 2 * low)
     return [low, high] if high < blocks.n else [blocks.n]
+
+
+def rows_of_sample(config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> int:
+    """Compute how many rows of data the trials on a GPU need; 0 where those of any sample will do."""
+    if not shape.gpus or config.coupling.method != "sinkhorn" or config.coupling.resample is not None:
+        return 0
+    return min(blocks.n, ON_GPU[-1])
 
 
 def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
@@ -123,6 +131,7 @@ def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
         block_bytes=float(max(above)),
         pair_bytes=sum(tar.stat().st_size for tar in tars) / blocks.pairs,
         potential_pace=pace,
+        gpu_memory=float(min(row["gpu_bytes"] for row in rows)),
     )
 
 

@@ -155,7 +155,7 @@ class CoupleConfig(Strict):
             raise ValueError("data.time and source.kind=previous need each other; give both or neither")
         if self.two_sided and self.output.payload == "seeded":
             raise ValueError("output.payload=seeded: data as a source have no seed to come back from; give full or ids")
-        if self.two_sided and method in ("semidiscrete", "imported"):
+        if self.two_sided and method in ("semidiscrete", "imported", "reflow"):
             raise ValueError(
                 f"coupling.method={method}: takes noise as its source; give method sinkhorn, exact or independent"
             )
@@ -165,12 +165,37 @@ class CoupleConfig(Strict):
             raise ValueError("coupling.start: potentials of one coupling, not of a chain; remove it")
         if self.coupling.regions is not None and (self.two_sided or self.data.weight is not None):
             raise ValueError("coupling.regions: cut noise and as many data without weights; remove it")
-        if self.sampling.direction == "backward" and method in ("semidiscrete", "imported"):
+        if self.sampling.direction == "backward" and method in ("semidiscrete", "imported", "reflow"):
             raise ValueError(f"sampling.direction=backward: method {method} goes from noise to data; remove it")
         if self.coupling.cost == "precomputed" and not isinstance(self.source, DataSource):
             raise ValueError("coupling.cost=precomputed: a matrix between two data sets; give source.kind=data")
         if self.coupling.cost == "precomputed" and self.features.pca is not None:
             raise ValueError("features.pca: a precomputed cost sees no features; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _of_a_flow(self) -> "CoupleConfig":
+        """Refuse what asks for data of a data set where a trained flow makes them."""
+        if self.coupling.method != "reflow":
+            return self
+        if self.output.payload == "ids":
+            raise ValueError(
+                "output.payload=ids: x1 of method reflow is a sample of a flow, no datum that an id names; give full, "
+                "or seeded, which leaves out the noise"
+            )
+        if self.data.weight is not None or self.data.flips:
+            key = "flips" if self.data.flips else "weight"
+            raise ValueError(f"data.{key}: no datum takes part in pairs of method reflow; remove it")
+        if not self.coupling.recouple and self.sampling.draw != "categorical":
+            raise ValueError(
+                f"sampling.draw={self.sampling.draw}: pairs of method reflow are not drawn; remove it, or give "
+                "coupling.recouple=true"
+            )
+        if not self.coupling.recouple and self.features.pca is not None:
+            raise ValueError(
+                "features.pca: pairs of method reflow have no cost to see features; remove it, or give "
+                "coupling.recouple=true"
+            )
         return self
 
     @model_validator(mode="after")
@@ -210,4 +235,4 @@ def check_cost(config: CoupleConfig) -> None:
 
 
 # Keys of `coupling:` that name a path or say how the job is run, rather than determine its result.
-PATHS = {"on_unconverged", "table", "start", "condition_file", "matrix"}
+PATHS = {"on_unconverged", "table", "start", "condition_file", "matrix", "run"}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -13,8 +13,11 @@ from flowpairs.pipeline.config.strict import Strict
 
 Cost = Literal["dot", "sqeuclidean", "geodesic", "precomputed"] | Callable[..., Any]
 Regularisation = Annotated[float, Field(ge=0, le=1e30)]
+MOST_STEPS = 10_000  # of a solver: more than any flow needs
 LEAST_EPS = 1e-9  # smallest relative epsilon but 0
 NAMED = "dot", "sqeuclidean", "geodesic", "precomputed"
+# Keys that method reflow alone has: which flow, and how its samples are drawn.
+REFLOW = "run", "run_fingerprint", "solver", "steps", "rtol", "atol", "guidance", "batch", "recouple"
 
 
 class RelaxConfig(Strict):
@@ -36,10 +39,11 @@ class CouplingConfig(Strict):
     """One coupling problem per block of `n` source rows."""
 
     alternatives = (("rel_eps", "eps", "sharpness"),)
+    belonging: ClassVar[dict[str, tuple[str, ...]]] = {"method": REFLOW}
 
-    method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported"] = "sinkhorn"
+    method: Literal["independent", "exact", "sinkhorn", "semidiscrete", "imported", "reflow"] = "sinkhorn"
     """How pairs are coupled: by an entropic plan of each block, one potential for all noise, a permutation, at random,
-    or as a table says."""
+    as a table says, or as a trained flow leads noise to samples."""
     n: int = Field(ge=1)
     """Source rows of a block, which is one coupling problem; larger is better and costs its square. [rows]"""
     cost: str = "dot"
@@ -92,6 +96,25 @@ class CouplingConfig(Strict):
     """`repeat` puts every datum into every block, for an n above the number of data."""
     backend: Literal["auto", "torch", "keops", "triton"] = "auto"
     """What computes the passes over the entries; auto chooses by device and cost."""
+    run: str | None = None
+    """The training run, or a checkpoint of one, whose flow makes the data of method reflow."""
+    run_fingerprint: str | None = None
+    """SHA-256 that the run's network must have; the resolved config holds what was read."""
+    solver: Literal["dopri5", "euler", "midpoint", "heun", "jump"] = "dopri5"
+    """The solver by which method reflow draws samples; jump: the own steps of a MeanFlow model."""
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] | None = None
+    """Number of equal steps of that solver; null for dopri5, which chooses its steps. [steps]"""
+    rtol: PositiveFloat = 1e-5
+    """Relative tolerance of dopri5, for method reflow. [1]"""
+    atol: PositiveFloat = 1e-5
+    """Absolute tolerance of dopri5, for method reflow. [units of the data]"""
+    guidance: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Scale of classifier-free guidance of reflow's samples; 1: the label's own velocity. [1]"""
+    batch: PositiveInt = 512
+    """Samples of method reflow computed at once; dopri5 chooses its steps for a batch. [samples]"""
+    recouple: bool = False
+    """Whether the samples of a block of method reflow are coupled with its noise anew, by an entropic plan, before
+    they are written."""
     on_unconverged: Literal["fail", "record"] = "fail"
     """What a block that did not converge does: it fails the job, or it is recorded in blocks.parquet."""
 
@@ -99,13 +122,15 @@ class CouplingConfig(Strict):
     @classmethod
     def _default_epsilon(cls, value: Any) -> Any:
         if isinstance(value, dict) and not any(value.get(key) is not None for key in cls.alternatives[0]):
-            default = {"sinkhorn": 0.1, "semidiscrete": 0.0}.get(str(value.get("method", "sinkhorn")))
+            method = "sinkhorn" if value.get("recouple") is True else str(value.get("method", "sinkhorn"))
+            default = {"sinkhorn": 0.1, "semidiscrete": 0.0}.get(method)
             return value if default is None else value | {"rel_eps": default}
         return value
 
     @model_validator(mode="after")
     def _one_epsilon(self) -> "CouplingConfig":
         given = [key for key in self.alternatives[0] if getattr(self, key) is not None]
+        self._reflow()
         if self.method == "semidiscrete":
             self._semidiscrete()
         elif self.condition != "blind":
@@ -114,7 +139,7 @@ class CouplingConfig(Strict):
             raise ValueError(
                 f"{given[0]}=0: an unregularised plan is method exact or semidiscrete; give a positive one"
             )
-        if self.method == "sinkhorn" and self.n == 1:
+        if self.entropic and self.n == 1:
             raise ValueError("n=1: a block of one row leaves nothing to couple; give a larger n, or method independent")
         if self.rel_eps and self.rel_eps < LEAST_EPS:
             raise ValueError(f"rel_eps={self.rel_eps:g}: nothing resolves costs so finely; give {LEAST_EPS:g} or more")
@@ -124,13 +149,16 @@ class CouplingConfig(Strict):
             raise ValueError("beta and condition_file belong to method semidiscrete; remove them")
         if self.method not in ("sinkhorn", "semidiscrete") and self.start is not None:
             raise ValueError(f"start belongs to methods sinkhorn and semidiscrete, not to {self.method}; remove it")
-        if self.method not in ("sinkhorn", "semidiscrete") and given:
-            raise ValueError(f"{' and '.join(given)} belong to method sinkhorn, not to {self.method}; remove them")
+        if not self.entropic and self.method != "semidiscrete" and given:
+            otherwise = ", or give recouple=true" if self.method == "reflow" else ""
+            raise ValueError(
+                f"{' and '.join(given)} belong to method sinkhorn, not to {self.method}; remove them{otherwise}"
+            )
         if self.relax is not None:
             self._relaxed()
         if self.regions is not None:
             self._in_regions(self.regions)
-        if self.method != "sinkhorn" and self.backend != "auto":
+        if not self.entropic and self.backend != "auto":
             raise ValueError(f"backend belongs to method sinkhorn, not to {self.method}; remove it")
         if (self.method == "imported") != (self.table is not None):
             raise ValueError("table belongs to method imported, and that method needs one; give both or neither")
@@ -146,6 +174,24 @@ class CouplingConfig(Strict):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} given; keep one of rel_eps (relative to std(C)), eps, sharpness")
         return self
+
+    def _reflow(self) -> None:
+        """Refuse keys of method reflow for other methods, and what does not go with that method."""
+        fields = type(self).model_fields
+        if self.method != "reflow":
+            if strange := [key for key in REFLOW if getattr(self, key) != fields[key].default]:
+                raise ValueError(f"{' and '.join(strange)} belong to method reflow, not to {self.method}; remove them")
+            return
+        if self.run is None:
+            raise ValueError("method reflow needs run, the training run whose flow makes the data; give coupling.run")
+        if self.solver == "dopri5" and self.steps is not None:
+            raise ValueError(f"steps={self.steps}: dopri5 chooses its own; leave them out, or give solver=euler")
+        if self.solver != "dopri5" and self.steps is None:
+            raise ValueError(f"solver={self.solver}: takes equal steps; say how many, as in coupling.steps=16")
+        if self.resample is not None:
+            raise ValueError("resample does not belong to method reflow, which makes its data; remove it")
+        if self.cost != "dot" and not self.recouple:
+            raise ValueError("cost does not belong to method reflow, unless with recouple=true; remove it")
 
     def _relaxed(self) -> None:
         """Refuse options that do not go with relaxed marginals."""
@@ -190,6 +236,11 @@ class CouplingConfig(Strict):
             raise ValueError(
                 f"cost={self.cost!r}: unknown; give {', '.join(NAMED)}, {PREFIX}FORMULA or module:function"
             )
+
+    @property
+    def entropic(self) -> bool:
+        """Whether a block's plan is found by Sinkhorn's algorithm, be it of data or of a flow's samples."""
+        return self.method == "sinkhorn" or self.recouple
 
     @property
     def formula(self) -> str | None:

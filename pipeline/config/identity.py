@@ -16,6 +16,7 @@ ORIGINS = {
     "matrix_fingerprint": "matrix",
     "condition_fingerprint": "condition_file",
     "start_fingerprint": "start",
+    "run_fingerprint": "run",
 }
 
 

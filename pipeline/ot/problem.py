@@ -1,9 +1,10 @@
 """The coupling problem of a block. Shapes: n source rows, m target rows, d features."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
@@ -11,6 +12,13 @@ from flowpairs.pipeline.ot.costs.cost import Cost, Moments, moments
 from flowpairs.pipeline.ot.costs.formula import Formula
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team, of_first
 from flowpairs.pipeline.ot.tiles.tiling import Workers
+
+
+class Side(NamedTuple):
+    """Rows of a side, in an order, and their weights."""
+
+    rows: Int[Tensor, " k"]
+    weights: Float64[Tensor, " k"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,19 @@ class Problem:
         """Select some of the source rows, in any order and possibly repeated, with equal weights and the same cost."""
         return replace(self, x0=self.x0[rows], a=None, cost_moments=None)
 
+    def part(self, source: "Side", target: "Side") -> "Problem":
+        """Select some rows of each side, which hold all of its weight, with the same cost."""
+        x0, x1 = self.x0[source.rows], self.x1[target.rows]
+        return replace(self, x0=x0, x1=x1, a=source.weights, b=target.weights)
+
+    @property
+    def knows_float32_alone(self) -> bool:
+        """Whether the cost may not take float64: a user's function."""
+        return callable(self.cost) and not isinstance(self.cost, Formula)
+
     def in_float64(self) -> "Problem":
-        """Return the same problem with its points in float64; a user's function may know float32 alone."""
-        if callable(self.cost) and not isinstance(self.cost, Formula):
+        """Return the same problem with its points in float64, where its cost takes them."""
+        if self.knows_float32_alone:
             return self
         return replace(self, x0=self.x0.double(), x1=self.x1.double())
 

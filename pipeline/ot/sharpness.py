@@ -6,8 +6,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from flowpairs.pipeline.ot.costs.cost import centred
-from flowpairs.pipeline.ot.problem import Problem, entropy
+from flowpairs.pipeline.ot.problem import entropy
 from flowpairs.pipeline.ot.tiles.equal_rows import equal_rows
 from flowpairs.pipeline.ot.tiles.kernel import InnerKernel, Kernel
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
@@ -47,20 +46,19 @@ def transport_costs(kernel: Kernel, target: Float[Tensor, " m"], moment: float) 
         moment: <P, c>, where c is the part of the cost that the kernel's potentials do not absorb.
     """
     if isinstance(kernel, InnerKernel):
-        return _squared_distances(kernel.problem, target, moment / kernel.factor)
+        return _squared_distances(kernel, target, moment / kernel.factor)
     moments = kernel.problem.measured().cost_moments
     assert moments is not None
     return moments.mean, moment
 
 
-def _squared_distances(problem: Problem, target: Float[Tensor, " m"], coupled_cost: float) -> tuple[float, float]:
+def _squared_distances(kernel: InnerKernel, target: Float[Tensor, " m"], coupled_cost: float) -> tuple[float, float]:
     """Compute both mean squared distances from <P, C>, C = -x0 x1^T of the centred points."""
-    a, b = problem.weights()
-    (centre0, rows), (centre1, columns) = centred(problem.x0, a), centred(problem.x1, b)
-    apart = centre0 - centre1
-    source_spread = (a @ rows.square().sum(1)).item()
-    square = columns.square().sum(1)
-    independent = source_spread + (b @ square).item() + (apart @ apart).item()
-    drift = 2 * (apart @ (columns.T @ target)).item()
+    rows, columns = kernel.rows, kernel.columns
+    apart = rows.centre - columns.centre
+    source_spread = (kernel.a @ rows.each(lambda own: own.square().sum(1))).item()
+    square = columns.each(lambda own: own.square().sum(1))
+    independent = source_spread + (kernel.b @ square).item() + (apart @ apart).item()
+    drift = 2 * (apart @ columns.mean(target)).item()
     coupled = source_spread + (target @ square).item() + (apart @ apart).item() + 2 * coupled_cost - drift
     return independent, max(0.0, coupled)

@@ -55,6 +55,17 @@ class SolvedBlock:
     g: Float64[np.ndarray, " m"] | None
 
 
+def build_solver(job: Job, threads: int, device: str) -> Any:
+    """Build what computes a job's blocks in this process; the arguments are those of `BlockSolver`."""
+    return BlockSolver(job, threads, device) if job.maker is None else job.maker.solver(job, threads, device)
+
+
+def made_on(device: str) -> dict[str, str]:
+    """Say on which device, with what and when a block was made, for its report."""
+    made = {"flowpairs": "", "commit": "", **made_with()}
+    return {"device": device_name(device), **{name: made[name] for name in ("torch", "flowpairs", "commit", "date")}}
+
+
 class BlockSolver:
     """Computes blocks; built once per process.
 
@@ -80,7 +91,6 @@ class BlockSolver:
 
     def solve(self, block: int) -> SolvedBlock:
         """Couple a block and draw its pairs, assign partners to its rows, or take its pairs from the table."""
-        import torch
 
         if self.inputs.table is not None:
             report, pairs, g = self._import(self.inputs.table, block)
@@ -88,10 +98,7 @@ class BlockSolver:
             report, pairs, g = self._assign(block)
         else:
             report, pairs, g = self._couple(block)
-        made = made_with()
-        made_by = {"device": device_name(self.device), "torch": torch.__version__}
-        made_by |= {"flowpairs": made.get("flowpairs", ""), "commit": made.get("commit", ""), "date": made["date"]}
-        return SolvedBlock(block, {"block": block, **report, **made_by}, pairs, g)
+        return SolvedBlock(block, {"block": block, **report, **made_on(self.device)}, pairs, g)
 
     def write(self, solved: SolvedBlock) -> dict[str, Any]:
         """Write a block's shards and return its report once they are on disk.

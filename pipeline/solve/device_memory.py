@@ -1,6 +1,9 @@
-"""What a device is called, and how large a block its memory holds."""
+"""What a device is called, and how large a Sinkhorn block its memory holds, by the arithmetic of docs/gpu.md."""
 
-POINT, ENTRIES, TILES = 28, 6400, 1.2e9  # bytes of a number of a point, of a row's kept entries, and of the tiles
+STEP = 64  # features to a multiple of which the fused kernels fill points up
+ENTRIES, PIECES = 5500, 4000  # bytes of a row's kept entries and of a column's pieces, with what solves for them
+ROW = 1500  # bytes of a row's shares of the column groups
+FIXED = 2.5e9  # bytes of tiles, slabs of points, the entries beyond 64 of a row in few rows, and of CUDA itself
 
 
 def device_name(device: str) -> str:
@@ -17,14 +20,20 @@ def gpu_bytes() -> int:
     return torch.cuda.mem_get_info()[1]
 
 
-def block_bytes(n: int, m: int, d: int) -> float:
-    """Estimate the bytes of a GPU's memory that a block of n x m rows of d features takes, tile by tile of torch.
+def block_bytes(n: int, m: int, d: int, team: int = 1) -> float:
+    """Estimate the bytes of a GPU's memory that a Sinkhorn block of n x m rows of d features takes.
 
-    Points are held in float32 and float64 with what is made of them, 64 entries of a row with what solves for them.
+    The points are held in float32, and once more as what passes take: two halves in float16, or the factors of torch's
+    products. Each member of a team holds all points, and the entries and pieces of its own rows.
     """
-    return POINT * (n + m) * d + ENTRIES * n + TILES
+    return points_bytes(d) * (n + m) + ROW * n + (ENTRIES * n + PIECES * m) / team + FIXED
 
 
-def largest_block(memory: float, d: int) -> int:
+def largest_block(memory: float, d: int, team: int = 1) -> int:
     """Estimate the largest n = m whose block fits a GPU's memory, in bytes; 0 where none does."""
-    return max(0, int((memory - TILES) / (2 * POINT * d + ENTRIES)))
+    return max(0, int((memory - FIXED) / (2 * points_bytes(d) + ROW + (ENTRIES + PIECES) / team)))
+
+
+def points_bytes(d: int) -> int:
+    """Compute the bytes of a point of d features, and of what passes take of it."""
+    return 4 * (d + max(d + 1, -(-d // STEP) * STEP))

@@ -2,15 +2,38 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 from flowpairs.pipeline import config as configs
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.solve.inputs import FeatureSpace, Inputs, feature_space
-from flowpairs.pipeline.store.format import CONVENTION, COSTS, IMPORTED, Index, Outline, Shard
+from flowpairs.pipeline.store.format import CONVENTION, COSTS, IMPORTED, REFLOW, Index, Outline, Shard
 
 SAMPLE = 64  # rows of either side on which a cost that is a formula is tried
+
+
+@runtime_checkable
+class BlockMaker(Protocol):
+    """What makes the blocks of a method that draws its data from elsewhere: for method reflow, a trained flow.
+
+    Another part of the program knows how; the job takes it to the processes that solve its blocks.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what determines the data."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the data have labels."""
+
+    def check(self, shape: tuple[int, ...], num_classes: int | None) -> None:
+        """Refuse data that the flow did not learn, by their shape and, once it is known, their number of classes."""
+
+    def solver(self, job: "Job", threads: int, device: str) -> Any:
+        """Build the solver of the job's blocks, with the methods of `BlockSolver`."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +46,7 @@ class Job:
         blocks: division of the job into blocks.
         inputs: what was read.
         features: both sides in the space of the cost, once `with_features` has computed them.
+        maker: what makes the blocks, where they are not made of the inputs alone.
     """
 
     config: CoupleConfig
@@ -30,6 +54,7 @@ class Job:
     blocks: Blocks
     inputs: Inputs
     features: FeatureSpace | None = None
+    maker: BlockMaker | None = None
 
     @property
     def store(self) -> AnyPath:
@@ -62,18 +87,23 @@ class Job:
         """Build the content of `index.json` for this job with these shards."""
         config, target, source, table = self.config, self.inputs.target, self.inputs.source, self.inputs.table
         convention = CONVENTION.format(cost=COSTS.get(config.coupling.cost, config.coupling.cost))
+        if table is not None:
+            convention = IMPORTED
+        elif config.coupling.method == "reflow" and not config.coupling.recouple:
+            convention = REFLOW
         payload = config.output.payload
         assert payload != "auto", "the payload is decided before a job is made"
+        labelled = self.maker is None or self.maker.labelled
         return Index(
             config_hash=configs.digest(config.determining()),
             data_fingerprint=target.fingerprint,
             pairs=self.blocks.pairs,
             shape=target.rows.shape,
-            num_classes=target.num_classes,
-            class_names=target.class_names,
+            num_classes=target.num_classes if labelled else 0,
+            class_names=target.class_names if labelled else (),
             payload=payload,
             method=config.coupling.method,
-            convention=convention if table is None else IMPORTED,
+            convention=convention,
             shards=tuple(shards),
             weighted=table is not None and table.weights is not None,
             source_fingerprint=None if source is None else source.fingerprint,

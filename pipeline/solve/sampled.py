@@ -31,8 +31,8 @@ from flowpairs.pipeline.solve.inputs import (
 from flowpairs.pipeline.store.format import rows_directory
 
 IDLE = 400 * 2**20  # bytes of a process that has imported Ray, numpy and scipy
-MOST = 8_192  # rows of a sample
-SAMPLE_BYTES = 2**28  # and bytes, as float32
+MOST = 8_192  # rows of a sample, unless more are asked for
+SAMPLE_BYTES = 2**15  # times as many bytes of a sample, as float32: of larger rows there are fewer
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,14 @@ class Sampled:
         )
 
 
-def sample_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath) -> Sampled:
+def sample_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath, most: int = MOST) -> Sampled:
     """Read the inputs of a forecast, and measure what the whole will take.
+
+    Args:
+        config: the job.
+        surveyed: what is known of its data.
+        store: its directory.
+        most: largest number of rows of a side that are read.
 
     Raises:
         InputError: what the readers refuse.
@@ -85,16 +91,15 @@ def sample_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath) -> Sam
     def read(part: DataConfig, spec: DataSpec, side: Side) -> Target:
         nonlocal reading
         where = rows_directory(store, side)
-        if spec.rows is not None and spec.rows <= MOST and is_small(spec):
+        if spec.rows is not None and spec.rows <= most and is_small(spec):
             began = time.perf_counter()
             target = read_small(part, spec)
             reading += time.perf_counter() - began
             counts[side] = len(target)
             return target
         counts[side] = spec.rows if spec.rows is not None else count_data(part, spec)
-        most = max(1, min(MOST, SAMPLE_BYTES // (4 * math.prod(spec.shape))))
         began = time.perf_counter()
-        target = sample(part, spec, most)
+        target = sample(part, spec, max(1, min(most, most * SAMPLE_BYTES // (4 * math.prod(spec.shape)))))
         if not row_set.lost_files(where):  # the rows are there, and only read again
             return target
         reading += (time.perf_counter() - began) * counts[side] / len(target)

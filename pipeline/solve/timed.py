@@ -3,14 +3,31 @@
 import resource
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 from flowpairs.pipeline.base.errors import JobError
-from flowpairs.pipeline.solve.block_solver import BlockSolver
+from flowpairs.pipeline.ot.tiles.partition import Team
 from flowpairs.pipeline.solve.device_memory import block_bytes, gpu_bytes, largest_block
-from flowpairs.pipeline.solve.potentials import PotentialSolver
+from flowpairs.pipeline.solve.job import Job
 
-Solver = BlockSolver | PotentialSolver
+
+@runtime_checkable
+class Solver(Protocol):
+    """What solves numbered pieces of a job: its blocks, or the problems of a semi-discrete coupling."""
+
+    job: Job
+    device: str  # "cpu" or "cuda"
+    team: Team  # replaced by an actor that is a member of one
+
+    def solve(self, number: int) -> Any:
+        """Compute a piece, and write nothing."""
+
+    def write(self, solved: Any) -> dict[str, Any]:
+        """Write what `solve` returned, and return its report."""
+
+
+BuildSolver = Callable[[Job, int, str], Solver]  # of a job, a number of cores, and "cpu" or "cuda"
 
 
 class TimedSolver:
@@ -43,14 +60,21 @@ class TimedSolver:
 
         if not isinstance(error, torch.OutOfMemoryError):
             return ""
-        blocks, d, memory = self.solver.job.blocks, self.solver.job.space.map.dim, gpu_bytes()
+        job, memory = self.solver.job, gpu_bytes()
+        if job.config.coupling.method != "sinkhorn":
+            return f" of a GPU with {memory / 1e9:.3g} GB"
+        blocks, d, team = job.blocks, job.space.map.dim, job.config.cluster.actors_per_block
+        need, fits = block_bytes(blocks.n, blocks.m, d, team), largest_block(memory, d, team)
         return (
             f" of a GPU with {memory / 1e9:.3g} GB at n={blocks.n}, m={blocks.m}, d={d}, which takes about "
-            f"{block_bytes(blocks.n, blocks.m, d) / 1e9:.3g} GB; about n=m={largest_block(memory, d)} would fit"
+            f"{need / 1e9:.3g} GB; about n=m={fits} would fit"
         )
 
     def write(self, solved: tuple[Any, float]) -> dict[str, Any]:
-        """Write what `solve` returned; return the report with `solve_seconds`, `write_seconds` and bytes of memory."""
+        """Write what `solve` returned; return the report with its seconds and the bytes of this process's memory.
+
+        `start_bytes` and `peak_bytes` are what it took on the host, `gpu_bytes` what its GPU has, 0 without one.
+        """
         found, seconds = solved
         started = time.monotonic()
         return {
@@ -59,6 +83,7 @@ class TimedSolver:
             "write_seconds": time.monotonic() - started,
             "start_bytes": self.start_bytes,
             "peak_bytes": peak_bytes(),
+            "gpu_bytes": gpu_bytes() if self.solver.device == "cuda" else 0,
         }
 
 

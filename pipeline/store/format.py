@@ -45,6 +45,7 @@ CONVENTION = (
     "P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps)"
 )
 IMPORTED = "pairs made elsewhere, as a table had them"
+REFLOW = "x1 is where a trained flow leads x0"
 
 
 Count = Annotated[int, Field(ge=0)]
@@ -101,7 +102,7 @@ class Index:
     def cost_name(self) -> str:
         """Name of the costs in the blocks' reports: squared distances, unless the store's cost is another."""
         distances = [CONVENTION.format(cost=COSTS[cost]) for cost in ("dot", "sqeuclidean")]
-        return "mean squared distance" if self.convention in (*distances, IMPORTED) else "mean cost"
+        return "mean squared distance" if self.convention in (*distances, IMPORTED, REFLOW) else "mean cost"
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,8 @@ def block_done(directory: AnyPath, blocks: Blocks, block: int) -> bool:
 
 def _paths(config: CoupleConfig) -> tuple[str | None, ...]:
     """List the paths of all that a job reads."""
-    return config.data.path, getattr(config.source, "path", None), config.coupling.table, config.coupling.matrix
+    of_coupling = config.coupling.table, config.coupling.matrix, config.coupling.run
+    return config.data.path, getattr(config.source, "path", None), *of_coupling
 
 
 def _finished(directory: AnyPath) -> format.Index | None:

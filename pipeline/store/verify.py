@@ -23,7 +23,7 @@ class Verdict:
     `draw_error` is the L1 distance between the frequencies at which the data that occur were drawn and their weights,
     equal ones where the rows have none; `chance_error` is what that many independent draws would give. A
     coupling's draws stay at or below chance. `data` is the number of data, with mirror images where one occurs; None
-    where the store has no rows.
+    where the store has no rows, or its pairs hold samples of a flow instead.
     """
 
     directory: str
@@ -76,7 +76,7 @@ def _compare_draws(directory: AnyPath, index: format.Index, drawn: Counter[int],
     """Compare how often data were drawn with how often they should have been."""
     ids, counts = np.array(list(drawn)), np.array(list(drawn.values()), np.float64)
     weights = None
-    if (directory / "rows" / row_set.MANIFEST).is_file():
+    if index.method != "reflow" and (directory / "rows" / row_set.MANIFEST).is_file():
         try:
             decoder = Decoder(directory, index)
             weights, data = decoder.data_weights, len(decoder.data)

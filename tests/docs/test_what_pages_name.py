@@ -86,11 +86,11 @@ def test_inline_commands_and_keys_exist(document: Path) -> None:
     assert wrong == []
 
 
-def test_the_arithmetic_of_one_gpu_is_what_the_page_says() -> None:
-    done = subprocess.run(
-        [sys.executable, "docs/how-to/memory.py"], check=True, stdout=subprocess.PIPE, text=True, timeout=60
-    )
-    assert done.stdout.strip() in Path("docs/how-to/one-gpu.md").read_text()
+@pytest.mark.parametrize(("page", "options"), [("how-to/one-gpu.md", []), ("gpu.md", ["--team"])])
+def test_the_arithmetic_of_a_gpus_memory_is_what_pages_say(page: str, options: list[str]) -> None:
+    command = [sys.executable, "docs/how-to/memory.py", *options]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.stdout.strip() in Path("docs", page).read_text()
 
 
 def test_a_chain_goes_back_into_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+sys.path.insert(0, "tests")
+
 import numpy as np
 import yaml
 from pydantic import BaseModel
+from support.runs import MLP, write_run
 
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.config import CoupleConfig, load
@@ -41,6 +44,7 @@ VALUES: list[Any] = [
     None, True, False, -1, 0, 1, 2, 3, 7, 60, 61, 1000, 2**31, 2**40, 2**63, 2**64, 10**30, -(2**63),
     0.0, -0.0, 0.5, 0.999999, 1.0, 1.5, -0.1, 1e-12, 1e-300, 5e-324, 1e300, float("inf"), float("-inf"), float("nan"),
     "", "x", "auto", "none", "label", "image", "dot", "exact", "sinkhorn", "semidiscrete", "independent", "imported",
+    "reflow", "euler",
     "class", "extended", "balanced", "backward", "ids", "seeded", "repeat", "record", "gaussian", "data", "previous",
     "../x", "a/b", "/proc/x", "/dev/null/x", "memory://x/y", "s9://x", "file:relative", "os:getcwd", "a:b:c",
     "ü[/]\x1b[31m", "x" * 300, "x" * 5000, "6:00", "1_000", "0x10", "~", [], [1], ["a", "b"], [[1]], [None], [2, 1],
@@ -68,6 +72,12 @@ def bases(data: Path) -> dict[str, dict[str, Any]]:
         "chain": noise
         | {"data": noise["data"] | {"time": "t"}, "source": {"kind": "previous"}}
         | {"coupling": {"n": 10, "rel_eps": 0.5}, "output": {"pairs": 40}},
+        "reflow": noise
+        | {"coupling": {"n": 30, "method": "reflow", "run": str(data / "run"), "solver": "euler", "steps": 2}}
+        | {"output": {"pairs": 45}},
+        "recoupled": noise
+        | {"coupling": {"n": 30, "method": "reflow", "run": str(data / "run"), "recouple": True}}
+        | {"output": {"pairs": 60}},
         "features": noise
         | {"features": {"pca": 2}, "sampling": {"draw": "balanced"}}
         | {"coupling": {"n": 30, "cost": "sqeuclidean", "eps": 1.0}, "output": {"pairs": 30}},
@@ -92,6 +102,7 @@ def write_data(directory: Path) -> None:
     columns = {"w": draws.random(60), "label": np.arange(60) % 3, "t": np.repeat([0.0, 1.0, 2.0], 20)}
     np.savez(directory / "d.npz", x=x, **columns)  # type: ignore[arg-type]
     np.savez(directory / "e.npz", x=x[:45] + 1)
+    write_run(directory / "run", MLP, (4,))
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -145,7 +156,7 @@ def attempt(tree: dict[str, Any], directory: Path) -> str | None:
 
 
 def _carry_out(tree: dict[str, Any], directory: Path) -> None:
-    from flowpairs.pipeline.couple import couple
+    from flowpairs import PairStore
     from flowpairs.training.run.directory import check_run
 
     path = directory / "job.yaml"
@@ -155,7 +166,7 @@ def _carry_out(tree: dict[str, Any], directory: Path) -> None:
         return
     config = load(CoupleConfig, path)
     if config.cluster.actors == 0:
-        couple(config)
+        PairStore.of(config).couple()
 
 
 def _wrong(error: Exception) -> str | None:

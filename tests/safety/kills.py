@@ -5,7 +5,9 @@
 Each round runs one job on a Ray of its own, and sends SIGKILL to one of its processes, chosen at random: the driver, an
 actor, a member of a team, a training worker, or the raylet of a second node. A job that ends early is started again, as
 its user would. A round is a fault if the result differs from the undisturbed one, if it takes longer than twice the
-undisturbed time and DETECTION, or if a process of it is left after a minute.
+undisturbed time and DETECTION, or if a process of it is left after a minute. Where other work slows the machine
+down, the undisturbed time counts as longer, by as much as a fixed piece of work takes longer than during the
+undisturbed run (`Pace`); rounds that needed it are counted apart.
 """
 
 import argparse
@@ -18,8 +20,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +83,43 @@ JOBS: dict[str, dict[str, Any]] = {
         "cluster": {"workers": 2},
     },
 }
+
+
+class Pace:
+    """How long a fixed piece of work takes, measured all the time by a process with the priority of Ray's workers."""
+
+    WORK = "import os, time; os.nice(15)\nwhile True:\n t = time.perf_counter(); sum(range(4_000_000))\n " + (
+        "print(time.perf_counter() - t, flush=True); time.sleep(1)"
+    )
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", self.WORK], stdout=subprocess.PIPE, text=True)
+        self._seen: list[tuple[float, float]] = []
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._seen.append((time.monotonic(), float(line)))
+
+    def since(self, began: float) -> float:
+        """Compute the mean seconds of the work since a time of `time.monotonic`, or of the last one."""
+        found = [seconds for at, seconds in self._seen if at >= began] or [self._seen[-1][1]]
+        return sum(found) / len(found)
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a job takes and makes when it is left alone: seconds, the machine's pace meanwhile, the result."""
+
+    seconds: float
+    pace: float
+    result: dict[str, str]
 
 
 class Round:
@@ -150,16 +191,20 @@ class Round:
         return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
 
 
-def undisturbed(name: str, directory: Path, pairs: Path) -> tuple[float, dict[str, str]]:
-    """Run a job to its end; return its seconds and its result."""
+def undisturbed(name: str, directory: Path, pairs: Path, pace: Pace) -> Undisturbed:
+    """Run a job to its end."""
     job, began = Round(name, directory, pairs), time.monotonic()
     assert job.start().wait() == 0, (directory / "log").read_text()[-2000:]
-    return time.monotonic() - began, job.result()
+    return Undisturbed(time.monotonic() - began, pace.since(began), job.result())
 
 
-def disturbed(job: Round, seconds: float, expected: dict[str, str]) -> tuple[str, list[str]]:
-    """Run a job, kill one of its processes at a random moment, and see it to its end; return who it was, and faults."""
-    began, moment, limit = time.monotonic(), random.uniform(0, seconds), 2 * seconds + DETECTION
+def disturbed(job: Round, alone: Undisturbed, pace: Pace) -> tuple[str, list[str], bool]:
+    """Run a job, kill one of its processes at a random moment, and see it to its end.
+
+    Returns:
+        Who was killed, the faults, and whether the limit was one of a slower machine.
+    """
+    began, moment = time.monotonic(), random.uniform(0, alone.seconds)
     driver, who, faults = job.start(), "nobody", list[str]()
     while driver.poll() is None and time.monotonic() - began < moment:
         time.sleep(0.01)
@@ -169,16 +214,19 @@ def disturbed(job: Round, seconds: float, expected: dict[str, str]) -> tuple[str
             os.kill(victim, signal.SIGKILL)
         except ProcessLookupError:
             who = "nobody"
-    starts = 1
+    starts, slower = 1, 1.0
     while driver.poll() != 0:
-        if time.monotonic() - began > limit:
-            faults.append(f"not done after {limit:.0f} s")
+        taken = time.monotonic() - began
+        if taken > 2 * alone.seconds + DETECTION:
+            slower = max(1.0, pace.since(began) / alone.pace)
+        if taken > 2 * alone.seconds * slower + DETECTION:
+            faults.append(f"not done after {taken:.0f} s")
             break
         if driver.poll() is not None:
             driver, starts = job.start(), starts + 1
         time.sleep(0.05)
     taken = time.monotonic() - began
-    if not faults and job.result() != expected:
+    if not faults and job.result() != alone.result:
         faults.append("another result")
     end = time.monotonic() + LINGER
     while (left := job.processes()) and time.monotonic() < end and not faults:
@@ -187,8 +235,10 @@ def disturbed(job: Round, seconds: float, expected: dict[str, str]) -> tuple[str
         faults.append(f"left after {LINGER:.0f} s: {sorted({line[:60] for line in left.values()})}")
     for process in left:
         os.kill(process, signal.SIGKILL)
-    print(f"{job.name}: {who} killed at {moment:.1f} s; {starts} starts, {taken:.1f} s {'; '.join(faults)}", flush=True)
-    return who, faults
+    remarks = [f"machine {slower:.1f} times as slow"] if slower > 1 else []
+    told = "; ".join([*remarks, *faults])
+    print(f"{job.name}: {who} killed at {moment:.1f} s; {starts} starts, {taken:.1f} s {told}", flush=True)
+    return who, faults, slower > 1
 
 
 def main() -> None:
@@ -198,18 +248,19 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
     options = parser.parse_args()
     random.seed(options.seed)
-    counts, faults = Counter[str](), 0
+    counts, faults, slow, pace = Counter[str](), 0, 0, Pace()
     with tempfile.TemporaryDirectory(prefix="flowpairs-kills-") as temporary:
         root = Path(temporary)
-        undisturbed("team", root / "pairs", root)
+        undisturbed("team", root / "pairs", root, pace)
         pairs = root / "pairs" / "out"
-        known = {name: undisturbed(name, root / "undisturbed" / name, pairs) for name in options.jobs}
-        for name, (seconds, _) in known.items():
-            print(f"{name}: {seconds:.1f} s undisturbed", flush=True)
+        alone = {name: undisturbed(name, root / "undisturbed" / name, pairs, pace) for name in options.jobs}
+        for name, of in alone.items():
+            print(f"{name}: {of.seconds:.1f} s undisturbed", flush=True)
         for number in range(options.kills):
             name = options.jobs[number % len(options.jobs)]
             job = Round(name, root / f"{number:04d}", pairs)
-            who, wrong = disturbed(job, *known[name])
+            who, wrong, slower = disturbed(job, alone[name], pace)
+            slow += slower
             counts[f"{name}: {who}"] += 1
             faults += bool(wrong)
             if wrong:
@@ -217,7 +268,8 @@ def main() -> None:
             shutil.rmtree(root / f"{number:04d}", ignore_errors=True)
     width = max(map(len, counts))
     print("\n".join(f"{what:{width}} {count:4d}" for what, count in sorted(counts.items())))
-    print(f"{options.kills} kills, {faults} faults")
+    pace.stop()
+    print(f"{options.kills} kills, {faults} faults; {slow} took longer than twice their time, on a slower machine")
     sys.exit(bool(faults))
 
 

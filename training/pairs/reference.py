@@ -1,4 +1,7 @@
-"""The data set on one side of a pair store: every datum that occurs in its pairs, once."""
+"""The data set on one side of a pair store: every datum that occurs in its pairs, once.
+
+Pairs of method reflow hold samples of a flow; their data set is the one that the flow learnt, in the store's rows.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,8 +11,10 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
-from flowpairs.pipeline.store.format import Index
+from flowpairs.pipeline.data.rows import row_set
+from flowpairs.pipeline.store.format import Index, rows_directory
 from flowpairs.training.pairs.online import SemidiscreteStore
 from flowpairs.training.pairs.reading.shards import ShardReader
 
@@ -33,8 +38,10 @@ def read_reference(directory: str | AnyPath, index: Index, side: Literal["target
         side: the side to read; a source has data only in a two-sided store, and no labels.
 
     Raises:
-        InputError: a shard is damaged.
+        InputError: a shard is damaged, or the rows of pairs of method reflow are gone.
     """
+    if index.method == "reflow":
+        return _learnt(rows_directory(as_path(directory)), index)
     if index.method == "semidiscrete":  # such a store holds its data set, and may have no shards
         store = SemidiscreteStore(as_path(directory), index)
         ids = np.arange(min(store.ids, LIMIT))
@@ -58,3 +65,13 @@ def read_reference(directory: str | AnyPath, index: Index, side: Literal["target
             break
     arrays = {field: torch.from_numpy(np.concatenate(part)) for field, part in parts.items()}
     return Reference(arrays[name], arrays.get("label"))
+
+
+def _learnt(rows: AnyPath, index: Index) -> Reference:
+    """Read the data that the flow behind pairs of method reflow learnt."""
+    target = None if row_set.lost_files(rows) else row_set.open_target(rows)
+    if target is None or target.rows.shape != index.shape or target.fingerprint != index.data_fingerprint:
+        raise InputError(f"{rows}: not the data that the flow learnt whose samples these pairs hold; give data=PATH")
+    ids = np.arange(min(len(target), LIMIT))
+    labels = None if target.labels is None or not index.num_classes else torch.from_numpy(target.labels[ids])
+    return Reference(torch.from_numpy(target.rows.read(ids)), labels)

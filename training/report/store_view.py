@@ -17,7 +17,7 @@ BLOCKS_IN_FULL = 4  # largest number of blocks in the table; more are summarised
 BLOCKS_DRAWN = 4  # least number of blocks for a figure; fewer are in the table only
 OUTLIERS = 8  # largest number of blocks that are listed for standing out
 APART = 5.0  # times the median distance from the median, beyond which a block stands out
-UNDRAWN = "independent", "imported", "semidiscrete"  # methods whose blocks have no errors to draw
+UNDRAWN = "independent", "imported", "semidiscrete", "reflow"  # methods whose blocks have no errors to draw
 FIGURES = {
     "Sharpness E": "sharpness", "Partners a row": "partners", "Source marginal error (L1)": "source_error",
     "Target marginal error (L1)": "target_error", "Error of the plan (L1, estimated)": "plan_error",

@@ -30,7 +30,7 @@ def pin_init(config: TrainConfig) -> TrainConfig:
     """
     if config.train.init is None:
         return config
-    found, expected = _fingerprint(read_init(config.train.init)), config.train.init_fingerprint
+    found, expected = weights_fingerprint(read_init(config.train.init)), config.train.init_fingerprint
     if expected not in (None, found):
         raise InputError(
             f"train.init_fingerprint={expected!r}: the weights of train.init={config.train.init!r} have {found!r}; "
@@ -87,7 +87,7 @@ def _safetensors(file: Path, where: str) -> Weights:
         raise InputError(f"train.init={where!r}: {file} cannot be read ({error}); {REMEDY}") from error
 
 
-def _fingerprint(weights: Weights) -> str:
+def weights_fingerprint(weights: Weights) -> str:
     """Hash names, shapes and values."""
     whole = hashlib.sha256()
     for name, value in sorted(weights.items()):

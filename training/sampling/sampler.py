@@ -38,6 +38,7 @@ class Sampler:
             conditional network.
         device: the device to sample on.
         starts: the data to start from, for a flow from data to data; None: noise.
+        stream: the sequence of the seed that this noise is.
     """
 
     def __init__(
@@ -47,18 +48,20 @@ class Sampler:
         classes: Int64[Tensor, " c"] | None,
         device: torch.device,
         starts: Float32[Tensor, "n *shape"] | None = None,
+        stream: noise.Stream = noise.Stream.STARTS,
     ) -> None:
         assert starts is None or len(starts) == config.samples
         assert classes is not None or not trained.config.model.conditional
         self.trained, self.config, self.device = trained, config, device
         self.network = trained.network(device)
         self._starts, self._classes = starts, classes if trained.config.model.conditional else None
+        self._stream = stream
 
     def starts(self, rows: slice) -> Float32[Tensor, "b *shape"]:
         """Return the points that the samples of some numbers start from."""
         if self._starts is not None:
             return self._starts[rows]
-        return self._noise(noise.Stream.STARTS, rows.start, rows.stop - rows.start)
+        return self._noise(self._stream, rows.start, rows.stop - rows.start)
 
     def labels(self, rows: slice) -> Int64[Tensor, " b"] | None:
         """Return the labels of the samples of some numbers; None if the network takes none."""

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.tiles.centred_points import centred
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
@@ -80,25 +81,18 @@ def moments(
     """
     if callable(cost):
         return _streamed(cost, x0, x1, a, b, team)
-    (u0, rows), (u1, columns) = centred(x0, a), centred(x1, b)
-    s0, s1 = (rows * a[:, None]).T @ rows, (columns * b[:, None]).T @ columns
+    rows, columns = centred(x0, a), centred(x1, b)
+    u0, u1 = rows.centre, columns.centre
+    s0, s1 = rows.gram(a), columns.gram(b)
     apart = u0 - u1
     if cost == "dot":
         mean, variance = -(u0 @ u1), (s0 * s1).sum() + u1 @ s0 @ u1 + u0 @ s1 @ u0
     else:
-        p, q = rows.square().sum(1) + 2 * rows @ apart, columns.square().sum(1) - 2 * columns @ apart
+        p = rows.each(lambda own: own.square().sum(1) + 2 * own @ apart)
+        q = columns.each(lambda own: own.square().sum(1) - 2 * own @ apart)
         mean = a @ p + b @ q + apart @ apart
         variance = a @ (p - a @ p).square() + b @ (q - b @ q).square() + 4 * (s0 * s1).sum()
     return Moments(mean.item(), math.sqrt(max(0.0, variance.item())))
-
-
-def centred(
-    points: Float[Tensor, "k d"], weights: Float[Tensor, " k"]
-) -> tuple[Float[Tensor, " d"], Float[Tensor, "k d"]]:
-    """Compute the weighted mean of the rows, and the rows less that mean, in float64."""
-    exact = points.double()
-    centre = exact.T @ weights
-    return centre, exact - centre
 
 
 def _streamed(

@@ -222,6 +222,7 @@ def _finish(
     own[block.target] = g + eps * (block.b / b[block.target].clamp(min=LEAST)).log()
     weights = whole.a if relax.source == math.inf else a / a.sum(), whole.b if relax.target == math.inf else b
     problem = replace(whole, a=weights[0], b=weights[1], cost_moments=None)
+    block.kernel.forget()  # the next solve has its own
     coupling = solve_sinkhorn(problem, tol=tol, max_passes=1, g0=own, team=block.team, backend=backend)
     gap = 0.0
     if relax.source < math.inf:

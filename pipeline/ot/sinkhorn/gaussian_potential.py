@@ -1,28 +1,31 @@
 """The potential of two Gaussians with the data's moments, in closed form, from which a cold solve starts."""
 
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowpairs.pipeline.ot.tiles.centred_points import CentredPoints, as_centred
+
 DIRECTIONS = 512  # most directions treated separately: an eigenvalue problem of 3,072 takes longer than many passes
 
 
 def gaussian_potential(
-    rows: Float[Tensor, "n d"],
-    columns: Float[Tensor, "m d"],
+    rows: Float[Tensor, "n d"] | CentredPoints,
+    columns: Float[Tensor, "m d"] | CentredPoints,
     a: Float[Tensor, " n"],
     b: Float[Tensor, " m"],
     eps: float,
 ) -> Float[Tensor, " m"]:
     """Compute g between N(0, A) and N(0, B) at the columns; see `fit_gaussians`."""
-    return fit_gaussians(rows, columns, a, b, eps)(columns)
+    return as_centred(columns).each(fit_gaussians(rows, columns, a, b, eps))
 
 
 def fit_gaussians(
-    rows: Float[Tensor, "n d"],
-    columns: Float[Tensor, "m d"],
+    rows: Float[Tensor, "n d"] | CentredPoints,
+    columns: Float[Tensor, "m d"] | CentredPoints,
     a: Float[Tensor, " n"],
     b: Float[Tensor, " m"],
     eps: float,
@@ -40,18 +43,18 @@ def fit_gaussians(
         b: weights of the columns [m].
         eps: absolute epsilon.
     """
-    d = rows.shape[1]
-    basis, inside, slope = None, (rows, columns), torch.zeros_like(a[0])
-    if d > DIRECTIONS:
-        some = torch.arange(DIRECTIONS, device=b.device) * len(columns) // DIRECTIONS
-        basis = torch.linalg.qr(columns[some].T).Q
-        inside = rows @ basis, columns @ basis
-        left = [_left_out(*pair) for pair in zip((rows, columns), inside, strict=True)]
-        spread0, spread1 = a @ left[0] / (d - DIRECTIONS), b @ left[1] / (d - DIRECTIONS)
+    source, target = as_centred(rows), as_centred(columns)
+    basis, slope = None, torch.zeros_like(a[0])
+    if source.d > DIRECTIONS:
+        some = torch.arange(DIRECTIONS, device=b.device) * len(target) // DIRECTIONS
+        basis = torch.linalg.qr(target[some].T).Q
+
+    (covariance0, left0), (covariance1, left1) = (_moments(*side, basis) for side in ((source, a), (target, b)))
+    if basis is not None:
+        spread0, spread1 = left0 / (source.d - DIRECTIONS), left1 / (source.d - DIRECTIONS)
         slope = -0.5 * spread0 / ((spread0 * spread1 + eps**2 / 4).sqrt() + eps / 2)
-    root = _function((inside[0] * a[:, None]).T @ inside[0], torch.sqrt)
-    target = root @ ((inside[1] * b[:, None]).T @ inside[1]) @ root
-    inner = _function(target, lambda w: 1 / ((w + eps**2 / 4).sqrt() + eps / 2))
+    root = _function(covariance0, torch.sqrt)
+    inner = _function(root @ covariance1 @ root, lambda w: 1 / ((w + eps**2 / 4).sqrt() + eps / 2))
 
     def potential(at: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:
         within = at if basis is None else at @ basis
@@ -60,6 +63,20 @@ def fit_gaussians(
         return curved if basis is None else curved + slope * _left_out(at, within)
 
     return potential
+
+
+def _moments(
+    points: CentredPoints, weights: Float[Tensor, " k"], basis: Float[Tensor, "d s"] | None
+) -> tuple[Float[Tensor, "s s"], Float[Tensor, ""]]:
+    """Compute the covariance in the span of a basis, and the variance outside; without one, all and none."""
+    if basis is None:
+        return points.gram(weights), torch.zeros_like(weights[0])
+    products, left = [], []
+    for rows, own in points.slabs():
+        within = own @ basis
+        products.append((within * weights[rows, None]).T @ within)
+        left.append(_left_out(own, within))
+    return reduce(torch.add, products), weights @ torch.cat(left)
 
 
 def _left_out(points: Float[Tensor, "k d"], inside: Float[Tensor, "k s"]) -> Float[Tensor, " k"]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowpairs.pipeline.ot.tiles.kernel import LOG2E, Kernel, kernel_of
+from flowpairs.pipeline.ot.tiles.kernel import LOG2E, Kernel
 
 CHUNK = 2**19  # entries at a time
 
@@ -44,19 +44,19 @@ def measure_plan(
         eps: absolute epsilon.
         most: entries to visit; fewer than all take rows at even distances.
     """
-    problem = kernel.problem.in_float64()
-    a, _ = problem.weights()
-    count = max(1, min(problem.n, most // problem.m))
-    rows = torch.arange(count, device=a.device) * problem.n // count
-    logits = kernel_of(problem).bound(gamma, eps).restrict(rows, torch.arange(problem.m, device=a.device))
-    step = max(1, CHUNK // problem.m)
-    tile = logits.empty(step, problem.m)
+    a, n, m = kernel.a, len(kernel.a), len(kernel.b)
+    count = max(1, min(n, most // m))
+    rows = torch.arange(count, device=a.device) * n // count
+    logits = kernel.bound(gamma, eps, exact=True)
+    logits = logits if count == n else logits.restrict(rows, None)
+    step = max(1, CHUNK // m)
+    tile = logits.empty(step, m)
     error = moment = bits = 0.0
     columns, made = torch.zeros_like(gamma), phi.clone()
     for low in range(0, count, step):
         part = slice(low, min(count, low + step))
         own = logits.tile(part, tile).double()
-        if count == problem.n:
+        if count == n:
             top = own.amax(1)
             made[part] = top + (own - top[:, None]).exp2().sum(1).log2()
         mass, top = a[rows[part], None], made[rows[part], None]
@@ -65,6 +65,6 @@ def measure_plan(
         columns += plan.sum(0)
         moment += (plan * (gamma - own)).sum().item()
         bits -= (plan * (own - top + mass.log2())).sum().item()
-    if count < problem.n:
+    if count < n:
         return Measured(phi, error / a[rows].sum().item(), None, 0.0, 0.0)
     return Measured(made, error, columns, moment * eps / LOG2E, bits / LOG2E)

@@ -12,7 +12,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot.backends.choose import BackendName, choose
 from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend, Timed
 from flowpairs.pipeline.ot.coupling import BlockReport, EntropicCoupling
-from flowpairs.pipeline.ot.problem import Problem, entropy
+from flowpairs.pipeline.ot.problem import Problem, Side, entropy
 from flowpairs.pipeline.ot.sharpness import spread_of, transport_costs
 from flowpairs.pipeline.ot.sinkhorn.descent import Progress, Save, SolveState, cold, descend, warm
 from flowpairs.pipeline.ot.sinkhorn.measured_plan import measure_plan
@@ -108,11 +108,16 @@ class ProblemArrays:
         self.source = of_first(team, self.source[nearby_order(problem.x0[self.source])])
         self.target = of_first(team, self.target[nearby_order(problem.x1[self.target])])
         self.a, self.b = a[self.source], b[self.target]
-        self.supported = replace(self.whole, x0=problem.x0[self.source], x1=problem.x1[self.target], a=self.a, b=self.b)
+        self.sides = Side(self.source, self.a), Side(self.target, self.b)
         self.backend = Timed(backend)
-        self.kernel = kernel_of(self.supported, self.backend)
+        self.kernel = kernel_of(self.whole, self.backend, self.sides)
         self.share = RowPartition(len(self.a), len(self.b), a.device, team)
         check_team(team.size, len(self.a), len(self.b), a.device)
+
+    @property
+    def supported(self) -> Problem:
+        """The problem of these rows and columns, a copy of their points."""
+        return self.whole.part(*self.sides)
 
 
 def finish_coupling(
@@ -122,6 +127,7 @@ def finish_coupling(
     eps = state.eps
     problem, share, kernel = replace(block.whole, eps=eps), block.share, block.kernel
     a, b = block.a, block.b
+    kernel.forget()  # its passes are over
     assert last.bits is not None
     # <P, c>: the rows' mean logits are phi - H(P(. | i)), and they are -s c + gamma.
     mean_logit = share.total(a * (last.phi - last.bits)) - (last.columns @ last.gamma).item()
@@ -172,21 +178,20 @@ def precise(problem: Problem, tol: float, team: Team = SINGLE) -> Problem:
     It is known before the first pass: rounding moves an entry by about 2^-24 |x0| |x1| / eps, relative, on average, or
     by 2^-24 C / eps where the cost is a formula.
     """
-    exact = problem.in_float64()
-    if exact.x0.dtype == problem.x0.dtype:
+    if problem.x0.dtype == torch.float64 or problem.knows_float32_alone:
         return problem
-    held = _rounding(kernel_of(problem)) <= HELD * problem.eps * tol
-    return problem if of_first(team, torch.tensor(int(held), device=problem.x0.device)).item() else exact
+    held = torch.tensor(int(_rounding(kernel_of(problem)) <= HELD * problem.eps * tol), device=problem.x0.device)
+    return problem if of_first(team, held).item() else problem.in_float64()
 
 
 def _rounding(kernel: Kernel) -> float:
     """Estimate the rounding error of a cost in the tiles, on average."""
-    problem = kernel.problem
-    unit = torch.finfo(problem.x0.dtype).eps / 2
-    a, b = problem.weights()
+    unit = torch.finfo(kernel.problem.x0.dtype).eps / 2
     if isinstance(kernel, InnerKernel):
-        return unit * kernel.factor * (a @ kernel.rows.norm(dim=1)).item() * (b @ kernel.columns.norm(dim=1)).item()
-    moments = problem.measured().cost_moments
+        sides = (kernel.a, kernel.rows), (kernel.b, kernel.columns)
+        source, target = ((weights @ side.each(lambda own: own.norm(dim=1))).item() for weights, side in sides)
+        return unit * kernel.factor * source * target
+    moments = kernel.problem.measured().cost_moments
     assert moments is not None
     return unit * (abs(moments.mean) + moments.std)
 

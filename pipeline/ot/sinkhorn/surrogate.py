@@ -22,7 +22,7 @@ from torch import Tensor
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
 from flowpairs.pipeline.ot.sinkhorn.surrogate_part import SurrogatePart
-from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep, as_masses
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
 from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, distance, power_of_two, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups, group_of_columns
@@ -118,8 +118,9 @@ class Surrogate:
             kept = torch.stack([part.spread(*plain) for part in self.parts]).sum(0)
             profiles = (sweep.columns - share.masses(kept))[None]
         else:
-            kept = torch.cat([counted for part in self.parts for counted in part.spread_by_piece(*plain)])
-            profiles = (sweep.pieces if fine else _by_run(sweep.pieces, share)) * (1 - ROUNDED) - kept.double() / UNIT
+            counted = [counts for part in self.parts for counts in part.spread_by_piece(*plain)]
+            profiles = (sweep.pieces if fine else _by_run(sweep.pieces, share)) * (1 - ROUNDED)
+            profiles -= as_masses(counted)
         self._set_profiles(profiles)
         self.entropy_of_rest = math.nan
         if sweep.bits is not None:
@@ -151,10 +152,14 @@ class Surrogate:
         return add_by_index(sums, self.i.long() * count + self.group_of_column[self.j], mass).view(-1, count)
 
     def _set_profiles(self, profiles: Float[Tensor, "r m"]) -> None:
-        """Give each piece the profile of its rest over the columns of each group; a single one is that of all."""
-        profiles = profiles.clamp(min=LEAST)
-        sums = add_by_index(profiles.new_zeros(len(self.width), len(profiles)), self.group_of_column, profiles.T).T
-        profiles /= sums[:, self.group_of_column]
+        """Give each piece the profile of its rest over the columns of each group; a single one is that of all.
+
+        Profiles are large, and changed in place.
+        """
+        profiles.clamp_(min=LEAST)
+        sums = add_by_index(profiles.new_zeros(len(self.width), len(profiles)), self.group_of_column, profiles.T)
+        for own, total in zip(profiles, sums.T, strict=True):
+            own /= total[self.group_of_column]
         counts = [part.pieces for part in self.parts]
         each = profiles.split(counts) if len(profiles) == sum(counts) else [profiles] * len(counts)
         for part, own in zip(self.parts, each, strict=True):
@@ -223,11 +228,13 @@ class Surrogate:
             i, j, logits = (values[part.entries] for values in (self.i, self.j, self.logits))
             after = power_of_two(log_u[i] + found.x[j] + found.logits[part.entries])
             moved = after - self.a[i] * power_of_two(logits)
-            now, then = part.rest(found.scaling, found.r), part.rest(self.a, self.rest_of_row)
-            rest = (now[:, self.group_of_column] * v - then[:, self.group_of_column]) * part.profile
             # A distance may be 2, which has no fixed point; a fourth of it has.
-            changes = [to_fixed_point(change.abs() / 4).sum() for change in (moved, rest)]
-            return torch.stack(changes).sum()[None]
+            changed = to_fixed_point(moved.abs() / 4).sum()
+            rests = part.rest(found.scaling, found.r), part.rest(self.a, self.rest_of_row)
+            for now, then, profile in zip(*rests, part.profile.expand(part.pieces, -1), strict=True):
+                rest = (now[self.group_of_column] * v - then[self.group_of_column]) * profile
+                changed += to_fixed_point(rest.abs() / 4).sum()
+            return changed[None]
 
         return 4 * self.share.masses(torch.cat(list(self.workers.map(work, self.parts))).sum()[None]).item()
 

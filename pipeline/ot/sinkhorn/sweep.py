@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.ot.tiles.logits import Logits
@@ -114,7 +114,14 @@ def sweep(
     if keep is None:
         return Sweep(gamma, phi, columns, bits)
     i, j, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Sweep(gamma, phi, columns, bits, Entries(i, j, logits), torch.cat(pieces).double() / UNIT, groups)
+    return Sweep(gamma, phi, columns, bits, Entries(i, j, logits), as_masses(pieces), groups)
+
+
+def as_masses(counted: list[Int64[Tensor, "_ m"]]) -> Float64[Tensor, "p m"]:
+    """Stack masses in fixed point, and convert them; the list is emptied, as all of them are large."""
+    whole = torch.cat(counted)
+    counted.clear()
+    return whole.double().div_(UNIT)
 
 
 def _group_sums(weights: Float[Tensor, "r m"], cuts: list[slice]) -> Float[Tensor, "r g"]:
@@ -130,7 +137,7 @@ def deepest_kept(kernel: Logits, keep: int) -> float:
     """Estimate from some rows how far below its row's largest a kept entry may lie, for about `keep` per row."""
     count = min(kernel.n, max(16, 2**20 // kernel.m))
     some = torch.arange(count, device=kernel.device) * kernel.n // count
-    sample = kernel.restrict(some, torch.arange(kernel.m, device=some.device))
+    sample = kernel.restrict(some, None)
     logits = sample.tile(slice(0, count), sample.empty(count, kernel.m))
     depth = logits.amax(1, keepdim=True) - logits
     depth = depth[:, :: max(1, depth.numel() // SAMPLE)].flatten()

@@ -191,7 +191,7 @@ def solve_for_sharpness(
             raise InputError(f"sharpness={sharpness!r}: all couplings of this block have the same; give rel_eps")
         (source, more), (target, most) = (
             map(block.share.decided, least_entropy(points, weights))
-            for points, weights in ((block.supported.x0, block.a), (block.supported.x1, block.b))
+            for points, weights in ((problem.x0[block.source], block.a), (problem.x1[block.target], block.b))
         )
         check_reachable(sharpness, source, target, more + most)
         if resume is None:

@@ -17,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
-from flowpairs.pipeline.ot.costs.cost import centred, tile
-from flowpairs.pipeline.ot.problem import Problem
+from flowpairs.pipeline.ot.costs.cost import tile
+from flowpairs.pipeline.ot.problem import Problem, Side
 from flowpairs.pipeline.ot.sinkhorn.gaussian_potential import gaussian_potential
+from flowpairs.pipeline.ot.tiles.centred_points import centred
 from flowpairs.pipeline.ot.tiles.logits import CostLogits, InnerLogits, Logits
 
 LOG2E = 1 / math.log(2)
@@ -27,18 +28,28 @@ NEVER = -1e30  # a logit that stands for zero probability and, unlike -inf, surv
 
 
 class Kernel(ABC):
-    """The geometry of a problem as the solver needs it, at any eps; all rows and columns, zero weights included.
+    """The geometry of a problem as the solver needs it, at any eps.
 
     Args:
-        problem: problem with the points and weights.
+        problem: problem with the points, of which the kernel may have some, in another order.
+        a: weights of the kernel's rows, float64 [n].
+        b: weights of its columns, float64 [m].
         p: part of the cost that f absorbs, float64 [n].
         q: part of the cost that g absorbs, float64 [m].
         backend: backend that reduces the logits.
     """
 
-    def __init__(self, problem: Problem, p: Float[Tensor, " n"], q: Float[Tensor, " m"], backend: Backend) -> None:
-        self.problem, self.p, self.q, self.backend = problem, p, q, backend
-        self.log_b = torch.log2(problem.weights()[1]).clamp(min=NEVER)
+    def __init__(
+        self,
+        problem: Problem,
+        a: Float[Tensor, " n"],
+        b: Float[Tensor, " m"],
+        p: Float[Tensor, " n"],
+        q: Float[Tensor, " m"],
+        backend: Backend,
+    ) -> None:
+        self.problem, self.a, self.b, self.p, self.q, self.backend = problem, a, b, p, q, backend
+        self.log_b = torch.log2(b).clamp(min=NEVER)
 
     def gamma(self, g: Float[Tensor, " m"], eps: float) -> Float[Tensor, " m"]:
         """Convert the potential g, in units of the cost, to the columns' part of the logits."""
@@ -61,52 +72,66 @@ class Kernel(ABC):
         """Compute gamma of Gaussians with the data's moments; None where the cost has no such formula."""
 
     @abstractmethod
-    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> Logits:
-        """Build the logits at `gamma` and `eps`, ready for tiles."""
+    def bound(self, gamma: Float[Tensor, " m"], eps: float, *, exact: bool = False) -> Logits:
+        """Build the logits at `gamma` and `eps`, ready for tiles; `exact` ones in float64 as `Problem.in_float64`."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop what a backend keeps of the points from pass to pass."""
 
     @abstractmethod
     def dense(self) -> Float[Tensor, "n m"]:
         """Compute c as a matrix in float64, for problems that are small enough."""
 
 
-def kernel_of(problem: Problem, backend: Backend = TORCH) -> Kernel:
-    """Build the kernel of the problem's cost."""
-    return CostKernel(problem, backend) if callable(problem.cost) else InnerKernel(problem, backend)
+def kernel_of(problem: Problem, backend: Backend = TORCH, sides: tuple[Side, Side] | None = None) -> Kernel:
+    """Build the kernel of the problem's cost, over all rows and columns or over those of two sides."""
+    if callable(problem.cost):
+        return CostKernel(problem if sides is None else problem.part(*sides), backend)
+    return InnerKernel(problem, backend, sides)
 
 
 class InnerKernel(Kernel):
     """The dot product, c = -x.y, or the squared distance, c = -2 x.y, of the centred points x, y."""
 
-    def __init__(self, problem: Problem, backend: Backend) -> None:
-        a, b = problem.weights()
-        (centre0, self.rows), (centre1, self.columns) = centred(problem.x0, a), centred(problem.x1, b)
+    def __init__(self, problem: Problem, backend: Backend, sides: tuple[Side, Side] | None = None) -> None:
+        if sides is None:
+            a, b = problem.weights()
+            self.rows, self.columns = centred(problem.x0, a), centred(problem.x1, b)
+        else:
+            a, b = (side.weights / side.weights.sum() for side in sides)
+            self.rows, self.columns = (
+                centred(points, weights, side.rows)
+                for points, weights, side in zip((problem.x0, problem.x1), (a, b), sides, strict=True)
+            )
+        centre0, centre1 = self.rows.centre, self.columns.centre
         if problem.cost == "dot":
             self.factor = 1.0
-            p, q = -(problem.x0.double() @ centre1), -(self.columns @ centre0)
+            p, q = -self.rows.each_as_given(lambda own: own @ centre1), -self.columns.each(lambda own: own @ centre0)
         else:
             self.factor = 2.0
             apart = centre0 - centre1
-            p = self.rows.square().sum(1) + 2 * (self.rows @ apart) + apart @ apart
-            q = self.columns.square().sum(1) - 2 * (self.columns @ apart)
-        super().__init__(problem, p, q, backend)
+            p = self.rows.each(lambda own: own.square().sum(1) + 2 * (own @ apart)) + apart @ apart
+            q = self.columns.each(lambda own: own.square().sum(1) - 2 * (own @ apart))
+        super().__init__(problem, a, b, p, q, backend)
 
     def closed_form(self, eps: float) -> Float[Tensor, " m"]:
         """See `Kernel.closed_form`."""
-        a, b = self.problem.weights()
         dot_eps = eps / self.factor
-        return gaussian_potential(self.rows, self.columns, a, b, dot_eps) * (LOG2E / dot_eps) + self.log_b
+        return gaussian_potential(self.rows, self.columns, self.a, self.b, dot_eps) * (LOG2E / dot_eps) + self.log_b
 
-    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> "InnerLogits":
+    def bound(self, gamma: Float[Tensor, " m"], eps: float, *, exact: bool = False) -> "InnerLogits":
         """See `Kernel.bound`."""
-        dtype = self.problem.x0.dtype
-        one = self.rows.new_ones(len(self.rows), 1)
-        left = torch.cat([self.rows * (self.factor * LOG2E / eps), one], 1)
-        right = torch.cat([self.columns, gamma[:, None]], 1)
-        return InnerLogits(left.to(dtype), right.to(dtype))
+        dtype = torch.float64 if exact else self.problem.x0.dtype
+        return InnerLogits(self.rows, self.columns, self.factor * LOG2E / eps, gamma, dtype)
+
+    def forget(self) -> None:
+        """See `Kernel.forget`."""
+        self.rows.kept = self.columns.kept = None
 
     def dense(self) -> Float[Tensor, "n m"]:
         """See `Kernel.dense`."""
-        return (self.rows @ self.columns.T).mul_(-self.factor)
+        return (self.rows[:] @ self.columns[:].T).mul_(-self.factor)
 
 
 class CostKernel(Kernel):
@@ -114,16 +139,19 @@ class CostKernel(Kernel):
 
     def __init__(self, problem: Problem, backend: Backend) -> None:
         a, b = problem.weights()
-        super().__init__(problem, torch.zeros_like(a), torch.zeros_like(b), backend)
+        super().__init__(problem, a, b, torch.zeros_like(a), torch.zeros_like(b), backend)
 
     def closed_form(self, eps: float) -> None:
         """Return None; pipeline/ot/sinkhorn/descent.py finds the start of such a solve."""
 
-    def bound(self, gamma: Float[Tensor, " m"], eps: float) -> "CostLogits":
+    def bound(self, gamma: Float[Tensor, " m"], eps: float, *, exact: bool = False) -> "CostLogits":
         """See `Kernel.bound`."""
-        problem = self.problem
+        problem = self.problem.in_float64() if exact else self.problem
         assert callable(problem.cost)
         return CostLogits(problem.cost, problem.x0, problem.x1, -LOG2E / eps, gamma.to(problem.x0.dtype))
+
+    def forget(self) -> None:
+        """See `Kernel.forget`; nothing is kept of such points."""
 
     def dense(self) -> Float[Tensor, "n m"]:
         """See `Kernel.dense`."""

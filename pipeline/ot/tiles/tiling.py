@@ -21,7 +21,7 @@ CPU_SMALL, CPU_LARGE = 2**20, 2**22  # entries of a tile: enough to hide a call'
 CPU_ROWS = (16, 128, 512)  # fewer than 16 starve the matrix product, 128 feed it, 512 are plenty
 GPU_ENTRIES = 2**27
 CPU_SECTIONS, GPU_SECTIONS = 16, 64  # largest numbers of sections, hence of processes that can share a block
-GROUPS = 4  # largest number per section: runs of tiles that one thread adds up
+CPU_GROUPS, GPU_GROUPS = 4, 1  # largest numbers per section: runs of tiles that one thread adds up
 COLUMN_GROUPS, COLUMNS = 64, 16  # largest number of groups of columns, and least columns of one
 
 TileRun = list[slice]  # consecutive tiles, as row numbers
@@ -47,10 +47,10 @@ def sections(n: int, m: int, device: torch.device) -> list[slice]:
 
 def tile_runs(section: slice, m: int, device: torch.device) -> list[TileRun]:
     """Cut a section into consecutive groups of tiles."""
-    size = tile_rows(m, device)
+    size, most = tile_rows(m, device), CPU_GROUPS if device.type == "cpu" else GPU_GROUPS
     return [
         [slice(start, min(run.stop, start + size)) for start in range(run.start, run.stop, size)]
-        for run in _cut(section, size, GROUPS)
+        for run in _cut(section, size, most)
     ]
 
 

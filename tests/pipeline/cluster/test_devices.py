@@ -1,21 +1,27 @@
 """The device of an actor, and teams that cannot work on theirs."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
 from pydantic import ValidationError
+from support.couplings import settings
 
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.blocks.division import divide
 from flowpairs.pipeline.cluster.devices import assigned_device, check_alike
 from flowpairs.pipeline.cluster.shapes import ActorShape
-from flowpairs.pipeline.cluster.trial_runs import trial_sizes
+from flowpairs.pipeline.cluster.trial_runs import rows_of_sample, trial_sizes
 from flowpairs.pipeline.config import CoupleConfig
+from flowpairs.pipeline.couple import survey_job
+from flowpairs.pipeline.plan import gpu_need
 from flowpairs.pipeline.recompute import device_of
 from flowpairs.pipeline.solve.device_memory import block_bytes, largest_block
+from flowpairs.pipeline.solve.sampled import sample_inputs
 from flowpairs.pipeline.solve.timed import TimedSolver
 
 
@@ -90,7 +96,8 @@ class FullSolver:
 
     def __init__(self, n: int, d: int) -> None:
         space = SimpleNamespace(map=SimpleNamespace(dim=d))
-        self.job = SimpleNamespace(blocks=SimpleNamespace(n=n, m=n), space=space)
+        asked = config("sinkhorn", n)
+        self.job = SimpleNamespace(blocks=divide(asked, n, None), space=space, config=asked)
 
     def solve(self, number: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
@@ -112,3 +119,32 @@ def test_trials_on_a_gpu_are_large_enough_to_keep_it_busy() -> None:
     blocks = divide(asked, 2**19, None)
     assert trial_sizes(asked, blocks, ActorShape(1, 1, 1.0)) == [2**15, 2**17]
     assert trial_sizes(asked, blocks, ActorShape(1, 1, 0.0)) == [1024, 4096]
+
+
+def test_a_forecast_refuses_a_block_that_a_gpu_cannot_hold() -> None:
+    asked = config("sinkhorn", 2**21)
+    blocks = divide(asked, 2**21, None)
+    assert gpu_need(asked, blocks, 64, 8e10) == round(block_bytes(2**21, 2**21, 64)) < 8e10
+    assert gpu_need(asked, blocks, 64, 0) == 0, "there is no GPU"
+    with pytest.raises(InputError, match=r"n=2097152: .* of a GPU, and an actor has 24 GB; give coupling\.n=") as at:
+        gpu_need(asked, blocks, 500, 2.4e10)
+    fits = int(str(at.value).partition("give coupling.n=")[2].split()[0])
+    smaller = config("sinkhorn", fits)
+    assert gpu_need(smaller, divide(smaller, fits, None), 500, 2.4e10) <= 2.4e10
+
+
+def test_a_team_shares_the_rows_of_a_block_and_not_its_points() -> None:
+    alone, shared = block_bytes(2**20, 2**20, 64), block_bytes(2**20, 2**20, 64, team=8)
+    assert alone / 8 < shared < alone
+    assert largest_block(8e10, 64, team=8) > largest_block(8e10, 64)
+
+
+def test_a_forecast_samples_enough_rows_for_the_trials_on_a_gpu(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.zeros((2**15, 2), np.float32) + np.arange(2**15)[:, None])
+    asked = {"data": {"path": str(tmp_path / "rows.npy"), "label": None}, "coupling": {"n": 2**15}}
+    job, surveyed = survey_job(settings(tmp_path / "s", **asked, output={"pairs": 2**15}))
+    blocks = divide(job, 2**15, None)
+    assert rows_of_sample(job, blocks, ActorShape(1, 1, 0.0)) == 0, "on CPUs blocks are small"
+    assert sample_inputs(job, surveyed, tmp_path / "s").most == 8192
+    wanted = rows_of_sample(job, blocks, ActorShape(1, 1, 1.0))
+    assert sample_inputs(job, surveyed, tmp_path / "s", wanted).most == wanted == 2**15

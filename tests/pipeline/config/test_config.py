@@ -77,9 +77,9 @@ def test_the_default_epsilon_stands_in_the_resolved_config(config: Path) -> None
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; did you mean eps?"),
+        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; did you mean eps or steps?"),
         ("coupling.methd=exact", "coupling.methd='exact': unknown key; did you mean method"),
-        ("coupling.q=1", "coupling.q=1: unknown key; known here: backend, beta, chi2, condition"),
+        ("coupling.q=1", "coupling.q=1: unknown key; known here: atol, backend, batch, beta, chi2, condition"),
         ("output.pair=9", "output.pair=9: unknown key; known here: pairs, dir, pairs_per_shard, payload"),
         ("colour=red", "colour='red': unknown key; known here: "),
         ("source.kind=gauss", "source={'kind': 'gauss'}: input tag 'gauss'"),
@@ -88,7 +88,7 @@ def test_the_default_epsilon_stands_in_the_resolved_config(config: Path) -> None
         ("coupling.rel_eps=-1", "coupling.rel_eps=-1: input should be greater than or equal to 0"),
         (
             "coupling.method=magic",
-            "coupling.method='magic': input should be 'independent', 'exact', 'sinkhorn', 'semidiscrete' or 'imported'",
+            "coupling.method='magic': input should be 'independent', 'exact', 'sinkhorn', 'semidiscrete', 'imported'",
         ),
         ("coupling.n=6:00", "coupling.n='6:00': input should be a valid integer"),
         ("data.path=*x", "override 'data.path=*x': cannot be read (aliases are not read; write the value out"),

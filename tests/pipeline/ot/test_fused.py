@@ -15,11 +15,14 @@ from support.ot_problems import blobs, random_weights, uniforms
 from support.teams import in_teams
 
 from flowpairs.pipeline.ot import solve_sinkhorn
-from flowpairs.pipeline.ot.backends.fused.fused_logits import FusedLogits, TileShape
-from flowpairs.pipeline.ot.backends.fused.halves import bytes_of_points, halved
+from flowpairs.pipeline.ot.backends.fused.fused_logits import SHAPES, FusedLogits, TileShape
+from flowpairs.pipeline.ot.backends.fused.halves import halved
+from flowpairs.pipeline.ot.problem import Problem
+from flowpairs.pipeline.ot.tiles.centred_points import as_centred
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.logits import InnerLogits
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
+from flowpairs.pipeline.solve.device_memory import points_bytes
 
 HERE = Path(__file__)
 SMALL = TileShape(32, 32, 16, 4, 1)
@@ -112,9 +115,9 @@ def test_row_blocks_give_the_same_integers_in_any_order() -> None:
 @interpreted
 def test_largest_has_the_first_column_and_the_next_logit() -> None:
     random = torch.Generator().manual_seed(0)
-    left = torch.nn.functional.pad(torch.randint(-3, 4, (50, 2), generator=random).float(), (0, 1), value=1.0)
-    right = torch.nn.functional.pad(torch.randint(-3, 4, (200, 2), generator=random).float(), (0, 1))
-    column, best, second = FusedLogits(InnerLogits(left, right), SMALL).largest(slice(0, 50))
+    left, right = (torch.randint(-3, 4, (k, 2), generator=random).float() for k in (50, 200))
+    products = InnerLogits(as_centred(left), as_centred(right), 1.0, torch.zeros(200, dtype=torch.float64), left.dtype)
+    column, best, second = FusedLogits(products, SMALL).largest(slice(0, 50))
     logits = (left @ right.T).numpy()  # small integers, so exact and with many ties
     assert (column.numpy() == logits.argmax(1)).all()
     highest = np.sort(logits, 1)
@@ -136,9 +139,17 @@ def test_bits_are_those_of_one_process_for_three(tmp_path: Path) -> None:
         assert all(torch.equal(one, other) for one, other in zip(alone, member, strict=True))
 
 
-def test_points_take_as_many_bytes_as_the_formula_says() -> None:
-    halves = halved(torch.randn(100, 64), 16), halved(torch.randn(30, 64), 16)
-    assert sum(part.nbytes for side in halves for part in side[:2]) == bytes_of_points(100, 30, 64)
+def test_points_are_split_once_and_rows_again_where_the_scale_has_other_digits() -> None:
+    kernel = kernel_of(Problem(torch.randn(100, 500), torch.randn(30, 500), 1.0))
+    gamma = torch.zeros(30, dtype=torch.float64)
+    first, sharper, other = (FusedLogits(kernel.bound(gamma, eps), SHAPES[9, 0]) for eps in (1.0, 1 / 16, 0.3))
+    assert sharper.xh is first.xh
+    assert sharper.scale == 16 * first.scale
+    assert other.xh is not first.xh
+    assert other.yh is first.yh
+    assert first.xh.nbytes + first.xl.nbytes <= points_bytes(500) * 100 - 4 * 500 * 100, "beside float32"
+    kernel.forget()
+    assert FusedLogits(kernel.bound(gamma, 1.0), SHAPES[9, 0]).yh is not first.yh
 
 
 class OfTriton(Battery):

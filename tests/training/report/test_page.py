@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from flowpairs.jobs.report import report
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.training.metrics.worth import worth_of_stores, worth_table
 from flowpairs.training.report.page import write_pages, write_report
 from flowpairs.training.report.store_view import outliers
 from flowpairs.training.report.summaries.stores import read_store
@@ -234,6 +235,19 @@ def test_a_page_each_and_one_that_leads_to_them(make_store: Make, make_run: Make
     assert "index.html" in first.references
     with pytest.raises(InputError, match="--pages"):
         write_pages(runs, index)
+
+
+def test_what_pairs_are_worth_is_the_table_of_the_command(make_store: Make, make_run: Make, tmp_path: Path) -> None:
+    stores = [make_store("ot", blocks=12), make_store("plain", method="independent", blocks=12)]
+    page = Page(write_report(stores, tmp_path / "report.html", worth=True))
+    _, rows = worth_table(worth_of_stores(stores))
+    assert "What the pairs are worth" in page.text
+    for row in rows:
+        for cell in row[2:]:
+            assert cell in page.text
+    assert "What the pairs are worth" not in Page(write_report(stores, tmp_path / "plain.html")).text
+    with pytest.raises(InputError, match="no store"):
+        write_report([make_run("run")], tmp_path / "none.html", worth=True)
 
 
 def test_blocks_that_stand_out_are_listed(make_store: Make) -> None:

@@ -115,7 +115,7 @@ def read_pair_statistics(directory: AnyPath, index: Index) -> PairStatistics:
     rows, labelled = _data(directory)
     return PairStatistics(
         read=len(ids),
-        uses=_uses(ids, rows),
+        uses={} if index.method == "reflow" else _uses(ids, rows),  # whose pairs name noise rows, not data
         classes=_classes(index, labels, labelled),
         x0=near,
         x1=features.of_rows(target),

@@ -33,7 +33,7 @@ class BlockSummary:
     m: int
     eps: float | None
     rel_eps: float | None
-    sharpness: float | None  # this and the next three are None for imported pairs
+    sharpness: float | None  # this and the next three are None for pairs that no coupling was computed for
     partners: float | None
     source_error: float | None
     target_error: float | None

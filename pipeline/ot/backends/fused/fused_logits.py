@@ -1,12 +1,13 @@
 """The launches of the kernels over some rows of a kernel's logits, and the sums of what they write."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from flowpairs.pipeline.ot.backends.fused.halves import halved
+from flowpairs.pipeline.ot.backends.fused.halves import split_once
 from flowpairs.pipeline.ot.tiles.logits import InnerLogits
 from flowpairs.pipeline.ot.tiles.tiling import column_groups
 
@@ -56,12 +57,13 @@ class FusedLogits:
 
     def __init__(self, logits: InnerLogits, shape: TileShape) -> None:
         self.n, self.m, self.device, self.shape = logits.n, logits.m, logits.device, shape
-        d = logits.left.shape[1] - 1
-        step = shape.step(d)
-        self.xh, self.xl, power0 = halved(logits.left[:, :d], step)
-        self.yh, self.yl, power1 = halved(logits.right[:, :d], step)
-        self.scale = 1 / (power0 * power1)
-        self.gamma = logits.right[:, d].float().contiguous()
+        step = shape.step(logits.rows.d)
+        # The scale's digits go into one side's halves: rounded to float32, it would change every logit alike.
+        digits, power = math.frexp(logits.scale)
+        self.xh, self.xl, power0 = split_once(logits.rows, step, digits)
+        self.yh, self.yl, power1 = split_once(logits.columns, step)
+        self.scale = 2.0**power / (power0 * power1)
+        self.gamma = logits.gamma.float().contiguous()
         groups = column_groups(self.m)
         self.chunks, self.width = len(groups), groups[0].stop
         widest = groups[-1].stop - groups[-1].start

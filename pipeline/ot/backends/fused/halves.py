@@ -1,10 +1,13 @@
 """Points as two halves of float16 each, whose three products are as exact as one product in float32."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float16
 from torch import Tensor
+
+from flowpairs.pipeline.ot.tiles.centred_points import CentredPoints, as_centred
 
 TOP = 13  # the largest number is scaled to below 2^14, so that halves neither overflow nor lose the low one
 
@@ -17,19 +20,26 @@ class Halves(NamedTuple):
     power: float  # of two, one for the whole array
 
 
-def halved(points: Float[Tensor, "n d"], multiple: int) -> Halves:
-    """Split points into halves, with zeros for features up to a multiple of `multiple`.
+def halved(points: Float[Tensor, "n d"] | CentredPoints, multiple: int, times: float = 1.0) -> Halves:
+    """Split points, times a number, into halves, with zeros for features up to a multiple of `multiple`.
 
     22 bits of the largest number are kept, and of each other as many as lie above 2^-38 of it.
     """
-    largest = points.abs().max().double() if points.numel() else torch.zeros((), dtype=torch.float64)
-    power = 2.0 ** (TOP + 1 - int(torch.frexp(largest)[1].item()))
-    room = max(multiple, -(-points.shape[1] // multiple) * multiple) - points.shape[1]
-    scaled = torch.nn.functional.pad(points, (0, room)).double() * power
-    high = scaled.half()
-    return Halves(high.contiguous(), (scaled - high.double()).half().contiguous(), power)
+    points = as_centred(points)
+    largest = max(own.abs().max().item() if own.numel() else 0.0 for _, own in points.slabs()) * times
+    power = 2.0 ** (TOP + 1 - math.frexp(largest)[1])
+    width = -(-points.d // multiple) * multiple
+    high, low = (torch.zeros(len(points), width, dtype=torch.float16, device=points.device) for _ in range(2))
+    for rows, own in points.slabs():
+        scaled = own * (power * times)
+        high[rows, : points.d] = scaled
+        low[rows, : points.d] = scaled.sub_(high[rows, : points.d])
+    return Halves(high, low, power)
 
 
-def bytes_of_points(n: int, m: int, d: int) -> int:
-    """Compute how many bytes the halves of n + m points of d features take."""
-    return 4 * (n + m) * d
+def split_once(points: CentredPoints, multiple: int, times: float = 1.0) -> Halves:
+    """Return what `halved` makes of points, kept with them until it is asked for other halves of them."""
+    if points.kept is None or points.kept[0] != (multiple, times):
+        points.kept = None  # not beside the new ones
+        points.kept = (multiple, times), halved(points, multiple, times)
+    return points.kept[1]
