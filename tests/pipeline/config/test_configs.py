@@ -21,7 +21,7 @@ CONFIGS = sorted(path for path in (PROJECT / "configs").glob("*/*.yaml") if path
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_it_loads_and_says_what_it_costs(path: Path) -> None:
-    kinds = {"train": TrainConfig, "stream": StreamConfig, "evaluate": EvaluateConfig}
+    kinds = {"train": TrainConfig, "stream": StreamConfig, "evaluate": EvaluateConfig, "guided": TrainConfig}
     load(kinds.get(path.stem, CoupleConfig), path)
     comment = " ".join(line.strip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
     assert re.search(r"not measured|seconds|minute|hours", comment.lower())
