@@ -9,7 +9,7 @@ from flowpairs.pipeline.base.printing import print_line
 
 STEPS = "couple", "train", "evaluate"
 TRAINING = "train.steps=1000", "train.checkpoint_every=1000", "cluster.workers=1"
-EVALUATION = "euler=[1, 2, 4, 8]", "jumps=[1]"
+EVALUATION = "samples=2000", "euler=[1, 2, 4, 8]", "jumps=[1]"
 FLOWS: dict[str, tuple[str, list[str]]] = {  # the pairs of each, and what else differs
     "sinkhorn": ("sinkhorn", []),
     "independent": ("independent", []),

@@ -64,14 +64,15 @@ def read_layout(path: AnyPath, wanted: Collection[str]) -> ShardLayout:
             length.
     """
     names = tuple(sorted(wanted))
+    needed = [name for name in names if name.endswith(".npy") and name != "row.npy"]
     extents, edges = [], [0]
     with opened(path) as file:
         for key, found in walk(file):
             extents.append([found.get(name, (0, -1)) for name in names])
-            arrays = [found[name] for name in names if name in found and name.endswith(".npy")]
+            # Ids alone are in meta.json of most payloads: any array of the record tells its length.
+            arrays = [found[name] for name in needed or sorted(found) if name in found and name.endswith(".npy")]
             if not arrays:
-                missing = next(name for name in names if name.endswith(".npy") and name != "row.npy")
-                raise ValueError(f"record {key!r}: {missing} is missing")
+                raise ValueError(f"record {key!r}: {needed[0] if needed else 'every array'} is missing")
             offset, size = arrays[0]
             edges.append(edges[-1] + npy.npy_length(read_member(file, (offset, min(size, HEADER_BYTES)))))
     return ShardLayout(names, np.array(extents, np.int64).reshape(-1, len(names), 2), np.array(edges))

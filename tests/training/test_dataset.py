@@ -182,6 +182,13 @@ def test_a_shard_is_hashed_before_a_process_first_reads_it_and_not_again(store: 
         PairDataset(store)[30]
 
 
+def test_ids_alone_are_read_where_a_record_has_no_other_array_of_them(tmp_path: Path) -> None:
+    """In payload full they stand in meta.json, whose record has its length from x0 and x1."""
+    x, ids = np.zeros((150, 2), np.float32), np.arange(150)[::-1]
+    write_store(tmp_path, x, x, ids=ids)
+    np.testing.assert_array_equal(PairDataset(tmp_path, fields=["data_id"])[:]["data_id"], ids)
+
+
 def test_potentials_without_pairs_are_refused(store: Path) -> None:
     index = json.loads((store / "index.json").read_bytes())
     (store / "index.json").write_text(json.dumps(index | {"pairs": 0, "shards": []}))
