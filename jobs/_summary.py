@@ -47,6 +47,14 @@ def print_summary(directory: AnyPath) -> None:
         rows.append(("mean squared distance", f"{mean('cost_flow'):.4g} of the flow's own pairs, coupled anew since"))
     before, after = mean("cost_independent"), mean("cost_coupled")
     rows.append((index.cost_name, f"{before:.4g} independent, {after:.4g} coupled (in feature space)"))
+    if all(row.get("loss_bound") is not None for row in blocks):
+        error = sum(row["loss_error"] ** 2 for row in blocks) ** 0.5 / len(blocks)
+        rows.append(
+            (
+                f"of that, by {blocks[0]['regions']} regions",
+                f"at most {mean('loss_bound'):.3g} (standard error {error:.1g})",
+            )
+        )
     rows += _legs(index, blocks)
     rows.append(("seconds a block", f"{mean('seconds'):.2f}"))
     print_rows(title, rows)

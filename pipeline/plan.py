@@ -1,9 +1,10 @@
 """The forecast of what a coupling job will take on this cluster, scaled up from small trial runs.
 
 Trials (pipeline/cluster/trial_runs.py) run the job's own code on its own data and actors. A block's seconds grow as A n
-m + B n (passes and draws; noise, features, stand-ins and writing), an exact coupling's as a power of n. Memory above
-that of an idle actor grows as n (exact: n m), from what the libraries take once they work. A semi-discrete solve is
-assumed to take the points that it will need at the trial's pace. If a store is begun, only the rest is forecast.
+m + B n (passes and draws; noise, features, stand-ins and writing), an exact coupling's as a power of n. Where a block
+has regions, those of a trial have as many rows, and n m counts the entries in regions alone. Memory above that of an
+idle actor grows as n (exact: n m), from what the libraries take once they work. A semi-discrete solve is assumed to
+take the points that it will need at the trial's pace. If a store is begun, only the rest is forecast.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from flowpairs.pipeline.cluster import trial_runs
 from flowpairs.pipeline.cluster.executor import memory_for, shape_for
 from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.cluster.trial_runs import TrialRun
-from flowpairs.pipeline.config import CoupleConfig, check_cost, pin
+from flowpairs.pipeline.config import CoupleConfig, CouplingConfig, check_cost, pin
 from flowpairs.pipeline.couple import check_sizes, survey_job
 from flowpairs.pipeline.solve.device_memory import block_bytes, largest_block
 from flowpairs.pipeline.solve.job import Job
@@ -123,7 +124,7 @@ def plan(config: CoupleConfig) -> Plan:
             potential_seconds=solving,
             potential_points=points,
         )
-    block_seconds = _at(tried, blocks, config.coupling.method)
+    block_seconds = _at(tried, blocks, config.coupling)
     waves = math.ceil(todo / (shape.actors // config.cluster.actors_per_block))
     # The last block may be cut short, and its writing does not overlap with the solve of another block.
     writing = last.write_seconds * min(1.0, left / blocks.n) * blocks.n / last.n
@@ -213,19 +214,19 @@ def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:
     )
 
 
-def _at(tried: list[TrialRun], blocks: Blocks, method: str) -> float:
+def _at(tried: list[TrialRun], blocks: Blocks, coupling: CouplingConfig) -> float:
     """Estimate the seconds of a block of the job's size."""
     high = tried[-1]
     if (high.n, high.m) == (blocks.n, blocks.m):
         return high.block_seconds
-    if method == "exact" and len(tried) > 1:
+    if coupling.method == "exact" and len(tried) > 1:
         low = tried[0]
         power = math.log(high.block_seconds / low.block_seconds) / math.log(high.n / low.n)
         return high.block_seconds * (blocks.n / high.n) ** max(2.0, power)
-    passes = _line([(t.n * t.m, t.pass_seconds) for t in tried], blocks.n * blocks.m)
+    passes = _line([(t.entries, t.pass_seconds) for t in tried], blocks.n * blocks.m // (coupling.regions or 1))
     rest = _line([(t.n, t.block_seconds - t.pass_seconds) for t in tried], blocks.n)
     passes, rest = max(passes, high.pass_seconds), max(rest, high.block_seconds - high.pass_seconds)
-    return (PASSES if method == "sinkhorn" else 1.0) * passes + rest
+    return (PASSES if coupling.method == "sinkhorn" else 1.0) * passes + rest
 
 
 def _block_bytes(tried: list[TrialRun], blocks: Blocks, config: CoupleConfig, each: float) -> float:

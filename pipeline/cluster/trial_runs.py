@@ -33,8 +33,9 @@ class TrialRun:
 
     n: int
     m: int
+    entries: int  # n x m, or those within regions
     block_seconds: float
-    pass_seconds: float  # of those, over n x m entries
+    pass_seconds: float  # of those, over these entries
     write_seconds: float
     start_seconds: float
     start_bytes: float
@@ -82,11 +83,15 @@ def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
     """
     config, legs = job.config, 0 if job.inputs.source is None else len(job.inputs.source.legs)
     teams = shape.actors // config.cluster.actors_per_block
+    regions = config.coupling.regions
+    if regions is not None:  # as large as the job's, but two at the least
+        regions = max(2, round(regions * n / config.coupling.n))
     small = config.model_copy(
         update={
             "coupling": config.coupling.model_copy(
                 update={"n": n, "on_unconverged": "record"}
                 | ({"max_passes": ROUNDS} if config.coupling.method == "semidiscrete" else {})
+                | ({} if regions is None else {"regions": regions})
             ),
             "output": config.output.model_copy(update={"dir": str(directory), "pairs": n * max(2 * teams, legs)}),
             "cluster": config.cluster.model_copy(
@@ -116,6 +121,7 @@ def run_trial(job: Job, directory: Path, n: int, shape: ActorShape) -> TrialRun:
     return TrialRun(
         n=n,
         m=blocks.m,
+        entries=n * blocks.m // (regions or 1),
         block_seconds=sum(seconds) / len(seconds),
         pass_seconds=sum(row.get("pass_seconds", 0.0) for row in counted) / len(counted),
         write_seconds=writing,

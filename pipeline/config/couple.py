@@ -163,6 +163,8 @@ class CoupleConfig(Strict):
             raise ValueError("data.weight: imported pairs have their weights in the table; remove it")
         if self.source.kind == "previous" and self.coupling.start is not None:
             raise ValueError("coupling.start: potentials of one coupling, not of a chain; remove it")
+        if self.coupling.regions is not None and (self.two_sided or self.data.weight is not None):
+            raise ValueError("coupling.regions: cut noise and as many data without weights; remove it")
         if self.sampling.direction == "backward" and method in ("semidiscrete", "imported", "reflow"):
             raise ValueError(f"sampling.direction=backward: method {method} goes from noise to data; remove it")
         if self.coupling.cost == "precomputed" and not isinstance(self.source, DataSource):
@@ -203,6 +205,8 @@ class CoupleConfig(Strict):
         k, method = self.cluster.actors_per_block, self.coupling.method
         if k > 1 and method != "sinkhorn":
             raise ValueError(f"cluster.actors_per_block={k}: method {method} works on one actor a block; remove it")
+        if k > 1 and self.coupling.regions is not None:
+            raise ValueError(f"cluster.actors_per_block={k}: regions are coupled by one actor a block; remove it")
         if k > 1 and self.cluster.actors == 0:
             raise ValueError(f"cluster.actors_per_block={k}: cluster.actors=0 runs in one process; remove one of them")
         if self.cluster.actors != "auto" and self.cluster.actors % k:

@@ -71,6 +71,9 @@ class CouplingConfig(Strict):
     pairs. [1]"""
     relax: RelaxConfig | None = None
     """Prices at which an unbalanced plan may miss its marginals; null keeps both."""
+    regions: int | None = Field(default=None, ge=2)
+    """Regions into which each block is cut and which are coupled apart, for blocks whose square is too dear; null:
+    the block is coupled as a whole. [regions]"""
     tol: float = Field(default=1e-3, gt=0, lt=2)
     """L1 error of the marginals at which a block's solve is done. [mass]"""
     chi2: float = Field(default=0.05, gt=0, lt=1)
@@ -153,6 +156,8 @@ class CouplingConfig(Strict):
             )
         if self.relax is not None:
             self._relaxed()
+        if self.regions is not None:
+            self._in_regions(self.regions)
         if not self.entropic and self.backend != "auto":
             raise ValueError(f"backend belongs to method sinkhorn, not to {self.method}; remove it")
         if (self.method == "imported") != (self.table is not None):
@@ -198,6 +203,16 @@ class CouplingConfig(Strict):
             )
         if self.sharpness is not None:
             raise ValueError("relax: sharpness is found for kept marginals; give rel_eps or eps instead")
+
+    def _in_regions(self, regions: int) -> None:
+        """Refuse options that do not go with regions."""
+        if self.method != "sinkhorn" or self.cost not in ("dot", "sqeuclidean"):
+            raise ValueError("regions belong to method sinkhorn with cost dot or sqeuclidean; remove them")
+        keys = "sharpness", "relax", "start", "resample"
+        if given := [key for key in keys if getattr(self, key) is not None]:
+            raise ValueError(f"{given[0]} does not go with regions, which have no potential in common; remove one")
+        if 2 * regions > self.n:
+            raise ValueError(f"regions={regions}: of n={self.n} rows, and a region takes two or more; give fewer")
 
     def _semidiscrete(self) -> None:
         """Refuse options that do not go with method semidiscrete."""

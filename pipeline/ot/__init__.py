@@ -1,9 +1,10 @@
 """The numerics of a block, from points and eps to a coupling, in torch alone: no Ray, no files."""
 
 from flowpairs.pipeline.ot.coupling import BlockReport, Coupling
-from flowpairs.pipeline.ot.exact import check_exact_memory, exact_memory, solve_exact
-from flowpairs.pipeline.ot.independent import independent
+from flowpairs.pipeline.ot.direct.exact import check_exact_memory, exact_memory, solve_exact
+from flowpairs.pipeline.ot.direct.independent import independent
 from flowpairs.pipeline.ot.problem import Problem, cost_std
+from flowpairs.pipeline.ot.regions.solver import solve_in_regions
 from flowpairs.pipeline.ot.relaxed.marginals import Relax
 from flowpairs.pipeline.ot.relaxed.solver import solve_relaxed
 from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
@@ -25,6 +26,7 @@ __all__ = [
     "independent",
     "solve_exact",
     "solve_for_sharpness",
+    "solve_in_regions",
     "solve_relaxed",
     "solve_semidiscrete",
     "solve_sinkhorn",

@@ -51,6 +51,8 @@ def solve_block(
         std = measured.cost_moments.std
         relax = ot.Relax(options.relax.source * std, options.relax.target * std)
         return ot.solve_relaxed(problem, relax, g0=g0, **limits, **together)
+    if options.regions is not None:
+        return ot.solve_in_regions(problem, options.regions, **limits)
     return ot.solve_sinkhorn(problem, g0=g0, **limits, **together)
 
 
@@ -174,7 +176,7 @@ def allot_rows(
 
 def _check_memory(n: int, m: int) -> None:
     """Refuse a geodesic cost whose matrices do not fit in memory."""
-    from flowpairs.pipeline.ot.exact import available_memory
+    from flowpairs.pipeline.ot.direct.exact import available_memory
 
     needed, free = 28 * (n + m) * m, available_memory()
     if needed > free:

@@ -35,6 +35,8 @@ def start_potentials(config: CoupleConfig, target: Target) -> Float64[np.ndarray
             f"{where}: method {method} with cost {cost} and source {theirs.source.kind}; give a store of method "
             "sinkhorn or semidiscrete with cost dot, coupled with noise"
         )
+    if theirs.coupling.regions is not None:
+        raise InputError(f"{where}: coupled in regions, which have no potential in common; give another store")
     blocks = divide(theirs, len(target))
     if index.data_fingerprint != target.fingerprint or theirs.data.flips != config.data.flips:
         raise InputError(f"{where}: holds pairs of other data; give a store over the same data and flips")

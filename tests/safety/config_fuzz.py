@@ -58,6 +58,7 @@ def bases(data: Path) -> dict[str, dict[str, Any]]:
     two = noise | {"source": {"kind": "data", "path": str(data / "e.npz"), "column": "x"}}
     return {
         "sinkhorn": noise | {"coupling": {"n": 30, "rel_eps": 0.2}, "output": {"pairs": 60}},
+        "regions": noise | {"coupling": {"n": 30, "rel_eps": 0.2, "regions": 3}, "output": {"pairs": 60}},
         "sharpness": noise | {"coupling": {"n": 60, "sharpness": 0.5}, "output": {"pairs": 60, "payload": "ids"}},
         "exact": noise | {"coupling": {"n": 30, "method": "exact"}, "output": {"pairs": 60, "payload": "seeded"}},
         "independent": noise | {"coupling": {"n": 30, "method": "independent"}, "output": {"pairs": 60}},

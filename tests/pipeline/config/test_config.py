@@ -77,7 +77,7 @@ def test_the_default_epsilon_stands_in_the_resolved_config(config: Path) -> None
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; did you mean eps or steps?"),
+        ("coupling.epsilon=0.1", "coupling.epsilon=0.1: unknown key; did you mean eps or regions or steps?"),
         ("coupling.methd=exact", "coupling.methd='exact': unknown key; did you mean method"),
         ("coupling.q=1", "coupling.q=1: unknown key; known here: atol, backend, batch, beta, chi2, condition"),
         ("output.pair=9", "output.pair=9: unknown key; known here: pairs, dir, pairs_per_shard, payload"),
