@@ -122,7 +122,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": verdict.number, "shown": verdict.shown, "mean": _mean}
+    environment.filters |= {"number": verdict.number, "shown": verdict.shown, "spread": verdict.spread, "mean": _mean}
     groups = group_runs(runs)
     table = verdict.scores(groups)
     context: dict[str, Any] = {

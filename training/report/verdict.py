@@ -81,7 +81,7 @@ def headline(groups: list[RunGroup], table: list[Score]) -> str:
 
 
 def sentences(groups: list[RunGroup], table: list[Score]) -> list[str]:
-    """Compose a sentence per group, on the distances that it won or that it won none, one per tie, and on curvature."""
+    """Compose a sentence per group, on the distances that it won or that it won none; on ties; and on curvature."""
     decided = [score for score in table if score.decided]
     out = []
     for index, group in enumerate(groups):
@@ -90,11 +90,13 @@ def sentences(groups: list[RunGroup], table: list[Score]) -> list[str]:
             out.append(f"{group.name} ({group.method} pairs) won on {_listing(_phrases(won, _margin))}.")
         elif group.evaluated and decided and not any(index in score.best for score in decided):
             out.append(f"{group.name} ({group.method} pairs) did not win on any Fréchet distance.")
+    ties: dict[tuple[int, ...], list[Score]] = {}
     for score in decided:
         if len(score.best) > 1:
-            names = _listing([groups[index].name for index in score.best])
-            [phrase] = _phrases([score], _shared)
-            out.append(f"{names} are level on {phrase}.")
+            ties.setdefault(tuple(score.best), []).append(score)
+    for level, tied in ties.items():
+        names = _listing([groups[index].name for index in level])
+        out.append(f"{names} are level on {_listing(_phrases(tied, _shared))}.")
     for score in table:
         if score.label == CURVATURE and len(score.best) == 1:
             out.append(
@@ -165,7 +167,14 @@ def shown(mean: Mean | None) -> str:
     """Format a mean, with its spread if it has one."""
     if mean is None or mean.spread is None:
         return number(None if mean is None else mean.value)
-    return f"{number(mean.value)} ± {mean.spread:.2g}"
+    return f"{number(mean.value)} ± {spread(mean)}"
+
+
+def spread(mean: Mean) -> str:
+    """Format the spread of a mean with two significant digits; empty where it has none."""
+    if mean.spread is None:
+        return ""
+    return f"{mean.spread:,.0f}" if mean.spread >= 100 else f"{mean.spread:.2g}"
 
 
 def _phrases(won: list[Score], remark: Callable[[Score], str]) -> list[str]:

@@ -262,6 +262,11 @@ def test_blocks_that_stand_out_are_listed(make_store: Make) -> None:
     assert "Blocks that stand out" in Page(write_report([store])).text
 
 
+def test_what_regions_lose_is_bounded_on_the_page(make_store: Make) -> None:
+    page = Page(write_report([make_store("store", blocks=2, regions=4, loss_bound=0.25, loss_error=0.01)]))
+    assert "Lost by 4 regions ≤ 0.250 ± 0.0100" in page.text
+
+
 def test_versions_dates_and_machine_are_told(make_store: Make, make_run: Make) -> None:
     store, run = make_store("store", flowpairs="0.1.0", date="2026-01-02 03:04 UTC", device="cpu"), make_run("run")
     tree = json.loads((run / "train.json").read_text())

@@ -45,6 +45,9 @@ class BlockSummary:
     plan_error: float | None = None  # estimated
     relabelled: int | None = None  # pairs changed to use every datum equally often; semi-discrete couplings only
     errors: list[float] | None = None  # of the target marginal, pass by pass
+    regions: int | None = None  # that were coupled apart; this and the next two of blocks that were cut alone
+    loss_bound: float | None = None  # on what the cut costs, in units of cost_coupled
+    loss_error: float | None = None  # its standard error
     device: str | None = None
     torch: str | None = None
     flowpairs: str | None = None
