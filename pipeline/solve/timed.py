@@ -4,12 +4,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from flowpairs.pipeline.base.errors import JobError
-from flowpairs.pipeline.ot.tiles.partition import Team
 from flowpairs.pipeline.solve.device_memory import block_bytes, gpu_bytes, largest_block
 from flowpairs.pipeline.solve.job import Job
+
+if TYPE_CHECKING:  # torch is not imported by a driver that only schedules
+    from flowpairs.pipeline.ot.tiles.partition import Team
 
 
 @runtime_checkable
@@ -18,7 +20,7 @@ class Solver(Protocol):
 
     job: Job
     device: str  # "cpu" or "cuda"
-    team: Team  # replaced by an actor that is a member of one
+    team: "Team"  # replaced by an actor that is a member of one
 
     def solve(self, number: int) -> Any:
         """Compute a piece, and write nothing."""

@@ -317,7 +317,7 @@ def test_evaluation_is_what_a_plain_loop_computes(undisturbed: Path, store: Path
     assert report == json.loads((undisturbed / "evaluation.json").read_text())
     assert [row["solver"] for row in report["frechet"]] == ["euler", "dopri5"]
     samples = np.load(undisturbed / "samples.npz")
-    assert sorted(samples) == ["dopri5", "euler4", "real", "trajectories"]
+    assert sorted(samples) == ["dopri5", "euler4", "predictions", "real", "trajectories"]
     assert samples["trajectories"].shape == (64, 33, 2)
 
     from flowpairs.training.models.mlp import MLP

@@ -56,7 +56,7 @@ def store_view(index: int, store: StoreSummary) -> dict[str, Any]:
             "worst_error": _over([e for block in blocks for e in (block.source_error, block.target_error)], max),
             "cost": (independent, coupled, round(100 * (1 - coupled / independent)) if independent else 0),
             "seconds": sum(block.seconds for block in blocks),
-            "lost": max(blocks, key=lambda block: block.loss_bound or 0.0) if blocks[0].regions else None,
+            "lost": max(blocks, key=_loss) if blocks[0].regions else None,
             "relabelled": sum(block.relabelled or 0 for block in blocks),
         }
         if len(blocks) >= BLOCKS_DRAWN and store.index.method not in UNDRAWN:
@@ -66,6 +66,10 @@ def store_view(index: int, store: StoreSummary) -> dict[str, Any]:
                 Markup(figures.errors_by_block(blocks, view["tolerance"], f"errors-{index}")),
             )
     return view
+
+
+def _loss(block: BlockSummary) -> float:
+    return block.loss_bound or 0.0
 
 
 def outliers(blocks: list[BlockSummary]) -> list[Outlier]:
