@@ -46,6 +46,7 @@ def store_view(index: int, store: StoreSummary) -> dict[str, Any]:
     if blocks:
         coupled = statistics.fmean(block.cost_coupled for block in blocks)
         independent = statistics.fmean(block.cost_independent for block in blocks)
+        lost = max(blocks, key=_loss)
         view |= {
             "blocks": blocks if len(blocks) <= BLOCKS_IN_FULL else None,
             "summary": _summary(store) if len(blocks) > BLOCKS_IN_FULL else None,
@@ -56,7 +57,7 @@ def store_view(index: int, store: StoreSummary) -> dict[str, Any]:
             "worst_error": _over([e for block in blocks for e in (block.source_error, block.target_error)], max),
             "cost": (independent, coupled, round(100 * (1 - coupled / independent)) if independent else 0),
             "seconds": sum(block.seconds for block in blocks),
-            "lost": max(blocks, key=_loss) if blocks[0].regions else None,
+            "lost": lost if lost.regions else None,
             "relabelled": sum(block.relabelled or 0 for block in blocks),
         }
         if len(blocks) >= BLOCKS_DRAWN and store.index.method not in UNDRAWN:
