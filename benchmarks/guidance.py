@@ -25,14 +25,15 @@ from fashion import DATA
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from worth import PAIRS, SAMPLES, SETS, fit
 
-from flowpairs import PairLoader, flow_matching_loss, sample
+from flowpairs import flow_matching_loss, sample
 from flowpairs.pipeline.config import CoupleConfig, validate
 from flowpairs.pipeline.couple import couple
 from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
 from flowpairs.training.models.mlp import MLP
 
-PAIRS, SAMPLES, BATCH, DIM, CLASSES, HIDDEN = 65_536, 2_000, 256, 64, 10, 0.1
+DATASETS, DIM, CLASSES, HIDDEN = ("digits", "fashion"), 64, 10, 0.1
 EULER = 4, 16
 CLASS_DIM = 16  # directions in which the covariance of a class of a few hundred data is still known
 COUPLINGS: dict[str, dict[str, Any]] = {
@@ -46,19 +47,12 @@ COUPLINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def digits() -> tuple[Tensor, np.ndarray]:
-    """scikit-learn's 1,797 digits and their labels."""
-    found = load_digits()
-    return torch.from_numpy(found.data).float() / 8 - 1, found.target
-
-
-def fashion() -> tuple[Tensor, np.ndarray]:
-    """8,000 images of Fashion-MNIST and their labels."""
+def labels_of(name: str) -> np.ndarray:
+    """The labels of a data set of benchmarks/worth.py."""
+    if name == "digits":
+        return load_digits().target
     with np.load(DATA / "fashion_mnist" / "train8000.npz") as file:
-        return torch.from_numpy(file["images"]).flatten(1).float() / 127.5 - 1, file["labels"].astype(np.int64)
-
-
-SETS = {"digits": digits, "fashion": fashion}
+        return file["labels"].astype(np.int64)
 
 
 def make(store: Path, file: Path, coupling: dict[str, Any]) -> None:
@@ -72,32 +66,15 @@ def make(store: Path, file: Path, coupling: dict[str, Any]) -> None:
     couple(validate(CoupleConfig, tree), lambda _: None)
 
 
+def loss_with_labels(model: MLP, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    """The loss where some labels are hidden behind the label that stands for none."""
+    hidden = torch.rand(len(batch["label"]), generator=generator) < HIDDEN
+    return flow_matching_loss(model, batch, label=torch.where(hidden, CLASSES, batch["label"]), generator=generator)
+
+
 def train(store: Path, steps: int, seed: int) -> MLP:
     """Train an MLP on a store's pairs with their labels, and return its averaged weights; label 10 stands for none."""
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    loader = PairLoader(store, BATCH, seed=seed, fields=["x0", "x1", "label"])
-    model, averaged = MLP(DIM, 128, 2, CLASSES + 1), MLP(DIM, 128, 2, CLASSES + 1)
-    averaged.load_state_dict(model.state_dict())
-    optimiser, step = torch.optim.AdamW(model.parameters(), lr=2e-3), 0
-    while step < steps:
-        for batch in loader:
-            rate = min(1.0, step / 100) * (1 if step < steps / 2 else 2 * (1 - step / steps))
-            optimiser.param_groups[0]["lr"] = 2e-3 * rate
-            hidden = torch.rand(len(batch["label"]), generator=generator) < HIDDEN
-            batch["label"] = torch.where(hidden, CLASSES, batch["label"])
-            loss = flow_matching_loss(model, batch, label=batch["label"], generator=generator)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            with torch.no_grad():
-                for slow, fast in zip(averaged.parameters(), model.parameters(), strict=True):
-                    slow.lerp_(fast, 0.01)
-            step += 1
-            if step == steps:
-                break
-    loader.close()
-    return averaged
+    return fit(store, steps, seed, CLASSES + 1, ["x0", "x1", "label"], loss_with_labels)[0]
 
 
 def guided(model: MLP, label: Tensor, scale: float) -> Any:
@@ -113,7 +90,7 @@ def guided(model: MLP, label: Tensor, scale: float) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--data", nargs="+", choices=DATASETS, default=list(DATASETS))
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0])
@@ -121,7 +98,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.data:
-            images, labels = SETS[name]()
+            images, labels = SETS[name](), labels_of(name)
             x = Principal.fit(images, DIM)(images).float()
             file = Path(temporary) / f"{name}.npz"
             np.savez(file, x=x.numpy(), label=labels)

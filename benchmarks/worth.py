@@ -17,6 +17,7 @@ import argparse
 import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,23 @@ def make(store: Path, file: Path, coupling: dict[str, Any]) -> None:
     couple(validate(CoupleConfig, tree), lambda _: None)
 
 
-def trained(store: Path, steps: int, seed: int) -> dict[str, float]:
-    """Train an MLP on a store's pairs and measure its flow."""
+def fit(
+    store: Path, steps: int, seed: int, classes: int, fields: list[str], loss_of: Callable[..., Tensor]
+) -> tuple[MLP, list[float]]:
+    """Train an MLP on a store's pairs; return its averaged weights, and the losses of the last fifth of the steps.
+
+    Args:
+        store: the pair store.
+        steps: the steps, whose second half lowers the learning rate to 0.
+        seed: of the initial weights, the order of the pairs, the times and the noise.
+        classes: labels that the network takes; 0: none.
+        fields: what is read of a pair.
+        loss_of: the loss of (model, batch, generator).
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
-    loader = PairLoader(store, BATCH, seed=seed, fields=["x0", "x1"])
-    model, averaged = MLP(64, 128, 2, 0), MLP(64, 128, 2, 0)
+    loader = PairLoader(store, BATCH, seed=seed, fields=fields)
+    model, averaged = MLP(64, 128, 2, classes), MLP(64, 128, 2, classes)
     averaged.load_state_dict(model.state_dict())
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     step, loss_end = 0, []
@@ -111,7 +123,7 @@ def trained(store: Path, steps: int, seed: int) -> dict[str, float]:
         for batch in loader:
             rate = min(1.0, step / 100) * (1 if step < steps / 2 else 2 * (1 - step / steps))
             optimiser.param_groups[0]["lr"] = 2e-3 * rate
-            loss = flow_matching_loss(model, batch, generator=generator)
+            loss = loss_of(model, batch, generator)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -124,6 +136,17 @@ def trained(store: Path, steps: int, seed: int) -> dict[str, float]:
             if step == steps:
                 break
     loader.close()
+    return averaged, loss_end
+
+
+def plain_loss(model: MLP, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    """The loss without labels."""
+    return flow_matching_loss(model, batch, generator=generator)
+
+
+def trained(store: Path, steps: int, seed: int) -> dict[str, float]:
+    """Train an MLP on a store's pairs and measure its flow."""
+    averaged, loss_end = fit(store, steps, seed, 0, ["x0", "x1"], plain_loss)
     noise = torch.randn(SAMPLES, 64, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         curvature = integrate_unit_interval(curvature_by_time(averaged, noise, 32)) / SAMPLES

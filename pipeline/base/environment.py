@@ -49,17 +49,12 @@ def made_with() -> dict[str, str]:
     Returns:
         Texts by name. The commit is that of the clone that the code runs from; an installed package has none.
     """
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        **_software(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB",
-    }
+    return {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), **_software_and_machine()}
 
 
 @cache
-def _software() -> dict[str, str]:
-    """List the versions of flowpairs, of Python, and of the packages that results depend on."""
+def _software_and_machine() -> dict[str, str]:
+    """List the versions of flowpairs, of Python, and of the packages that results depend on; and the machine."""
     out = {"python": platform.python_version()}
     for package in ("flowpairs", "torch", "numpy", "ray"):
         try:
@@ -74,7 +69,8 @@ def _software() -> dict[str, str]:
             out["commit"] = found[1]
     except (OSError, subprocess.SubprocessError):
         pass  # no git, or no clone
-    return out
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return out | {"machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"}
 
 
 def _processor() -> str:

@@ -59,7 +59,7 @@ def test_partners_are_those_of_the_plan_as_a_matrix(store: Path) -> None:
     assert summary.partners is not None
     assert summary.blocks is not None
     config = load(CoupleConfig, store / "config.yaml")
-    found = partners_by_row(store, summary.index, config)
+    found = partners_by_row(store, summary.index, config, summary.blocks[0].eps)
     assert found is not None
     np.testing.assert_array_equal(found, summary.partners)
     # The whole first block: rows of P have the entropies whose mean is the report's.

@@ -9,7 +9,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks import noise
-from flowpairs.pipeline.blocks.feature_store import features_directory, load_map
+from flowpairs.pipeline.blocks.feature_store import MAP, features_directory, load_map
 from flowpairs.pipeline.blocks.features import Features
 from flowpairs.pipeline.data.rows import row_set
 from flowpairs.pipeline.store.format import Index, rows_directory
@@ -138,7 +138,7 @@ def _numbers(index: Index, compared: int) -> tuple[Int64[np.ndarray, " n"], Int6
 def _features(directory: AnyPath, width: int) -> Features:
     """Read the map to the space of the cost; a store of pairs made elsewhere has none, and all coordinates count."""
     where = features_directory(directory)
-    found = load_map(where) if (where / "map.npz").is_file() else None
+    found = load_map(where) if (where / MAP).is_file() else None
     if found is None or len(found.mean) != width:
         return Features(np.zeros(width, np.float32), None)
     return found

@@ -58,7 +58,9 @@ class SharpnessCurve:
     chosen: int | None
 
 
-def partners_by_row(directory: AnyPath, index: Index, config: CoupleConfig) -> Float64[np.ndarray, " rows"] | None:
+def partners_by_row(
+    directory: AnyPath, index: Index, config: CoupleConfig, eps: float | None
+) -> Float64[np.ndarray, " rows"] | None:
     """Compute the effective number of partners, exp H(P(. | i)), of the first source rows of a store's first block.
 
     It is found from the stored potential: P_ij is proportional to b_j exp((g_j - C_ij) / eps).
@@ -67,6 +69,7 @@ def partners_by_row(directory: AnyPath, index: Index, config: CoupleConfig) -> F
         directory: the pair store.
         index: the store's index.
         config: the store's config.
+        eps: the epsilon at which that block was solved; None: unknown.
 
     Returns:
         The numbers of partners; None for a store without such potentials, without its data, or with a cost or a block
@@ -75,9 +78,9 @@ def partners_by_row(directory: AnyPath, index: Index, config: CoupleConfig) -> F
     Raises:
         InputError: the potential does not fit the block, or a file is damaged.
     """
-    where, path, eps = rows_directory(directory), block_file(directory, 0), _eps_of_block(directory)
+    where, path = rows_directory(directory), block_file(directory, 0)
     if (
-        index.method != "sinkhorn" or index.two_sided or eps is None
+        index.method != "sinkhorn" or index.two_sided or not (isinstance(eps, float) and eps > 0)
         or config.coupling.cost not in COSTS or config.coupling.relax is not None
         or config.sampling.direction == "backward"
         or not path.is_file() or not (where / row_set.MANIFEST).is_file()
@@ -104,16 +107,6 @@ def partners_by_row(directory: AnyPath, index: Index, config: CoupleConfig) -> F
     step = max(1, ENTRIES // len(ids))
     parts = [x0[first : first + step] for first in range(0, len(x0), step)]
     return np.concatenate([_partners(part, x1, g, log_b, eps, config.coupling.cost) for part in parts])
-
-
-def _eps_of_block(directory: AnyPath) -> float | None:
-    """Read the epsilon at which the first block was solved."""
-    from flowpairs.pipeline.store.block_reports import read_blocks
-
-    if not (directory / "blocks.parquet").is_file():
-        return None
-    found = next((row.get("eps") for row in read_blocks(directory) if row.get("block") == 0), None)
-    return found if isinstance(found, float) and found > 0 else None
 
 
 def _partners(

@@ -87,6 +87,7 @@ def read_store(path: AnyPath, name: str) -> StoreSummary:
     index, config = read_index(path), path / "config.yaml"
     blocks, statistics = _read_blocks(path), read_pair_statistics(path, index)
     job = _job(config) if index.method != "imported" else None
+    first_eps = next((block.eps for block in blocks or [] if block.block == 0), None)
     rel_eps = [block.rel_eps for block in blocks or [] if block.rel_eps is not None]
     return StoreSummary(
         name,
@@ -98,7 +99,7 @@ def read_store(path: AnyPath, name: str) -> StoreSummary:
         _read_coupling(config),
         potential_files.load_potentials(path) if index.method == "semidiscrete" else None,
         statistics,
-        None if job is None else partners_by_row(path, index, job),
+        None if job is None else partners_by_row(path, index, job, first_eps),
         None if job is None else sharpness_curve(statistics, job.coupling, median(rel_eps) if rel_eps else None),
     )
 
