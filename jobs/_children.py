@@ -20,6 +20,7 @@ from types import TracebackType
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.progress import LOOK_EVERY
 
+WIDTH = 7  # of a name in front of a line, at least
 GRACE = 20.0  # seconds that a process has to end by itself before it is killed
 
 
@@ -105,7 +106,7 @@ class Child:
 
     def _print(self, line: str) -> None:
         if line and not self._stopped:
-            print(f"{self.name:7} {line.rstrip()}", file=sys.stderr, flush=True)
+            print(f"{self.name:{WIDTH}} {line.rstrip()}", file=sys.stderr, flush=True)
 
 
 class Children:
@@ -130,6 +131,10 @@ class Children:
         """Start another process; see `Child`."""
         self._all.append(Child(name, command, environment))
         return self._all[-1]
+
+    def running(self) -> int:
+        """Count the processes that have not ended."""
+        return sum(not child.done() for child in self._all)
 
     def wait(self, until: Callable[[], bool] = lambda: False) -> None:
         """Wait until all processes have ended, or until a condition holds.
@@ -156,13 +161,18 @@ def die_with_parent() -> None:
     Thread(target=watch, name="parent", daemon=True).start()
 
 
+def wait_for_go() -> None:
+    """Wait for the byte that lets this process begin, and end with its parent from then on."""
+    if not os.read(0, 1):
+        sys.exit("nobody waits for this command")
+    die_with_parent()
+
+
 def run_child() -> None:
     """Be ready, then run a command."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell in the background has it ignored
     import_module(sys.argv.pop(1))
-    if not os.read(0, 1):
-        sys.exit("nobody waits for this command")
-    die_with_parent()
+    wait_for_go()
     from flowpairs.jobs.cli import main as command
 
     command()

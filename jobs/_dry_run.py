@@ -102,7 +102,7 @@ def training_rows(config: TrainConfig) -> Rows:
     network = objectives.build_network(config, index.shape, index.num_classes)
     if config.train.init is not None:
         load_init(network, config.train.init)
-    train, run = config.train, directory.RunDirectory(Path(config.output.dir))
+    workers, train, run = config.cluster.workers, config.train, directory.RunDirectory(Path(config.output.dir))
     epochs = f", {train.steps * train.batch / index.pairs:.3g} epochs" if index.pairs else ""
     weights = sum(weight.numel() for weight in network.parameters())
     return [
@@ -111,8 +111,8 @@ def training_rows(config: TrainConfig) -> Rows:
         ("steps", f"{train.steps:,} of {train.batch:,} pairs{epochs}"),
         ("there already", _begun(run, train.steps)),
         ("output.dir", str(run.path)),
-        ("workers", str(config.cluster.workers)),
-        ("still to check", LATER),
+        ("trained", "in this process" if workers == 0 else f"on Ray, workers: {workers}"),
+        *([("still to check", LATER)] if workers else []),
     ]
 
 

@@ -42,6 +42,8 @@ class StreamConfig(Strict):
                 f"couple.cluster.scale_seconds={self.couple.cluster.scale_seconds:g}: nodes that are not there yet "
                 "must be asked for by number; give train.cluster.workers and train.cluster.gpus"
             )
+        if self.train.cluster.workers == 0:
+            raise ValueError("train.cluster.workers=0: stream shares a cluster; give a number or auto")
         if isinstance(self.train.cluster.workers, tuple):
             raise ValueError(
                 f"train.cluster.workers={list(self.train.cluster.workers)}: as many as fit would leave couplings no "

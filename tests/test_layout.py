@@ -38,7 +38,7 @@ ROOMS = {
     "training/objectives": "pipeline/base pipeline/blocks training/config training/models training/pairs",
     "training/run": f"{COUPLING} {NETWORKS}",
     "training/sampling": f"{DATA} pipeline/ot pipeline/solve {NETWORKS} training/run",
-    "training/metrics": f"{DATA} {NETWORKS} training/run training/sampling",
+    "training/metrics": f"{DATA} pipeline/cluster {NETWORKS} training/run training/sampling",
     "training/report": f"{DATA} pipeline/solve {TRAINED}",
     "training/export": f"{DATA} pipeline/solve {TRAINED} training/report",
     "training": f"{COUPLING} {TRAINED} training/report training/export",

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
-from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from flowpairs.pipeline.base.atomic import write_atomically
@@ -18,9 +16,9 @@ from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.owner import owned, refuse_owned
 from flowpairs.pipeline.base.progress import working
 from flowpairs.pipeline.cluster.connect import connect
-from flowpairs.pipeline.cluster.scheduler import own_error
 from flowpairs.training.config import EvaluateConfig, TrainClusterConfig
 from flowpairs.training.metrics import time_points
+from flowpairs.training.metrics.calls import Here, Tasks
 from flowpairs.training.metrics.feature_network import extractor
 from flowpairs.training.metrics.frechet import Principal
 from flowpairs.training.metrics.shares import (
@@ -38,7 +36,7 @@ from flowpairs.training.pairs.endpoints import read_endpoints
 from flowpairs.training.report.drawing import pictures
 from flowpairs.training.run.directory import check_pairs, write_json
 from flowpairs.training.run.trained import read_finished
-from flowpairs.training.run.workers import WorkerShape, worker_shape
+from flowpairs.training.run.workers import WorkerShape, own_shape, worker_shape
 from flowpairs.training.sampling import flow
 from flowpairs.training.sampling.curvature import integrate_unit_interval
 from flowpairs.training.sampling.sampler import CURVATURE_STEPS, Sampler, batches_of
@@ -50,7 +48,8 @@ FILM = 8, 9  # number of images whose trajectories are kept, and number of times
 def evaluate(run_dir: str | Path, config: EvaluateConfig, *, trust: bool = False) -> dict[str, Any]:
     """Evaluate the averaged weights of a finished run and write evaluation.json and samples.npz to its directory.
 
-    The samples are drawn by as many Ray tasks as there are GPUs, or nodes where there are none.
+    The samples are drawn by as many Ray tasks as there are GPUs, or nodes where there are none; with `workers: 0` in
+    this process.
 
     Args:
         run_dir: the directory of the run.
@@ -78,18 +77,12 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig, *, trust: bool = False
         )
     network = extractor(config.features, trained.shape)
     endpoints = read_endpoints(trained.pairs, index, config)
-    connect()
-    try:
-        shape = worker_shape(TrainClusterConfig(workers=config.workers))
-    except InputError as error:
-        raise InputError(str(error).removeprefix("cluster.")) from error
+    shape = _shape(config)
     with owned(trained.run.path, key, "flowpairs evaluate", OWNER):
         stage = trained.run.path / STAGE
         with working(lambda: f"evaluating: {stage.read_text() if stage.is_file() else 'waiting for a node'}"):
             try:
                 result, arrays = _measured(EvaluationWork(trained, config, endpoints, network), shape)
-            except RayTaskError as error:
-                raise own_error(error) from None
             finally:
                 stage.unlink(missing_ok=True)
         reference = endpoints.end.x
@@ -116,17 +109,30 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig, *, trust: bool = False
     return report
 
 
+def _shape(config: EvaluateConfig) -> WorkerShape:
+    """Choose the tasks that draw, and start Ray unless this process draws."""
+    asked = TrainClusterConfig(workers=config.workers)
+    if config.workers == 0:
+        return own_shape(asked)
+    connect()
+    try:
+        return worker_shape(asked)
+    except InputError as error:
+        raise InputError(str(error).removeprefix("cluster.")) from error
+
+
 def _measured(work: EvaluationWork, shape: WorkerShape) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compute the figures for evaluation.json and the arrays for samples.npz by tasks of a shape."""
     start, config, real = time.perf_counter(), work.config, work.endpoints.end
     assert isinstance(shape.workers, int)
-    shares = min(shape.workers, len(batches_of(config.samples, config.batch)))
-    given, worker = ray.put(work), {"num_cpus": shape.cpus, "num_gpus": shape.gpus}
-    tasks: Any = ray.remote  # whose types know no options in a dict
-    principal = tasks(num_cpus=1)(fit_principal).remote(given)
-    share = tasks(**worker, num_returns=2)(measure_share)
-    references = [share.remote(given, principal, number, shares) for number in range(shares)]
-    drawn = ray.get([of_share for of_share, _ in references])
+    shares = min(max(1, shape.workers), len(batches_of(config.samples, config.batch)))
+    tasks = Tasks(shape) if shape.workers else Here()
+    given = tasks.put(work)
+    principal = tasks.call(fit_principal, given)
+    references = [
+        tasks.call(measure_share, given, principal, number, shares, samples=True, results=2) for number in range(shares)
+    ]
+    drawn = tasks.get([of_share for of_share, _ in references])
     names, reasons = dict[str, tuple[str, int | None]](), dict[str, str]()
     for solver, steps in solvers(config, work.trained.config):
         name = solver_name(solver, steps)
@@ -136,9 +142,9 @@ def _measured(work: EvaluationWork, shape: WorkerShape) -> tuple[dict[str, Any],
             names[name] = solver, steps
     work.begin("Frechet distances and curvature")
     features = [of_share for _, of_share in references]
-    distances = tasks(num_cpus=1)(measure_distances).remote(list(names), config.samples, config.seed, *features)
-    shown = tasks(**worker)(measure_shown).remote(given, steady=not reasons)
-    (width, distance, floor), (figures, arrays) = ray.get([distances, shown])
+    distances = tasks.call(measure_distances, list(names), config.samples, config.seed, *features)
+    shown = tasks.call(measure_shown, given, not reasons, samples=True)
+    (width, distance, floor), (figures, arrays) = tasks.get([distances, shown])
     frechet = []
     for name, (solver, steps) in names.items():
         if isinstance(distance[name], str):
@@ -166,12 +172,12 @@ def _measured(work: EvaluationWork, shape: WorkerShape) -> tuple[dict[str, Any],
     }, {"real": real.x[:SHOWN].numpy(), **arrays}
 
 
-def measure_shown(work: EvaluationWork, *, steady: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure_shown(work: EvaluationWork, steady: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compute what few samples give: the curvature and, if no solver failed, trajectories and time points.
 
-    This is a Ray task; it returns figures for evaluation.json and arrays for samples.npz.
+    Returns figures for evaluation.json and arrays for samples.npz.
     """
-    device = given_device()
+    device = given_device(work.config)
     sampler, arrays = work.sampler(device), dict[str, Any]()
     curvature, distance = sampler.straightness()
     times = torch.linspace(0, 1, len(curvature)).tolist()

@@ -1,7 +1,8 @@
-"""Training as a Ray Train job: starts the job, resumes it, and shows its progress.
+"""Training as a Ray Train job, or in the calling process: starts, resumes, and shows its progress.
 
 A run resumes from its newest checkpoint when the same command is started again: Ray Train finds its own snapshot under
-the same storage path. A worker that dies is replaced, and all workers continue from the newest checkpoint.
+the same storage path. A worker that dies is replaced, and all workers continue from the newest checkpoint. With
+`cluster.workers: 0` the whole run is trained in the calling process; a run may go on either way.
 """
 
 import errno
@@ -10,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ from flowpairs.training.run.directory import RunDirectory
 from flowpairs.training.run.initial_weights import load_init, pin_init
 from flowpairs.training.run.logbook import newest_metrics, read_metrics
 from flowpairs.training.run.waiting import Waiting
-from flowpairs.training.run.worker import check_gradients, train_worker
-from flowpairs.training.run.workers import WorkerShape, worker_shape
+from flowpairs.training.run.worker import check_gradients, train_here, train_worker
+from flowpairs.training.run.workers import WorkerShape, own_shape, worker_shape
 
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
 MAX_FAILURES = 3  # restarts of the workers within one job; starting the job again allows three more
@@ -65,9 +66,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     trackers.check_trackers(config.output.trackers)
     if config.train.init is not None:
         load_init(objectives.build_network(config, index.shape, index.num_classes), config.train.init)
-    connect()
-    shape = worker_shape(config.cluster)
-    directory.check_workers(config, shape.workers)
+    if config.cluster.workers == 0:
+        shape = own_shape(config.cluster)
+    else:
+        connect()
+        shape = worker_shape(config.cluster)
+        directory.check_workers(config, shape.workers)
     check_gradients(config, shape.gpus)
     with owned(run.path, f"output.dir={config.output.dir!r}", "flowpairs train"):
         return _train(directory.prepare_run(config), config, index, shape)
@@ -82,34 +86,10 @@ def _train(run: RunDirectory, config: TrainConfig, index: Index, shape: WorkerSh
     ):
         balanced = f"{pairs}: its shards use data equally often (sampling.draw=balanced), fresh noise does not"
         print_line(balanced, sys.stderr)
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "pairs": pairs,
-            "run": str(run.path),
-        },
-        scaling_config=ScalingConfig(
-            num_workers=shape.workers,  # type: ignore[arg-type]  # two numbers: elastic, as of its second version
-            use_gpu=shape.gpus > 0,
-            resources_per_worker={"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {}),
-        ),
-        run_config=RunConfig(  # type: ignore[call-arg]  # ray.train shows mypy the RunConfig of its first version
-            name=run.checkpoints.name,
-            storage_path=str(run.path),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[Losses(str(run.path))],  # type: ignore[list-item]  # the same first version
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    with trackers.follow(config, run), show_progress(run, config.train.steps, shape), interruptible():
-        try:
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise explained(error, run) from error
-    lines, checkpoint = read_metrics(run.metrics), result.checkpoint
-    assert checkpoint is not None
+    with trackers.follow(config, run), show_progress(run, config.train.steps, shape):
+        checkpoint = _fit(run, config, pairs, shape) if shape.workers else _here(run, config, pairs, shape)
+    run.keep_newest()
+    lines = read_metrics(run.metrics)
     last = lines[-1]
     seconds = np.diff([line["seconds"] for line in lines], prepend=0.0)
     summary = {
@@ -123,13 +103,57 @@ def _train(run: RunDirectory, config: TrainConfig, index: Index, shape: WorkerSh
         "seconds": last["seconds"],
         "samples_per_s": last["step"] * config.train.batch / last["seconds"],
         "data_wait": float(np.average([line["data_wait"] for line in lines], weights=seconds)),
-        "checkpoint": str(Path(checkpoint.path).relative_to(run.path)),
+        "checkpoint": str(checkpoint.relative_to(run.path)),
         "workers": list(shape.workers) if isinstance(shape.workers, tuple) else shape.workers,
         "batch": config.train.batch,
         "made_with": made_with(),
     }
     run.finish(summary)
     return summary
+
+
+def _here(run: RunDirectory, config: TrainConfig, pairs: str, shape: WorkerShape) -> Path:
+    """Train in this process, and return the last checkpoint."""
+    try:
+        return train_here(config, pairs, run, shape)
+    except (InputError, JobError):
+        raise
+    except Exception as error:
+        raise failed(run, f"{type(error).__name__}: {error}") from error
+
+
+def _fit(run: RunDirectory, config: TrainConfig, pairs: str, shape: WorkerShape) -> Path:
+    """Train on Ray Train's workers, and return the last checkpoint."""
+    newest = run.newest_checkpoint()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "pairs": pairs,
+            "run": str(run.path),
+            "start": str(run.path / newest) if newest else None,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=shape.workers,  # type: ignore[arg-type]  # two numbers: elastic, as of its second version
+            use_gpu=shape.gpus > 0,
+            resources_per_worker={"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {}),
+        ),
+        run_config=RunConfig(  # type: ignore[call-arg]  # ray.train shows mypy the RunConfig of its first version
+            name=run.checkpoints.name,
+            storage_path=str(run.path),
+            checkpoint_config=CheckpointConfig(num_to_keep=directory.KEPT),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[Losses(str(run.path))],  # type: ignore[list-item]  # the same first version
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    with interruptible():
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise explained(error, run) from error
+    assert result.checkpoint is not None
+    return Path(result.checkpoint.path)
 
 
 class Losses(ray.train.UserCallback):
@@ -163,8 +187,14 @@ def explained(error: ray.train.TrainingFailedError, run: RunDirectory) -> Except
     if isinstance(refused := getattr(error, "controller_failure", None), InputError | JobError):
         return type(refused)(str(refused))
     causes = list(getattr(error, "worker_failures", {}).values()) or [error]
-    last = str(causes[0]).strip().splitlines()[-1]
-    return JobError(f"training in {str(run.path)!r} failed: {last}; run the same command to resume, logs are in Ray's")
+    return failed(run, str(causes[0]).strip().splitlines()[-1], logs=", logs are in Ray's")
+
+
+def failed(run: RunDirectory, reason: str, logs: str = "") -> JobError:
+    """Build the error of a training that ended early; the run's newest checkpoint is kept."""
+    reason = " ".join(reason.split())
+    smaller = "give train.accumulate=2 or more, or a smaller train.batch, and " if "out of memory" in reason else ""
+    return JobError(f"training in {str(run.path)!r} failed: {reason}; {smaller}run the same command to resume{logs}")
 
 
 @contextmanager
@@ -188,12 +218,15 @@ def interruptible() -> Iterator[None]:
 def show_progress(run: RunDirectory, steps: int, shape: WorkerShape) -> Iterator[None]:
     """Show the newest line of the log, export it as gauges, and tell when workers are missing, while the job runs."""
     shown: int | None = None
-    waiting = Waiting(run, shape)
-    with progress("training", steps) as show, telemetry(run.path) as gauges:
+    waiting = Waiting(run, shape) if shape.workers else None
+    with ExitStack() as stack:
+        show = stack.enter_context(progress("training", steps))
+        gauges = stack.enter_context(telemetry(run.path)) if shape.workers else None
 
         def show_newest() -> None:
             nonlocal shown
-            waiting.look()
+            if waiting:
+                waiting.look()
             line = newest_metrics(run.metrics)
             if line is None or line["step"] == shown:
                 return
@@ -203,17 +236,19 @@ def show_progress(run: RunDirectory, steps: int, shape: WorkerShape) -> Iterator
                 f"step {line['step']}/{steps}  loss {line['loss']:.4f}  grad {line['grad_norm']:.3f}  "
                 f"{line['samples_per_s']:,.0f} pairs/s  data wait {100 * line['data_wait']:.1f} %  left {left}",
             )
-            gauges.set(
-                train_step=line["step"],
-                train_steps_left=steps - line["step"],
-                train_loss=line["loss"],
-                train_pairs_per_second=line["samples_per_s"],
-                train_data_wait_ratio=line["data_wait"],
-            )
+            if gauges:
+                gauges.set(
+                    train_step=line["step"],
+                    train_steps_left=steps - line["step"],
+                    train_loss=line["loss"],
+                    train_pairs_per_second=line["samples_per_s"],
+                    train_data_wait_ratio=line["data_wait"],
+                )
             shown = line["step"]
 
         try:
             with repeated(show_newest):
                 yield
         finally:
-            waiting.close()
+            if waiting:
+                waiting.close()

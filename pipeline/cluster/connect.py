@@ -120,7 +120,10 @@ def _refused(address: str, error: Exception) -> InputError:
     elif "AF_UNIX" not in reason and isinstance(error, OSError) and error.filename:
         home = os.path.expanduser("~")  # noqa: PTH111 - pathlib raises where there is none
         remedy = "set HOME to a directory that can be written" if str(error.filename).startswith(home) else remedy
-    return InputError(f"Ray cannot start on this machine: {reason}; {remedy}, or give cluster.actors=0 to run without")
+    return InputError(
+        f"Ray cannot start on this machine: {reason}; {remedy}, or run without: "
+        "cluster.actors=0, in training cluster.workers=0"
+    )
 
 
 def _scale(config: ClusterConfig, beside: list[dict[str, float]]) -> None:

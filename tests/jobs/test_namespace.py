@@ -39,13 +39,11 @@ SMALL = [
     "couple.coupling.n=256",
     "couple.coupling.rel_eps=0.3",
     "couple.output.pairs=512",
-    "couple.cluster.actors=1",
     "train.model.width=16",
     "train.train.steps=4",
     "train.train.batch=64",
     "train.train.warmup=1",
     "train.train.log_every=2",
-    "train.cluster.workers=1",
     "evaluate.samples=64",
     "evaluate.euler=[2]",
 ]

@@ -28,9 +28,10 @@ from flowpairs.training import objectives
 from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.pairs.reading.order import arcs_for
+from flowpairs.training.run.directory import STATE_FILE
 from flowpairs.training.run.logbook import read_metrics
 from flowpairs.training.run.loop import train_loop
-from flowpairs.training.run.state import FILE, TrainState
+from flowpairs.training.run.state import TrainState
 from flowpairs.training.run.workers import WorkerShape
 from flowpairs.training.train import interruptible
 
@@ -148,7 +149,7 @@ def test_training_steps_while_couplings_run_and_a_killed_job_goes_on(
     draw = partial(objective.draw, shape=outline.index.shape)
     with ShardLoader(job.pairs, outline.index, part, 0, outline=outline, draw=draw) as loader:
         train_loop(state, state.model, loader, objective, whole.train.train, lambda line: None, lambda m: None)
-    ours = torch.load(job.run / "checkpoints" / "step-000000096" / FILE, weights_only=True)["ema"]
+    ours = torch.load(job.run / "checkpoints" / "step-000000096" / STATE_FILE, weights_only=True)["ema"]
     for name, value in state.ema.state_dict().items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
 
@@ -229,6 +230,7 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path) -> None:
     )
     assert says(couple_coupling={"n": "x"}).startswith("couple.coupling.n='x'")
     assert "give one number" in says(train_cluster={"workers": [1, 2]})
+    assert "train.cluster.workers=0: stream shares a cluster" in says(train_cluster={"workers": 0})
     scaled = {"scale_seconds": 60, "actors": 2, "gpus_per_actor": 1}
     assert "give train.cluster.workers and train.cluster.gpus" in says(couple_cluster=scaled)
     semidiscrete = {"couple_coupling": {"method": "semidiscrete", "cost": "dot"}, "couple_output": {"pairs": 0}}

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,11 @@ import torch
 
 from flowpairs.pipeline.config import save, validate
 from flowpairs.training import objectives
-from flowpairs.training.config import TrainConfig
+from flowpairs.training.config import TrainClusterConfig, TrainConfig
 from flowpairs.training.objectives import Objective
-from flowpairs.training.pairs.batch import Batch, BatchPart
-from flowpairs.training.pairs.loader import ShardLoader
-from flowpairs.training.pairs.reading.order import arcs_for
-from flowpairs.training.run.directory import RunDirectory, check_run, prepare_run, write_json
-from flowpairs.training.run.logbook import Logbook, read_metrics
-from flowpairs.training.run.loop import train_loop
-from flowpairs.training.run.state import FILE, TrainState
+from flowpairs.training.pairs.batch import Batch
+from flowpairs.training.run.directory import STATE_FILE, RunDirectory, write_json
+from flowpairs.training.run.state import TrainState
 
 MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "depth": 1}
 UNET: dict[str, Any] = {"kind": "unet", "channels": [8, 16], "layers": 1}
@@ -70,24 +65,9 @@ def save_weights(directory: Path, state: TrainState, name: str) -> None:
 
 
 def train_here(config: TrainConfig) -> Path:
-    """Train in this process, as `flowpairs train` does on one worker of Ray Train, and leave a finished run."""
-    config, index = check_run(config)
-    run, train = prepare_run(config), config.train
-    state = TrainState.start(objectives.build_network(config, index.shape, index.num_classes), train)
-    part, log = BatchPart(train.batch, 0, 1, arcs_for(train.batch, 1)), Logbook(run.metrics, 0)
-    objective = objectives.build_objective(config, index.num_classes)
-    given = (config.pairs.dir, index, part, train.seed, config.model.conditional)
-    with ShardLoader(*given, draw=partial(objective.draw, shape=index.shape)) as loader:
-        train_loop(state, state.model, loader, objective, train, log.write, lambda metrics: None)
-    log.close()
-    name = f"step-{train.steps:09d}"
-    save_weights(run.path, state, name)
-    summary = {"pairs_dir": config.pairs.dir, "method": index.method, "checkpoint": f"checkpoints/{name}"}
-    summary |= {"shape": list(index.shape), "num_classes": index.num_classes, "two_sided": index.two_sided}
-    last = read_metrics(run.metrics)[-1]
-    summary |= {key: last[key] for key in ("loss", "seconds", "samples_per_s", "data_wait")}
-    run.finish(summary | {"steps": train.steps, "batch": train.batch, "workers": 1})
-    return run.path
+    """Train in this process, and return the directory of the run."""
+    train(config.model_copy(update={"cluster": TrainClusterConfig(workers=0)}))
+    return Path(config.output.dir).absolute()
 
 
 def wait_for_checkpoint(run: Path) -> None:
@@ -99,4 +79,4 @@ def wait_for_checkpoint(run: Path) -> None:
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """The averaged weights of a finished run."""
     summary = json.loads((run / "train.json").read_text())
-    return torch.load(run / summary["checkpoint"] / FILE, weights_only=True)["ema"]
+    return torch.load(run / summary["checkpoint"] / STATE_FILE, weights_only=True)["ema"]

@@ -18,9 +18,9 @@ from flowpairs.pipeline.base.errors import JobError
 from flowpairs.pipeline.config import validate
 from flowpairs.training import models
 from flowpairs.training.config import MLPConfig, OptimisationConfig, TrainConfig
-from flowpairs.training.run.directory import RunDirectory
+from flowpairs.training.run.directory import STATE_FILE, RunDirectory
 from flowpairs.training.run.logbook import read_metrics
-from flowpairs.training.run.state import FILE, TrainState, write_checkpoint
+from flowpairs.training.run.state import TrainState, write_checkpoint
 from flowpairs.training.train import train
 
 STEPS, EVERY = 120, 4
@@ -70,7 +70,7 @@ def test_a_loaded_state_does_not_live_in_its_file(tmp_path: Path) -> None:
     state, again = begun(), begun(seed=1)
     state.save(tmp_path)
     again.load(tmp_path)
-    with (tmp_path / FILE).open("r+b") as file:
+    with (tmp_path / STATE_FILE).open("r+b") as file:
         size = len(file.read())
         file.seek(0)
         file.write(b"\xff" * size)
@@ -108,7 +108,7 @@ def config(store: Path, name: str) -> TrainConfig:
 def ended(run: Path) -> dict[str, Any]:
     """What the last checkpoint holds."""
     checkpoint = json.loads((run / "train.json").read_text())["checkpoint"]
-    return torch.load(run / checkpoint / FILE, weights_only=True)
+    return torch.load(run / checkpoint / STATE_FILE, weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,9 @@ def undisturbed(store: Path, local_ray: None) -> Path:
 
 def writing(run: Path) -> bool:
     """Whether a checkpoint is being written, after one that Ray Train has noted."""
-    return RunDirectory(run).newest_checkpoint() is not None and any(run.glob(f"checkpoints/step-*/.{FILE}.*.tmp"))
+    return RunDirectory(run).newest_checkpoint() is not None and any(
+        run.glob(f"checkpoints/step-*/.{STATE_FILE}.*.tmp")
+    )
 
 
 @pytest.mark.slow

@@ -18,8 +18,9 @@ from flowpairs.training.pairs.batch import BatchPart
 from flowpairs.training.pairs.loader import ShardLoader
 from flowpairs.training.pairs.loader_state import store_fingerprint
 from flowpairs.training.run import loop
+from flowpairs.training.run.directory import STATE_FILE
 from flowpairs.training.run.loop import LogLine
-from flowpairs.training.run.state import FILE, TrainState
+from flowpairs.training.run.state import TrainState
 from flowpairs.training.sampling.ode import solve_dopri5
 
 
@@ -109,7 +110,7 @@ def test_a_checkpoint_holds_tensors_and_numbers_only(
     store = affine[0]
     state, _ = train(store, read_index(store), OptimisationConfig(steps=2, batch=8, warmup=0))
     state.save(tmp_path)
-    tree = torch.load(tmp_path / FILE, weights_only=True)
+    tree = torch.load(tmp_path / STATE_FILE, weights_only=True)
     assert sorted(tree) == ["ema", "loader", "model", "optimiser", "seconds", "step"]
     own = {"arcs": 4, "batch": 8, "seed": 0, "store": store_fingerprint(read_index(store))}
     assert tree["loader"] == {**own, "epoch": 0, "position": 4}

@@ -32,7 +32,8 @@ from flowpairs.pipeline.store.format import read_index
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 from flowpairs.training.models.mlp import MLP as Network
 from flowpairs.training.pairs.endpoints import read_endpoints
-from flowpairs.training.run.state import FILE, read_checkpoint, write_checkpoint
+from flowpairs.training.run.directory import STATE_FILE
+from flowpairs.training.run.state import read_checkpoint, write_checkpoint
 
 DIGITS = 1, 8, 8
 CHECKPOINT = Path("checkpoints") / "step-000000010"
@@ -83,7 +84,7 @@ GUIDED: dict[str, Any] = {"data": {"label": "label"}, "coupling": {"guidance": 2
 def loop(run: Path, x: np.ndarray, label: np.ndarray | None = None, guidance: float = 1.0) -> np.ndarray:
     """Four Euler steps with the averaged weights."""
     network = Network(64, 16, 1, 0 if label is None else 11)
-    network.load_state_dict(torch.load(run / CHECKPOINT / FILE, weights_only=True)["ema"])
+    network.load_state_dict(torch.load(run / CHECKPOINT / STATE_FILE, weights_only=True)["ema"])
     state, hidden = torch.from_numpy(x).flatten(1), torch.full((len(x),), 10)
     for step in range(4):
         given = torch.full((len(x),), step / 4), state

@@ -17,7 +17,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.blocks import noise
 from flowpairs.training.config import SampleConfig
 from flowpairs.training.models.mlp import MLP as Network
-from flowpairs.training.run.state import FILE
+from flowpairs.training.run.directory import STATE_FILE
 from flowpairs.training.sample import sample
 
 IMAGE = (1, 8, 8)
@@ -52,7 +52,7 @@ def test_euler_is_a_plain_loop_over_the_averaged_weights(tmp_path: Path) -> None
     write_run(tmp_path, MLP, (2,))
     checkpoint = tmp_path / "checkpoints" / "step-000000010"
     network = Network(2, 16, 1, 0)
-    network.load_state_dict(torch.load(checkpoint / FILE, weights_only=True)["ema"])
+    network.load_state_dict(torch.load(checkpoint / STATE_FILE, weights_only=True)["ema"])
     x = torch.from_numpy(noise.gaussian(3, 0, 40, 2, noise.Stream.STARTS))
     with torch.no_grad():
         for step in range(5):

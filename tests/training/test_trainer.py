@@ -26,8 +26,8 @@ from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.config import load, validate
 from flowpairs.training.config import EvaluateConfig, SampleConfig, TrainClusterConfig, TrainConfig
 from flowpairs.training.evaluate import evaluate
+from flowpairs.training.run.directory import STATE_FILE
 from flowpairs.training.run.logbook import read_metrics
-from flowpairs.training.run.state import FILE
 from flowpairs.training.run.status import read_run_status
 from flowpairs.training.run.workers import WorkerShape, worker_shape
 from flowpairs.training.sample import sample
@@ -166,7 +166,7 @@ def test_a_full_disk_ends_a_run_at_once(tmp_path: Path) -> None:
 
 def test_an_evaluation_that_fails_at_one_solver_keeps_the_others(undisturbed: Path, tmp_path: Path) -> None:
     run = shutil.copytree(undisturbed, tmp_path / "run")
-    file = run / json.loads((run / "train.json").read_text())["checkpoint"] / FILE
+    file = run / json.loads((run / "train.json").read_text())["checkpoint"] / STATE_FILE
     state = torch.load(file, weights_only=True)
     for values in state["ema"].values():  # a flow that runs away
         values.mul_(1000)
@@ -203,6 +203,16 @@ def test_one_two_and_four_workers_give_the_same_loss_curve(undisturbed: Path, st
     for name, workers in (("one", 1), ("four", 4)):
         assert json.loads((store.parent / name / "train.json").read_bytes())["workers"] == workers
         assert_same_end(store.parent / name, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_this_process_and_back_on_ray(undisturbed: Path, store: Path) -> None:
+    """Each goes on from the last checkpoint of the other, and two checkpoints are left."""
+    run = store.parent / "to-and-fro"
+    for steps, workers in ((STEPS // 3, 0), (2 * STEPS // 3, 1), (STEPS, 0)):
+        assert train(config(store, "to-and-fro", workers=workers, steps=steps))["workers"] == workers
+        assert len(list((run / "checkpoints").glob("step-*"))) == 2
+    assert_same_end(run, undisturbed)
 
 
 @pytest.mark.slow
@@ -290,19 +300,23 @@ def test_a_compiled_model_learns_the_same_and_is_saved_as_any_other(undisturbed:
 
 
 def test_an_evaluation_is_the_same_by_any_number_of_tasks(undisturbed: Path, tmp_path: Path) -> None:
-    """Up to rounding, since two tasks have one thread each; in seven batches, the last one short."""
+    """Up to rounding, since two tasks have one thread each; in seven batches, the last one short.
+
+    0: in this process.
+    """
     reports, arrays = [], []
-    for workers in (1, 2):
+    for workers in (1, 2, 0):
         run = shutil.copytree(undisturbed, tmp_path / str(workers))
         asked = EvaluateConfig(samples=200, euler=(4,), batch=32, workers=workers)
         reports.append(evaluate(run, asked))
         arrays.append(np.load(run / "samples.npz"))
-    for one, two in zip(*(report["frechet"] for report in reports), strict=True):
-        assert (one["solver"], one["nfe"]) == (two["solver"], two["nfe"])
-        assert one["fd"] == pytest.approx(two["fd"], rel=1e-4)
-    assert reports[0]["curvature"] == pytest.approx(reports[1]["curvature"], rel=1e-4)
-    for name in ("euler4", "dopri5", "trajectories"):
-        np.testing.assert_allclose(arrays[0][name], arrays[1][name], atol=1e-4)
+    for report, found in zip(reports[1:], arrays[1:], strict=True):
+        for one, two in zip(reports[0]["frechet"], report["frechet"], strict=True):
+            assert (one["solver"], one["nfe"]) == (two["solver"], two["nfe"])
+            assert one["fd"] == pytest.approx(two["fd"], rel=1e-4)
+        assert reports[0]["curvature"] == pytest.approx(report["curvature"], rel=1e-4)
+        for name in ("euler4", "dopri5", "trajectories"):
+            np.testing.assert_allclose(arrays[0][name], found[name], atol=1e-4)
     named = {"data": None, "split": None, "held_out": False, "mirrored": None, "count": 300}
     found = reports[0]["reference"]
     assert {key: found[key] for key in named} == named

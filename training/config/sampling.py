@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from flowpairs.pipeline.config import Strict
 
@@ -50,8 +50,9 @@ class EvaluateConfig(SamplerConfig):
     """Split that the samples are compared with: of `data`, or the one that the pairs' data are."""
     source: str | None = None
     """Held-out data to start from, where the source is data; null: the pairs' own source."""
-    workers: PositiveInt | Literal["auto"] = "auto"
-    """Tasks that draw; auto: one per GPU, or per node without GPUs. [tasks]"""
+    workers: NonNegativeInt | Literal["auto"] = "auto"
+    """Tasks that draw; auto: one per GPU, or per node without GPUs; 0: draw in the calling process, without Ray.
+    [tasks]"""
 
     @model_validator(mode="after")
     def _directions(self) -> "EvaluateConfig":

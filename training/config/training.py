@@ -278,9 +278,9 @@ class RunConfig(Strict):
 class TrainClusterConfig(Strict):
     """The resources that the job requests from Ray; they change the result by rounding only."""
 
-    workers: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = "auto"
-    """Workers; auto: one per GPU, or one per node without GPUs; [least, most]: as many as fit, as nodes come and go.
-    [workers]"""
+    workers: NonNegativeInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] = "auto"
+    """Workers; auto: one per GPU, or one per node without GPUs; [least, most]: as many as fit, as nodes come and go;
+    0: train in the calling process, without Ray. [workers]"""
     gpus: Literal[0, 1, "auto"] = "auto"
     """GPUs of a worker; auto: 1 where the cluster has GPUs. [GPUs]"""
     cpus: PositiveInt | Literal["auto"] = "auto"

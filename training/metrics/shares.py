@@ -95,7 +95,7 @@ def share_of(batches: Sequence[slice], number: int, shares: int) -> Sequence[sli
 
 
 def fit_principal(work: EvaluationWork) -> Principal | None:
-    """Fit the principal components of the reference; None if a network gives the features. This is a Ray task."""
+    """Fit the principal components of the reference; None if a network gives the features."""
     return Principal.fit(work.endpoints.end.x, work.config.pca) if work.network is None else None
 
 
@@ -104,9 +104,9 @@ def measure_share(
 ) -> tuple[dict[str, Drawn], Features]:
     """Draw one share of the samples by every solver, and take their features and those of a share of the reference.
 
-    This is a Ray task. A solver that fails leaves no features.
+    A solver that fails leaves no features.
     """
-    device, config = given_device(), work.config
+    device, config = given_device(work.config), work.config
     sampler = work.sampler(device)
     features: Callable[[Tensor], Tensor] | None = principal if work.network is None else work.network.on(device)
     assert features is not None
@@ -134,7 +134,7 @@ def measure_distances(
 ) -> tuple[int, dict[str, float | str], float]:
     """Compute the Frechet distance of each solver's samples to the reference, or why there is none.
 
-    This is a Ray task; `shares` are the features of all shares, in their order.
+    `shares` are the features of all shares, in their order.
 
     Returns:
         The number of features, the distances by solver, and their floor: the distance of `count` data of the reference
@@ -155,12 +155,16 @@ def measure_distances(
     return len(real.mean), out, sum(floors) / FLOOR_DRAWS
 
 
-def given_device() -> torch.device:
+def given_device(config: EvaluateConfig) -> torch.device:
     """Return the device that Ray gave this task: its GPU, or the CPU where it was given none.
+
+    With `workers: 0` there is no task, and the process takes what torch sees.
 
     Raises:
         JobError: torch does not see the GPU; the CPU would take its place for hours.
     """
+    if config.workers == 0:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
     if not ray.get_gpu_ids():
         return torch.device("cpu")

@@ -3,7 +3,7 @@
 RUN/config.yaml      resolved config, with the fingerprint of the pairs
 RUN/metrics.jsonl    the log, a line per log interval
 RUN/tensorboard/     the same for TensorBoard; mlflow.json and wandb.json hold the ids of the run there
-RUN/checkpoints/     Ray Train's storage: step-000001000/state.pt, the newest two, and Ray's own snapshot
+RUN/checkpoints/     step-000001000/state.pt, the newest two; with workers Ray Train's storage, with Ray's own snapshot
 RUN/workers          there while workers run: their number
 RUN/train.json       written last, when the run is finished
 RUN/evaluation.json, RUN/samples.npz   written by `flowpairs evaluate`
@@ -12,6 +12,7 @@ RUN/evaluation.json, RUN/samples.npz   written by `flowpairs evaluate`
 import json
 import math
 import re
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from flowpairs.pipeline.store.format import Index, read_index, read_outline
 from flowpairs.training.config import PairsConfig, TrainConfig
 from flowpairs.training.pairs.loader_state import potentials_fingerprint
 
+STATE_FILE = "state.pt"  # in the directory of a checkpoint
+KEPT = 2  # checkpoints of a run
 CHECKPOINT = re.compile(r"checkpoints/[\w-][\w.-]*")  # as the summary names it: below the run, and nowhere else
 
 
@@ -50,7 +53,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """The directory of Ray Train's storage."""
+        """The directory of the checkpoints, which is Ray Train's storage."""
         return self.path / "checkpoints"
 
     @property
@@ -76,12 +79,31 @@ class RunDirectory:
         whole = (self.path / "train.json").is_file() or any(self.checkpoints.glob("step-*"))
         return whole or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
+    @property
+    def snapshot(self) -> Path:
+        """The path of Ray Train's own list of checkpoints."""
+        return self.checkpoints / "checkpoint_manager_snapshot.json"
+
     def newest_checkpoint(self) -> str | None:
-        """Find the newest checkpoint that Ray Train lists as complete, from which a run resumes: checkpoints/NAME."""
-        notes = self.checkpoints / "checkpoint_manager_snapshot.json"
-        noted = notes.read_text(errors="replace") if notes.is_file() else ""
-        whole = [path.name for path in self.checkpoints.glob("step-*") if f'"{path.name}"' in noted]
+        """Find the newest checkpoint, from which a run resumes: checkpoints/NAME.
+
+        Where Ray Train keeps a list of them, it resumes from that; else every file of a state is a complete one.
+        """
+        if self.snapshot.is_file():
+            noted = self.snapshot.read_text(errors="replace")
+            whole = [path.name for path in self.checkpoints.glob("step-*") if f'"{path.name}"' in noted]
+        else:
+            whole = [path.parent.name for path in self.checkpoints.glob(f"step-*/{STATE_FILE}")]
         return f"{self.checkpoints.name}/{max(whole)}" if whole else None
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the directory of the checkpoint of a step."""
+        return self.checkpoints / f"step-{step:09d}"
+
+    def keep_newest(self) -> None:
+        """Remove all checkpoints but the newest KEPT."""
+        for path in sorted(self.checkpoints.glob("step-*"))[:-KEPT]:
+            shutil.rmtree(path)
 
     def summary(self) -> dict[str, Any] | None:
         """Read train.json; None if the run is not finished.
@@ -197,7 +219,7 @@ def check_numbers(config: TrainConfig, pairs: int) -> None:
     if train.warmup > train.steps:
         raise InputError(f"train.warmup={train.warmup}: longer than train.steps={train.steps}; lower it")
     if config.cluster.workers != "auto":
-        check_workers(config, config.cluster.workers)
+        check_workers(config, config.cluster.workers or 1)
 
 
 def check_workers(config: TrainConfig, workers: int | tuple[int, int]) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from flowpairs.pipeline.base.environment import require
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.training.config import TrainConfig
-from flowpairs.training.run.state import FILE, read_checkpoint
+from flowpairs.training.run.directory import STATE_FILE
+from flowpairs.training.run.state import read_checkpoint
 from flowpairs.training.run.trained import read_trained
 
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
@@ -47,7 +48,7 @@ def read_init(where: str) -> Weights:
         InputError: no weights are there, or they cannot be read.
     """
     path = Path(where)
-    if (path / "config.yaml").is_file() or (path / FILE).is_file():
+    if (path / "config.yaml").is_file() or (path / STATE_FILE).is_file():
         return read_checkpoint(read_trained(path).checkpoint)["ema"]
     found: Weights = {}
     for folder, prefix in PARTS.items():

@@ -17,8 +17,8 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import refuse_special
 from flowpairs.training.config import OptimisationConfig
 from flowpairs.training.pairs.loader_state import State, check_form
+from flowpairs.training.run.directory import STATE_FILE
 
-FILE = "state.pt"
 Tree = dict[str, Any]  # what a checkpoint holds: model, ema, optimiser, loader, step, seconds
 _REMEDY = "train again into another output.dir, or give the right one"
 
@@ -117,7 +117,7 @@ def write_checkpoint(tree: Tree, directory: Path) -> None:
         JobError: a full or read-only disk.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with atomic_open(directory / FILE) as file:
+    with atomic_open(directory / STATE_FILE) as file:
         torch.save(tree, file)
 
 
@@ -127,10 +127,10 @@ def read_checkpoint(directory: Path) -> Tree:
     Raises:
         InputError: the file does not exist, is damaged, or holds anything but tensors and numbers; no code is run.
     """
-    where = f"checkpoint {str(directory / FILE)!r}"
+    where = f"checkpoint {str(directory / STATE_FILE)!r}"
     try:
-        refuse_special(directory / FILE)
-        tree = torch.load(directory / FILE, map_location="cpu", weights_only=True, mmap=True)
+        refuse_special(directory / STATE_FILE)
+        tree = torch.load(directory / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # zip, pickle and storages raise many kinds, with texts that advise unsafe loading

@@ -12,8 +12,8 @@ from flowpairs.pipeline.config import load
 from flowpairs.pipeline.store.format import read_outline
 from flowpairs.training import objectives
 from flowpairs.training.config import OwnConfig, TrainConfig
-from flowpairs.training.run.directory import RunDirectory, run_path
-from flowpairs.training.run.state import FILE, read_checkpoint
+from flowpairs.training.run.directory import STATE_FILE, RunDirectory, run_path
+from flowpairs.training.run.state import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def read_trained(directory: str | Path, *, trust: bool = False) -> Trained:
         InputError: the directory is neither of these.
     """
     path = run_path(directory)
-    if not (path / FILE).is_file():
+    if not (path / STATE_FILE).is_file():
         return read_finished(directory, trust=trust)
     run = RunDirectory(path.parents[1])
     if not run.config.is_file():

@@ -1,4 +1,4 @@
-"""The number and size of the train workers that a cluster holds, alone or alongside couplings."""
+"""The number and size of the train workers that a cluster holds, alone or alongside couplings, or of this process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ Node = tuple[int, float]  # CPUs and GPUs of a node, a worker or an actor
 
 @dataclass(frozen=True)
 class WorkerShape:
-    """The number of workers, or the range of it for an elastic job, and the CPUs and GPUs of each."""
+    """The number of workers, or the range of it for an elastic job, and the CPUs and GPUs of each.
+
+    0 workers: this process alone, without Ray.
+    """
 
     workers: int | tuple[int, int]
     cpus: int
@@ -37,6 +40,21 @@ def gpus_per_actor(nodes: Sequence[Node], config: ClusterConfig) -> float:
 def worker_shape(config: TrainClusterConfig, beside: ClusterConfig | None = None) -> WorkerShape:
     """Choose the workers for the live nodes; see `fit_workers`."""
     return fit_workers(live_nodes(), config, beside)
+
+
+def own_shape(config: TrainClusterConfig) -> WorkerShape:
+    """Build the shape of this process: torch's threads or those asked for, and a GPU where torch sees one.
+
+    Raises:
+        InputError: a GPU is asked for, and torch sees none.
+    """
+    import torch
+
+    cpus = torch.get_num_threads() if config.cpus == "auto" else config.cpus
+    seen = int(torch.cuda.is_available())
+    if config.gpus == 1 and not seen:
+        raise InputError("cluster.gpus=1: torch sees no CUDA device on this machine; give 0 or auto")
+    return WorkerShape(0, cpus, seen if config.gpus == "auto" else config.gpus)
 
 
 def fit_workers(nodes: Sequence[Node], config: TrainClusterConfig, beside: ClusterConfig | None = None) -> WorkerShape:
