@@ -15,6 +15,7 @@ from flowpairs.training.objectives import Objective
 from flowpairs.training.pairs.batch import Batch
 from flowpairs.training.run.directory import STATE_FILE, RunDirectory, write_json
 from flowpairs.training.run.state import TrainState
+from flowpairs.training.train import train
 
 MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "depth": 1}
 UNET: dict[str, Any] = {"kind": "unet", "channels": [8, 16], "layers": 1}
