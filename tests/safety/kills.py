@@ -30,6 +30,7 @@ from typing import Any
 DETECTION = 45.0  # seconds in which Ray notices that a node is gone, and starts a process anew
 LINGER = 60.0  # seconds that processes may outlive their job
 MARK = "FLOWPAIRS_KILLS"
+NOBODY = "job"  # who is killed where a job ends before its moment: such a round is none of the kills
 VICTIMS = ("ray::SolverActor", "ray::Member", "ray::RayTrainWorker", "ray::TrainController")
 
 # A coupling job on two raylets of one core, of which the one without the driver may be killed.
@@ -205,7 +206,7 @@ def disturbed(job: Round, alone: Undisturbed, pace: Pace) -> tuple[str, list[str
         Who was killed, the faults, and whether the limit was one of a slower machine.
     """
     began, moment = time.monotonic(), random.uniform(0, alone.seconds)
-    driver, who, faults = job.start(), "nobody", list[str]()
+    driver, who, faults = job.start(), NOBODY, list[str]()
     while driver.poll() is None and time.monotonic() - began < moment:
         time.sleep(0.01)
     if driver.poll() is None:
@@ -213,7 +214,7 @@ def disturbed(job: Round, alone: Undisturbed, pace: Pace) -> tuple[str, list[str
         try:
             os.kill(victim, signal.SIGKILL)
         except ProcessLookupError:
-            who = "nobody"
+            who = NOBODY
     starts, slower = 1, 1.0
     while driver.poll() != 0:
         taken = time.monotonic() - began
@@ -237,7 +238,8 @@ def disturbed(job: Round, alone: Undisturbed, pace: Pace) -> tuple[str, list[str
         os.kill(process, signal.SIGKILL)
     remarks = [f"machine {slower:.1f} times as slow"] if slower > 1 else []
     told = "; ".join([*remarks, *faults])
-    print(f"{job.name}: {who} killed at {moment:.1f} s; {starts} starts, {taken:.1f} s {told}", flush=True)
+    when = "had ended before" if who == NOBODY else "killed at"
+    print(f"{job.name}: {who} {when} {moment:.1f} s; {starts} starts, {taken:.1f} s {told}", flush=True)
     return who, faults, slower > 1
 
 
@@ -251,25 +253,30 @@ def main() -> None:
     counts, faults, slow, pace = Counter[str](), 0, 0, Pace()
     with tempfile.TemporaryDirectory(prefix="flowpairs-kills-") as temporary:
         root = Path(temporary)
+        print("each job is run once undisturbed, which takes some minutes", flush=True)
         undisturbed("team", root / "pairs", root, pace)
         pairs = root / "pairs" / "out"
-        alone = {name: undisturbed(name, root / "undisturbed" / name, pairs, pace) for name in options.jobs}
-        for name, of in alone.items():
-            print(f"{name}: {of.seconds:.1f} s undisturbed", flush=True)
-        for number in range(options.kills):
-            name = options.jobs[number % len(options.jobs)]
-            job = Round(name, root / f"{number:04d}", pairs)
-            who, wrong, slower = disturbed(job, alone[name], pace)
+        alone = dict[str, Undisturbed]()
+        for name in options.jobs:
+            alone[name] = undisturbed(name, root / "undisturbed" / name, pairs, pace)
+            print(f"{name}: {alone[name].seconds:.1f} s undisturbed", flush=True)
+        rounds = killed = 0
+        while killed < options.kills:
+            name, directory = options.jobs[rounds % len(options.jobs)], root / f"{rounds:04d}"
+            who, wrong, slower = disturbed(Round(name, directory, pairs), alone[name], pace)
+            rounds += 1
             slow += slower
+            killed += who != NOBODY
             counts[f"{name}: {who}"] += 1
             faults += bool(wrong)
             if wrong:
-                print((root / f"{number:04d}" / "log").read_text()[-3000:])
-            shutil.rmtree(root / f"{number:04d}", ignore_errors=True)
+                print((directory / "log").read_text()[-3000:])
+            shutil.rmtree(directory, ignore_errors=True)
     width = max(map(len, counts))
     print("\n".join(f"{what:{width}} {count:4d}" for what, count in sorted(counts.items())))
     pace.stop()
-    print(f"{options.kills} kills, {faults} faults; {slow} took longer than twice their time, on a slower machine")
+    slowly = f"{slow} took longer than twice their time, on a slower machine"
+    print(f"{killed} kills in {rounds} rounds, {faults} faults; {slowly}")
     sys.exit(bool(faults))
 
 
