@@ -1,11 +1,11 @@
 """The request of `flowpairs submit`, checked as far as possible without the files of the cluster."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from flowpairs.jobs.options import Command
 from flowpairs.jobs.stream_config import StreamConfig
-from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.base.paths import refuse_relative
 from flowpairs.pipeline.config import CoupleConfig, Strict, check_cost, from_overrides, leaves, load
 from flowpairs.training.config import EvaluateConfig, TrainConfig
 
@@ -40,28 +40,29 @@ class Request:
     outputs: tuple[str, ...]
 
 
-def request(command: Command, subject: str, overrides: list[str] | None) -> Request:
+def request(command: Command, subject: str, overrides: list[str] | None, options: Sequence[str] = ()) -> Request:
     """Check a command line before anything is shipped.
 
     Args:
         command: the command to run.
         subject: the YAML config on this machine; for `evaluate`, `status` and `verify`, the directory on the cluster.
-        overrides: the overrides `key.sub=value`; for `status` and `verify`, their options.
+        overrides: the overrides `key.sub=value`.
+        options: the command's own options, as in `--extend`.
 
     Raises:
         InputError: the command would refuse the config, or a path is relative: it would lie in the working directory
             of the job, which holds the code only and is deleted.
     """
     if command in ("evaluate", "status", "verify"):
-        _refuse_relative("", subject)
+        refuse_relative("", subject)
         if command == "evaluate":
             given = from_overrides(EvaluateConfig, overrides).model_dump(include=set(EVALUATED))
             for key, value in given.items():
                 if value not in (None, "pca", "inception"):
-                    _refuse_relative(f"{key}=", value)
+                    refuse_relative(f"{key}=", value)
         directory = subject.rstrip("/")
         written = (directory,) if command == "evaluate" else ()
-        return Request(command, None, [directory, *(overrides or [])], directory, written)
+        return Request(command, None, [directory, *(overrides or []), *options], directory, written)
     config = load(CONFIGS[command], subject, overrides)
     for part in (config, getattr(config, "couple", None)):
         if isinstance(part, CoupleConfig):
@@ -69,17 +70,9 @@ def request(command: Command, subject: str, overrides: list[str] | None) -> Requ
     tree = config.model_dump(mode="json")
     for key, value in leaves(tree):
         if key.rpartition(".")[2] in LOCATIONS and isinstance(value, str) and value != EMBEDDED:
-            _refuse_relative(f"{key}=", value)
+            refuse_relative(f"{key}=", value)
     if command == "plan":
-        return Request(command, config, [], subject, ())
+        return Request(command, config, [*options], subject, ())
     parts = [tree["couple"], tree["train"]] if command == "stream" else [tree]
     outputs = [part["output"]["dir"].rstrip("/") for part in parts]
-    return Request(command, config, [], outputs[0], tuple(outputs))
-
-
-def _refuse_relative(key: str, value: str) -> None:
-    if "://" not in value and not Path(value).is_absolute():
-        raise InputError(
-            f"{key}{value!r}: relative, and a submitted job's working directory is thrown away; "
-            "give an absolute path on storage that all nodes share, or a URL"
-        )
+    return Request(command, config, [*options], outputs[0], tuple(outputs))

@@ -193,3 +193,12 @@ def as_path(where: "str | AnyPath", key: str | None = None) -> AnyPath:
     except ValueError as error:
         raise InputError(f"{named}: {error}; give a path, or a URL as in s3://bucket/pairs") from error
     return Remote(where.rstrip("/"))
+
+
+def refuse_relative(key: str, value: str) -> None:
+    """Refuse, by `InputError`, a path of a submitted job that is neither absolute nor a URL."""
+    if "://" not in value and not Path(value).is_absolute():
+        raise InputError(
+            f"{key}{value!r}: relative, and a submitted job's working directory is thrown away; "
+            "give an absolute path on storage that all nodes share, or a URL"
+        )

@@ -14,6 +14,7 @@ from flowpairs.jobs.arrival import compare
 from flowpairs.jobs.remote import bundle
 from flowpairs.jobs.remote.dashboard import Dashboard, check_ray
 from flowpairs.jobs.remote.request import request
+from flowpairs.jobs.submit import split_options
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import CoupleConfig, check_cost, load
 
@@ -67,6 +68,32 @@ def test_urls_and_embedded_data_are_no_relative_paths():
     assert request("plan", COUPLE, ["output.dir=/shared/out"]).outputs == ()
     both = ["couple.output.dir=/shared/out", "train.output.dir=/shared/run"]
     assert request("stream", STREAM, both).outputs == ("/shared/out", "/shared/run")
+
+
+def test_options_of_the_command_itself_are_passed_on():
+    """Wherever they stand among the overrides, as its own command line is read."""
+    asked = ["output.dir=/shared/out", "--extend", "coupling.n=64"]
+    assert split_options("couple", COUPLE, asked) == (["output.dir=/shared/out", "coupling.n=64"], ["--extend"])
+    assert request("couple", COUPLE, *split_options("couple", COUPLE, asked)).arguments == ["--extend"]
+    asked = ["samples=64", "--preset", "cifar10", "--trust"]
+    evaluation = request("evaluate", "/shared/run", *split_options("evaluate", "/shared/run", asked))
+    assert evaluation.arguments == ["/shared/run", "samples=64", "--preset", "cifar10", "--trust"]
+    assert split_options("status", "/shared/run", ["--json"]) == ([], ["--json"])
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "says"),
+    [
+        ("couple", ["--extand"], "submit couple: No such option: --extand"),
+        ("evaluate", ["--preset", "cifar"], "submit evaluate: Invalid value for '--preset'"),
+        ("evaluate", ["--samples", "x.npz"], "--samples 'x.npz': relative"),
+        ("verify", ["--deep"], "submit verify: Option '--deep' requires an argument"),
+        ("status", ["left", "over"], "submit status: Got unexpected extra argument(s) (left over)"),
+    ],
+)
+def test_options_that_the_command_would_refuse_are_refused_here(command, words, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        split_options(command, "/shared/run", words)
 
 
 @pytest.mark.parametrize(
