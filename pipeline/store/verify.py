@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.special import gammaln
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath
@@ -20,10 +21,11 @@ ROW_DIGITS = 9  # at the least, at the end of a record's key
 class Verdict:
     """What was read, and every fault found, one sentence each.
 
-    `draw_error` is the L1 distance between the frequencies at which the data that occur were drawn and their weights,
-    equal ones where the rows have none; `chance_error` is what that many independent draws would give. A
-    coupling's draws stay at or below chance. `data` is the number of data, with mirror images where one occurs; None
-    where the store has no rows, or its pairs hold samples of a flow instead.
+    `draw_error` is the L1 distance, at most 2, between the frequencies at which data were drawn and their weights,
+    equal ones where the rows have none; `chance_error` is its mean over as many independent draws. A coupling's draws
+    stay at or below chance. All data are compared; in a chain, and where a store has no rows, those that occur. `data`
+    is the number of data, with mirror images where one occurs; None where the store has no rows, or its pairs hold
+    samples of a flow instead.
     """
 
     directory: str
@@ -84,13 +86,24 @@ def _compare_draws(directory: AnyPath, index: format.Index, drawn: Counter[int],
         except (OSError, ValueError) as error:
             verdict.faults.append(f"rows/weight.npy cannot be read ({error}); {row_set.REMEDY}")
             return
+    if verdict.data is not None and not index.times:
+        there = (ids >= 0) & (ids < verdict.data)  # any other is a fault of its shard
+        ids, counts = np.arange(verdict.data), np.bincount(ids[there], counts[there], verdict.data)
     wanted = np.ones(len(ids)) if weights is None else weights[ids % len(weights)]
-    if not wanted.any():
+    if not wanted[counts > 0].any():
         verdict.faults.append("rows/weight.npy: 0 for all data that were drawn; remove rows and couple again")
         return
     wanted = wanted / wanted.sum()
     verdict.draw_error = float(np.abs(counts / counts.sum() - wanted).sum())
-    verdict.chance_error = float(np.sqrt(2 * wanted * (1 - wanted) / (np.pi * counts.sum())).sum())
+    verdict.chance_error = float(mean_deviation(counts.sum(), wanted).sum())
+
+
+def mean_deviation(draws: float, share: np.ndarray) -> np.ndarray:
+    """Compute E |k / n - p| of a binomial k of n draws, for each probability p, by De Moivre's formula."""
+    p = np.clip(share, np.finfo(float).tiny, 1 - np.finfo(float).epsneg)
+    above = np.floor(draws * p) + 1
+    choose = gammaln(draws + 1) - gammaln(above + 1) - gammaln(draws - above + 1)
+    return 2 * above / draws * np.exp(choose + above * np.log(p) + (draws - above + 1) * np.log1p(-p))
 
 
 @dataclass

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.tar import plain_members
 from flowpairs.pipeline.store import block_reports, format
 from flowpairs.pipeline.store.records import Record
-from flowpairs.pipeline.store.verify import verify
+from flowpairs.pipeline.store.verify import mean_deviation, verify
 from flowpairs.pipeline.store.writer import write_shard
 
 SHAPE = (1, 4, 4)
@@ -140,6 +141,13 @@ def test_a_whole_store_verifies(tmp_path: Path) -> None:
     ]
     assert verdict.data_used == len(counts)
     assert verdict.draw_error == pytest.approx(np.abs(counts / 21 - 1 / len(counts)).sum())
+
+
+@pytest.mark.parametrize(("draws", "p"), [(1, 0.5), (40, 1e-6), (40, 0.03), (1000, 0.25), (7, 1.0), (7, 0.0)])
+def test_the_deviation_of_independent_draws_is_that_of_the_binomial(draws: int, p: float) -> None:
+    k = np.arange(draws + 1)
+    expected = np.abs(k / draws - p) @ scipy.stats.binom.pmf(k, draws, p)
+    assert mean_deviation(draws, np.array([p])).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def flip_a_bit(path: Path) -> None:
