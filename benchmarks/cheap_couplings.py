@@ -6,6 +6,9 @@ Data: CIFAR-10's 50,000 training images and their mirror images in 64 principal 
 benchmarks/fashion.py), n of them, and n rows of noise:
 
     independent      no coupling
+    quantiles        each direction for itself, by ranks: the noise of a datum is, direction by direction, that of its
+                     rank (coordinate-wise, as in arXiv 2608.00978). Such noise is normal in each direction, but its
+                     directions depend on each other as the data's do; sampling starts from independent ones
     batches of 256   the exact coupling of every 256 of both, as torchcfm does in training
     BSP              a bijection by random binary space partitions, the best merge of 16 and of 64 of them, from POT
                      (Genest et al. 2025); its seconds grow as n log n
@@ -48,6 +51,10 @@ def independent(x0: Tensor, x1: Tensor) -> Coupled:
     return x0, x1
 
 
+def quantiles(x0: Tensor, x1: Tensor) -> Coupled:
+    return x0.sort(0).values.gather(0, x1.argsort(0).argsort(0)), x1
+
+
 def batches(x0: Tensor, x1: Tensor) -> Coupled:
     partners = []
     for first in range(0, len(x0), BATCH):
@@ -76,6 +83,7 @@ def semidiscrete(x0: Tensor, x1: Tensor) -> Coupled:
 
 METHODS: dict[str, Callable[[Tensor, Tensor], Coupled]] = {
     "independent": independent,
+    "quantiles": quantiles,
     "batches of 256": batches,
     "BSP, 16 plans": partitions(16),
     "BSP, 64 plans": partitions(64),
