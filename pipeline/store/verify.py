@@ -88,7 +88,9 @@ def _compare_draws(directory: AnyPath, index: format.Index, drawn: Counter[int],
             return
     if verdict.data is not None and not index.times:
         there = (ids >= 0) & (ids < verdict.data)  # any other is a fault of its shard
-        ids, counts = np.arange(verdict.data), np.bincount(ids[there], counts[there], verdict.data)
+        of_all = np.zeros(verdict.data)
+        of_all[ids[there]] = counts[there]
+        ids, counts = np.arange(verdict.data), of_all
     wanted = np.ones(len(ids)) if weights is None else weights[ids % len(weights)]
     if not wanted[counts > 0].any():
         verdict.faults.append("rows/weight.npy: 0 for all data that were drawn; remove rows and couple again")
