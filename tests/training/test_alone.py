@@ -21,7 +21,7 @@ from flowpairs.training.config import TrainConfig
 from flowpairs.training.run.logbook import read_metrics
 from flowpairs.training.train import train
 
-STEPS = 400
+STEPS = 3000  # some seconds, so that a signal comes before the end
 ALONE = """
 import sys
 from flowpairs.training.config import TrainConfig
@@ -60,7 +60,7 @@ def config(store: Path, name: str, **options: Any) -> TrainConfig:
     tree = {
         "pairs": {"dir": str(store)},
         "model": {"kind": "mlp", "width": 32, "depth": 1},
-        "train": {"steps": STEPS, "batch": 64, "warmup": 10, "log_every": 10, "checkpoint_every": 40},
+        "train": {"steps": STEPS, "batch": 64, "warmup": 10, "log_every": 50, "checkpoint_every": 100},
         "output": {"dir": str(store.parent / name)},
         "cluster": {"workers": 0, "cpus": 1},
     }
