@@ -268,9 +268,7 @@ def test_balanced_draws_use_every_datum_equally_often(tmp_path: Path) -> None:
     assert len(np.unique(ids)) == 300
     verdict = verify(tmp_path / "s")
     assert verdict.data_used == 300
-    assert verdict.draw_error == pytest.approx(
-        2 * (1 - 300 / 1797)
-    )
+    assert verdict.draw_error == pytest.approx(2 * (1 - 300 / 1797))
     assert verdict.draw_error < verdict.chance_error
 
 
