@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.grammar import PREFIX, parse_formula
@@ -33,6 +33,14 @@ class RelaxConfig(Strict):
         if self.source == self.target == math.inf:
             raise ValueError("both prices are infinite, which keeps both marginals; give one, or leave relax out")
         return self
+
+
+def _is_true(value: Any) -> bool:
+    """Return whether a field of type bool takes a value as true, as it does `1`."""
+    try:
+        return TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return False
 
 
 class CouplingConfig(Strict):
@@ -76,7 +84,7 @@ class CouplingConfig(Strict):
     the block is coupled as a whole. [regions]"""
     tol: float = Field(default=1e-3, gt=0, lt=2)
     """L1 error of the marginals at which a block's solve is done. [mass]"""
-    chi2: float = Field(default=0.05, gt=0, lt=1)
+    chi2: float = Field(default=0.05, ge=1e-6, lt=1)
     """Chi-square error of the data's masses at which a semi-discrete solve is done. [1]"""
     condition: Literal["blind", "class", "extended"] = "blind"
     """Whether potentials of method semidiscrete depend on a condition: on none, on the class, or on rows of numbers."""
@@ -122,7 +130,7 @@ class CouplingConfig(Strict):
     @classmethod
     def _default_epsilon(cls, value: Any) -> Any:
         if isinstance(value, dict) and not any(value.get(key) is not None for key in cls.alternatives[0]):
-            method = "sinkhorn" if value.get("recouple") is True else str(value.get("method", "sinkhorn"))
+            method = "sinkhorn" if _is_true(value.get("recouple")) else str(value.get("method", "sinkhorn"))
             default = {"sinkhorn": 0.1, "semidiscrete": 0.0}.get(method)
             return value if default is None else value | {"rel_eps": default}
         return value

@@ -265,6 +265,7 @@ def check_output(config: TrainConfig) -> bool:
     where = f"output.dir={config.output.dir!r}"
     if "://" in config.output.dir:  # pathlib would make it a local directory
         raise InputError(f"{where}: runs are not written to URLs; give a directory that all nodes mount")
+    run_path(config.output.dir)  # refuses what no file can be named
     if in_submitted_job() and not run.path.is_absolute():
         raise InputError(
             f"{where}: relative, and a submitted job's working directory is thrown away; "

@@ -159,8 +159,8 @@ def solve_semidiscrete(
     """
     if not (eps >= 0 and math.isfinite(eps)):
         raise InputError(f"eps={eps!r}: the regularisation must be finite and not negative; give 0 or more")
-    if not 0 < chi2 < 1:
-        raise InputError(f"chi2={chi2!r}: give a chi-square between 0 and 1, such as 0.05")
+    if not 1e-6 <= chi2 < 1:  # N / chi2 points are drawn
+        raise InputError(f"chi2={chi2!r}: give a chi-square between 1e-6 and 1, such as 0.05")
     if max_rounds < 1:
         raise InputError(f"max_rounds={max_rounds!r}: at least one pass is needed; give a larger number")
     given = targets.count if targets.kind is None else len(targets.kind)

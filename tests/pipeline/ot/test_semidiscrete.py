@@ -244,7 +244,7 @@ def test_bad_input_is_refused_in_a_sentence() -> None:
     targets, source = Targets(data(20, 3)), Gaussian(3)
     for options, sentence in (
         ({"eps": -1.0}, "eps=-1.0: the regularisation"),
-        ({"eps": 0.0, "chi2": 0.0}, "chi2=0.0: give a chi-square between 0 and 1"),
+        ({"eps": 0.0, "chi2": 0.0}, "chi2=0.0: give a chi-square between 1e-6 and 1"),
         ({"eps": 0.0, "max_rounds": 0}, "max_rounds=0"),
         ({"eps": 0.0, "g0": torch.full((20,), torch.nan)}, "g0: shape"),
     ):
