@@ -8,7 +8,7 @@ from support.stores import write_store
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.config import from_overrides, load, validate
-from flowpairs.training.config import EvaluateConfig, TrainConfig
+from flowpairs.training.config import EvaluateConfig, RunConfig, TrainConfig
 from flowpairs.training.run.directory import check_run, prepare_run
 
 
@@ -27,6 +27,12 @@ def config(store: Path, **train: object) -> TrainConfig:
         "output": {"dir": str(store.parent / "run")},
     }
     return validate(TrainConfig, plain)
+
+
+def test_a_name_that_no_file_can_have_is_refused(store: Path) -> None:
+    long = config(store).model_copy(update={"output": RunConfig(dir="x" * 300)})
+    with pytest.raises(InputError, match=r"x{20}.*no name that a file can have; give a shorter path"):
+        check_run(long)
 
 
 def test_a_store_that_is_not_complete_is_refused(store: Path) -> None:

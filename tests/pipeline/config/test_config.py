@@ -74,6 +74,19 @@ def test_the_default_epsilon_stands_in_the_resolved_config(config: Path) -> None
     assert load(CoupleConfig, config).coupling.rel_eps == 0.1
 
 
+@pytest.mark.parametrize(("recouple", "rel_eps"), [("true", 0.1), ("1", 0.1), ("1.0", 0.1), ("0", None), ("x", None)])
+def test_samples_of_a_flow_that_are_coupled_anew_have_an_epsilon(
+    config: Path, recouple: str, rel_eps: float | None
+) -> None:
+    config.write_text(GOOD.replace("rel_eps: 1e-1, ", ""))
+    asked = ["coupling={n: 8, method: reflow, run: runs/digits}", f"coupling.recouple={recouple}"]
+    if recouple == "x":
+        with pytest.raises(InputError, match=r"coupling\.recouple='x'"):
+            load(CoupleConfig, config, asked)
+    else:
+        assert load(CoupleConfig, config, asked).coupling.rel_eps == rel_eps
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
