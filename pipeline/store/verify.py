@@ -86,18 +86,18 @@ def _compare_draws(directory: AnyPath, index: format.Index, drawn: Counter[int],
         except (OSError, ValueError) as error:
             verdict.faults.append(f"rows/weight.npy cannot be read ({error}); {row_set.REMEDY}")
             return
-    if verdict.data is not None and not index.times:
-        there = (ids >= 0) & (ids < verdict.data)  # any other is a fault of its shard
-        of_all = np.zeros(verdict.data)
-        of_all[ids[there]] = counts[there]
-        ids, counts = np.arange(verdict.data), of_all
     wanted = np.ones(len(ids)) if weights is None else weights[ids % len(weights)]
-    if not wanted[counts > 0].any():
+    if not wanted.any():
         verdict.faults.append("rows/weight.npy: 0 for all data that were drawn; remove rows and couple again")
         return
-    wanted = wanted / wanted.sum()
-    verdict.draw_error = float(np.abs(counts / counts.sum() - wanted).sum())
-    verdict.chance_error = float(mean_deviation(counts.sum(), wanted).sum())
+    total, of_each, alike = wanted.sum(), wanted, 1.0
+    if verdict.data is not None and not index.times:  # data that were never drawn count, too
+        of_each = np.ones(1) if weights is None else weights
+        alike = verdict.data / len(of_each)
+        total = of_each.sum() * alike
+    never = max(0.0, 1 - wanted.sum() / total)
+    verdict.draw_error = float(np.abs(counts / counts.sum() - wanted / total).sum() + never)
+    verdict.chance_error = float(alike * mean_deviation(counts.sum(), of_each / total).sum())
 
 
 def mean_deviation(draws: float, share: np.ndarray) -> np.ndarray:
