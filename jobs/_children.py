@@ -20,7 +20,6 @@ from types import TracebackType
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.progress import LOOK_EVERY
 
-WIDTH = 7  # of a name in front of a line, at least
 GRACE = 20.0  # seconds that a process has to end by itself before it is killed
 
 
@@ -106,7 +105,7 @@ class Child:
 
     def _print(self, line: str) -> None:
         if line and not self._stopped:
-            print(f"{self.name:{WIDTH}} {line.rstrip()}", file=sys.stderr, flush=True)
+            print(f"{self.name:7} {line.rstrip()}", file=sys.stderr, flush=True)
 
 
 class Children:
