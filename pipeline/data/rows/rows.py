@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped
 
+from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.npy import decode_npy
 from flowpairs.pipeline.base.paths import AnyPath, refuse_special
 from flowpairs.pipeline.data.rows.local_copy import local_copy
@@ -22,6 +23,7 @@ from flowpairs.pipeline.data.spec import Kept
 # Pages of a mapped file count as memory of a process until it gives them back: a row that is read may bring in a folio
 # of the cache of up to 2 MiB around it.
 AROUND, HELD = 2**21, 2**27
+REMEDY = "run `flowpairs verify`"
 CHUNK_BYTES = 2**25  # of float32 rows that are converted at a time
 
 
@@ -75,7 +77,7 @@ class Rows:
             out: array to copy to; None: a new one.
 
         Raises:
-            OSError, ValueError: a part cannot be read, or holds other rows than it should.
+            InputError: a part cannot be read, or holds other rows than it should.
         """
         out = np.empty((len(ids), *self.shape), self.dtype) if out is None else out
         rows, mirrored = ids % len(self), ids >= len(self)
@@ -115,18 +117,27 @@ class Rows:
         """Return a part as an array."""
         part, count = self.parts[number], int(self.edges[number + 1] - self.edges[number])
         if not isinstance(part, np.ndarray):
-            path: AnyPath = part
-            if self.hashes:
-                path = local_copy(path, self.hashes[number])
-            refuse_special(path)
-            with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants what it could write to
-            self._maps.append(mapped)
-            part = decode_npy(mapped)
+            try:
+                part = self._map(number)
+            except InputError:
+                raise
+            except (OSError, ValueError) as error:
+                raise InputError(f"{self.parts[number]}: cannot be read as rows ({error}); {REMEDY}") from error
         if part.dtype != self.dtype or part.shape != (count, *self.shape):
             expected = f"{[count, *self.shape]} of {self.dtype}"
-            raise ValueError(f"{self.parts[number]} is {list(part.shape)} of {part.dtype}, not {expected}")
+            raise InputError(f"{self.parts[number]}: is {list(part.shape)} of {part.dtype}, not {expected}; {REMEDY}")
         return part
+
+    def _map(self, number: int) -> np.ndarray:
+        """Map a part's file, or this node's copy of it."""
+        path: AnyPath = self.parts[number]
+        if self.hashes:
+            path = local_copy(path, self.hashes[number])
+        refuse_special(path)
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants what it could write to
+        self._maps.append(mapped)
+        return decode_npy(mapped)
 
     def _give_back(self, rows: int) -> None:
         """Give mapped pages back from time to time; they stay in the system's cache."""
