@@ -71,7 +71,7 @@ def test_a_part_of_another_form_is_refused(cuts: list[int], tmp_path: Path) -> N
         rows_of(x, cuts, tmp_path)
         rows = rows_of(x, cuts, tmp_path)
         row_set.write_part(tmp_path / name, other)
-        with pytest.raises(ValueError, match=rf"{name} is \[\d+, 2, 3, 4\] of float\d+, not \[\d+, 2, 3, 4\]"):
+        with pytest.raises(ValueError, match=rf"{name}: is \[\d+, 2, 3, 4\] of float\d+, not \[\d+, 2, 3, 4\]"):
             rows.take(np.array([10]))
     rows = rows_of(x, cuts, tmp_path)
     os.truncate(tmp_path / name, 200)
