@@ -167,9 +167,14 @@ def wait_for_go() -> None:
     die_with_parent()
 
 
+def heed_interrupts() -> None:
+    """Let `Child.stop` end this process, also where a shell in the background made its jobs ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run_child() -> None:
     """Be ready, then run a command."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell in the background has it ignored
+    heed_interrupts()
     import_module(sys.argv.pop(1))
     wait_for_go()
     from flowpairs.jobs.cli import main as command

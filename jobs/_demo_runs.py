@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowpairs.jobs._children import Children, wait_for_go
+from flowpairs.jobs._children import Children, heed_interrupts, wait_for_go
 
 if TYPE_CHECKING:
     from flowpairs.training.config import EvaluateConfig, TrainConfig
@@ -69,4 +69,5 @@ def train_and_evaluate(
 if __name__ == "__main__":
     from flowpairs.jobs.entry import run_command
 
+    heed_interrupts()
     run_command(train_and_evaluate)

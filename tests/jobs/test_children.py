@@ -107,6 +107,20 @@ def test_one_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "a.ended").exists()
 
 
+@pytest.mark.parametrize("command", [["_children", "json"], ["_demo_runs", "training.yaml", "evaluation.yaml"]])
+def test_one_that_waits_ends_at_an_interrupt_that_a_shell_has_ignored(command: list[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", f"flowpairs.jobs.{command[0]}", *command[1:]],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    ) as process:
+        while process.poll() is None:  # else the test's time runs out
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+    assert process.returncode in (130, -signal.SIGINT)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_none_outlives_the_parent(tmp_path: Path, how: signal.Signals) -> None:
     """Ctrl-C ends them in order, and is told in one sentence; a kill ends them all the same."""
