@@ -80,7 +80,8 @@ def evaluate(run_dir: str | Path, config: EvaluateConfig, *, trust: bool = False
     shape = _shape(config)
     with owned(trained.run.path, key, "flowpairs evaluate", OWNER):
         stage = trained.run.path / STAGE
-        with working(lambda: f"evaluating: {stage.read_text() if stage.is_file() else 'waiting for a node'}"):
+        first = "waiting for a node" if shape.workers else "reading data"
+        with working(lambda: f"evaluating: {stage.read_text() if stage.is_file() else first}"):
             try:
                 result, arrays = _measured(EvaluationWork(trained, config, endpoints, network), shape)
             finally:
