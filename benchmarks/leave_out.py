@@ -5,14 +5,15 @@
 
     embryoid    eb_embryoid/eb_2750.npz in the directory of benchmarks/fashion.py: 550 cells at each of five times, five
                 principal components, standardised
-    krumsiek    datasets/krumsiek11.txt, which scanpy's wheel ships (`pip install --no-deps scanpy==1.11.5`): 640 states of
-                11 genes, a simulated differentiation of myeloid progenitors to four fates, 4 at each of 160 times; five
-                spans of 32 times each, five principal components, standardised
+    krumsiek    datasets/krumsiek11.txt, which scanpy's wheel ships (`pip install --no-deps scanpy==1.11.5`): 640 states
+                of 11 genes, a simulated differentiation of myeloid progenitors to four fates, 4 at each of 160 times;
+                five spans of 32 times each, five principal components, standardised
 
-Coupled and trained as configs/single-cell says, in one process, and without each inner time point anew. After each number of
---steps the runs are measured and go on, so `best` is the smallest mean W1 among these, found by what it reports: a figure to
-lay beside papers that choose so, and not one that a user could have had. W1, W2 and MMD are those of evaluation.json; the
-spread is over the seeds of the training. Runs stay in DIR, and a script that was stopped goes on where it was. One thread.
+Coupled and trained as configs/single-cell says, in one process, and without each inner time point anew. After each
+number of --steps the runs are measured and go on, so `best` is the smallest mean W1 among these, found by what it
+reports: a figure to lay beside papers that choose so, and not one that a user could have had. W1, W2 and MMD are those
+of evaluation.json; the spread is over the seeds of the training. Runs stay in DIR, and a script that was stopped goes
+on where it was. One thread.
 """
 
 import argparse
@@ -93,7 +94,8 @@ def measure(name: str, method: str, options: argparse.Namespace) -> dict[int, li
 def cells(rows: list[dict[str, Any]], name: str, times: list[float]) -> str:
     """Mean over some times of each seed, then mean and standard deviation over seeds."""
     seeds = sorted({row["seed"] for row in rows})
-    means = [statistics.fmean(row[name] for row in rows if row["seed"] == seed and row["time"] in times) for seed in seeds]
+    of_times = [row for row in rows if row["time"] in times]
+    means = [statistics.fmean(row[name] for row in of_times if row["seed"] == seed) for seed in seeds]
     return f"{statistics.fmean(means):.3f}" + (f" ± {statistics.stdev(means):.3f}" if len(means) > 1 else "")
 
 
