@@ -1,6 +1,6 @@
 """Couplings that cost next to nothing, beside Sinkhorn and semi-discrete ones: cost, seconds, and the flows they train.
 
-    python benchmarks/cheap_couplings.py [--n 8192 65536] [--steps 1200] [--seeds 2]
+    python benchmarks/cheap_couplings.py [--n 8192 65536] [--steps 1200] [--seeds 2] [--pairs ...]
 
 Data: CIFAR-10's 50,000 training images and their mirror images in 64 principal directions (FLOWPAIRS_DATA, as in
 benchmarks/fashion.py), n of them, and n rows of noise:
@@ -17,7 +17,9 @@ benchmarks/fashion.py), n of them, and n rows of noise:
 
 Cost is the mean squared distance of a pair, as a share of that of independent ones. On each, an MLP (128 wide, two
 blocks) is trained with the same steps and initial weights: curvature, and the Frechet distance of 2,000 samples to the
-data at 1, 2, 4 and 8 Euler steps, means over seeds. Two threads for couplings, one for training.
+data at 1, 2, 4 and 8 Euler steps, means over seeds. FD is taken of the coordinates themselves, whose covariance is all
+that it sees, and, as R-20, of what a ResNet-20 trained on CIFAR-10 answers to the images that the coordinates are of:
+that sees what directions have in common beyond it. Two threads for couplings, one for training.
 """
 
 import argparse
@@ -26,25 +28,46 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import export_resnet20
 import numpy as np
 import ot.bsp
 import torch
+from fashion import DATA
 from torch import Tensor
-from worth import cifar, trained
+from worth import SAMPLES, cifar, trained
 
 import flowpairs as fp
-from flowpairs.training.metrics.frechet import Principal
+from flowpairs.training.metrics.feature_network import extractor
+from flowpairs.training.metrics.frechet import Gaussian, Principal, frechet_distance
 
 DIM, BATCH = 64, 256
+REFERENCE = 10_000  # images whose features samples are compared with
 Coupled = tuple[Tensor, Tensor]
 
 
-def data() -> Tensor:
-    """The images and their mirror images in principal directions [100000, 64]."""
+def data() -> tuple[Tensor, Principal]:
+    """The images and their mirror images in principal directions [100000, 64], and these."""
     images = cifar()
     mirrored = images.view(-1, 3, 32, 32).flip(3).flatten(1)
     principal = Principal.fit(torch.cat([images, mirrored])[::4], DIM)
-    return torch.cat([principal(part).float() for part in (*images.split(10_000), *mirrored.split(10_000))])
+    rows = torch.cat([principal(part).float() for part in (*images.split(10_000), *mirrored.split(10_000))])
+    return rows, principal
+
+
+def resnet20(principal: Principal) -> Callable[[Tensor], Tensor]:
+    """Features of the images that coordinates are of."""
+    with tempfile.TemporaryDirectory() as temporary:
+        script = Path(temporary) / "resnet20.pt"
+        export_resnet20.export(DATA / "feature_resnet_cifar10" / "resnet20_cifar10.npz", script)
+        network = extractor(str(script), (3, 32, 32))
+    assert network is not None
+    features = network.on(torch.device("cpu"))
+
+    def of_coordinates(x: Tensor) -> Tensor:
+        images = (principal.mean + x.double() @ principal.directions.T).float().clamp(-1, 1)
+        return features(images.view(-1, 3, 32, 32))
+
+    return of_coordinates
 
 
 def independent(x0: Tensor, x1: Tensor) -> Coupled:
@@ -97,16 +120,21 @@ def main() -> None:
     parser.add_argument("--n", type=int, nargs="+", default=[8192, 65536])
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--pairs", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
-    every = data()
-    print(
-        "| n | pairs | cost | seconds | curvature | FD 1 | FD 2 | FD 4 | FD 8 |\n|---|---|---|---|---|---|---|---|---|"
-    )
+    every, principal = data()
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
+    features, seen = resnet20(principal), every[order[:REFERENCE]]
+    views = {"R-20": (features, Gaussian.fit(features(seen)))}
+    floor = frechet_distance(views["R-20"][1], Gaussian.fit(features(every[order[REFERENCE:][:SAMPLES]])))
+    print(f"R-20 of {SAMPLES:,} other images: {floor:.3g}")
+    columns = "curvature", *(f"{name} {k}" for name in ("FD", "R-20") for k in (1, 2, 4, 8))
+    print(f"| n | pairs | cost | seconds | {' | '.join(columns)} |\n|{'---|' * (4 + len(columns))}")
     for n in options.n:
-        order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
         x1, x0 = every[order[:n]], torch.randn(n, DIM, generator=torch.Generator().manual_seed(1))
         apart = (x0 - x1).square().sum(1).mean()
-        for name, couple in METHODS.items():
+        for name in options.pairs:
+            couple = METHODS[name]
             torch.set_num_threads(2)
             began = time.perf_counter()
             a, b = couple(x0, x1)
@@ -114,9 +142,9 @@ def main() -> None:
             torch.set_num_threads(1)
             with tempfile.TemporaryDirectory() as store:
                 fp.write(Path(store) / "pairs", a, b)
-                rows = [trained(Path(store) / "pairs", options.steps, seed) for seed in range(options.seeds)]
+                rows = [trained(Path(store) / "pairs", options.steps, seed, views) for seed in range(options.seeds)]
             mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-            figures = " | ".join(f"{mean[key]:.3g}" for key in ("curvature", "FD 1", "FD 2", "FD 4", "FD 8"))
+            figures = " | ".join(f"{mean[key]:.3g}" for key in columns)
             print(f"| {n:,} | {name} | {cost:.3f} | {seconds:.1f} | {figures} |", flush=True)
 
 

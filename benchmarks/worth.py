@@ -17,8 +17,9 @@ import argparse
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from flowpairs.training.pairs.reference import read_reference
 from flowpairs.training.sampling.curvature import curvature_by_time, integrate_unit_interval
 
 PAIRS, SAMPLES, BATCH = 65_536, 2_000, 256
+NO_VIEWS: Mapping[str, tuple[Callable[[Tensor], Tensor], Gaussian]] = MappingProxyType({})
 SINKHORN, SEMIDISCRETE = (0.03, 0.1, 0.3), (0.0, 0.03, 0.3)
 
 
@@ -144,8 +146,10 @@ def plain_loss(model: MLP, batch: dict[str, Tensor], generator: torch.Generator)
     return flow_matching_loss(model, batch, generator=generator)
 
 
-def trained(store: Path, steps: int, seed: int) -> dict[str, float]:
-    """Train an MLP on a store's pairs and measure its flow."""
+def trained(
+    store: Path, steps: int, seed: int, views: Mapping[str, tuple[Callable[[Tensor], Tensor], Gaussian]] = NO_VIEWS
+) -> dict[str, float]:
+    """Train an MLP on a store's pairs and measure its flow; views are further features, with those of the data."""
     averaged, loss_end = fit(store, steps, seed, 0, ["x0", "x1"], plain_loss)
     noise = torch.randn(SAMPLES, 64, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
@@ -156,6 +160,8 @@ def trained(store: Path, steps: int, seed: int) -> dict[str, float]:
         for k in EULER:
             samples = sample(averaged, noise, "euler", k)
             found[f"FD {k}"] = frechet_distance(data, Gaussian.fit(samples))
+            for name, (features, moments) in views.items():
+                found[f"{name} {k}"] = frechet_distance(moments, Gaussian.fit(features(samples)))
             found[f"Euler {k}"] = (samples - end).square().sum(1).mean().item()
     return found
 
