@@ -1,6 +1,7 @@
 """Label-blind couplings with classifier-free guidance, beside couplings per class and with labels in the cost.
 
     python benchmarks/guidance.py [--data digits fashion] [--steps 1200] [--seeds 3] [--guidance 1 1.5 2]
+                                  [--pairs ...] [--beta 3]
 
 Data: scikit-learn's digits, and 8,000 images of Fashion-MNIST (FLOWPAIRS_DATA, as in benchmarks/fashion.py), in 64
 principal directions, with labels. Pairs: independent; Sinkhorn blocks that do not see labels; semi-discrete potentials
@@ -94,6 +95,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0])
+    parser.add_argument("--pairs", nargs="+", choices=COUPLINGS, default=list(COUPLINGS))
+    parser.add_argument("--beta", type=float, default=3.0, help="of the extended coupling, in units of the data")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
@@ -115,7 +118,8 @@ def compare(name: str, directory: Path, file: Path, x: Tensor, labels: np.ndarra
     print(f"\n{name}, {options.steps} steps, {options.seeds} seeds\n", flush=True)
     heads = [f"{figure}, {k} steps" for k in EULER for figure in ("FD", "class FD", "right")]
     print(f"| pairs | guidance | {' | '.join(heads)} |\n|---|---|{'---|' * len(heads)}")
-    for coupling, how in COUPLINGS.items():
+    for coupling in options.pairs:
+        how = COUPLINGS[coupling] | ({"beta": options.beta} if "beta" in COUPLINGS[coupling] else {})
         store = directory / f"{name}-{coupling.replace(' ', '-').replace(',', '')}"
         make(store, file, how)
         models = [train(store, options.steps, seed) for seed in range(options.seeds)]
