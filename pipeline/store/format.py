@@ -171,6 +171,15 @@ def write_sidecar(directory: AnyPath, sidecar: Sidecar) -> None:
     write_atomically(sidecar_path(directory, sidecar.shard.name), _to_json(dataclasses.asdict(sidecar)))
 
 
+def _why_no_index(directory: AnyPath) -> str:
+    """Say what a directory without an index is, and what to do."""
+    if (directory / "metrics.jsonl").is_file():
+        return "since it is a training run; give the pair store that it was trained on"
+    if not (directory / "config.yaml").is_file() and not (directory / "shards").is_dir():
+        return "no config.yaml and no shards, so no coupling job ran here; give the output.dir of one"
+    return "so its job has not finished; run the same `flowpairs couple` or `write` again to complete it"
+
+
 def read_index(directory: str | AnyPath) -> Index:
     """Read `index.json`.
 
@@ -182,10 +191,7 @@ def read_index(directory: str | AnyPath) -> Index:
     if not as_path(directory).is_dir():
         raise InputError(f"pair store {str(directory)!r}: no such directory; make it with `flowpairs couple CONFIG`")
     if not path.is_file():
-        raise InputError(
-            f"pair store {str(directory)!r}: no index.json, so its coupling job has not finished; "
-            "run the same `flowpairs couple` again to complete it"
-        )
+        raise InputError(f"pair store {str(directory)!r}: no index.json, {_why_no_index(as_path(directory))}")
     data, tree = _read_json(path)
     if tree.get("format_version") != FORMAT_VERSION:
         raise InputError(

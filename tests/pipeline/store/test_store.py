@@ -213,8 +213,14 @@ def test_a_broken_index_is_one_sentence(tmp_path: Path, text: str, says: str) ->
         format.read_index(tmp_path)
 
 
-def test_an_unfinished_store_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has not finished"):
+def test_what_is_no_finished_store_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no coupling job ran here; give the output.dir of one"):
+        format.read_index(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(InputError, match="its job has not finished"):
+        format.read_index(tmp_path)
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(InputError, match="a training run; give the pair store that it was trained on"):
         format.read_index(tmp_path)
     with pytest.raises(InputError, match="no such directory"):
         format.read_index(tmp_path / "nowhere")
