@@ -45,6 +45,8 @@ def print_verdict(verdict: "Verdict", as_json: bool) -> None:
     read = {"shard": verdict.shards, "record": verdict.records, "pair": verdict.pairs, "byte": verdict.bytes}
     found = counted(len(verdict.faults), "fault") if verdict.faults else "whole"
     print_line(f"{verdict.directory}: {', '.join(counted(count, noun) for noun, count in read.items())}: {found}")
+    if verdict.recomputed:
+        print(f"{counted(verdict.recomputed, 'block')} computed again: {found if verdict.faults else 'the same bits'}")
     if not verdict.data_used:  # potentials alone, or nothing that could be read
         return
     of = f" of {verdict.data:,}" if verdict.data else ""

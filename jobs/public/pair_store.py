@@ -147,7 +147,9 @@ class PairStore:
         verdict = verify(self.directory)
         if deep and not verdict.faults:
             from flowpairs.pipeline.recompute import recompute
+            from flowpairs.pipeline.store.block_reports import read_blocks
 
+            verdict.recomputed = min(deep, len(read_blocks(self.directory)))
             verdict.faults += recompute(self.directory, deep, import_cost=import_cost, open_run=run_opener(trust=trust))
         return verdict
 

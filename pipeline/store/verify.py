@@ -25,7 +25,7 @@ class Verdict:
     equal ones where the rows have none; `chance_error` is its mean over as many independent draws. A coupling's draws
     stay at or below chance. All data are compared; in a chain, and where a store has no rows, those that occur. `data`
     is the number of data, with mirror images where one occurs; None where the store has no rows, or its pairs hold
-    samples of a flow instead.
+    samples of a flow instead. `recomputed` blocks were computed again, and what differed is among the faults.
     """
 
     directory: str
@@ -37,6 +37,7 @@ class Verdict:
     data: int | None = None
     draw_error: float = 0.0
     chance_error: float = 0.0
+    recomputed: int = 0
     faults: list[str] = field(default_factory=list)
 
 

@@ -94,7 +94,9 @@ def test_verify_counts_what_it_reads_and_ends_with_one_where_a_fault_is(store: t
 
 def test_verify_computes_blocks_again(store: tuple[Path, Index]) -> None:
     directory, _ = store
-    assert invoke("verify", str(directory), "--deep", "1").exit_code == 0
+    again = invoke("verify", str(directory), "--deep", "1")
+    assert again.exit_code == 0
+    assert "1 block computed again: the same bits\n" in again.output
 
 
 def test_a_forecast_is_shown_to_people_and_machines(capsys: pytest.CaptureFixture[str]) -> None:
