@@ -5,11 +5,13 @@ recomputed blocks have the same bits. With `cluster.actors: 0` the whole job run
 """
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from flowpairs.pipeline.base.errors import InputError, JobError
@@ -101,6 +103,7 @@ def check_inputs(config: CoupleConfig, maker: BlockMaker | None = None) -> tuple
     Raises:
         InputError: as `couple`.
     """
+    refuse_output_among_data(config)
     surveyed = survey_inputs(config)
     if maker is not None:
         maker.check(surveyed.target.shape, None)
@@ -109,6 +112,25 @@ def check_inputs(config: CoupleConfig, maker: BlockMaker | None = None) -> tuple
     config = resume.settle_payload(config, directory, surveyed.target.shape, noise=found_again)
     rows = None if config.two_sided else surveyed.target.rows
     return config, surveyed, None if rows is None else check_sizes(config, rows, surveyed.table)
+
+
+def refuse_output_among_data(config: CoupleConfig) -> None:
+    """Refuse an output directory in a folder of data, where the next job would read what this one writes.
+
+    Raises:
+        InputError: it lies there.
+    """
+    directory = as_path(config.output.dir)
+    given = {"data.path": config.data.path, "source.path": getattr(config.source, "path", None)}
+    for key, path in given.items():
+        where = None if path in (None, "digits") else as_path(path, key)
+        if not isinstance(where, Path) or not isinstance(directory, Path) or not os.path.isdir(where):
+            continue
+        if Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(where)):
+            raise InputError(
+                f"{resume.output_key(directory)}: lies in {key}={path!r}, all files of which are read as data; give a "
+                "directory outside of it"
+            )
 
 
 def survey_job(config: CoupleConfig, maker: BlockMaker | None = None) -> tuple[CoupleConfig, Survey]:

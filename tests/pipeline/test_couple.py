@@ -224,6 +224,19 @@ def test_other_data_in_the_same_directory_are_refused(reference: Path, tmp_path:
         )
 
 
+def test_an_output_among_the_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a job that goes on would read what it wrote; a folder of the name of the digits is none of data."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cells", "digits"):
+        Path(name).mkdir()
+    np.save("cells/x.npy", np.eye(64, dtype=np.float32))
+    among = r"output.dir='cells/../cells/out': lies in data.path='cells', all files of which are read as data"
+    with pytest.raises(InputError, match=among):
+        couple(settings(Path("cells/../cells/out"), data={"path": "cells", "label": None}))
+    assert sorted(path.name for path in Path("cells").iterdir()) == ["x.npy"]
+    couple(settings(Path("digits/out")))
+
+
 def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError, match="not empty and not a pair store"):

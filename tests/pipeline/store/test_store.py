@@ -214,7 +214,7 @@ def test_a_broken_index_is_one_sentence(tmp_path: Path, text: str, says: str) ->
 
 
 def test_what_is_no_finished_store_is_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no coupling job ran here; give the output.dir of one"):
+    with pytest.raises(InputError, match=r"no coupling job ran here; give the output\.dir of one"):
         format.read_index(tmp_path)
     (tmp_path / "config.yaml").touch()
     with pytest.raises(InputError, match="its job has not finished"):
