@@ -124,9 +124,10 @@ def refuse_output_among_data(config: CoupleConfig) -> None:
     given = {"data.path": config.data.path, "source.path": getattr(config.source, "path", None)}
     for key, path in given.items():
         where = None if path in (None, "digits") else as_path(path, key)
-        if not isinstance(where, Path) or not isinstance(directory, Path) or not os.path.isdir(where):
+        if not isinstance(where, Path) or not isinstance(directory, Path):
             continue
-        if Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(where)):
+        is_folder = os.path.isdir(where)  # noqa: PTH112 - pathlib raises where it may not look
+        if is_folder and Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(where)):
             raise InputError(
                 f"{resume.output_key(directory)}: lies in {key}={path!r}, all files of which are read as data; give a "
                 "directory outside of it"
