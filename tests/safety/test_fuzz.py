@@ -25,6 +25,7 @@ from flowpairs.pipeline.blocks.feature_store import MAP, load_map, save_map
 from flowpairs.pipeline.blocks.features import Features
 from flowpairs.pipeline.config import CoupleConfig, DataConfig, load
 from flowpairs.pipeline.data import check_data, list_pieces, read_piece
+from flowpairs.pipeline.data.formats import cells as cell_files
 from flowpairs.pipeline.store import block_reports, format
 from flowpairs.pipeline.store.verify import verify
 from flowpairs.training.config import OptimisationConfig
@@ -180,12 +181,16 @@ SOURCES = [
 
 
 @pytest.mark.parametrize("road", [*SOURCES, config, feature_map, blocks, summary, checkpoint])
-def test_a_damaged_file_is_read_or_refused(road: Callable[[Path], tuple[Path, Reader]], tmp_path: Path) -> None:
+def test_a_damaged_file_is_read_or_refused(
+    road: Callable[[Path], tuple[Path, Reader]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_files, "PATIENCE", 2)
+    examples = fuzzed.max_examples if road is not cells else max(5, fuzzed.max_examples // 10)  # a process for each
     path, read = road(tmp_path)
     whole = path.read_bytes()
     assert outcome(read) is None
 
-    @fuzzed
+    @settings(fuzzed, max_examples=examples)
     @given(damaged(whole))
     def read_or_refused(data: bytes) -> None:
         path.write_bytes(data)

@@ -3,8 +3,13 @@
 The layout is read with h5py alone, since anndata and Ray Data ask for different versions of pandas.
 """
 
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +22,7 @@ from flowpairs.pipeline.data.formats.stored_arrays import WHOLE
 from flowpairs.pipeline.data.schema import measures
 
 MATRIX = "X"
+PATIENCE = 60  # seconds of processor time in which HDF5 has to read what a file says of itself
 
 
 class CellReader(Reader):
@@ -26,6 +32,7 @@ class CellReader(Reader):
 
     def find_columns(self, files: Sequence[str]) -> tuple[str, ...]:
         """Check the names; X where none is given."""
+        self._refuse_endless(files)
         name = MATRIX if self.config.column == DEFAULT else self.config.column
         for file in files:
             with self._h5ad(file) as cells:
@@ -70,6 +77,19 @@ class CellReader(Reader):
         with self._h5ad(file) as cells:
             total = self._matrix(cells).shape[0]
             yield self._column(cells, "label", self.config.label, total), total
+
+    def _refuse_endless(self, files: Sequence[str]) -> None:
+        """Refuse files that HDF5 reads without an end, or that end its process; see hdf5_probe.py."""
+        require(f"data.path={self.config.path!r}", "h5py")
+        urls = [self.site.filesystem.unstrip_protocol(file) for file in files]
+        program = str(Path(__file__).with_name("hdf5_probe.py"))
+        command = [sys.executable, "-P", program, str(PATIENCE), json.dumps(list(self._sides().values())), *urls]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+        if done.returncode < 0:
+            file = files[int(done.stdout.split()[-1])] if done.stdout else files[0]
+            endless = done.returncode == -signal.SIGXCPU
+            how = "HDF5 reads it without an end" if endless else f"HDF5 dies of it by signal {-done.returncode}"
+            raise InputError(f"data.path={self.config.path!r}: {file} is damaged, {how}; write it again")
 
     def _sides(self) -> dict[str, str]:
         return {**({} if self.config.label is None else {"label": self.config.label}), **self.config.columns()}

@@ -24,6 +24,7 @@ from flowpairs.pipeline.data import (
     list_pieces,
     read_piece,
 )
+from flowpairs.pipeline.data.formats import cells
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.standard_normal((50, 6)).astype(np.float32)
@@ -251,10 +252,10 @@ def test_cells(sparse, tmp_path):
     index = pd.Index([f"c{i}" for i in range(50)], dtype=object)
     kinds = pd.Categorical(NAMES[LABELS].astype(object), categories=pd.Index(NAMES.astype(object), dtype=object))
     obs = pd.DataFrame({"kind": kinds, "day": LABELS / 2}, index=index)
-    cells = anndata.AnnData(matrix if sparse is None else getattr(scipy.sparse, sparse)(matrix), obs=obs)
-    cells.obsm["X_pca"] = VECTORS[:, :3].copy()
+    written = anndata.AnnData(matrix if sparse is None else getattr(scipy.sparse, sparse)(matrix), obs=obs)
+    written.obsm["X_pca"] = VECTORS[:, :3].copy()
     anndata.settings.allow_write_nullable_strings = True
-    cells.write_h5ad(tmp_path / "a.h5ad")
+    written.write_h5ad(tmp_path / "a.h5ad")
     spec, found = read(data(tmp_path / "a.h5ad", label="kind", time="day"))
     np.testing.assert_array_equal(found["x"], matrix)
     np.testing.assert_array_equal(found["label"], LABELS)
@@ -275,6 +276,26 @@ def test_cells_without_the_package_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs h5py, not installed here; pip install 'flowpairs\[cells\]'"):
         check_data(data(tmp_path / "a.h5ad"))
+
+
+def test_cells_that_hdf5_would_read_forever_are_refused(tmp_path, monkeypatch):
+    """The space left at the end of a heap of strings, of size 0: HDF5 2.0 looks for what follows at the same byte."""
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setattr(cells, "PATIENCE", 1)
+    for name in ("a.h5ad", "endless.h5ad"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["X"] = VECTORS
+            file["obs/kind"] = np.arange(len(VECTORS))
+            file["obs"].attrs["column-order"] = ["kind"]
+    content = bytearray((tmp_path / "endless.h5ad").read_bytes())
+    free = content.index(b"GCOL") + 16 + 24  # after the heap's header and its only string
+    assert content[free : free + 8] == bytes(8)
+    assert content[free + 8 : free + 16] != bytes(8)
+    content[free + 8 : free + 16] = bytes(8)
+    (tmp_path / "endless.h5ad").write_bytes(content)
+    assert check_data(data(tmp_path / "a.h5ad", label="kind")).rows == len(VECTORS)
+    with pytest.raises(InputError, match=r"endless\.h5ad is damaged, HDF5 reads it without an end; write it again"):
+        check_data(data(tmp_path / "*.h5ad", label="kind"))
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif", "webp", "bmp", "tif", "avif", "jfif", "ppm", "tga", "jp2"])
