@@ -30,10 +30,11 @@ def train_all(trainings: Sequence["TrainConfig"], evaluation: "EvaluateConfig") 
     Raises:
         InputError, JobError: the first that one of the processes failed with; the others have been ended.
     """
+    from flowpairs.pipeline.base.threads import cores
     from flowpairs.pipeline.config import save
 
     alone = any(training.cluster.workers != 0 for training in trainings)
-    most = 1 if alone else len(os.sched_getaffinity(0))
+    most = 1 if alone else cores()
     environment = os.environ | ({} if alone else {"OMP_NUM_THREADS": "1"})
     with TemporaryDirectory(prefix="flowpairs-") as temporary, Children() as children:
         how = Path(temporary) / "evaluation.yaml"

@@ -14,6 +14,7 @@ import typer
 from flowpairs.pipeline.base import signals
 from flowpairs.pipeline.base.errors import InputError, JobError
 from flowpairs.pipeline.base.printing import print_line
+from flowpairs.pipeline.base.threads import cores
 
 # Commands that keep nothing of half their work.
 STARTS_OVER = {"plan", "verify", "evaluate", "sample", "export", "report", "worth"}
@@ -38,6 +39,8 @@ def guarded(app: typer.Typer, command: str = "") -> None:
     command = command or next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     signals.end_as_interrupted()
     _open_streams()
+    if (granted := cores()) < len(os.sched_getaffinity(0)):  # which is what torch and numpy would take
+        os.environ.setdefault("OMP_NUM_THREADS", str(granted))
     try:
         app()
     except InputError as error:

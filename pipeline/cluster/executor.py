@@ -1,6 +1,5 @@
 """The executor of a job's blocks or semi-discrete problems: on Ray's actors or in this process, with the same bytes."""
 
-import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.progress import progress, remaining, repeated
+from flowpairs.pipeline.base.threads import cores
 from flowpairs.pipeline.cluster.shapes import ActorShape, actor_shape
 from flowpairs.pipeline.config import ClusterConfig
 from flowpairs.pipeline.solve.job import Job
@@ -147,7 +147,7 @@ def memory_for(config: ClusterConfig, shape: ActorShape) -> list[tuple[int, floa
 
 def _own_shape(config: ClusterConfig) -> ActorShape:
     """Build the shape of this process: all cores that it may use or those asked for, and a GPU where torch sees one."""
-    cpus = len(os.sched_getaffinity(0)) if config.cpus_per_actor == "auto" else config.cpus_per_actor
+    cpus = cores() if config.cpus_per_actor == "auto" else config.cpus_per_actor
     import torch
 
     if config.gpus_per_actor != "auto":

@@ -7,7 +7,6 @@ says so; ids then count what is left.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from flowpairs.pipeline import data
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.base.progress import progress, remaining
+from flowpairs.pipeline.base.threads import cores
 from flowpairs.pipeline.config import DataConfig
 from flowpairs.pipeline.data import Bad, DataSpec, Piece
 from flowpairs.pipeline.data.discover import locate
@@ -89,7 +89,7 @@ def _read(
     """Read pieces into memory: rows and columns."""
     rows, columns = [np.empty((0, *spec.shape), spec.dtype)], dict[str, list[np.ndarray]]()
     for piece in pieces:
-        for batch in data.read_piece(config, spec, piece, bad, threads=_threads()):
+        for batch in data.read_piece(config, spec, piece, bad, threads=cores()):
             rows.append(batch["x"])
             for name in batch.keys() - {"x"}:
                 columns.setdefault(name, []).append(batch[name])
@@ -302,10 +302,6 @@ def _classes(spec: DataSpec, labels: np.ndarray | None) -> int:
 
 def _most(spec: DataSpec) -> int:
     return row_set.rows_per_part(spec.shape, spec.dtype)
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _manifest(target: Target, files: Sequence[row_set.Part], columns: Sequence[row_set.Part]) -> Manifest:
