@@ -86,9 +86,12 @@ def test_inline_commands_and_keys_exist(document: Path) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize(("page", "options"), [("how-to/one-gpu.md", []), ("gpu.md", ["--team"])])
-def test_the_arithmetic_of_a_gpus_memory_is_what_pages_say(page: str, options: list[str]) -> None:
-    command = [sys.executable, "docs/how-to/memory.py", *options]
+@pytest.mark.parametrize(
+    ("page", "program"),
+    [("how-to/one-gpu.md", ["memory.py"]), ("gpu.md", ["memory.py", "--team"]), ("scaling.md", ["gpu_times.py"])],
+)
+def test_the_arithmetic_of_a_gpus_memory_and_times_is_what_pages_say(page: str, program: list[str]) -> None:
+    command = [sys.executable, f"docs/how-to/{program[0]}", *program[1:]]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=60)
     assert done.stdout.strip() in Path("docs", page).read_text()
 
