@@ -69,6 +69,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.timeout(3600 if ALL else 400)  # 100 seconds each on two idle cores, if it is all
 @pytest.mark.parametrize("name", [*STORES, "run"])
 def test_a_damaged_file_is_read_or_refused_by_everything(name: str, whole: dict[str, Path], tmp_path: Path) -> None:
     readers = RUN_READERS if name == "run" else STORE_READERS
