@@ -1,7 +1,9 @@
-"""Work done by teams of real processes, this one the first of each."""
+"""Work done by teams: of real processes, this one the first of each, and of threads, of which there may be many."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -42,3 +44,39 @@ def _member(rank: int, work: Work, ports: dict[int, int], directory: Path) -> No
         if rank < size:
             torch.save(work(ProcessTeam.join("127.0.0.1", port, rank, size, "cpu")), directory / f"{size}-{rank}.pt")
             dist.destroy_process_group()
+
+
+class ThreadTeam:
+    """A `Team` of threads of this process, which sums in the order of its members.
+
+    Args:
+        rank: this member's number.
+        parts: room for a tensor of each member, one list for all.
+        barrier: where all of them meet.
+    """
+
+    def __init__(self, rank: int, parts: list[torch.Tensor], barrier: Barrier) -> None:
+        self.rank, self.size, self.parts, self.barrier = rank, len(parts), parts, barrier
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        self.parts[self.rank] = values.clone()
+        self.barrier.wait()
+        for rank, part in enumerate(self.parts):
+            values.copy_(part) if rank == 0 else values.add_(part)
+        self.barrier.wait()
+        return values
+
+
+def in_threads(work: Work, size: int) -> list[Any]:
+    """What every member of a team of threads found, by rank."""
+    parts, barrier = [torch.empty(0)] * size, Barrier(size)
+
+    def member(rank: int) -> Any:
+        try:
+            return work(ThreadTeam(rank, parts, barrier))
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(member, range(size)))

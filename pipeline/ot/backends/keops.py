@@ -23,8 +23,9 @@ from flowpairs.pipeline.ot.costs.formula import Formula
 from flowpairs.pipeline.ot.partners.inverse_cdf import chunk_of, first_beyond
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep, deepest_kept, within_depth
+from flowpairs.pipeline.ot.tiles.bands import BandMasses
 from flowpairs.pipeline.ot.tiles.logits import CostLogits, InnerLogits, Logits
-from flowpairs.pipeline.ot.tiles.partition import SINGLE, UNIT, RowPartition, Team, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers, column_groups
 
 LN2 = math.log(2)
@@ -80,7 +81,10 @@ class KeOps:
         if keep is None:
             return Sweep(gamma, phi, masses, bits)
         entries = Entries(*(torch.cat([getattr(part, side) for part in found]) for side in ("i", "j", "logits")))
-        return Sweep(gamma, phi, masses, bits, entries, torch.stack(pieces).double() / UNIT, groups)
+        bands = BandMasses(share)
+        for own in pieces:
+            bands.add(own[None])
+        return Sweep(gamma, phi, masses, bits, entries, bands.masses(), groups)
 
     def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`."""

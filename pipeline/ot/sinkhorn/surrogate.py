@@ -22,7 +22,8 @@ from torch import Tensor
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
 from flowpairs.pipeline.ot.sinkhorn.surrogate_part import SurrogatePart
-from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep, as_masses
+from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.tiles.bands import BandMasses, by_run
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
 from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, distance, power_of_two, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups, group_of_columns
@@ -114,13 +115,16 @@ class Surrogate:
             part.fill(mass)
         self.rest_of_row = (groups * (1 - ROUNDED) - self._kept_of_groups(mass)).clamp(min=0)
         plain = measured, torch.ones_like(b), torch.zeros_like(groups)
-        if sweep.pieces is None:  # one profile for all
+        if sweep.bands is None:  # one profile for all
             kept = torch.stack([part.spread(*plain) for part in self.parts]).sum(0)
             profiles = (sweep.columns - share.masses(kept))[None]
         else:
-            counted = [counts for part in self.parts for counts in part.spread_by_piece(*plain)]
-            profiles = (sweep.pieces if fine else _by_run(sweep.pieces, share)) * (1 - ROUNDED)
-            profiles -= as_masses(counted)
+            counted = BandMasses(share)
+            for part in self.parts:
+                for counts in part.spread_by_piece(*plain):
+                    counted.add(counts)
+            profiles = (sweep.bands if fine else by_run(sweep.bands, share)) * (1 - ROUNDED)
+            profiles -= counted.masses()
         self._set_profiles(profiles)
         self.entropy_of_rest = math.nan
         if sweep.bits is not None:
@@ -152,7 +156,7 @@ class Surrogate:
         return add_by_index(sums, self.i.long() * count + self.group_of_column[self.j], mass).view(-1, count)
 
     def _set_profiles(self, profiles: Float[Tensor, "r m"]) -> None:
-        """Give each piece the profile of its rest over the columns of each group; a single one is that of all.
+        """Give each band the profile of its rest over the columns of each group; a single one is that of all.
 
         Profiles are large, and changed in place.
         """
@@ -160,10 +164,9 @@ class Surrogate:
         sums = add_by_index(profiles.new_zeros(len(self.width), len(profiles)), self.group_of_column, profiles.T)
         for own, total in zip(profiles, sums.T, strict=True):
             own /= total[self.group_of_column]
-        counts = [part.pieces for part in self.parts]
-        each = profiles.split(counts) if len(profiles) == sum(counts) else [profiles] * len(counts)
-        for part, own in zip(self.parts, each, strict=True):
-            part.profile = own
+        self.profiles, single = profiles, len(profiles) < self.parts[-1].bands.stop
+        for part in self.parts:
+            part.profile = profiles if single else profiles[part.bands]
 
     def _cut(self) -> None:
         """Cut the entries into parts, a thread each."""
@@ -174,11 +177,13 @@ class Surrogate:
         positions = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
         count = min(len(bounds) - 1, self.workers.threads, 1 + len(self.i) // BUSY)
         cuts = [(len(bounds) - 1) * k // count for k in range(count + 1)]
+        bands = share.bands(len(self.pieces))
 
         def cut(run: tuple[int, int]) -> SurrogatePart:
             entries = slice(positions[run[0]], positions[run[1]])
             inside = bounds[run[0] : run[1] + 1]
-            return SurrogatePart(self.i[entries], self.j[entries], inside, entries, self.group_of_column)
+            own = bands[run[0] : run[1]]
+            return SurrogatePart(self.i[entries], self.j[entries], inside, own, entries, self.group_of_column)
 
         self.parts = list(self.workers.map(cut, list(pairwise(cuts))))
 
@@ -190,7 +195,7 @@ class Surrogate:
         order = i.argsort(stable=True)
         self.gamma, self.i, self.j, self.logits = fed.gamma, i[order], j[order], logits[order]
         self.rest_of_row = self.rest_of_row * (-fed.shift).exp2()[:, None]
-        profiles = torch.cat([part.profile.expand(part.pieces, -1) for part in self.parts])
+        profiles = self.profiles.expand(self.parts[-1].bands.stop, -1).clone()
         self._cut()
         profiles[:, fed.columns] = LEAST
         self._set_profiles(profiles)
@@ -231,8 +236,8 @@ class Surrogate:
             # A distance may be 2, which has no fixed point; a fourth of it has.
             changed = to_fixed_point(moved.abs() / 4).sum()
             rests = part.rest(found.scaling, found.r), part.rest(self.a, self.rest_of_row)
-            for now, then, profile in zip(*rests, part.profile.expand(part.pieces, -1), strict=True):
-                rest = (now[self.group_of_column] * v - then[self.group_of_column]) * profile
+            for piece, (now, then) in enumerate(zip(*rests, strict=True)):
+                rest = (now[self.group_of_column] * v - then[self.group_of_column]) * part.profile_of(piece)
                 changed += to_fixed_point(rest.abs() / 4).sum()
             return changed[None]
 
@@ -381,13 +386,6 @@ class Surrogate:
         """Sum -p log p over the kept entries of all processes."""
         each = [_entropy(masses[low:high]) for low, high in pairwise(self.cuts)]
         return self.share.each(each).sum().item()
-
-
-def _by_run(pieces: Float[Tensor, "p m"], share: RowPartition) -> Float[Tensor, "r m"]:
-    """Sum what the pieces of each run of rows have."""
-    counts = torch.tensor([len(share.pieces(run)) for run in share.groups()], device=pieces.device)
-    run_of_piece = torch.arange(len(counts), device=pieces.device).repeat_interleave(counts)
-    return add_by_index(pieces.new_zeros(len(counts), pieces.shape[1]), run_of_piece, pieces)
 
 
 def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:

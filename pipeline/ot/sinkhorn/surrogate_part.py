@@ -21,11 +21,13 @@ class SurrogatePart:
         i: rows of the entries, in increasing order.
         j: columns of the entries.
         bounds: first rows of the pieces, and the end.
+        bands: numbers of the pieces' bands, in increasing order.
         entries: positions of these entries among all.
         group_of_column: the group of each column [m].
 
     Attributes:
-        profile: how a piece's rest in a group falls on the group's columns [pieces or 1, m]; one row serves all pieces.
+        bands: the bands of the pieces.
+        profile: how a band's rest in a group falls on the group's columns [bands or 1, m]; one row serves all bands.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class SurrogatePart:
         i: Int[Tensor, " k"],
         j: Int[Tensor, " k"],
         bounds: list[int],
+        bands: list[int],
         entries: slice,
         group_of_column: Int[Tensor, " m"],
     ) -> None:
@@ -42,6 +45,8 @@ class SurrogatePart:
         self.pattern = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True), j
         inner = i.new_tensor(bounds[1:-1])
         self.piece_of_row = torch.bucketize(rows, inner, right=True)
+        self.bands = slice(bands[0], bands[-1] + 1)
+        self.band_of_piece = torch.tensor(bands, device=i.device) - bands[0]
         few = self.pieces * m < 2**31
         key = torch.bucketize(i, inner, right=True, out_int32=few).mul_(m).add_(j)
         key, by_column = key.sort(stable=True)
@@ -77,7 +82,8 @@ class SurrogatePart:
     def outside(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
         """Compute the rows' rest under the columns' scaling v."""
         sums = v.new_zeros(r.shape[1], len(self.profile))
-        sums = add_by_index(sums, self.group_of_column, (self.profile * v).T).T.expand(self.pieces, -1)
+        sums = add_by_index(sums, self.group_of_column, (self.profile * v).T).T
+        sums = sums.expand(self.bands.stop - self.bands.start, -1)[self.band_of_piece]
         return (r[self.rows] * sums[self.piece_of_row]).sum(1)
 
     def spread(self, u: Float[Tensor, " n"], v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Int64[Tensor, " m"]:
@@ -94,9 +100,18 @@ class SurrogatePart:
         rest, scale = self.rest(u, r), v * UNIT
         for some, matrix in self.transposed:
             pieces = slice(some.start, some.stop)
-            profile = self.profile if len(self.profile) == 1 else self.profile[pieces]
             sums = (matrix @ u[self.rows]).view(len(some), self.m)
-            yield sums.addcmul_(rest[pieces, self.group_of_column], profile).mul_(scale).long()
+            yield sums.addcmul_(rest[pieces, self.group_of_column], self._profiles(pieces)).mul_(scale).long()
+
+    def profile_of(self, piece: int) -> Float[Tensor, " m"]:
+        """Return the profile of a piece's rest."""
+        return self._profiles(slice(piece, piece + 1))[0]
+
+    def _profiles(self, pieces: slice) -> Float[Tensor, "pieces m"]:
+        """Return the profiles of some pieces' rests, or the one of all; copied only where pieces share them."""
+        if len(self.profile) == 1:
+            return self.profile
+        return self.profile[pieces if len(self.profile) == self.pieces else self.band_of_piece[pieces]]
 
     def rest(self, u: Float[Tensor, " n"], r: Float[Tensor, "n g"]) -> Float[Tensor, "pieces g"]:
         """Compute the rest of each piece in each group under the rows' scaling u."""

@@ -5,11 +5,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from flowpairs.pipeline.ot.tiles.bands import BandMasses
 from flowpairs.pipeline.ot.tiles.logits import Logits
-from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import RowPartition, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers, column_groups
 
 SAMPLE = 2**17  # entries by which the window is estimated
@@ -36,7 +37,7 @@ class Sweep:
     columns: Float[Tensor, " m"]  # the target marginal of P
     bits: Float[Tensor, " n"] | None = None  # entropy of P(. | i) in bits
     entries: Entries | None = None
-    pieces: Float[Tensor, "p m"] | None = None  # what each piece of this process's rows adds to the target marginal
+    bands: Float[Tensor, "p m"] | None = None  # what each band of this process's rows adds to the target marginal
     groups: Float[Tensor, "n g"] | None = None  # mass of P(. | i) in each group of columns
 
 
@@ -105,23 +106,17 @@ def sweep(
                 found.append(((i + rows.start).int(), j.int(), logit - total.log2()[i]))
         return to_fixed_point(columns), found
 
-    masses, pieces, found = torch.zeros_like(gamma, dtype=torch.int64), [], []
+    masses, bands, found = torch.zeros_like(gamma, dtype=torch.int64), BandMasses(share), []
     for part, entries in workers.map(work, share.groups()):
         masses += part.sum(0)
-        pieces.append(part)
+        if keep is not None:
+            bands.add(part)
         found += entries
     columns = share.masses(masses)
     if keep is None:
         return Sweep(gamma, phi, columns, bits)
     i, j, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Sweep(gamma, phi, columns, bits, Entries(i, j, logits), as_masses(pieces), groups)
-
-
-def as_masses(counted: list[Int64[Tensor, "_ m"]]) -> Float64[Tensor, "p m"]:
-    """Stack masses in fixed point, and convert them; the list is emptied, as all of them are large."""
-    whole = torch.cat(counted)
-    counted.clear()
-    return whole.double().div_(UNIT)
+    return Sweep(gamma, phi, columns, bits, Entries(i, j, logits), bands.masses(), groups)
 
 
 def _group_sums(weights: Float[Tensor, "r m"], cuts: list[slice]) -> Float[Tensor, "r g"]:

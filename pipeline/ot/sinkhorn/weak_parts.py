@@ -52,7 +52,7 @@ def _components(current: Sweep, m: int, share: RowPartition) -> Int[Tensor, " m"
     """Number the connected components of the columns that share rows, in the order of their first columns.
 
     A row joins the columns of its strong entries. A column without one is joined to the row that is likeliest to give
-    it most: that with the largest mass in the column's group, in the piece of rows that gives it most.
+    it most: that with the largest mass in the column's group, in the band of rows that gives it most.
     """
     import numpy as np
     from scipy.sparse import csr_array
@@ -84,16 +84,20 @@ def _components(current: Sweep, m: int, share: RowPartition) -> Int[Tensor, " m"
 def _givers(current: Sweep, share: RowPartition, alone: Int[Tensor, " m"]) -> tuple[Tensor, Tensor]:
     """Find the rows of this process to which columns without strong entries in any process are joined."""
     alone = share.team.sum(alone.clone()) == share.team.size
-    if current.pieces is None or current.groups is None or not bool(alone.any()):
+    if current.bands is None or current.groups is None or not bool(alone.any()):
         return alone.new_zeros(0, dtype=torch.int64), alone.new_zeros(0, dtype=torch.int64)
     group = group_of_columns(column_groups(share.m), alone.device)
-    most, piece = current.pieces.max(0)
+    most, band = current.bands.max(0)
     best = most.new_zeros(share.team.size, share.m)
     best[share.team.rank] = most
     mine = alone & (share.team.sum(best).argmax(0) == share.team.rank)
-    rows = torch.stack([rows.start + current.groups[rows].argmax(0) for rows in share.all_pieces()])
+    pieces = share.all_pieces()
+    if share.banded:  # of a band its first piece; a member that lacks it loses to the one before, which has it
+        bands = share.bands(len(pieces))
+        pieces = [pieces[bands.index(own)] for own in range(bands[-1] + 1)]
+    rows = torch.stack([rows.start + current.groups[rows].argmax(0) for rows in pieces])
     columns = mine.nonzero()[:, 0]
-    return rows[piece[columns], group[columns]], columns
+    return rows[band[columns], group[columns]], columns
 
 
 def _renumbered(labels: Int[Tensor, " m"]) -> Int[Tensor, " m"]:

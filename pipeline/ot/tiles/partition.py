@@ -10,7 +10,7 @@ of them), or the first member's (`of_first`).
 """
 
 import math
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -22,7 +22,7 @@ from flowpairs.pipeline.ot.tiles.tiling import TileRun, sections, tile_runs
 
 UNIT = 2.0**62  # integer that stands for a mass of 1: all masses fit, and a mass of 1e-6 keeps 42 bits
 
-PIECES, PIECE_ROWS = 64, 32  # largest number of pieces of all rows, and least rows of one
+PIECES, PIECE_ROWS = 64, 32  # number up to which runs are cut into pieces, also of bands; least rows of a piece
 
 
 @runtime_checkable
@@ -74,16 +74,22 @@ class RowPartition:
         sections: sections of all rows, in order.
         mine: numbers of this member's sections.
         rows: rows that this member's sections span.
+        banded: whether there are so many pieces that several make a band (see pipeline/ot/tiles/bands.py).
     """
 
     def __init__(self, n: int, m: int, device: torch.device, team: Team = SINGLE) -> None:
         self.n, self.m, self.device, self.team = n, m, device, team
         self.sections = sections(n, m, device)
-        count = len(self.sections)
-        self.mine = range(count * team.rank // team.size, count * (team.rank + 1) // team.size)
+        self.mine = range(self._first_section(team.rank), self._first_section(team.rank + 1))
         bounds = [section.start for section in self.sections] + [n]
         self.rows = slice(bounds[self.mine.start], bounds[self.mine.stop])
-        self.runs = sum(len(tile_runs(section, m, device)) for section in self.sections)
+        self._runs_before = list(accumulate((len(tile_runs(own, m, device)) for own in self.sections), initial=0))
+        self.runs = self._runs_before[-1]
+        self.banded = self.runs > PIECES
+
+    def _first_section(self, rank: int) -> int:
+        """Return the number of a member's first section."""
+        return len(self.sections) * rank // self.team.size
 
     def groups(self) -> list[TileRun]:
         """Cut this member's rows into runs of tiles."""
@@ -99,6 +105,25 @@ class RowPartition:
     def all_pieces(self) -> list[slice]:
         """Return the pieces of this member's rows."""
         return [piece for run in self.groups() for piece in self.pieces(run)]
+
+    def bands(self, pieces: int) -> list[int]:
+        """Number the bands of this member's pieces, from 0; each of the pieces is one unless the block is `banded`."""
+        if not self.banded:
+            return list(range(pieces))
+        first = self._runs_before[self.mine.start]
+        return [self._band(first + k) - self._band(first) for k in range(pieces)]
+
+    def shared_bands(self) -> list[int]:
+        """List the bands in which several members have rows, numbered as by `bands`, so that others' are negative."""
+        if not self.banded:
+            return []
+        starts = [self._runs_before[self._first_section(rank)] for rank in range(1, self.team.size)]
+        shared = {self._band(run) for run in starts if self._band(run) == self._band(run - 1)}
+        return [band - self._band(self._runs_before[self.mine.start]) for band in sorted(shared)]
+
+    def _band(self, run: int) -> int:
+        """Return the number of a run's band in a block that is `banded`."""
+        return run * PIECES // self.runs
 
     def masses(self, parts: Int64[Tensor, " k"]) -> Float[Tensor, " k"]:
         """Sum masses over the members, given this member's in fixed point (see `to_fixed_point`)."""

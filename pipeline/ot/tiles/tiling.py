@@ -21,6 +21,7 @@ CPU_SMALL, CPU_LARGE = 2**20, 2**22  # entries of a tile: enough to hide a call'
 CPU_ROWS = (16, 128, 512)  # fewer than 16 starve the matrix product, 128 feed it, 512 are plenty
 GPU_ENTRIES = 2**27
 CPU_SECTIONS, GPU_SECTIONS = 16, 64  # largest numbers of sections, hence of processes that can share a block
+FINE_ROWS, FINE_ENTRIES = 2**13, 2**33  # of a section where a GPU's block has more of these than GPU_SECTIONS
 CPU_GROUPS, GPU_GROUPS = 4, 1  # largest numbers per section: runs of tiles that one thread adds up
 COLUMN_GROUPS, COLUMNS = 64, 16  # largest number of groups of columns, and least columns of one
 
@@ -42,7 +43,12 @@ def tile_rows(m: int, device: torch.device) -> int:
 
 def sections(n: int, m: int, device: torch.device) -> list[slice]:
     """Cut n rows of m entries into consecutive sections of whole tiles, similar in size."""
-    return _cut(slice(0, n), tile_rows(m, device), CPU_SECTIONS if device.type == "cpu" else GPU_SECTIONS)
+    return _cut(slice(0, n), tile_rows(m, device), CPU_SECTIONS if device.type == "cpu" else gpu_sections(n, m))
+
+
+def gpu_sections(n: int, m: int) -> int:
+    """Compute the largest number of sections of n rows of m entries on a GPU: finer ones cost memory and time."""
+    return max(GPU_SECTIONS, min(n // FINE_ROWS, n * m // FINE_ENTRIES))
 
 
 def tile_runs(section: slice, m: int, device: torch.device) -> list[TileRun]:

@@ -18,6 +18,7 @@ from flowpairs.pipeline.ot import solve_sinkhorn
 from flowpairs.pipeline.ot.backends.fused.fused_logits import SHAPES, FusedLogits, TileShape
 from flowpairs.pipeline.ot.backends.fused.halves import halved
 from flowpairs.pipeline.ot.problem import Problem
+from flowpairs.pipeline.ot.tiles import partition, tiling
 from flowpairs.pipeline.ot.tiles.centred_points import as_centred
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.logits import InnerLogits
@@ -138,6 +139,22 @@ def answers(team: Team) -> list[torch.Tensor]:
 def test_bits_are_those_of_one_process_for_three(tmp_path: Path) -> None:
     alone = answers(SINGLE)
     for member in in_teams(answers, (3,), tmp_path)[3]:
+        assert all(torch.equal(one, other) for one, other in zip(alone, member, strict=True))
+
+
+def finely_cut(team: Team) -> list[torch.Tensor]:
+    """The same with more pieces than bands, five and four, so that two processes share one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition, "PIECES", 4)
+        for name, value in {"CPU_ROWS": (240,) * 3, "CPU_GROUPS": 1}.items():
+            patch.setattr(tiling, name, value)
+        return answers(team)
+
+
+@interpreted
+def test_bits_are_those_of_one_process_where_pieces_share_bands(tmp_path: Path) -> None:
+    alone = finely_cut(SINGLE)
+    for member in in_teams(finely_cut, (2,), tmp_path)[2]:
         assert all(torch.equal(one, other) for one, other in zip(alone, member, strict=True))
 
 

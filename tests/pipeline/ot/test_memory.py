@@ -144,3 +144,12 @@ def test_a_solve_takes_the_memory_that_is_forecast(like_a_gpu: int, n: int, m: i
         coupling.draw(torch.rand(n, dtype=torch.float64, generator=random))
     forecast = block_bytes(n, m, d) - FIXED + like_a_gpu * m
     assert live.peak <= forecast <= 1.7 * live.peak
+
+
+def test_a_solve_in_more_sections_takes_the_memory_that_is_forecast(
+    like_a_gpu: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice as many as there are bands."""
+    monkeypatch.setattr(tiling, "CPU_SECTIONS", 128)
+    monkeypatch.setattr(tiling, "gpu_sections", lambda n, m: 128)
+    test_a_solve_takes_the_memory_that_is_forecast(like_a_gpu, 2048, 4096, 16, 0.3)

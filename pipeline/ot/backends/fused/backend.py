@@ -13,7 +13,8 @@ from torch import Tensor
 from flowpairs.pipeline.ot.backends.fused.fused_logits import FusedLogits, RowSums, tile_shape
 from flowpairs.pipeline.ot.partners.inverse_cdf import chunk_of, first_beyond
 from flowpairs.pipeline.ot.problem import Problem
-from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep, as_masses, deepest_kept
+from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep, deepest_kept
+from flowpairs.pipeline.ot.tiles.bands import BandMasses
 from flowpairs.pipeline.ot.tiles.logits import InnerLogits, Logits
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
@@ -57,7 +58,7 @@ class Fused:
         phi, bits = torch.zeros_like(a), torch.zeros_like(a)
         groups = a.new_zeros(fused.n, fused.chunks, dtype=torch.float32)
         ref = a.new_zeros(fused.n, dtype=torch.float32)
-        pieces, found, masses = [], [], torch.zeros_like(gamma, dtype=torch.int64)
+        bands, found, masses = BandMasses(share), [], torch.zeros_like(gamma, dtype=torch.int64)
         for rows in share.all_pieces():
             top, sums = _log_sums(fused, rows)
             if not marginal and keep is None and not entropies:
@@ -69,16 +70,16 @@ class Fused:
             low = None if window is None else (top - ref[rows].double() - window).float()
             part = fused.sweep(rows, ref[rows], weight, low)
             phi[rows], bits[rows], groups[rows] = part.phi, part.bits, part.groups
-            pieces.append(part.columns[None])
             masses += part.columns
             if keep is not None and window is not None:
+                bands.add(part.columns[None])
                 found.append(_entries(fused, part, ref, rows, top, window, 4 * keep * len(top)))
         masses = share.masses(masses if marginal else torch.zeros_like(masses))
         if keep is None:
-            return Sweep(gamma, phi, masses, bits if pieces else None)
+            return Sweep(gamma, phi, masses, bits if marginal or entropies else None)
         i, j, logit = (torch.cat(parts) for parts in zip(*found, strict=True))
         entries = Entries(i, j, logit)
-        return Sweep(gamma, phi, masses, bits, entries, as_masses(pieces), groups)
+        return Sweep(gamma, phi, masses, bits, entries, bands.masses(), groups)
 
     def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`."""
