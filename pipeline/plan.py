@@ -25,7 +25,7 @@ from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.cluster.trial_runs import TrialRun
 from flowpairs.pipeline.config import CoupleConfig, CouplingConfig, check_cost, pin
 from flowpairs.pipeline.couple import check_sizes, survey_job
-from flowpairs.pipeline.solve.device_memory import block_bytes, largest_block
+from flowpairs.pipeline.solve.device_memory import ahead_bytes, block_bytes, largest_block
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.solve.sampled import Sampled, sample_inputs
 from flowpairs.pipeline.store import resume
@@ -272,7 +272,9 @@ def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, star
 
 
 def gpu_need(config: CoupleConfig, blocks: Blocks, d: int, memory: float) -> int:
-    """Estimate the memory that a Sinkhorn block takes on each GPU that solves it; 0 for other couplings and on CPUs.
+    """Estimate the memory that a Sinkhorn block takes on each GPU that solves it, with the next one's points.
+
+    It is 0 for other couplings and on CPUs.
 
     Args:
         config: the job.
@@ -295,7 +297,7 @@ def gpu_need(config: CoupleConfig, blocks: Blocks, d: int, memory: float) -> int
             f"{need / 1e9:,.3g} GB of a GPU, and an actor has {memory / 1e9:,.3g} GB; give {remedy}GPUs with more "
             "memory"
         )
-    return round(need)
+    return round(need + ahead_bytes(blocks.n, blocks.m, d, team, memory))
 
 
 def _refuse_disk(config: CoupleConfig, directory: AnyPath, forecast: Plan) -> None:

@@ -55,9 +55,9 @@ class Member:
 
         self.solver.team = ProcessTeam.join(host, port, rank, size, self.device)
 
-    def help(self, number: int) -> None:
-        """Do this member's part of a block."""
-        self.solver.solve(number)
+    def help(self, number: int, ahead: int | None) -> None:
+        """Do this member's part of a block; see `flowpairs.pipeline.solve.timed.Solver.solve`."""
+        self.solver.solve(number, ahead)
 
 
 class SolverActor(Member):
@@ -87,11 +87,16 @@ class SolverActor(Member):
         if self.group is not None:
             self._form_team(self.group, name)
 
-    def solve(self, number: int) -> None:
-        """Solve a block and keep it for `write` as soon as the previous block has been written."""
-        watch = self._watch([member.help.remote(number) for member in self.members])
+    def solve(self, number: int, ahead: int | None = None) -> None:
+        """Solve a block and keep it for `write` as soon as the previous block has been written.
+
+        Args:
+            number: number of the block.
+            ahead: number of the next one, where its inputs are to be made meanwhile.
+        """
+        watch = self._watch([member.help.remote(number, ahead) for member in self.members])
         try:
-            solved = self.timed.solve(number)
+            solved = self.timed.solve(number, ahead)
         except (InputError, JobError):
             raise  # every member raises the same error
         except Exception:
@@ -189,10 +194,13 @@ class ActorPool:
         team: number of actors that solve one block together.
         solver: what builds the solver, as for `SolverActor`.
         job: reference to the job.
+        ahead: whether each is told its next block while it solves one.
     """
 
-    def __init__(self, shape: ActorShape, team: int, solver: BuildSolver, job: ray.ObjectRef) -> None:
-        self.shape, self.team, self.size = shape, team, shape.actors // team
+    def __init__(
+        self, shape: ActorShape, team: int, solver: BuildSolver, job: ray.ObjectRef, *, ahead: bool = False
+    ) -> None:
+        self.shape, self.team, self.size, self.ahead = shape, team, shape.actors // team, ahead
         self.arguments = solver, [job], shape.cpus
         remote: Any = ray.remote  # its annotations do not know concurrency groups
         resources = {"num_cpus": shape.cpus, "num_gpus": shape.gpus}

@@ -109,7 +109,7 @@ def _solve_all(job: Job, solver: "BuildSolver", numbers: Sequence[int], workers:
     from flowpairs.pipeline.cluster.actors import ActorPool
     from flowpairs.pipeline.cluster.scheduler import schedule
 
-    return schedule(ActorPool(workers.shape, team, solver, workers.job), numbers)
+    return schedule(ActorPool(workers.shape, team, solver, workers.job, ahead=works_ahead(workers.shape)), numbers)
 
 
 def _solve_here(job: Job, solver: "BuildSolver", numbers: Sequence[int], shape: ActorShape) -> Reports:
@@ -123,8 +123,9 @@ def _solve_here(job: Job, solver: "BuildSolver", numbers: Sequence[int], shape: 
         timed = TimedSolver(solver(job, shape.cpus, "cuda" if shape.gpus else "cpu"))
         with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
             writing = None
-            for number in numbers:
-                solved = timed.solve(number)
+            following = [*numbers[1:], None] if works_ahead(shape) else [None] * len(numbers)
+            for number, ahead in zip(numbers, following, strict=True):
+                solved = timed.solve(number, ahead)
                 if writing is not None:
                     yield writing.result()
                 writing = writer.submit(timed.write, solved)
@@ -132,6 +133,11 @@ def _solve_here(job: Job, solver: "BuildSolver", numbers: Sequence[int], shape: 
                 yield writing.result()
     finally:
         torch.set_num_threads(threads)
+
+
+def works_ahead(shape: ActorShape) -> bool:
+    """Return whether the next block's inputs are made while one is solved: beside a GPU, not on cores that solve."""
+    return shape.gpus > 0
 
 
 def memory_for(config: ClusterConfig, shape: ActorShape) -> list[tuple[int, float]]:

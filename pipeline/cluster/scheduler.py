@@ -39,11 +39,12 @@ def own_error(error: RayTaskError) -> Exception:
 class Pool(Protocol):
     """The protocol of what starts and stops actors.
 
-    An actor has the methods `ready()`, which returns once it is placed, `solve(number)`, which keeps its result, and
-    `write()`, which writes the oldest kept result and returns its report.
+    An actor has the methods `ready()`, which returns once it is placed, `solve(number, ahead=None)`, which keeps its
+    result, and `write()`, which writes the oldest kept result and returns its report.
     """
 
     size: int  # number of actors that work at a time
+    ahead: bool  # whether `solve` is told the number that comes next
 
     def start(self) -> Any:
         """Start an actor."""
@@ -86,6 +87,7 @@ class _Schedule:
         self.watching: dict[ray.ObjectRef, Any] = {}
         self.solving: dict[ray.ObjectRef, tuple[Any, int]] = {}
         self.writing: dict[ray.ObjectRef, tuple[Any, int]] = {}
+        self.told: dict[Any, int] = {}  # the block that an actor was told to be its next
         self.deaths, self.failed_starts = Counter[int](), 0
 
     def reports(self) -> Generator[dict[str, Any], None, None]:
@@ -162,11 +164,19 @@ class _Schedule:
         """Give an actor the next block if it is solving none; stop it if it has nothing left to do."""
         if any(actor is other for other, _ in self.solving.values()):
             return
-        if self.waiting:
-            number = self.waiting.popleft()
-            self.solving[actor.solve.remote(number)] = actor, number
+        number = self._next_of(actor)
+        if number is not None:
+            if self.pool.ahead and self.waiting:
+                self.told[actor] = self.waiting.popleft()
+            self.solving[actor.solve.remote(number, self.told.get(actor))] = actor, number
         elif not any(actor is other for other, _ in self.writing.values()):
             self._stop(actor)
+
+    def _next_of(self, actor: Any) -> int | None:
+        """Take the block that an actor was told of, one that waits, or at last one that another was told of."""
+        if actor not in self.told and self.waiting:
+            return self.waiting.popleft()
+        return self.told.pop(actor if actor in self.told else next(iter(self.told), None), None)
 
     def _owner(self, ref: ray.ObjectRef) -> Any:
         """Find the actor of a task."""
@@ -194,6 +204,8 @@ class _Schedule:
         for tasks in (self.writing, self.solving):
             for other in [other for other, (owner, _) in tasks.items() if owner is actor]:
                 lost.append(tasks.pop(other)[1])
+        if actor in self.told:
+            self.waiting.appendleft(self.told.pop(actor))
         self.waiting.extendleft(reversed(lost))
         if blamed is None and lost and not starting:
             blamed = lost[-1]

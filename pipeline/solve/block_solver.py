@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -22,7 +22,8 @@ from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks import noise
 from flowpairs.pipeline.blocks.imported_pairs import PairTable, imported_report
 from flowpairs.pipeline.blocks.source import weights_of
-from flowpairs.pipeline.solve.device_memory import device_name
+from flowpairs.pipeline.solve.ahead import Ahead
+from flowpairs.pipeline.solve.device_memory import ahead_bytes, device_name, gpu_bytes
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store.checkpoints import checkpoint_writer, load_checkpoint, remove_checkpoint
 from flowpairs.pipeline.store.format import pairs_per_record
@@ -53,6 +54,16 @@ class SolvedBlock:
     report: dict[str, Any]
     pairs: PairTable
     g: Float64[np.ndarray, " m"] | None
+
+
+class BlockInputs(NamedTuple):
+    """What a block's problem is made of, on the solver's device."""
+
+    x0: "Tensor"  # features of the source rows [n, k]; of noise, in a team, only this member's rows are filled in
+    x1: "Tensor"  # features of the target rows [m, k]
+    a: "Tensor | None"  # weights [n]
+    b: "Tensor | None"  # weights [m]
+    costs: "Tensor | None"  # the block's part of a precomputed cost [n, m]
 
 
 def build_solver(job: Job, threads: int, device: str) -> Any:
@@ -87,17 +98,23 @@ class BlockSolver:
         self.config, self.blocks, self.inputs, self.space = job.config, job.blocks, job.inputs, job.space
         self.rows, self.seed = job.inputs.target.rows, job.config.source.seed
         self._potentials = potentials
+        self._ahead = Ahead(self._make_inputs, device)
         self._solved: dict[int | None, Coupling] = {}  # of problems that several blocks share, by `Blocks.same`
 
-    def solve(self, block: int) -> SolvedBlock:
-        """Couple a block and draw its pairs, assign partners to its rows, or take its pairs from the table."""
+    def solve(self, block: int, ahead: int | None = None) -> SolvedBlock:
+        """Couple a block and draw its pairs, assign partners to its rows, or take its pairs from the table.
 
+        Args:
+            block: number of the block.
+            ahead: number of the block that comes next, whose noise and features are made meanwhile; None: none is, as
+                on CPUs, where the solve has all cores.
+        """
         if self.inputs.table is not None:
             report, pairs, g = self._import(self.inputs.table, block)
         elif self.config.coupling.method == "semidiscrete":
             report, pairs, g = self._assign(block)
         else:
-            report, pairs, g = self._couple(block)
+            report, pairs, g = self._couple(block, ahead)
         return SolvedBlock(block, {"block": block, **report, **made_on(self.device)}, pairs, g)
 
     def write(self, solved: SolvedBlock) -> dict[str, Any]:
@@ -116,7 +133,9 @@ class BlockSolver:
         remove_checkpoint(block_checkpoint(directory, block))
         return solved.report
 
-    def _couple(self, block: int) -> tuple[dict[str, Any], PairTable, Float64[np.ndarray, " m"] | None]:
+    def _couple(
+        self, block: int, ahead: int | None
+    ) -> tuple[dict[str, Any], PairTable, Float64[np.ndarray, " m"] | None]:
         """Couple a block; return the coupling's report, the pairs and the target potential."""
         import torch
 
@@ -128,7 +147,7 @@ class BlockSolver:
         started = time.perf_counter()
         same = blocks.same(block)
         found = self._solved.get(same)
-        coupling, before = (self._coupling(block), 0.0) if found is None else (found, found.pass_seconds)
+        coupling, before = (self._coupling(block, ahead), 0.0) if found is None else (found, found.pass_seconds)
         if same is not None:
             self._solved[same] = coupling
         sides = coupling.problem.weights()
@@ -149,23 +168,35 @@ class BlockSolver:
         g = None if coupling.g is None else coupling.g.double().cpu().numpy()
         return report, self._pairs(block, *chosen), g
 
-    def _coupling(self, block: int) -> "Coupling":
-        """Solve the coupling of the block's two sides."""
+    def _coupling(self, block: int, ahead: int | None) -> "Coupling":
+        """Solve the coupling of the block's two sides, and begin with the inputs of the next one."""
         from flowpairs.pipeline.solve import draw
 
         start, resume, save = self.inputs.start, None, None
+        problem = self._problem(self._ahead.take(block))
+        if ahead is not None and self.blocks.same(ahead) is None and self._has_room:
+            self._ahead.begin(ahead)
         if self.job.directory is not None:
             path = block_checkpoint(self.job.directory, block)
             resume = self._recorded(path)
             save = None if self.team.rank else checkpoint_writer(path, self.config.cluster.checkpoint_seconds)
         return draw.solve_block(
             self.config.coupling,
-            self._problem(block),
+            problem,
             g0=None if start is None else self._to_device(start[self.blocks.data_ids(block)]),
             team=self.team,
             resume=resume,
             save=save,
         )
+
+    @cached_property
+    def _has_room(self) -> bool:
+        """Whether the points of two blocks fit in this process's memory; on a CPU whoever asks for it knows."""
+        if self.device == "cpu":
+            return True
+        asked = self.config.cluster.gpus_per_actor
+        memory = gpu_bytes() * (1.0 if asked == "auto" else min(1.0, asked))
+        return ahead_bytes(self.blocks.n, self.blocks.m, self.space.map.dim, self.team.size, memory) > 0
 
     def _recorded(self, path: AnyPath) -> "dict[str, Tensor] | None":
         """Load a block's checkpoint as the team's first member finds it: storage may show others an older one."""
@@ -179,11 +210,18 @@ class BlockSolver:
         torch.save(found, packed := io.BytesIO())
         return torch.load(io.BytesIO(bytes_of_first(self.team, packed.getvalue(), torch.device(self.device))))
 
-    def _problem(self, block: int) -> "Problem":
-        """Build the problem from the block's two sides in the space of the cost and their weights."""
+    def _problem(self, made: BlockInputs) -> "Problem":
+        """Build a block's problem; in a team the members exchange what they have made of its noise."""
         from flowpairs.pipeline.ot.tiles.partition import RowPartition
         from flowpairs.pipeline.solve import draw
 
+        x0, x1, a, b, costs = made
+        if self.inputs.source is None:
+            x0 = RowPartition(len(x0), len(x1), x0.device, self.team).gather(x0)
+        return draw.build_problem(self.config.coupling, x0, x1, a, b, costs)
+
+    def _make_inputs(self, block: int) -> BlockInputs:
+        """Make a block's two sides in the space of the cost, and their weights; by this process alone."""
         ids, source, costs = self.blocks.data_ids(block), self.inputs.source, self.inputs.costs
         x1, b = (
             self._to_device(self.space.target.take(ids)),
@@ -191,13 +229,12 @@ class BlockSolver:
         )
         if source is None:
             x0 = self._noise(self.blocks.first_row(block), self.blocks.n, len(ids))
-            x0 = RowPartition(len(x0), len(x1), x0.device, self.team).gather(x0)
-            return draw.build_problem(self.config.coupling, x0, x1, None, b)
+            return BlockInputs(x0, x1, None, b, None)
         assert self.space.source is not None
         rows = self.blocks.source_ids(block)
         x0, a = self._to_device(self.space.source.take(rows)), self._to_device(weights_of(source.weights, rows))
         given = None if costs is None else self._to_device(costs[np.ix_(rows, ids)])
-        return draw.build_problem(self.config.coupling, x0, x1, a, b, given)
+        return BlockInputs(x0, x1, a, b, given)
 
     def _to_device(self, array: np.ndarray | None) -> Any:
         """Convert an array to a tensor on this solver's device."""

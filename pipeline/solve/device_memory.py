@@ -8,6 +8,7 @@ FINER = 8  # bytes of a column in each section beyond the first 64: where its ke
 ROW = 1500  # bytes of a row's shares of the column groups
 LARGEST = 2**31  # rows of a block that are never reached
 FIXED = 2.5e9  # bytes of tiles, slabs of points, the entries beyond 64 of a row in few rows, and of CUDA itself
+NOISE = 4e8  # bytes of noise that is being made
 
 
 def device_name(device: str) -> str:
@@ -34,6 +35,20 @@ def block_bytes(n: int, m: int, d: int, team: int = 1) -> float:
 
     pieces = PIECES + FINER * (gpu_sections(n, m) - GPU_SECTIONS)
     return points_bytes(d) * (n + m) + ROW * n + (ENTRIES * n + pieces * m) / team + FIXED
+
+
+def ahead_bytes(n: int, m: int, d: int, team: int, memory: float) -> float:
+    """Estimate the bytes that the next block's points take, made while one is solved; 0 where they do not fit beside.
+
+    Args:
+        n: source rows of a block.
+        m: target rows.
+        d: features.
+        team: actors that solve a block together.
+        memory: what an actor has of a GPU's memory, in bytes.
+    """
+    more = 4 * d * (n + m) + NOISE
+    return more if block_bytes(n, m, d, team) + more <= memory else 0.0
 
 
 def largest_block(memory: float, d: int, team: int = 1) -> int:

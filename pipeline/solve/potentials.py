@@ -86,8 +86,8 @@ class PotentialSolver:
         # own. Found at the first problem.
         self.std: float | None = None
 
-    def solve(self, problem: int) -> "tuple[int, Semidiscrete]":
-        """Find the potential of a problem's data."""
+    def solve(self, problem: int, ahead: int | None = None) -> "tuple[int, Semidiscrete]":
+        """Find the potential of a problem's data; nothing is made for the one `ahead`, whose points come as it goes."""
         import torch
 
         from flowpairs.pipeline.ot.semidiscrete import solver

@@ -22,8 +22,8 @@ class Solver(Protocol):
     device: str  # "cpu" or "cuda"
     team: "Team"  # replaced by an actor that is a member of one
 
-    def solve(self, number: int) -> Any:
-        """Compute a piece, and write nothing."""
+    def solve(self, number: int, ahead: int | None = None) -> Any:
+        """Compute a piece, and write nothing; meanwhile make what the piece of number `ahead`, the next, needs."""
 
     def write(self, solved: Any) -> dict[str, Any]:
         """Write what `solve` returned, and return its report."""
@@ -42,11 +42,11 @@ class TimedSolver:
     def __init__(self, solver: Solver) -> None:
         self.solver, self.start_bytes = solver, peak_bytes()
 
-    def solve(self, number: int) -> tuple[Any, float]:
-        """Return what the solver found and the seconds it took."""
+    def solve(self, number: int, ahead: int | None = None) -> tuple[Any, float]:
+        """Return what the solver found and the seconds it took; see `Solver.solve`."""
         started = time.monotonic()
         try:
-            return self.solver.solve(number), time.monotonic() - started
+            return self.solver.solve(number, ahead), time.monotonic() - started
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise

@@ -96,7 +96,9 @@ def test_a_killed_actor_is_replaced(reference: Path, tmp_path: Path, local_ray: 
 
 def pool_of(size: int, start: Callable[[], Any]) -> Any:
     """Actors without helpers."""
-    return SimpleNamespace(size=size, start=start, stop=ray.kill, watch=lambda actor: None, fits=lambda actor: True)
+    return SimpleNamespace(
+        size=size, ahead=False, start=start, stop=ray.kill, watch=lambda actor: None, fits=lambda actor: True
+    )
 
 
 def test_a_block_that_kills_every_actor_ends_the_job(local_ray: None) -> None:
@@ -104,7 +106,7 @@ def test_a_block_that_kills_every_actor_ends_the_job(local_ray: None) -> None:
         def ready(self) -> None:
             pass
 
-        def solve(self, block: int) -> None:
+        def solve(self, block: int, ahead: int | None) -> None:
             if block == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -125,7 +127,7 @@ def test_a_block_is_written_while_the_next_one_is_solved(local_ray: None) -> Non
         def ready(self) -> None:
             pass
 
-        def solve(self, block: int) -> None:
+        def solve(self, block: int, ahead: int | None) -> None:
             self.begun[block].set()
 
         @ray.method(concurrency_group="write")
@@ -146,7 +148,7 @@ def test_work_goes_to_actors_that_answer(local_ray: None) -> None:
         def ready(self) -> None:
             pass
 
-        def solve(self, block: int) -> None:
+        def solve(self, block: int, ahead: int | None) -> None:
             self.block = block
 
         def write(self) -> dict[str, Any]:

@@ -170,8 +170,8 @@ class FlowSolver:
         alone = device != "cpu" or isinstance(trained.config.model, OwnConfig)
         self.at_once = 1 if alone else threads
 
-    def solve(self, block: int) -> MadeBlock:
-        """Lead a block's noise to samples and, if the config says so, couple both anew."""
+    def solve(self, block: int, ahead: int | None = None) -> MadeBlock:
+        """Lead a block's noise to samples and, if the config says so, couple both anew; nothing is made `ahead`."""
         started = time.perf_counter()
         blocks, first = self.job.blocks, self.job.blocks.first_row(block)
         count = blocks.n if self.options.recouple else blocks.pairs_of(block)

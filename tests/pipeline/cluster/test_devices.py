@@ -20,7 +20,7 @@ from flowpairs.pipeline.config import CoupleConfig
 from flowpairs.pipeline.couple import survey_job
 from flowpairs.pipeline.plan import gpu_need
 from flowpairs.pipeline.recompute import device_of
-from flowpairs.pipeline.solve.device_memory import block_bytes, largest_block
+from flowpairs.pipeline.solve.device_memory import NOISE, block_bytes, largest_block
 from flowpairs.pipeline.solve.sampled import sample_inputs
 from flowpairs.pipeline.solve.timed import TimedSolver
 
@@ -99,7 +99,7 @@ class FullSolver:
         asked = config("sinkhorn", n)
         self.job = SimpleNamespace(blocks=divide(asked, n, None), space=space, config=asked)
 
-    def solve(self, number: int) -> None:
+    def solve(self, number: int, ahead: int | None) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
 
@@ -124,7 +124,9 @@ def test_trials_on_a_gpu_are_large_enough_to_keep_it_busy() -> None:
 def test_a_forecast_refuses_a_block_that_a_gpu_cannot_hold() -> None:
     asked = config("sinkhorn", 2**21)
     blocks = divide(asked, 2**21, None)
-    assert gpu_need(asked, blocks, 64, 8e10) == round(block_bytes(2**21, 2**21, 64)) < 8e10
+    alone, both = block_bytes(2**21, 2**21, 64), block_bytes(2**21, 2**21, 64) + 4 * 64 * 2**22
+    assert gpu_need(asked, blocks, 64, 8e10) == round(both + NOISE) < 8e10, "and the points of the next block"
+    assert gpu_need(asked, blocks, 64, both) == round(alone), "which are made in turn where there is no room for them"
     assert gpu_need(asked, blocks, 64, 0) == 0, "there is no GPU"
     with pytest.raises(InputError, match=r"n=2097152: .* of a GPU, and an actor has 24 GB; give coupling\.n=") as at:
         gpu_need(asked, blocks, 500, 2.4e10)

@@ -3,11 +3,13 @@
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from flowpairs.pipeline.blocks.features import Features, chunk_rows
 from flowpairs.pipeline.ot import solve_sinkhorn
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.semidiscrete import point_pass as passes
@@ -19,7 +21,7 @@ from flowpairs.pipeline.ot.tiles import equal_rows as alike
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition
 from flowpairs.pipeline.ot.tiles.tiling import Workers, tile_rows
-from flowpairs.pipeline.solve.device_memory import FIXED, block_bytes
+from flowpairs.pipeline.solve.device_memory import FIXED, ahead_bytes, block_bytes
 
 M, KEEP = 16_384, 64
 
@@ -144,6 +146,18 @@ def test_a_solve_takes_the_memory_that_is_forecast(like_a_gpu: int, n: int, m: i
         coupling.draw(torch.rand(n, dtype=torch.float64, generator=random))
     forecast = block_bytes(n, m, d) - FIXED + like_a_gpu * m
     assert live.peak <= forecast <= 1.7 * live.peak
+
+
+def test_the_next_blocks_noise_takes_the_memory_that_is_forecast() -> None:
+    """On the device, where all of a chunk's numbers lie at a time and no others."""
+    dim, k = 4096, 500
+    rows = 2 * chunk_rows(dim)
+    to_features = Features(np.zeros(dim, np.float32), np.ones((dim, k), np.float32))
+    with LiveBytes() as live:
+        found = to_features.of_noise_on(torch.device("cpu"), 0, 0, rows)
+    forecast = ahead_bytes(rows, 0, k, 1, 8e10)
+    assert live.peak <= forecast <= 1.7 * live.peak
+    assert live.now == found.nbytes == 4 * k * rows
 
 
 def test_a_solve_in_more_sections_takes_the_memory_that_is_forecast(
