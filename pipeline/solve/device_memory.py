@@ -3,7 +3,7 @@
 from bisect import bisect_right
 
 STEP = 64  # features to a multiple of which the fused kernels fill points up
-ENTRIES, PIECES = 5500, 4000  # bytes of a row's kept entries and of a column's pieces, with what solves for them
+ENTRIES, PIECES = 4500, 4000  # bytes of a row's kept entries and of a column's pieces, with what solves for them
 FINER = 8  # bytes of a column in each section beyond the first 64: where its kept entries begin
 ROW = 1500  # bytes of a row's shares of the column groups
 LARGEST = 2**31  # rows of a block that are never reached

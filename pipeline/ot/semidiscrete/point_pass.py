@@ -1,9 +1,9 @@
 """One pass of source points over all targets: the mass of each target, and the largest probabilities.
 
-Points come in batches. A member of the team computes the scores of a batch with its own targets, a tile at a time. The
-members exchange a maximum and a log-sum per section and point, so that all know every point's normaliser; then each
-member sums the masses of its own targets. Scores are base-2 logits, for the reason given in
-pipeline/ot/tiles/kernel.py.
+Points come in batches, of which each member of the team makes a part. A member computes the scores of a batch with its
+own targets, a tile at a time. The members exchange a maximum and a log-sum per section and point, so that all know
+every point's normaliser; then each member sums the masses of its own targets. Scores are base-2 logits, for the reason
+given in pipeline/ot/tiles/kernel.py.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from flowpairs.pipeline.ot.semidiscrete.entry_buffer import EntryBuffer
+from flowpairs.pipeline.ot.semidiscrete.entry_buffer import EntryBuffer, Found
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
@@ -26,6 +26,7 @@ from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
 BATCH_POINTS, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points per tile
 ROOM, FEW = 2**27, 16  # largest number of scores that all members keep between those, and what batches are multiples of
 TILE = 1024  # targets per tile, which stays in a core's cache
+LINE = 16  # float32 numbers of a cache line, at whose start tiles begin
 
 
 @dataclass(frozen=True)
@@ -86,30 +87,29 @@ def point_pass(
             of the potential (eps - wanted) log b is added to g.
     """
     device, size = targets.device, min(points, _batch(targets))
-    tiles = _tiles(targets, g, eps, small)
+    tiles, found = _tiles(targets, g, eps, small), EntryBuffer(device)
     rows = targets.share.rows
     room = torch.empty(size * (rows.stop - rows.start), device=device)
-    batches, best = [source.points(first, size)], []
+    batches, best = [targets.points(source, first, size)], []
     for start in range(0, points, size):
         after = range(start, points)[size : 2 * size]
 
         def prepare(after: range = after) -> None:
             if after:
-                batches.append(source.points(first + after.start, len(after)))
+                batches.append(targets.points(source, first + after.start, len(after)))
 
-        best.append(_pass_batch(targets, tiles, batches.pop().to(device), start, room, prepare, workers))
-    del room
+        best.append(_pass_batch(targets, tiles, batches.pop(), start, room, found, prepare, workers))
     p = torch.zeros_like(targets.b)
     squares, hits = torch.zeros_like(p), torch.zeros_like(p)
     for tile in tiles:
         p[tile.columns], squares[tile.columns], hits[tile.columns] = tile.masses / points, tile.squares, tile.hits
-        tile.found.sort()
+    del room, tiles, tile  # as large as the entries, which are about to be in memory twice
     soft = decisive = Shares(p, squares)
     if wanted == 0:
         decisive = Shares(hits / points, hits)
     elif wanted < eps:
-        decisive = _sharpened(targets, tiles, torch.cat(best), small, eps / wanted)
-    return PointPass(points, soft, decisive, _entries(tiles, p, points))
+        decisive = _sharpened(targets, found, torch.cat(best), small, eps / wanted)
+    return PointPass(points, soft, decisive, found.sorted(points * p))
 
 
 def _batch(targets: Targets) -> int:
@@ -119,24 +119,10 @@ def _batch(targets: Targets) -> int:
     return max(CHUNK, GPU_ENTRIES // targets.count // CHUNK * CHUNK)
 
 
-def _entries(tiles: list["Tile"], p: Float[Tensor, " N"], points: int) -> Entries:
-    """Collect the entries of the tiles, which are emptied one by one."""
-    count = sum(len(tile.found) for tile in tiles)
-    i, j = (torch.empty(count, dtype=torch.int32, device=p.device) for _ in range(2))
-    logits, end = p.new_empty(count), 0
-    for tile in tiles:
-        target, point, share = tile.found.entries
-        here = slice(end, end + len(target))
-        i[here], j[here] = target, point
-        logits[here] = (share.double() / (points * p[target.long()])).log2()
-        tile.found, end = EntryBuffer(p.device), here.stop
-    return Entries(i, j, logits)
-
-
 def _sharpened(
-    targets: Targets, tiles: list["Tile"], best: Float[Tensor, " points"], small: float, sharpen: float
+    targets: Targets, found: EntryBuffer, best: Float[Tensor, " points"], small: float, sharpen: float
 ) -> Shares:
-    """Compute the shares at 1 / sharpen times the eps of the pass, from the entries that the tiles found.
+    """Compute the shares at 1 / sharpen times the eps of the pass, from the entries that it found.
 
     Entries that are not kept have probabilities below `small`, so that at the smaller eps they are nearly nothing.
 
@@ -152,12 +138,10 @@ def _sharpened(
     # In fixed point the sums are exact, hence the same for any number of members, threads and any order.
     total = best.new_zeros(points, dtype=torch.int64)
     masses, squares = (torch.zeros_like(targets.b, dtype=torch.int64) for _ in range(2))
-    for tile in tiles:
-        _, point, share = tile.found.entries
+    for _, point, share in found.runs():
         total.index_add_(0, point.long(), to_fixed_point(weights(point.long(), share)))
     sums = targets.share.masses(total)
-    for tile in tiles:
-        target, point, share = tile.found.entries
+    for target, point, share in found.runs():
         probabilities = weights(point.long(), share) / sums[point.long()]
         masses.index_add_(0, target.long(), to_fixed_point(probabilities / points))
         squares.index_add_(0, target.long(), to_fixed_point(probabilities.square() / points))
@@ -172,7 +156,6 @@ class Tile:
         self.section, self.columns, self.right, self.width, self.small = section, columns, right, len(right), small
         self.masses = torch.zeros(self.width, dtype=torch.float64, device=right.device)
         self.squares, self.hits = torch.zeros_like(self.masses), torch.zeros_like(self.masses, dtype=torch.int64)
-        self.found = EntryBuffer(right.device)
 
     def score(self, left: Float[Tensor, "r k"], room: Float[Tensor, "r w"]) -> tuple[Tensor, Tensor]:
         """Fill `room` with 2^(score - top); return each row's top and sum."""
@@ -186,8 +169,8 @@ class Tile:
 
     def get(
         self, weights: Float[Tensor, "r w"], scale: Float[Tensor, " r"], won: Int[Tensor, " k"], start: int
-    ) -> None:
-        """Add what the batch's points, the first of which is number `start`, give to these targets.
+    ) -> list[Found]:
+        """Add what the batch's points, the first of which is number `start`, give to these targets; return entries.
 
         Args:
             weights: weights as `score` left them.
@@ -197,6 +180,7 @@ class Tile:
         """
         if len(won):
             self.hits += torch.bincount(weights[won].argmax(1), minlength=self.width)
+        found = []
         for low in range(0, len(weights), CHUNK):
             part, factor = weights[low : low + CHUNK], scale[low : low + CHUNK]
             self.masses += part.T @ factor
@@ -205,7 +189,8 @@ class Tile:
             row, column = rows[where // self.width], where % self.width
             shares = part[row, column] * factor[row]
             add_by_index(self.squares, column, shares.double().square_())
-            self.found.add(column + self.columns.start, row + start + low, shares)
+            found.append((column + self.columns.start, row + start + low, shares))
+        return found
 
 
 def _at_least(values: Float[Tensor, "r w"], bounds: Float[Tensor, " r"]) -> Int[Tensor, " k"]:
@@ -217,15 +202,20 @@ def _at_least(values: Float[Tensor, "r w"], bounds: Float[Tensor, " r"]) -> Int[
 
 def _tiles(targets: Targets, g: Float[Tensor, " N"], eps: float, small: float) -> list[Tile]:
     """Cut this process's targets into tiles, ready for products with points that have a 1 appended."""
-    scale, out = LOG2E / eps, []
+    scale, width, spans = LOG2E / eps, targets.dim + 1, list[tuple[int, int, int]]()
     gamma = g * scale + targets.b.log2()
     for k in targets.share.mine:
         section = targets.share.sections[k]
         pieces = -(-(section.stop - section.start) // TILE)
         cuts = [section.start + (section.stop - section.start) * piece // pieces for piece in range(pieces + 1)]
-        for low, high in pairwise(cuts):
-            right = torch.cat([targets.rows(slice(low, high)) * scale, gamma[low:high, None]], 1)
-            out.append(Tile(k, slice(low, high), right.float(), small))
+        spans += [(k, low, high) for low, high in pairwise(cuts)]
+    sizes = [-(-(high - low) * width // LINE) * LINE for _, low, high in spans]
+    rights = gamma.new_empty(sum(sizes), dtype=torch.float32).split(sizes)  # one memory, which is freed as a whole
+    out = []
+    for (k, low, high), memory in zip(spans, rights, strict=True):
+        right = memory[: (high - low) * width].view(high - low, width)
+        torch.cat([targets.rows(slice(low, high)) * scale, gamma[low:high, None]], 1, out=right)
+        out.append(Tile(k, slice(low, high), right, small))
     return out
 
 
@@ -235,6 +225,7 @@ def _pass_batch(
     points: Float[Tensor, "r d"],
     start: int,
     room: Float[Tensor, " room"],
+    buffer: EntryBuffer,
     prepare: Callable[[], None],
     workers: Workers,
 ) -> Float64[Tensor, " r"]:
@@ -256,10 +247,12 @@ def _pass_batch(
     phi, top, mine = _settle(targets, [tile.section for tile in tiles], tops, sums)
     scales = power_of_two(tops - phi).float()
 
-    def second_look(k: int) -> None:
-        tiles[k].get(rooms[k], scales[k], mine[k].nonzero()[:, 0], start)
+    def second_look(k: int) -> list[Found]:
+        return tiles[k].get(rooms[k], scales[k], mine[k].nonzero()[:, 0], start)
 
-    list(workers.map(second_look, range(len(tiles))))
+    for entries in workers.map(second_look, range(len(tiles))):
+        for some in entries:
+            buffer.add(some)
     return (top - phi).exp2()
 
 

@@ -192,6 +192,7 @@ def solve_semidiscrete(
             if converged or state.stalled > STALLED or state.rounds == max_rounds:
                 break
             _advance(targets, state, seen, found, soft, chi2, eps, workers)
+            del seen  # whose entries would lie beside the next pass's
     report = SemidiscreteReport(
         data=given,
         eps=eps,
@@ -215,7 +216,7 @@ def _relative(eps: float, scale: float) -> float:
 
 def semidiscrete_cost_std(targets: Targets, source: PointSource) -> float:
     """Compute the standard deviation of the cost between the source and the data, the unit of a relative eps."""
-    return targets.cost_std(source.points(0, MOMENTS))
+    return targets.cost_std(targets.points(source, 0, MOMENTS))
 
 
 def chi_square(targets: Targets, shares: Shares, points: int) -> float:
@@ -254,7 +255,7 @@ def _begin(targets: Targets, source: PointSource, eps: float, std: float, g0: Fl
         start = targets.centred(targets.gathered(g0.double().to(targets.device)))
         return Ascent(_shifted(targets, start, eps - smoothing), smoothing, smoothing)
     level = max(smoothing, BLUR * std)
-    g = targets.centred(targets.start(source.points(0, MOMENTS), level))
+    g = targets.centred(targets.start(targets.points(source, 0, MOMENTS), level))
     return Ascent(targets.share.gather(g), level, smoothing)
 
 
@@ -337,7 +338,7 @@ def _solve(targets: Targets, state: Ascent, seen: PointPass, eps: float, workers
     # The entries' logits are those of the pass, log b + g / (eps ln 2), less the log of their datum's mass.
     chance = math.sqrt(2 * targets.count / (math.pi * seen.points))
     before = log_b + state.g * (LOG2E / state.level) - masses.log2()
-    after = before * sharpen + standin.solve(sharpen, min(INNER / 2, INNER * chance)).rows
+    after = before * sharpen + standin.scalings(sharpen, min(INNER / 2, INNER * chance)).rows
     if state.reach < math.inf:
         moved = targets.share.gather(after - log_b - (before + masses.log2() - log_b) * sharpen)
         off = moved - moved.median()  # a constant that is common to all scores has no effect

@@ -86,6 +86,14 @@ class Targets:
         """Return the sections that this process owns."""
         return [self.share.sections[k] for k in self.share.mine]
 
+    def points(self, source: PointSource, first: int, count: int) -> Float[Tensor, "count d"]:
+        """Generate points `first` to `first + count` of the source, of which each member of the team makes a part."""
+        team, whole = self.share.team, torch.zeros(count, self.dim, device=self.device)
+        low, high = (count * rank // team.size for rank in (team.rank, team.rank + 1))
+        if low < high:
+            whole[low:high] = source.points(first + low, high - low)
+        return team.sum(whole)
+
     def spread(self, g: Float[Tensor, " K"]) -> Float[Tensor, " N"]:
         """Give each of the N data the value of its kind."""
         return g if self.kind is None else g[self.kind.to(g.device)]

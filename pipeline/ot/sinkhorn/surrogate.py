@@ -21,8 +21,8 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
-from flowpairs.pipeline.ot.sinkhorn.surrogate_part import SurrogatePart
-from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
+from flowpairs.pipeline.ot.sinkhorn.surrogate_part import TINY, KeptEntries, Scalings, SurrogatePart
+from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep
 from flowpairs.pipeline.ot.tiles.bands import BandMasses, by_run
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
 from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, distance, power_of_two, to_fixed_point
@@ -35,7 +35,6 @@ SOLVED = 0.1  # L1 error of a solution from which another one may start
 MEAN = 0.75  # where an entry of the rest lies between the least kept one and the mean of its block, in log
 SPREAD = 4.0  # log2 of the largest growth of the rest with eps
 LEAST = 1e-30  # smallest share of the rest per column, so that every column can be reached
-TINY = 1e-300
 NEGLIGIBLE = 0.02  # share of the plan below which the rest is not divided into blocks
 LACKING = 0.5  # share of a column's mass below which its kept entries do not stand for it
 ROUNDED = 1e-6  # share of a mass that is rounding of float32 and must not be taken for a rest
@@ -56,18 +55,6 @@ class SurrogateSolution(NamedTuple):
     error: float  # L1 error of the target marginal, on the surrogate
     rest: float  # share of P that is not kept entry by entry
     entropy: float  # H(P) in nats, where the sweep found its entropies
-    source: Float[Tensor, " n"]  # masses of the rows
-
-
-class Scalings(NamedTuple):
-    """A solution of the surrogate at some eps, with what it was found on."""
-
-    x: Float[Tensor, " m"]  # log2 of the columns' scaling
-    scaling: Float[Tensor, " n"]  # of the rows
-    error: float  # L1 error of the target marginal, on the surrogate
-    logits: Float[Tensor, " k"]  # of the entries at that eps, less `top`
-    top: Float[Tensor, " n"]  # largest logit of each row
-    r: Float[Tensor, "n g"]  # rest of each row in each group of columns
     source: Float[Tensor, " n"]  # masses of the rows
 
 
@@ -102,9 +89,10 @@ class Surrogate:
         assert sweep.entries is not None
         measured = a if measured is None else measured
         self.gamma, self.a, self.b, self.log_b, self.share, self.workers = sweep.gamma, a, b, log_b, share, workers
-        self.i, self.j, self.logits = sweep.entries.i, sweep.entries.j, sweep.entries.logits
+        self.kept = KeptEntries(sweep.entries, log_b)
         self.start = torch.zeros_like(self.b)  # log2 of the columns' scaling from which the next solve starts
-        mass = power_of_two(self.logits)
+        self.kept.fill(1.0, torch.zeros_like(a))
+        mass = self.kept.mass
         fine = sweep.groups is not None and self._rest_matters(measured, mass, sweep.columns)
         groups = sweep.groups.double() if fine and sweep.groups is not None else torch.ones_like(a)[:, None]
         self.group_of_column = group_of_columns(column_groups(len(b)) if fine else [slice(0, len(b))], b.device)
@@ -131,7 +119,7 @@ class Surrogate:
             # The sweep knows the entropy of the whole plan, hence that of the rest as a distribution of its own.
             rest = max(share.total(a * self.rest_of_row.sum(1)), TINY)
             total = _entropy(a).item() + share.total(a * sweep.bits) * math.log(2)
-            left = total - self._entropy_of(a[self.i] * mass) + rest * math.log(rest)
+            left = total - self._entropy_of(lambda some: a[self.kept.i[some]] * mass[some]) + rest * math.log(rest)
             self.entropy_of_rest = max(0.0, left) / rest
         if fed is not None:
             self._add(fed)
@@ -142,18 +130,20 @@ class Surrogate:
         It is where it holds a part of the plan, or most of the mass of some columns: outliers, which are no row's
         nearest.
         """
-        unkept = (1 - add_by_index(torch.zeros_like(rows), self.i, mass)).clamp(min=0)
+        unkept = (1 - add_by_index(torch.zeros_like(rows), self.kept.i, mass)).clamp(min=0)
         if self.share.total(rows * unkept) > NEGLIGIBLE:
             return True
-        counts = to_fixed_point(rows[self.i] * mass)
-        kept = self.share.masses(torch.zeros_like(columns, dtype=counts.dtype).index_add_(0, self.j, counts))
+        counts = to_fixed_point(rows[self.kept.i] * mass)
+        kept = self.share.masses(torch.zeros_like(columns, dtype=counts.dtype).index_add_(0, self.kept.j, counts))
         return bool((kept < LACKING * columns).any())
 
     def _kept_of_groups(self, mass: Float[Tensor, " k"]) -> Float[Tensor, "n g"]:
         """Sum the kept entries of each row over each group of columns."""
         count = len(self.width)
         sums = torch.zeros(len(self.a) * count, dtype=mass.dtype, device=mass.device)
-        return add_by_index(sums, self.i.long() * count + self.group_of_column[self.j], mass).view(-1, count)
+        i, j = self.kept.i, self.kept.j
+        group = i if count == 1 else i.long() * count + self.group_of_column[j]
+        return add_by_index(sums, group, mass).view(-1, count)
 
     def _set_profiles(self, profiles: Float[Tensor, "r m"]) -> None:
         """Give each band the profile of its rest over the columns of each group; a single one is that of all.
@@ -170,12 +160,12 @@ class Surrogate:
 
     def _cut(self) -> None:
         """Cut the entries into parts, a thread each."""
-        share = self.share
+        share, i, j = self.share, self.kept.i, self.kept.j
         sections = [share.sections[k].start for k in share.mine] + [share.rows.stop]
-        self.cuts = torch.searchsorted(self.i, self.i.new_tensor(sections)).tolist()
+        self.cuts = torch.searchsorted(i, i.new_tensor(sections)).tolist()
         bounds = [piece.start for piece in self.pieces] + [share.rows.stop]
-        positions = torch.searchsorted(self.i, self.i.new_tensor(bounds)).tolist()
-        count = min(len(bounds) - 1, self.workers.threads, 1 + len(self.i) // BUSY)
+        positions = torch.searchsorted(i, i.new_tensor(bounds)).tolist()
+        count = min(len(bounds) - 1, self.workers.threads, 1 + len(i) // BUSY)
         cuts = [(len(bounds) - 1) * k // count for k in range(count + 1)]
         bands = share.bands(len(self.pieces))
 
@@ -183,17 +173,18 @@ class Surrogate:
             entries = slice(positions[run[0]], positions[run[1]])
             inside = bounds[run[0] : run[1] + 1]
             own = bands[run[0] : run[1]]
-            return SurrogatePart(self.i[entries], self.j[entries], inside, own, entries, self.group_of_column)
+            return SurrogatePart(i[entries], j[entries], inside, own, entries, self.group_of_column)
 
         self.parts = list(self.workers.map(cut, list(pairwise(cuts))))
 
     def _add(self, fed: Fed) -> None:
         """Continue at the potential of `fed`: rows share their mass with its columns, whose entries are all kept."""
-        others = ~torch.isin(self.j, fed.columns)
-        i, j = torch.cat([self.i[others], fed.entries.i]), torch.cat([self.j[others], fed.entries.j])
-        logits = torch.cat([(self.logits.double() - fed.shift[self.i])[others], fed.entries.logits])
+        kept, added = self.kept, fed.entries
+        others = ~torch.isin(kept.j, fed.columns)
+        i, j = torch.cat([kept.i[others], added.i]), torch.cat([kept.j[others], added.j])
+        logits = torch.cat([(kept.logits.double() - fed.shift[kept.i])[others], added.logits])
         order = i.argsort(stable=True)
-        self.gamma, self.i, self.j, self.logits = fed.gamma, i[order], j[order], logits[order]
+        self.gamma, self.kept = fed.gamma, KeptEntries(Entries(i[order], j[order], logits[order]), self.log_b)
         self.rest_of_row = self.rest_of_row * (-fed.shift).exp2()[:, None]
         profiles = self.profiles.expand(self.parts[-1].bands.stop, -1).clone()
         self._cut()
@@ -201,7 +192,19 @@ class Surrogate:
         self._set_profiles(profiles)
 
     def solve(self, sharpen: float, tol: float) -> SurrogateSolution:
-        """Solve the surrogate at 1 / sharpen times the sweep's eps.
+        """Solve the surrogate at 1 / sharpen times the sweep's eps."""
+        found = self.scalings(sharpen, tol)
+        outside = torch.zeros_like(found.scaling)
+        for part in self.parts:
+            outside[part.rows] = part.outside(found.x.exp2(), found.r)
+        rest = self.share.total(found.scaling * outside)
+        kept = self._entropy_of(lambda some: self.kept.plan(found, some))
+        nats = kept + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
+        gamma = (self.gamma - self.log_b) * sharpen + self.log_b + found.x
+        return SurrogateSolution(gamma, found.rows, found.error, rest, nats, found.source)
+
+    def scalings(self, sharpen: float, tol: float) -> Scalings:
+        """Find the solution at 1 / sharpen times the sweep's eps, without its properties.
 
         Sinkhorn iterations with Anderson acceleration do for most; where they do not end, Newton's method goes on; and
         where that stops short, a descent from a larger eps leads to a better start.
@@ -214,25 +217,16 @@ class Surrogate:
             again = self._solve_from(x.clamp(-BOUND, BOUND), sharpen, tol)
             found = again if again.error < found.error else found
         self.start = found.x if found.error < SOLVED else self.start
-        kept = power_of_two(found.scaling.log2()[self.i] + found.x[self.j] + found.logits)
-        outside = torch.zeros_like(found.scaling)
-        for part in self.parts:
-            outside[part.rows] = part.outside(found.x.exp2(), found.r)
-        rest = self.share.total(found.scaling * outside)
-        nats = self._entropy_of(kept) + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
-        gamma = (self.gamma - self.log_b) * sharpen + self.log_b + found.x
-        rows = found.scaling.clamp(min=TINY).log2() - found.top
-        return SurrogateSolution(gamma, rows, found.error, rest, nats, found.source)
+        return found
 
     def distance(self, tol: float) -> float:
         """Compute the L1 distance between the plan that the sweep found and the one whose marginals are a and b."""
         found = self._solve_from(self.start, 1.0, tol)
-        v, log_u = found.x.exp2(), found.scaling.clamp(min=TINY).log2()
+        v = found.x.exp2()
 
         def work(part: SurrogatePart) -> Int64[Tensor, " 1"]:
-            i, j, logits = (values[part.entries] for values in (self.i, self.j, self.logits))
-            after = power_of_two(log_u[i] + found.x[j] + found.logits[part.entries])
-            moved = after - self.a[i] * power_of_two(logits)
+            before = power_of_two(self.kept.logits[part.entries])
+            moved = self.kept.plan(found, part.entries) - self.a[self.kept.i[part.entries]] * before
             # A distance may be 2, which has no fixed point; a fourth of it has.
             changed = to_fixed_point(moved.abs() / 4).sum()
             rests = part.rest(found.scaling, found.r), part.rest(self.a, self.rest_of_row)
@@ -243,25 +237,18 @@ class Surrogate:
 
         return 4 * self.share.masses(torch.cat(list(self.workers.map(work, self.parts))).sum()[None]).item()
 
-    def _solve_from(self, x: Float[Tensor, " m"], sharpen: float, tol: float) -> "Scalings":
+    def _solve_from(self, x: Float[Tensor, " m"], sharpen: float, tol: float) -> Scalings:
         """Solve at 1 / sharpen times the sweep's eps from the columns' scaling 2^x."""
-        logits = self.logits.double()
-        if sharpen == 1:
-            logits = logits.clone() if logits is self.logits else logits
-        else:
-            log_b = self.log_b[self.j]
-            logits = logits.sub(log_b).mul_(sharpen).add_(log_b)
-        top = torch.zeros_like(self.a).scatter_reduce_(0, self.i.long(), logits, "amax", include_self=False)
-        logits -= top[self.i]
-        mass = power_of_two(logits)
+        top = self.kept.tops(sharpen, len(self.a))
+        self.kept.fill(sharpen, top)
         # An entry of a block's rest is about the block's mean, and at most the least that was kept.
-        least = self.share.each([-_lowest(self.logits[low:high]) for low, high in pairwise(self.cuts)])
+        least = self.share.each([-_lowest(self.kept.logits[low:high]) for low, high in pairwise(self.cuts)])
         mean = (self.rest_of_row / self.width).clamp(min=TINY).log2()
         growth = (MEAN * mean - (1 - MEAN) * least.max() - self.log_b.mean()) * (sharpen - 1)
         if sharpen < 1:  # where nearly all is kept, the rest is only rounding, which must not grow
             growth = growth.clamp(max=SPREAD)
         r = self.rest_of_row * (growth - top[:, None]).clamp(max=BOUND).exp2()
-        list(self.workers.map(lambda part: part.fill(mass), self.parts))
+        list(self.workers.map(lambda part: part.fill(self.kept.mass), self.parts))
 
         best, error, anderson = x, math.inf, Anderson(MEMORY, self.share.team)
         u = scaling = torch.ones_like(self.a)
@@ -279,7 +266,7 @@ class Surrogate:
             x = anderson.mix(x, x + change).clamp(-BOUND, BOUND)
         if error > max(tol, SOLVED_WELL) and self.rigid:
             best, error, scaling = self._newton(best, r, tol)
-        return Scalings(best, scaling, error, logits, top, r, source)
+        return Scalings(best, scaling, error, sharpen, top, r, source)
 
     def _begin(self, sharpen: float, top: Float[Tensor, " n"]) -> None:
         """Prepare for iterations at 1 / sharpen times the sweep's eps, whose rows' logits are less `top`."""
@@ -382,9 +369,9 @@ class Surrogate:
 
         return self._sum(work)
 
-    def _entropy_of(self, masses: Float[Tensor, " k"]) -> float:
-        """Sum -p log p over the kept entries of all processes."""
-        each = [_entropy(masses[low:high]) for low, high in pairwise(self.cuts)]
+    def _entropy_of(self, masses: Callable[[slice], Float[Tensor, " k"]]) -> float:
+        """Sum -p log p over the kept entries of all processes, given their masses by position."""
+        each = [_entropy(masses(slice(low, high))) for low, high in pairwise(self.cuts)]
         return self.share.each(each).sum().item()
 
 

@@ -1,15 +1,83 @@
 """The matrix of a surrogate (pipeline/ot/sinkhorn/surrogate.py) in parts, a thread each: kept entries, and the rest."""
 
+import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from flowpairs.pipeline.ot.tiles.ordered_sums import RowMatrix, add_by_index
-from flowpairs.pipeline.ot.tiles.partition import UNIT
+from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
+from flowpairs.pipeline.ot.tiles.ordered_sums import RowMatrix, TurnedMatrix, add_by_index
+from flowpairs.pipeline.ot.tiles.partition import UNIT, power_of_two
 
-COLUMNS_AT_ONCE = 2**22  # columns of pieces that are added up at a time
+TINY = 1e-300
+AT_ONCE = 2**20  # entries whose logits are computed at a time
+CPU_COLUMNS, GPU_COLUMNS = 2**17, 2**22  # columns of pieces that are added up at a time
+
+
+class Scalings(NamedTuple):
+    """A solution of the surrogate at some eps, with what it was found on."""
+
+    x: Float[Tensor, " m"]  # log2 of the columns' scaling
+    scaling: Float[Tensor, " n"]  # of the rows
+    error: float  # L1 error of the target marginal, on the surrogate
+    sharpen: float  # by what eps was divided
+    top: Float[Tensor, " n"]  # largest logit of each row
+    r: Float[Tensor, "n g"]  # rest of each row in each group of columns
+    source: Float[Tensor, " n"]  # masses of the rows
+
+    @property
+    def rows(self) -> Float[Tensor, " n"]:
+        """log2 of the factors of the entries' rows, which give each row its mass."""
+        return self.scaling.clamp(min=TINY).log2() - self.top
+
+
+class KeptEntries:
+    """The entries that a surrogate keeps one by one.
+
+    There are many: what needs several numbers of each is computed for a run of them at a time.
+
+    Args:
+        entries: the entries, with their logits at the eps that the surrogate was made at.
+        log_b: log2 of the columns' wanted masses [m].
+
+    Attributes:
+        mass: their masses at the eps of the last `fill`, in the same memory each time.
+    """
+
+    def __init__(self, entries: Entries, log_b: Float[Tensor, " m"]) -> None:
+        self.i, self.j, self.logits, self.log_b = entries.i, entries.j, entries.logits, log_b
+        self.mass = torch.empty_like(self.logits, dtype=torch.float64)
+
+    def at(self, sharpen: float, some: slice) -> Float64[Tensor, " some"]:
+        """Compute the logits of some entries at 1 / sharpen times the eps that the surrogate was made at."""
+        logits = self.logits[some].double()
+        if sharpen == 1:
+            return logits
+        log_b = self.log_b[self.j[some]]
+        return logits.sub(log_b).mul_(sharpen).add_(log_b)
+
+    def tops(self, sharpen: float, rows: int) -> Float64[Tensor, " rows"]:
+        """Find the largest logit of each row at 1 / sharpen times that eps; 0 for rows without entries."""
+        highest = torch.full((rows,), -math.inf, dtype=torch.float64, device=self.i.device)
+        for some in self._runs():
+            highest.scatter_reduce_(0, self.i[some].long(), self.at(sharpen, some), "amax")
+        return highest.masked_fill_(highest == -math.inf, 0.0)
+
+    def fill(self, sharpen: float, top: Float64[Tensor, " n"]) -> None:
+        """Compute the masses at 1 / sharpen times that eps, from logits less `top` of their row."""
+        for some in self._runs():
+            self.mass[some] = power_of_two(self.at(sharpen, some) - top[self.i[some]])
+
+    def plan(self, found: Scalings, some: slice) -> Float64[Tensor, " some"]:
+        """Compute the masses of some entries in the plan of a solution."""
+        i, j = self.i[some], self.j[some]
+        return power_of_two(found.scaling.log2()[i] + found.x[j] + (self.at(found.sharpen, some) - found.top[i]))
+
+    def _runs(self) -> list[slice]:
+        return [slice(low, low + AT_ONCE) for low in range(0, len(self.i), AT_ONCE)]
 
 
 class SurrogatePart:
@@ -42,38 +110,45 @@ class SurrogatePart:
         m = len(group_of_column)
         self.rows, self.entries, self.m, self.pieces = slice(bounds[0], bounds[-1]), entries, m, len(bounds) - 1
         rows = torch.arange(bounds[0], bounds[-1], dtype=i.dtype, device=i.device)
-        self.pattern = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True), j
-        inner = i.new_tensor(bounds[1:-1])
-        self.piece_of_row = torch.bucketize(rows, inner, right=True)
+        starts = torch.searchsorted(i, torch.cat([rows, rows.new_tensor([bounds[-1]])]), out_int32=True)
+        self.pattern = starts, j
+        self.bounds, self.cuts = bounds, starts[[bound - bounds[0] for bound in bounds]].tolist()
         self.bands = slice(bands[0], bands[-1] + 1)
         self.band_of_piece = torch.tensor(bands, device=i.device) - bands[0]
-        few = self.pieces * m < 2**31
-        key = torch.bucketize(i, inner, right=True, out_int32=few).mul_(m).add_(j)
-        key, by_column = key.sort(stable=True)
-        starts = torch.arange(self.pieces * m + 1, dtype=key.dtype, device=i.device)
-        self.by_column = by_column.int()
-        self.transposed_pattern = torch.searchsorted(key, starts, out_int32=True), i[self.by_column] - bounds[0]
+        self.piece_of_row = torch.bucketize(rows, i.new_tensor(bounds[1:-1]), right=True)
+        self.turned = [(some, self._turned(i, some)) for some in self._some_pieces(i.device)]
         self.profile = torch.zeros(1, m, dtype=torch.float64, device=i.device)
         self.group_of_column = group_of_column
 
-    def fill(self, mass: Float[Tensor, " entries"]) -> None:
-        """Set the values of the kept entries."""
-        count = self.rows.stop - self.rows.start
-        values = mass[self.entries]
-        self.kernel = RowMatrix(*self.pattern, values, (count, self.m))
-        values = values[self.by_column]
-        starts, rows = self.transposed_pattern
-        self.transposed = []
-        for some in self._some_pieces():
-            cut = starts[some.start * self.m : some.stop * self.m + 1]
-            low, high = cut[0].item(), cut[-1].item()
-            shape = (len(some) * self.m, count)
-            self.transposed.append((some, RowMatrix(cut - low, rows[low:high], values[low:high], shape)))
-
-    def _some_pieces(self) -> list[range]:
+    def _some_pieces(self, device: torch.device) -> list[range]:
         """Cut the pieces into runs whose columns are worth a call, and bound what a call keeps."""
-        step = max(1, COLUMNS_AT_ONCE // self.m)
+        step = max(1, (CPU_COLUMNS if device.type == "cpu" else GPU_COLUMNS) // self.m)
         return [range(low, min(low + step, self.pieces)) for low in range(0, self.pieces, step)]
+
+    def _turned(self, i: Int[Tensor, " k"], some: range) -> TurnedMatrix:
+        """Turn some pieces, side by side: the columns of each follow those of the one before."""
+        starts, columns = self.pattern
+        rows, entries = self._rows(some), self._entries(some)
+        starts, columns = starts[rows.start - self.rows.start : rows.stop - self.rows.start + 1], columns[entries]
+        if len(some) > 1:
+            inner = i.new_tensor(self.bounds[some.start + 1 : some.stop])
+            columns = torch.bucketize(i[entries], inner, right=True, out_int32=True).mul_(self.m).add_(columns)
+        return TurnedMatrix(starts - entries.start, columns, (rows.stop - rows.start, len(some) * self.m))
+
+    def _rows(self, some: range) -> slice:
+        """Return the rows of some consecutive pieces."""
+        return slice(self.bounds[some.start], self.bounds[some.stop])
+
+    def _entries(self, some: range) -> slice:
+        """Return the positions, among this part's entries, of those of some consecutive pieces."""
+        return slice(self.cuts[some.start], self.cuts[some.stop])
+
+    def fill(self, mass: Float[Tensor, " entries"]) -> None:
+        """Set the values of the kept entries, which must stay as they are until the next call."""
+        values = mass[self.entries]
+        self.kernel = RowMatrix(*self.pattern, values, (self.rows.stop - self.rows.start, self.m))
+        for some, matrix in self.turned:
+            matrix.fill(values[self._entries(some)])
 
     def times(self, v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Float[Tensor, " rows"]:
         """Compute the rows' sums under the columns' scaling v, of kept entries and rest."""
@@ -98,9 +173,9 @@ class SurrogatePart:
     ) -> Iterator[Int64[Tensor, "pieces m"]]:
         """Compute what each piece adds to the columns' masses, for a run of pieces at a time."""
         rest, scale = self.rest(u, r), v * UNIT
-        for some, matrix in self.transposed:
+        for some, matrix in self.turned:
             pieces = slice(some.start, some.stop)
-            sums = (matrix @ u[self.rows]).view(len(some), self.m)
+            sums = (matrix @ u[self._rows(some)]).view(len(some), self.m)
             yield sums.addcmul_(rest[pieces, self.group_of_column], self._profiles(pieces)).mul_(scale).long()
 
     def profile_of(self, piece: int) -> Float[Tensor, " m"]:

@@ -1,10 +1,12 @@
 """Sums in a fixed order: what CUDA takes, against scipy and plain loops. The operations themselves run on the CPU."""
 
 import numpy as np
+import pytest
 import torch
 from scipy.sparse import csr_array, random_array, vstack
 
-from flowpairs.pipeline.ot.tiles.ordered_sums import RowMatrix, add_by_index, row_sums
+from flowpairs.pipeline.ot.tiles import ordered_sums
+from flowpairs.pipeline.ot.tiles.ordered_sums import RowMatrix, TurnedMatrix, add_by_index, row_sums
 
 
 def test_products_are_scipys_with_empty_rows_too() -> None:
@@ -32,6 +34,28 @@ def test_a_rows_product_does_not_depend_on_the_other_rows() -> None:
         return RowMatrix(*parts, matrix.shape) @ vector
 
     assert torch.equal(product(vstack([few, many], format="csr")), torch.cat([product(few), product(many)]))
+
+
+@pytest.mark.parametrize("scipys", [True, False])
+def test_a_turned_matrix_adds_a_columns_entries_in_the_order_of_its_rows(
+    monkeypatch: pytest.MonkeyPatch, scipys: bool
+) -> None:
+    """As a plain loop does: to the bit where scipy adds, to rounding where CUDA's sums by a tree are taken."""
+    if not scipys:
+        monkeypatch.setattr(ordered_sums, "_scipys", lambda: None)
+    rng = np.random.default_rng(5)
+    matrix = random_array((300, 40), density=0.05, format="csr", rng=rng, dtype=np.float64)
+    vector = rng.normal(size=300) * 2.0 ** rng.integers(-30, 30, 300)
+    wanted = np.zeros(40)
+    for row in range(300):
+        for k in range(matrix.indptr[row], matrix.indptr[row + 1]):
+            wanted[matrix.indices[k]] += matrix.data[k] * vector[row]
+    starts, columns, values = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+    turned = TurnedMatrix(starts, columns, matrix.shape)
+    for factor in (3.0, 1.0):  # filled again, it forgets
+        turned.fill(values * factor)
+    found = (turned @ torch.from_numpy(vector)).numpy()
+    assert np.array_equal(found, wanted) if scipys else np.allclose(found, wanted, rtol=1e-13)
 
 
 def test_no_entries_have_sums_of_zero() -> None:

@@ -124,7 +124,7 @@ def test_stand_in_has_the_marginals_of_its_sweep(keep: int) -> None:
 def test_a_stand_in_that_adds_few_columns_at_a_time_finds_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = blobs(600, 400, 3, rel_eps=0.03)
     whole = solve_sinkhorn(problem)
-    monkeypatch.setattr(surrogate_part, "COLUMNS_AT_ONCE", 1)
+    monkeypatch.setattr(surrogate_part, "CPU_COLUMNS", 1)
     assert torch.equal(solve_sinkhorn(problem).g, whole.g)
 
 
