@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flowpairs.pipeline.blocks.features import Features, chunk_rows
 from flowpairs.pipeline.ot import solve_sinkhorn
 from flowpairs.pipeline.ot.problem import Problem
+from flowpairs.pipeline.ot.semidiscrete import entry_buffer, solver
 from flowpairs.pipeline.ot.semidiscrete import point_pass as passes
 from flowpairs.pipeline.ot.semidiscrete import targets as sides
 from flowpairs.pipeline.ot.sinkhorn import descent, measured_plan, surrogate_part
@@ -24,13 +25,17 @@ from flowpairs.pipeline.ot.tiles.tiling import Workers, tile_rows
 from flowpairs.pipeline.solve.device_memory import FIXED, ahead_bytes, block_bytes
 
 M, KEEP = 16_384, 64
+STEP = 2**12  # entries that are computed with at a time, some eight numbers each
 
 
 class Points:
     """Normal points by number."""
 
+    def __init__(self, d: int = 64) -> None:
+        self.d = d
+
     def points(self, first: int, count: int) -> Tensor:
-        return torch.randn(count, 64, generator=torch.Generator().manual_seed(first))
+        return torch.randn(count, self.d, generator=torch.Generator().manual_seed(first))
 
 
 class Allocations(TorchDispatchMode):
@@ -89,11 +94,11 @@ def test_a_semidiscrete_pass_holds_its_tiles_and_the_scores_of_few_points(monkey
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that exist at a time."""
+    """Counts the bytes of the tensors that exist at a time, and the tensors."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now, self.peak, self.sizes = 0, 0, dict[int, int]()
+        self.now, self.peak, self.most, self.sizes = 0, 0, 0, dict[int, int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -108,7 +113,7 @@ class LiveBytes(TorchDispatchMode):
         if storage._cdata not in self.sizes:
             self.sizes[storage._cdata] = storage.nbytes()
             self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
+            self.peak, self.most = max(self.peak, self.now), max(self.most, len(self.sizes))
             weakref.finalize(storage, self.drop, storage._cdata)
 
     def drop(self, key: int) -> None:
@@ -167,3 +172,58 @@ def test_a_solve_in_more_sections_takes_the_memory_that_is_forecast(
     monkeypatch.setattr(tiling, "CPU_SECTIONS", 128)
     monkeypatch.setattr(tiling, "gpu_sections", lambda n, m: 128)
     test_a_solve_takes_the_memory_that_is_forecast(like_a_gpu, 2048, 4096, 16, 0.3)
+
+
+@pytest.fixture
+def one_thread_of_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this thread, whose tensors are counted, do all the work, in steps that take little memory."""
+    for room, values in (
+        (sides, {"MOMENT_ROWS": 1024}),
+        (solver, {"MOMENTS": 1024}),
+        (alike, {"HASHED": 2**12}),
+        (entry_buffer, {"LEAST": 2**8, "MOST": 2**14, "AT_ONCE": STEP}),
+        (surrogate_part, {"AT_ONCE": STEP, "CPU_COLUMNS": STEP}),
+        (Workers, {"map": lambda self, work, parts: map(work, parts)}),
+    ):
+        for name, value in values.items():
+            monkeypatch.setattr(room, name, value)
+
+
+@pytest.mark.parametrize(("n", "d", "rounds"), [(3000, 8, 2), (16_000, 64, 1)])
+def test_a_semidiscrete_solve_takes_the_bytes_of_its_formula(
+    one_thread_of_small_steps: None, monkeypatch: pytest.MonkeyPatch, n: int, d: int, rounds: int
+) -> None:
+    """docs/semidiscrete.md, "Memory": of numbers, data, points and kept entries, whichever part of a round has most."""
+    y = torch.randn(n, d, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.5, 2, d)
+    held, scores, parts, plain, live = 4 * n * d + 200 * n + 64 * STEP, 64 * n, [], passes.point_pass, LiveBytes()
+
+    def noted(*arguments: Any) -> passes.PointPass:
+        assert live.now <= held, "nothing of an earlier round"
+        seen = plain(*arguments)
+        tiles, entries = 4 * n * (d + 1), len(seen.entries.i)
+        parts.append(max(tiles + 4 * scores + 12 * entries, 28 * entries, 24 * entries + 200 * seen.points))
+        return seen
+
+    monkeypatch.setattr(solver, "point_pass", noted)
+    monkeypatch.setattr(passes, "ROOM", scores)
+    with live:
+        live.add(y)
+        solver.solve_semidiscrete(sides.Targets(y), Points(d), 0.0, chi2=0.9, max_rounds=rounds)
+    assert len(parts) == rounds
+    assert live.peak <= held + max(parts) <= 1.3 * live.peak
+
+
+def test_a_semidiscrete_pass_leaves_no_tensor_a_tile_and_batch(
+    one_thread_of_small_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, tiles, batches = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0)), 16, 16
+    monkeypatch.setattr(passes, "ROOM", 64 * len(y))
+    counts = []
+    for points in (64, 64 * batches):
+        targets = sides.Targets(y)
+        start = targets.start(Points(4).points(0, 1024), 5.0)
+        with Workers(torch.device("cpu")) as workers, LiveBytes() as live:
+            passes.point_pass(targets, Points(4), 0, points, start, 5.0, 2.0**-5, workers, 0.0)
+        counts.append(live.most)
+    assert counts[0] > tiles
+    assert counts[1] - counts[0] < tiles * (batches - 1)

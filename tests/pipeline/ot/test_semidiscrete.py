@@ -259,21 +259,33 @@ def test_bad_input_is_refused_in_a_sentence() -> None:
 N = 700
 
 
-def answer(eps: float, team: Team) -> Tensor:
+class Counted(Gaussian):
+    """Counts the points that it is asked for."""
+
+    asked = 0
+
+    def points(self, first: int, count: int) -> Tensor:
+        self.asked += count
+        return super().points(first, count)
+
+
+def answer(eps: float, team: Team, source: Gaussian) -> Tensor:
     passes.ROOM = 100 * N  # so that points come in many batches
-    return solve_semidiscrete(Targets(data(N, 4), team=team), Gaussian(4), eps, chi2=0.2).g
+    return solve_semidiscrete(Targets(data(N, 4), team=team), source, eps, chi2=0.2).g
 
 
-def found(team: Team) -> tuple[list[Tensor], list[int]]:
-    rows = RowPartition(N, BATCH, torch.device("cpu"), team).rows
-    return [answer(eps, team) for eps in (0.0, 0.05)], [rows.start, rows.stop]
+def found(team: Team) -> tuple[list[Tensor], list[int], int]:
+    rows, source = RowPartition(N, BATCH, torch.device("cpu"), team).rows, Counted(4)
+    return [answer(eps, team, source) for eps in (0.0, 0.05)], [rows.start, rows.stop], source.asked
 
 
-def test_processes_that_share_the_data_find_the_same_bits(tmp_path: Path) -> None:
-    expected = [answer(eps, SINGLE) for eps in (0.0, 0.05)]
-    for members in in_teams(found, (2, 3), tmp_path).values():
+def test_processes_that_share_data_and_points_find_the_same_bits(tmp_path: Path) -> None:
+    expected, _, asked = found(SINGLE)
+    for size, members in in_teams(found, (2, 3), tmp_path).items():
         assert all(a[1][1] == b[1][0] for a, b in pairwise(members))
-        assert all(stop > start for _, (start, stop) in members)
-        for answers, _ in members:
+        assert all(stop > start for _, (start, stop), _ in members)
+        assert sum(count for _, _, count in members) == asked, "each point is made by one member"
+        assert max(count for _, _, count in members) < 1.1 * asked / size
+        for answers, _, _ in members:
             for got, wanted in zip(answers, expected, strict=True):
                 assert torch.equal(got, wanted)
