@@ -11,7 +11,7 @@ from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
 LEAST, MOST = 2**14, 2**23  # entries of a part; malloc gives arrays of over 32 MiB back to the system, each at once
 AT_ONCE = 2**19  # entries that are computed with at a time
 
-Found = tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]  # targets, points, probabilities
+Found = tuple[Int[Tensor, " _"], Int[Tensor, " _"], Float[Tensor, " _"]]  # targets, points, probabilities
 
 
 class EntryBuffer:
