@@ -90,7 +90,9 @@ def point_pass(
     tiles, found = _tiles(targets, g, eps, small), EntryBuffer(device)
     rows = targets.share.rows
     room = torch.empty(size * (rows.stop - rows.start), device=device)
-    batches, best = [targets.points(source, first, size)], []
+    # What a batch leaves goes into memory that is there: in a hole between what batches free, it would keep them apart.
+    best = torch.empty(points, dtype=torch.float64, device=device)
+    batches = [targets.points(source, first, size)]
     for start in range(0, points, size):
         after = range(start, points)[size : 2 * size]
 
@@ -98,7 +100,7 @@ def point_pass(
             if after:
                 batches.append(targets.points(source, first + after.start, len(after)))
 
-        best.append(_pass_batch(targets, tiles, batches.pop(), start, room, found, prepare, workers))
+        best[start : start + size] = _pass_batch(targets, tiles, batches.pop(), start, room, found, prepare, workers)
     p = torch.zeros_like(targets.b)
     squares, hits = torch.zeros_like(p), torch.zeros_like(p)
     for tile in tiles:
@@ -108,7 +110,7 @@ def point_pass(
     if wanted == 0:
         decisive = Shares(hits / points, hits)
     elif wanted < eps:
-        decisive = _sharpened(targets, found, torch.cat(best), small, eps / wanted)
+        decisive = _sharpened(targets, found, best, small, eps / wanted)
     return PointPass(points, soft, decisive, found.sorted(points * p))
 
 
