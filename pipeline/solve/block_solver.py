@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakMethod
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -98,7 +99,14 @@ class BlockSolver:
         self.config, self.blocks, self.inputs, self.space = job.config, job.blocks, job.inputs, job.space
         self.rows, self.seed = job.inputs.target.rows, job.config.source.seed
         self._potentials = potentials
-        self._ahead = Ahead(self._make_inputs, device)
+        weak = WeakMethod(self._make_inputs)  # in no cycle, so that files are given back as soon as a solver goes
+
+        def make(block: int) -> BlockInputs:
+            method = weak()
+            assert method is not None
+            return method(block)
+
+        self._ahead = Ahead(make, device)
         self._solved: dict[int | None, Coupling] = {}  # of problems that several blocks share, by `Blocks.same`
 
     def solve(self, block: int, ahead: int | None = None) -> SolvedBlock:

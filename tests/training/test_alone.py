@@ -84,6 +84,7 @@ def test_a_killed_run_goes_on_to_the_bytes_of_one_left_alone(store: Path) -> Non
 
 def test_ctrl_c_keeps_the_checkpoints(store: Path) -> None:
     settings = config(store, "interrupted")
+    settings = settings.model_copy(update={"train": settings.train.model_copy(update={"steps": 1_000_000})})
     run = Path(settings.output.dir)
     path = store.parent / "interrupted.yaml"
     path.write_text(settings.model_dump_json())
