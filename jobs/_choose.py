@@ -23,8 +23,8 @@ from flowpairs.pipeline.blocks.directions import RowSample, fit_features
 from flowpairs.pipeline.blocks.features import Features
 from flowpairs.pipeline.config import CoupleConfig, CouplingConfig
 from flowpairs.pipeline.plan import Forecaster, points_of_solve, survey_plan
-from flowpairs.pipeline.solve.first_pairs import first_pairs, part_of
 from flowpairs.pipeline.solve.inputs import Survey
+from flowpairs.pipeline.solve.sampled_pairs import pairs_of_blocks, part_of
 from flowpairs.pipeline.store.resume import has_results, output_key
 from flowpairs.training.metrics.worth import Worth, measure_worth
 from flowpairs.training.metrics.worth_trend import extrapolate
@@ -42,7 +42,7 @@ WORK = {
 }  # most multiplications of a solve that is tried: n = 16,384 in 64 directions on CPUs
 FEW = 16_384  # rows of a block where they make no other pairs
 EPSILON_KEYS = "rel_eps", "eps", "sharpness"
-ROWS = {"cpu": 16_384, "cuda": 65_536}  # most data that are read
+ROWS = {"cpu": 20_000, "cuda": 80_000}  # most data that are read: a sample may have a few less
 FEWER = 4_096  # for a semi-discrete coupling on CPUs, whose trial costs the square of the data
 
 Make = Callable[[list[str]], CoupleConfig]
@@ -264,7 +264,8 @@ class Grid:
         every = [worths[trial] for trial in tries]
         if sizes[-1] == own:
             return replace(candidate, worth=every[-1], tried=sizes)
-        return replace(candidate, worth=extrapolate(sizes, every, own), tried=sizes, last=every[-1])
+        data = max(sizes[-1], min(own, self._ids))  # of a block, which has none twice
+        return replace(candidate, worth=extrapolate(sizes, every, data), tried=sizes, last=every[-1])
 
     def _size(self, candidate: Candidate) -> int:
         """Return what says how large a coupling is: rows of a block or, of a semi-discrete one, all data."""
@@ -288,21 +289,23 @@ class Grid:
         return [Trial(method, eps, size) for size in self._sizes if size < own and fits(size)]
 
     def _worth(self, trial: Trial) -> Worth:
-        """Make pairs of a coupling and estimate what they are worth."""
+        """Make pairs of a coupling, of blocks spread over the job, and estimate what they are worth."""
         import torch
 
-        method, eps, size = trial
-        count, own = PAIRS + HELD_OUT, (self._threads, self._device)
-        parts = method == "semidiscrete" and size < self._ids
-        config = self._configured(method, count // PARTS if method == "semidiscrete" else size, eps, count)
-        job = self._forecasters[method].sampled.job(config)
-        if parts:
-            made = [first_pairs(part_of(job, size, part), count // PARTS, *own, start=part) for part in range(PARTS)]
-            x0, x1 = (np.concatenate(side) for side in zip(*made, strict=True))
+        (method, eps, size), own = trial, (self._threads, self._device)
+        semidiscrete, count = method == "semidiscrete", PAIRS + HELD_OUT
+        n = count // PARTS if semidiscrete else size
+        config = self._configured(method, n, eps, max(count, self._config.output.pairs))
+        job, number = self._forecasters[method].sampled.job(config), -(-count // n)
+        if semidiscrete and size < self._ids:
+            made = [pairs_of_blocks(part_of(job, size, part), [part], n, *own) for part in range(PARTS)]
         else:
-            x0, x1 = first_pairs(job, count, *own)
-        sides = (torch.from_numpy(self.features.of_rows(x)) for x in (x0, x1))
-        return measure_worth(*sides, HELD_OUT)[1]
+            # Spread over epochs, as data come again in a later one; a semi-discrete coupling has none.
+            full = number if semidiscrete else max(number, config.output.pairs // job.blocks.n)
+            blocks = np.linspace(0, full - 1, number).astype(int).tolist()
+            made = [pairs_of_blocks(job, blocks, -(-count // number), *own)]
+        x0, x1 = (self.features.of_rows(np.concatenate(side)[:count]) for side in zip(*made, strict=True))
+        return measure_worth(torch.from_numpy(x0), torch.from_numpy(x1), HELD_OUT)[1]
 
     def _forecaster(self, config: CoupleConfig) -> Forecaster:
         """Return what forecasts jobs of a method, with the data that it reads for the first of them."""

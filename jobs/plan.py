@@ -92,9 +92,9 @@ def print_choice(found: "Choice", as_json: bool) -> None:
     from rich.table import Table
 
     title = f"pairs for {found.budget:g} {found.device} hours"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("method", "n", "rel_eps", "hours", "GiB", "floor", "curvature", "Euler 4", "how certain"):
-        table.add_column(heading, justify="left" if heading in ("method", "how certain") else "right", no_wrap=True)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    for heading in ("method", "n", "rel_eps", "hours", "GiB", "floor", "curvature", "Euler 4", "certainty"):
+        table.add_column(heading, justify="left" if heading in ("method", "certainty") else "right", no_wrap=True)
     for one in found.candidates:
         n, eps = f"{one.n:,}" if one.method == "sinkhorn" else "", "" if one.rel_eps is None else f"{one.rel_eps:g}"
         forecast = [f"{one.hours:.2g}", f"{one.bytes / 2**30:.2g}"] if one.bytes else ["", ""]
@@ -124,7 +124,7 @@ def _certainty(one: "Candidate", found: "Choice") -> str:
     if one.refused:
         return "left out"
     if one.hours > found.budget:
-        return "over the budget"
+        return "over budget"
     if one.worth is None:
         return "not tried"
     return "tried" if one.last is None else f"trend from {one.last.floor:.3g}"

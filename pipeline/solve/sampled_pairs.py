@@ -1,10 +1,11 @@
-"""The first pairs of a job, made in this process without files: a sample of what the job would write.
+"""Some pairs of a job, made in this process without files: a sample of what the job would write.
 
 A semi-discrete coupling of many data is too dear for a sample. What it tends to is seen from couplings of random parts
 of the data, each with potentials of its own: with growing parts they come near to it, as blocks of growing n do.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32
@@ -23,32 +24,32 @@ from flowpairs.pipeline.solve.potentials import all_potentials
 Sides = tuple[Float32[np.ndarray, "k D"], Float32[np.ndarray, "k D"]]
 
 
-def first_pairs(job: Job, count: int, threads: int, device: str, start: int = 0) -> Sides:
-    """Make the first pairs of a job, or those from a later block on.
+def pairs_of_blocks(job: Job, blocks: Sequence[int], each: int, threads: int, device: str) -> Sides:
+    """Make the first pairs of some blocks of a job.
 
     Args:
-        job: the job, with its features and enough pairs; nothing is written to its directory.
-        count: number of pairs.
+        job: the job, with its features; nothing is written to its directory.
+        blocks: numbers of the blocks.
+        each: how many pairs of each block, at most those that it has.
         threads: number of CPU cores that this process may use.
         device: "cpu" or "cuda", where to compute.
-        start: number of the first block.
 
     Returns:
-        Both sides of the pairs, flattened.
+        Both sides of the pairs, flattened, block by block.
 
     Raises:
-        JobError: a block or the potentials did not converge.
+        JobError: a block or the potentials did not converge, and the config does not accept that.
     """
     potentials = all_potentials(job, threads, device) if job.config.coupling.method == "semidiscrete" else None
     solver, sides = BlockSolver(job, threads, device, potentials), []
-    for block in range(-(-count // job.blocks.n)):
-        solved = solver.solve(start + block)
+    for block in blocks:
+        solved = solver.solve(block)
         if not solved.report["converged"] and job.config.coupling.on_unconverged == "fail":
             raise JobError(
                 f"coupling.n={job.blocks.n}: a block did not converge in {solved.report['passes']} passes; raise "
                 "coupling.max_passes, coupling.tol or the epsilon"
             )
-        pairs = solved.pairs[: count - block * job.blocks.n]
+        pairs = solved.pairs[:each]
         x0, x1 = solver.x0_of(pairs), solver.rows.read(pairs.data_ids)
         sides.append((x0.reshape(len(x0), -1), x1.reshape(len(x1), -1)))
     x0, x1 = (np.concatenate(side) for side in zip(*sides, strict=True))

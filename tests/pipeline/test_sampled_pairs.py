@@ -10,8 +10,8 @@ from support.couplings import couple_here, settings
 
 from flowpairs.pipeline.base.errors import JobError
 from flowpairs.pipeline.plan import Forecaster, survey_plan
-from flowpairs.pipeline.solve.first_pairs import first_pairs, part_of
 from flowpairs.pipeline.solve.job import Job
+from flowpairs.pipeline.solve.sampled_pairs import pairs_of_blocks, part_of
 from flowpairs.training.pairs.dataset import PairDataset
 
 SEMIDISCRETE = {"method": "semidiscrete", "rel_eps": 0.0, "n": 400, "chi2": 0.3}
@@ -23,13 +23,15 @@ def job_of(directory: Path, **parts: dict[str, Any]) -> Job:
 
 
 @pytest.mark.parametrize("coupling", [{}, SEMIDISCRETE, {"n": 2000, "resample": "repeat"}])
-def test_they_are_the_first_of_the_store(tmp_path: Path, coupling: dict[str, Any]) -> None:
-    parts = {"coupling": coupling, "features": {"pca": 16}, "output": {"pairs": 2000}}
-    threads = torch.get_num_threads()
-    found = first_pairs(job_of(tmp_path / "s", **parts), 900, threads, "cpu")
+def test_they_are_those_of_the_store(tmp_path: Path, coupling: dict[str, Any]) -> None:
+    parts = {"coupling": coupling, "features": {"pca": 16}, "output": {"pairs": 4000}}
+    n, blocks = coupling.get("n", 400), [0, 1] if coupling.get("n") == 2000 else [0, 2, 9]
+    found = pairs_of_blocks(job_of(tmp_path / "s", **parts), blocks, 300, torch.get_num_threads(), "cpu")
     assert not list(tmp_path.iterdir())
     couple_here(settings(tmp_path / "s", **parts))
-    truth = PairDataset(tmp_path / "s", fields=["x0", "x1"])[np.arange(900)]
+    truth = PairDataset(tmp_path / "s", fields=["x0", "x1"])[
+        np.concatenate([np.arange(300) + block * n for block in blocks])
+    ]
     for side, name in zip(found, ("x0", "x1"), strict=True):
         np.testing.assert_array_equal(side, truth[name].flatten(1).numpy())
 
@@ -39,7 +41,7 @@ def test_a_part_of_the_data_is_coupled_by_itself_and_the_whole_is_the_job(tmp_pa
     data = job.inputs.target.rows.read(np.arange(1797)).reshape(1797, -1)
     held = []
     for number in range(2):
-        x0, x1 = first_pairs(part_of(job, 300, number), 400, 1, "cpu", start=number)
+        x0, x1 = pairs_of_blocks(part_of(job, 300, number), [number], 400, 1, "cpu")
         used = {row.tobytes() for row in x1}
         held.append({row.tobytes() for row in data} & used)
         assert held[-1] == used
@@ -47,11 +49,13 @@ def test_a_part_of_the_data_is_coupled_by_itself_and_the_whole_is_the_job(tmp_pa
         assert np.abs(x0.std() - 1) < 0.02
     assert len(held[0] & held[1]) < 5, "parts are disjoint, but for data that are equal"
     for side, truth in zip(
-        first_pairs(part_of(job, 1797, 0), 300, 1, "cpu"), first_pairs(job, 300, 1, "cpu"), strict=True
+        pairs_of_blocks(part_of(job, 1797, 0), [1], 300, 1, "cpu"),
+        pairs_of_blocks(job, [1], 300, 1, "cpu"),
+        strict=True,
     ):
         np.testing.assert_array_equal(side, truth)
 
 
 def test_what_does_not_converge_makes_no_pairs(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"coupling\.n=400: a block did not converge in 1 passes"):
-        first_pairs(job_of(tmp_path / "s", coupling={"max_passes": 1, "tol": 1e-9}), 400, 1, "cpu")
+        pairs_of_blocks(job_of(tmp_path / "s", coupling={"max_passes": 1, "tol": 1e-9}), [0], 400, 1, "cpu")
