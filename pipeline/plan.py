@@ -18,7 +18,7 @@ from pathlib import Path
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.paths import AnyPath, as_path
 from flowpairs.pipeline.base.progress import working
-from flowpairs.pipeline.blocks.division import Blocks, divide
+from flowpairs.pipeline.blocks.division import Blocks
 from flowpairs.pipeline.cluster import trial_runs
 from flowpairs.pipeline.cluster.executor import memory_for, shape_for
 from flowpairs.pipeline.cluster.shapes import ActorShape
@@ -26,8 +26,9 @@ from flowpairs.pipeline.cluster.trial_runs import TrialRun
 from flowpairs.pipeline.config import CoupleConfig, CouplingConfig, check_cost, pin
 from flowpairs.pipeline.couple import check_sizes, survey_job
 from flowpairs.pipeline.solve.device_memory import ahead_bytes, block_bytes, largest_block
+from flowpairs.pipeline.solve.inputs import Survey
 from flowpairs.pipeline.solve.job import Job
-from flowpairs.pipeline.solve.sampled import Sampled, sample_inputs
+from flowpairs.pipeline.solve.sampled import MOST, sample_inputs
 from flowpairs.pipeline.store import resume
 from flowpairs.pipeline.store.potential_files import unsolved
 
@@ -63,6 +64,12 @@ class Plan:
     data_bytes: int = 0  # of rows and features that the job will write
     head_bytes: int = 0  # memory of the driver
     gpu_bytes: int = 0  # of a GPU's memory, for one actor of a Sinkhorn coupling; 0 on CPUs
+    gpus_per_actor: float = 0.0  # 0 on CPUs
+
+    @property
+    def device_hours(self) -> float:
+        """GPU hours where the actors have GPUs, else hours of actors."""
+        return self.seconds * self.actors * (self.gpus_per_actor or 1.0) / 3600
 
 
 def plan(config: CoupleConfig) -> Plan:
@@ -73,9 +80,21 @@ def plan(config: CoupleConfig) -> Plan:
             cannot hold.
     """
     began = time.monotonic()
+    config, surveyed = survey_plan(config)
+    forecast = Forecaster(config, surveyed).plan(config)
+    return dataclasses.replace(forecast, trial_seconds=time.monotonic() - began)
+
+
+def survey_plan(config: CoupleConfig) -> tuple[CoupleConfig, Survey]:
+    """Refuse what can be refused before the data are read, then join or start Ray where the job uses it.
+
+    Returns: the config with its payload decided, and the inputs' survey.
+
+    Raises:
+        InputError: as `plan`.
+    """
     check_cost(config)
-    directory = as_path(config.output.dir)
-    resume.check_directory(config, directory)
+    resume.check_directory(config, as_path(config.output.dir))
     if config.coupling.method == "imported":
         raise InputError("coupling.method='imported': copies a table, and nothing of that is forecast; run couple")
     if config.coupling.method == "reflow":
@@ -83,99 +102,117 @@ def plan(config: CoupleConfig) -> Plan:
             "coupling.method='reflow': samples of a network, whose time is not forecast; run couple, which shows its "
             "pace after the first block and goes on where it was stopped"
         )
-    config, surveyed = survey_job(config)
-    with working("reading the data"):
-        sampled = sample_inputs(config, surveyed, directory)
-    blocks = check_sizes(config, sampled.rows, surveyed.table, sampled.source)
-    if sampled.complete:
-        config = pin(config, sampled.inputs.fingerprints)
-        resume.check_same(config, directory)
-    done = resume.blocks_done(directory, blocks)
-    todo, left = blocks.count - len(done), blocks.pairs - sum(blocks.pairs_of(block) for block in done)
-    semidiscrete = config.coupling.method == "semidiscrete"
-    points, entries = _potentials(_job_on(sampled, config), blocks, directory) if semidiscrete else (0, 0.0)
-    if not todo and not points:
-        return _nothing(blocks, config, time.monotonic() - began)
-    shape = shape_for(config.cluster, todo)
-    wanted = trial_runs.rows_of_sample(config, blocks, shape)
-    if sampled.most < wanted:
-        with working(f"reading {wanted:,} rows, for trials that keep a GPU busy"):
-            sampled = sample_inputs(config, surveyed, directory, wanted)
-    job, reading = _job_on(sampled, config), sampled.seconds
-    sizes = trial_runs.trial_sizes(config, blocks, shape)
-    if config.coupling.resample is None and not semidiscrete:  # a block has no datum twice
-        sizes = [n if n <= sampled.most else max(1, sampled.most // (len(sizes) - i)) for i, n in enumerate(sizes)]
-    tried = list[TrialRun]()
-    with trial_runs.scratch(directory) as scratch:
-        for number, n in enumerate(sizes, 1):
-            with working(f"trying blocks of {n:,} rows, trial {number} of {len(sizes)}"):
-                tried.append(trial_runs.run_trial(job, scratch / str(n), n, shape))
-    last = tried[-1]
-    solving = entries / last.potential_pace if points else 0.0
-    if not todo:
-        nothing = _nothing(blocks, config, time.monotonic() - began)
-        starting = reading + last.start_seconds + solving
-        return dataclasses.replace(
-            nothing,
+    return survey_job(config)
+
+
+class Forecaster:
+    """Forecasts jobs of one method over the same data, which are read once; trials that serve several are run once.
+
+    Args:
+        config: one of the jobs, with its payload decided.
+        surveyed: what is known of its data.
+        most: largest number of rows of a side that are read.
+
+    Attributes:
+        sampled: the data that were read.
+    """
+
+    def __init__(self, config: CoupleConfig, surveyed: Survey, most: int = MOST) -> None:
+        self._surveyed, self._directory = surveyed, as_path(config.output.dir)
+        self._tried: dict[tuple[str, ActorShape, tuple[int, ...]], list[TrialRun]] = {}
+        with working("reading the data"):
+            self.sampled = sample_inputs(config, surveyed, self._directory, most)
+
+    def plan(self, config: CoupleConfig) -> Plan:
+        """Forecast a job.
+
+        Args:
+            config: the job, which may differ from the first in `coupling` but not in its method.
+
+        Raises:
+            InputError: as the function `plan`.
+        """
+        began, directory, sampled = time.monotonic(), self._directory, self.sampled
+        blocks = check_sizes(config, sampled.rows, self._surveyed.table, sampled.source)
+        if sampled.complete:
+            config = pin(config, sampled.inputs.fingerprints)
+            resume.check_same(config, directory)
+        done = resume.blocks_done(directory, blocks)
+        todo, left = blocks.count - len(done), blocks.pairs - sum(blocks.pairs_of(block) for block in done)
+        semidiscrete = config.coupling.method == "semidiscrete"
+        points, entries = _potentials(sampled.job(config), blocks, directory) if semidiscrete else (0, 0.0)
+        if not todo and not points:
+            return _nothing(blocks, config, time.monotonic() - began)
+        shape = shape_for(config.cluster, todo)
+        tried = self._try(config, blocks, shape)
+        sampled, last = self.sampled, tried[-1]
+        solving = entries / last.potential_pace if points else 0.0
+        starting = sampled.seconds + last.start_seconds + solving
+        if not todo:
+            nothing = _nothing(blocks, config, time.monotonic() - began)
+            return dataclasses.replace(
+                nothing,
+                actors=shape.actors,
+                gpus_per_actor=shape.gpus,
+                start_seconds=starting,
+                seconds=starting,
+                actor_bytes=round(last.start_bytes + last.block_bytes),
+                potential_seconds=solving,
+                potential_points=points,
+            )
+        block_seconds = _at(tried, blocks, config.coupling)
+        waves = math.ceil(todo / (shape.actors // config.cluster.actors_per_block))
+        # The last block may be cut short, and its writing does not overlap with the solve of another block.
+        writing = last.write_seconds * min(1.0, left / blocks.n) * blocks.n / last.n
+        each = todo * config.cluster.actors_per_block / shape.actors
+        actor_bytes = last.start_bytes + _block_bytes(tried, blocks, config, each)
+        shards = (blocks.count - 1) * len(blocks.shards(0)) + len(blocks.shards(blocks.count - 1))
+        forecast = Plan(
+            pairs=blocks.pairs,
+            blocks=blocks.count,
+            pairs_left=left,
+            blocks_left=todo,
+            n=blocks.n,
+            m=blocks.m,
             actors=shape.actors,
+            actors_per_block=config.cluster.actors_per_block,
+            gpus_per_actor=shape.gpus,
+            block_seconds=block_seconds,
             start_seconds=starting,
-            seconds=starting,
-            actor_bytes=round(last.start_bytes + last.block_bytes),
+            seconds=starting + waves * block_seconds + writing,
+            actor_bytes=round(actor_bytes),
+            shards=shards - sum(len(blocks.shards(block)) for block in done),
+            shard_bytes=round(left * last.pair_bytes),
+            trial_seconds=time.monotonic() - began,
             potential_seconds=solving,
             potential_points=points,
+            payload=config.output.payload,
+            data_bytes=sampled.row_bytes + sampled.feature_bytes,
+            head_bytes=sampled.head_bytes,
+            gpu_bytes=gpu_need(config, blocks, sampled.space.map.dim, last.gpu_memory * min(1.0, shape.gpus)),
         )
-    block_seconds = _at(tried, blocks, config.coupling)
-    waves = math.ceil(todo / (shape.actors // config.cluster.actors_per_block))
-    # The last block may be cut short, and its writing does not overlap with the solve of another block.
-    writing = last.write_seconds * min(1.0, left / blocks.n) * blocks.n / last.n
-    starting = reading + last.start_seconds + solving
-    each = todo * config.cluster.actors_per_block / shape.actors
-    actor_bytes = last.start_bytes + _block_bytes(tried, blocks, config, each)
-    shards = (blocks.count - 1) * len(blocks.shards(0)) + len(blocks.shards(blocks.count - 1))
-    forecast = Plan(
-        pairs=blocks.pairs,
-        blocks=blocks.count,
-        pairs_left=left,
-        blocks_left=todo,
-        n=blocks.n,
-        m=blocks.m,
-        actors=shape.actors,
-        actors_per_block=config.cluster.actors_per_block,
-        block_seconds=block_seconds,
-        start_seconds=starting,
-        seconds=starting + waves * block_seconds + writing,
-        actor_bytes=round(actor_bytes),
-        shards=shards - sum(len(blocks.shards(block)) for block in done),
-        shard_bytes=round(left * last.pair_bytes),
-        trial_seconds=time.monotonic() - began,
-        potential_seconds=solving,
-        potential_points=points,
-        payload=config.output.payload,
-        data_bytes=sampled.row_bytes + sampled.feature_bytes,
-        head_bytes=sampled.head_bytes,
-        gpu_bytes=gpu_need(config, blocks, sampled.space.map.dim, last.gpu_memory * min(1.0, shape.gpus)),
-    )
-    _refuse_memory(config, shape, forecast, last.start_bytes)
-    _refuse_disk(config, directory, forecast)
-    return forecast
+        _refuse_memory(config, shape, forecast, last.start_bytes)
+        _refuse_disk(config, directory, forecast)
+        return forecast
 
-
-def _job_on(sampled: Sampled, config: CoupleConfig) -> Job:
-    """Build the job over a sample of its data."""
-    here = divide(_on_sample(config, sampled), len(sampled.inputs.target), sampled.inputs.source)
-    return Job(config, None, here, sampled.inputs, sampled.space)
-
-
-def _on_sample(config: CoupleConfig, sampled: Sampled) -> CoupleConfig:
-    """Return the config with a block that a sample of the data can fill."""
-    n = config.coupling.n if config.coupling.resample else min(config.coupling.n, sampled.most)
-    pairs = max(config.output.pairs, n * max(1, 0 if sampled.source is None else len(sampled.source.legs)))
-    return config.model_copy(
-        update={
-            "coupling": config.coupling.model_copy(update={"n": n}),
-            "output": config.output.model_copy(update={"pairs": pairs}),
-        }
-    )
+    def _try(self, config: CoupleConfig, blocks: Blocks, shape: ActorShape) -> list[TrialRun]:
+        """Run the trials of a job, or return those of another that differs from it in the size of blocks alone."""
+        wanted = trial_runs.rows_of_sample(config, blocks, shape)
+        if self.sampled.most < wanted:
+            with working(f"reading {wanted:,} rows, for trials that keep a GPU busy"):
+                self.sampled = sample_inputs(config, self._surveyed, self._directory, wanted)
+        most, sizes = self.sampled.most, trial_runs.trial_sizes(config, blocks, shape)
+        if config.coupling.resample is None and config.coupling.method != "semidiscrete":  # a block has no datum twice
+            sizes = [n if n <= most else max(1, most // (len(sizes) - i)) for i, n in enumerate(sizes)]
+        key = config.coupling.model_dump_json(exclude={"n", "resample"}), shape, tuple(sizes)
+        if key not in self._tried:
+            job, tried = self.sampled.job(config), list[TrialRun]()
+            with trial_runs.scratch(self._directory) as scratch:
+                for number, n in enumerate(sizes, 1):
+                    with working(f"trying blocks of {n:,} rows, trial {number} of {len(sizes)}"):
+                        tried.append(trial_runs.run_trial(job, scratch / str(n), n, shape))
+            self._tried[key] = tried
+        return self._tried[key]
 
 
 def _potentials(job: Job, blocks: Blocks, directory: AnyPath) -> tuple[int, float]:
@@ -189,8 +226,13 @@ def _potentials(job: Job, blocks: Blocks, directory: AnyPath) -> tuple[int, floa
     conditions, chi2, share = job.inputs.conditions, job.config.coupling.chi2, blocks.ids / job.blocks.ids
     left = unsolved(directory, conditions)
     sizes = [round(share * len(conditions.ids(problem, job.blocks.ids))) for problem in left]
-    points = [max(POINTS * size, TESTS * math.sqrt(2 * size)) / chi2 for size in sizes]
+    points = [points_of_solve(size, chi2) for size in sizes]
     return round(sum(points)), float(sum(size * count for size, count in zip(sizes, points, strict=True)))
+
+
+def points_of_solve(size: int, chi2: float) -> float:
+    """Estimate the points that a semi-discrete solve of `size` data draws."""
+    return max(POINTS * size, TESTS * math.sqrt(2 * size)) / chi2
 
 
 def _nothing(blocks: Blocks, config: CoupleConfig, looked: float) -> Plan:

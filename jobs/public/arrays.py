@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from flowpairs.pipeline import ot
-    from flowpairs.pipeline.store.potential_files import Potentials
 
     Array = np.ndarray | torch.Tensor
     Cost = str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -189,7 +188,9 @@ def couple(
         job = Job(config, None, blocks, inputs).with_features()
         threads, potentials = torch.get_num_threads(), None
         if method == "semidiscrete":
-            potentials = _solve_potentials(job, threads, where)
+            from flowpairs.pipeline.solve.potentials import all_potentials
+
+            potentials = all_potentials(job, threads, where)
         solver = BlockSolver(job, threads, where, potentials)
         solved = solver.solve(0)
         if not solved.report["converged"] and config.coupling.on_unconverged == "fail":
@@ -280,20 +281,6 @@ def _source(rows: Rows | None, targets: int) -> SourceData | None:
         return None
     leg = Leg(np.arange(len(rows)), np.arange(targets))
     return SourceData(rows, flips=False, weights=None, fingerprint="", columns_fingerprint=None, legs=(leg,))
-
-
-def _solve_potentials(job: Job, threads: int, device: str) -> "Potentials":
-    from flowpairs.pipeline.solve.potentials import PotentialSolver, unconverged_problem
-    from flowpairs.pipeline.store.potential_files import join_potentials
-
-    solver, parts = PotentialSolver(job, threads, device), []
-    for problem in job.inputs.conditions.problems():
-        solved = solver.solve(problem)
-        report = solver.report(solved)
-        if not report["converged"] and job.config.coupling.on_unconverged == "fail":
-            raise unconverged_problem(report, job.config.coupling.chi2)
-        parts.append((solved[1].g.cpu().numpy(), report))
-    return join_potentials(parts, job.inputs.conditions, job.blocks.ids)
 
 
 def _name(cost: "Cost") -> str:

@@ -21,7 +21,7 @@ from flowpairs.pipeline.store.checkpoints import (
     progress_writer,
     remove_checkpoint,
 )
-from flowpairs.pipeline.store.potential_files import problem_checkpoint, write_problem
+from flowpairs.pipeline.store.potential_files import Potentials, join_potentials, problem_checkpoint, write_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,3 +158,24 @@ def unconverged_problem(report: dict[str, Any], wanted: float) -> JobError:
         f"{report['rounds']} rounds; raise coupling.chi2, coupling.max_passes or the epsilon, or accept it with "
         "coupling.on_unconverged=record"
     )
+
+
+def all_potentials(job: Job, threads: int, device: str) -> Potentials:
+    """Solve every problem of a semi-discrete coupling in this process; nothing is written.
+
+    Args:
+        job: the job, with its features.
+        threads: number of CPU cores that this process may use.
+        device: "cpu" or "cuda", where to compute.
+
+    Raises:
+        JobError: a problem did not converge, and the config does not accept that.
+    """
+    solver, parts = PotentialSolver(job, threads, device), []
+    for problem in job.inputs.conditions.problems():
+        solved = solver.solve(problem)
+        report = solver.report(solved)
+        if not report["converged"] and job.config.coupling.on_unconverged == "fail":
+            raise unconverged_problem(report, job.config.coupling.chi2)
+        parts.append((solved[1].g.cpu().numpy(), report))
+    return join_potentials(parts, job.inputs.conditions, job.blocks.ids)

@@ -12,6 +12,7 @@ import numpy as np
 
 from flowpairs.pipeline.base.paths import AnyPath
 from flowpairs.pipeline.blocks import directions
+from flowpairs.pipeline.blocks.division import divide
 from flowpairs.pipeline.blocks.feature_store import features_directory
 from flowpairs.pipeline.blocks.source import Leg, SourceData
 from flowpairs.pipeline.config import CoupleConfig, DataConfig
@@ -28,6 +29,7 @@ from flowpairs.pipeline.solve.inputs import (
     fitting_samples,
     gather_inputs,
 )
+from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.store.format import rows_directory
 
 IDLE = 400 * 2**20  # bytes of a process that has imported Ray, numpy and scipy
@@ -71,6 +73,19 @@ class Sampled:
         return self.rows == len(self.inputs.target) and (
             self.source is None or self.inputs.source is None or self.source is self.inputs.source
         )
+
+    def job(self, config: CoupleConfig) -> Job:
+        """Build the job over the data that were read, with blocks that these can fill and at least one of each leg."""
+        n = config.coupling.n if config.coupling.resample else min(config.coupling.n, self.most)
+        pairs = max(config.output.pairs, n * max(1, 0 if self.source is None else len(self.source.legs)))
+        filled = config.model_copy(
+            update={
+                "coupling": config.coupling.model_copy(update={"n": n}),
+                "output": config.output.model_copy(update={"pairs": pairs}),
+            }
+        )
+        blocks = divide(filled, len(self.inputs.target), self.inputs.source)
+        return Job(config, None, blocks, self.inputs, self.space)
 
 
 def sample_inputs(config: CoupleConfig, surveyed: Survey, store: AnyPath, most: int = MOST) -> Sampled:
