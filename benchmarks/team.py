@@ -40,7 +40,7 @@ class Actor:
         self.team = Counting(SINGLE)
 
     def open(self, size: int) -> int:
-        self.store, port = open_store(size)
+        self.store, port = open_store("127.0.0.1", size)
         return port
 
     def join(self, port: int, rank: int, size: int) -> None:

@@ -3,8 +3,7 @@
 from bisect import bisect_right
 
 STEP = 64  # features to a multiple of which the fused kernels fill points up
-ENTRIES, PIECES = 4500, 4000  # bytes of a row's kept entries and of a column's pieces, with what solves for them
-FINER = 8  # bytes of a column in each section beyond the first 64: where its kept entries begin
+ENTRIES, PIECES = 3500, 2000  # bytes of a row's kept entries and of a column's pieces, with what solves for them
 ROW = 1500  # bytes of a row's shares of the column groups
 LARGEST = 2**31  # rows of a block that are never reached
 FIXED = 2.5e9  # bytes of tiles, slabs of points, the entries beyond 64 of a row in few rows, and of CUDA itself
@@ -31,10 +30,7 @@ def block_bytes(n: int, m: int, d: int, team: int = 1) -> float:
     The points are held in float32, and once more as what passes take: two halves in float16, or the factors of torch's
     products. Each member of a team holds all points, and the entries and pieces of its own rows.
     """
-    from flowpairs.pipeline.ot.tiles.tiling import GPU_SECTIONS, gpu_sections
-
-    pieces = PIECES + FINER * (gpu_sections(n, m) - GPU_SECTIONS)
-    return points_bytes(d) * (n + m) + ROW * n + (ENTRIES * n + pieces * m) / team + FIXED
+    return points_bytes(d) * (n + m) + ROW * n + (ENTRIES * n + PIECES * m) / team + FIXED
 
 
 def ahead_bytes(n: int, m: int, d: int, team: int, memory: float) -> float:

@@ -31,5 +31,5 @@ class Anderson:
         steps = torch.stack(self.residuals).diff(dim=0)
         gram = steps @ steps.T
         gram.diagonal().add_(RIDGE * gram.trace() + torch.finfo(gram.dtype).tiny)
-        weights = of_first(self.team, torch.linalg.solve(gram, steps @ self.residuals[-1]))
+        weights = of_first(self.team, torch.linalg.solve_ex(gram, steps @ self.residuals[-1]).result)
         return image - weights @ torch.stack(self.images).diff(dim=0)

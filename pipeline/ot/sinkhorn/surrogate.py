@@ -11,8 +11,8 @@ Each process keeps the entries of its own rows; an iteration sums one number per
 """
 
 import math
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import torch
@@ -21,15 +21,31 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
-from flowpairs.pipeline.ot.sinkhorn.surrogate_part import TINY, KeptEntries, Scalings, SurrogatePart
+from flowpairs.pipeline.ot.sinkhorn.surrogate_part import (
+    TINY,
+    KeptEntries,
+    Scalings,
+    SurrogatePart,
+    lowest_logit,
+    part_kind,
+)
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep
 from flowpairs.pipeline.ot.tiles.bands import BandMasses, by_run
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
-from flowpairs.pipeline.ot.tiles.partition import UNIT, RowPartition, distance, power_of_two, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import (
+    UNIT,
+    RowPartition,
+    as_distance,
+    counted_distance,
+    distance,
+    power_of_two,
+    to_fixed_point,
+)
 from flowpairs.pipeline.ot.tiles.tiling import Workers, column_groups, group_of_columns
 
 MEMORY = 8
 ITERATIONS = 200
+EVERY = {"cpu": 1, "cuda": 8}  # iterations from one look at their errors to the next, for which a GPU is waited for
 BOUND = 900.0  # largest |log2 v|: float64 holds v and what it multiplies
 SOLVED = 0.1  # L1 error of a solution from which another one may start
 MEAN = 0.75  # where an entry of the rest lies between the least kept one and the mean of its block, in log
@@ -165,7 +181,8 @@ class Surrogate:
         self.cuts = torch.searchsorted(i, i.new_tensor(sections)).tolist()
         bounds = [piece.start for piece in self.pieces] + [share.rows.stop]
         positions = torch.searchsorted(i, i.new_tensor(bounds)).tolist()
-        count = min(len(bounds) - 1, self.workers.threads, 1 + len(i) // BUSY)
+        kind, most = part_kind(self.b.device), self.workers.threads if self.b.device.type == "cpu" else 1
+        count = min(len(bounds) - 1, most, 1 + len(i) // BUSY)
         cuts = [(len(bounds) - 1) * k // count for k in range(count + 1)]
         bands = share.bands(len(self.pieces))
 
@@ -173,7 +190,7 @@ class Surrogate:
             entries = slice(positions[run[0]], positions[run[1]])
             inside = bounds[run[0] : run[1] + 1]
             own = bands[run[0] : run[1]]
-            return SurrogatePart(i[entries], j[entries], inside, own, entries, self.group_of_column)
+            return kind(i[entries], j[entries], inside, own, entries, self.group_of_column)
 
         self.parts = list(self.workers.map(cut, list(pairwise(cuts))))
 
@@ -242,7 +259,7 @@ class Surrogate:
         top = self.kept.tops(sharpen, len(self.a))
         self.kept.fill(sharpen, top)
         # An entry of a block's rest is about the block's mean, and at most the least that was kept.
-        least = self.share.each([-_lowest(self.kept.logits[low:high]) for low, high in pairwise(self.cuts)])
+        least = self.share.each([-lowest_logit(self.kept.logits[low:high]) for low, high in pairwise(self.cuts)])
         mean = (self.rest_of_row / self.width).clamp(min=TINY).log2()
         growth = (MEAN * mean - (1 - MEAN) * least.max() - self.log_b.mean()) * (sharpen - 1)
         if sharpen < 1:  # where nearly all is kept, the rest is only rounding, which must not grow
@@ -250,23 +267,31 @@ class Surrogate:
         r = self.rest_of_row * (growth - top[:, None]).clamp(max=BOUND).exp2()
         list(self.workers.map(lambda part: part.fill(self.kept.mass), self.parts))
 
-        best, error, anderson = x, math.inf, Anderson(MEMORY, self.share.team)
-        u = scaling = torch.ones_like(self.a)
-        source = self.a
+        best, error, scaling, source = x, math.inf, torch.ones_like(self.a), self.a
         self._begin(sharpen, top)
-        for _ in range(ITERATIONS):
-            u, column = self._iterate(x.exp2(), r)
-            wanted = self._wanted(x)
-            now = distance(column, wanted)
-            if now < error:
-                best, error, scaling, source = x, now, u, self.a
-            if now < tol:
-                break
-            change = (wanted / column.clamp(min=1 / UNIT)).log2() * self.damping
-            x = anderson.mix(x, x + change).clamp(-BOUND, BOUND)
+        made = islice(self._iterations(x, r), ITERATIONS)
+        while error >= tol and (some := list(islice(made, EVERY[x.device.type]))):
+            counts = torch.stack([counted for *_, counted in some]).tolist()
+            for (x, u, self.a, _), now in zip(some, map(as_distance, counts), strict=True):
+                if now < error:
+                    best, error, scaling, source = x, now, u, self.a
+                if now < tol:
+                    break  # as if none had been made after it
         if error > max(tol, SOLVED_WELL) and self.rigid:
             best, error, scaling = self._newton(best, r, tol)
         return Scalings(best, scaling, error, sharpen, top, r, source)
+
+    def _iterations(
+        self, x: Float[Tensor, " m"], r: Float[Tensor, "n g"]
+    ) -> Iterator[tuple[Float[Tensor, " m"], Float[Tensor, " n"], Float[Tensor, " n"], Int64[Tensor, ""]]]:
+        """Yield each iteration's columns' and rows' scalings, masses of the rows and counted error (`as_distance`)."""
+        anderson = Anderson(MEMORY, self.share.team)
+        while True:
+            u, column = self._iterate(x.exp2(), r)
+            wanted = self._wanted(x)
+            yield x, u, self.a, counted_distance(column, wanted)
+            change = (wanted / column.clamp(min=1 / UNIT)).log2() * self.damping
+            x = anderson.mix(x, x + change).clamp(-BOUND, BOUND)
 
     def _begin(self, sharpen: float, top: Float[Tensor, " n"]) -> None:
         """Prepare for iterations at 1 / sharpen times the sweep's eps, whose rows' logits are less `top`."""
@@ -373,11 +398,6 @@ class Surrogate:
         """Sum -p log p over the kept entries of all processes, given their masses by position."""
         each = [_entropy(masses(slice(low, high))) for low, high in pairwise(self.cuts)]
         return self.share.each(each).sum().item()
-
-
-def _lowest(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """Find the smallest logit, 0 where there is none."""
-    return torch.cat([logits, logits.new_zeros(1)]).min()
 
 
 def _entropy(masses: Float[Tensor, "*k"]) -> Float[Tensor, ""]:

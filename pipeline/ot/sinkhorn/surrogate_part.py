@@ -9,12 +9,13 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
-from flowpairs.pipeline.ot.tiles.ordered_sums import RowMatrix, TurnedMatrix, add_by_index
+from flowpairs.pipeline.ot.tiles.ordered_sums import RowMatrix, TurnedMatrix, add_by_index, scipys
 from flowpairs.pipeline.ot.tiles.partition import UNIT, power_of_two
 
 TINY = 1e-300
 AT_ONCE = 2**20  # entries whose logits are computed at a time
-CPU_COLUMNS, GPU_COLUMNS = 2**17, 2**22  # columns of pieces that are added up at a time
+COLUMNS_AT_ONCE = {"cpu": 2**17, "cuda": 2**22}  # columns of pieces that are added up at a time
+ENTRIES_AT_ONCE = 2**23  # entries that are added up at a time in integers
 
 
 class Scalings(NamedTuple):
@@ -116,13 +117,17 @@ class SurrogatePart:
         self.bands = slice(bands[0], bands[-1] + 1)
         self.band_of_piece = torch.tensor(bands, device=i.device) - bands[0]
         self.piece_of_row = torch.bucketize(rows, i.new_tensor(bounds[1:-1]), right=True)
-        self.turned = [(some, self._turned(i, some)) for some in self._some_pieces(i.device)]
         self.profile = torch.zeros(1, m, dtype=torch.float64, device=i.device)
         self.group_of_column = group_of_column
+        self._index_columns(i)
 
-    def _some_pieces(self, device: torch.device) -> list[range]:
+    def _index_columns(self, i: Int[Tensor, " k"]) -> None:
+        """Prepare for sums over columns, given the rows of the entries."""
+        self.turned = [(some, self._turned(i, some)) for some in self._some_pieces()]
+
+    def _some_pieces(self) -> list[range]:
         """Cut the pieces into runs whose columns are worth a call, and bound what a call keeps."""
-        step = max(1, (CPU_COLUMNS if device.type == "cpu" else GPU_COLUMNS) // self.m)
+        step = max(1, COLUMNS_AT_ONCE[self.band_of_piece.device.type] // self.m)
         return [range(low, min(low + step, self.pieces)) for low in range(0, self.pieces, step)]
 
     def _turned(self, i: Int[Tensor, " k"], some: range) -> TurnedMatrix:
@@ -192,3 +197,57 @@ class SurrogatePart:
         """Compute the rest of each piece in each group under the rows' scaling u."""
         sums = torch.zeros(self.pieces, r.shape[1], dtype=u.dtype, device=u.device)
         return add_by_index(sums, self.piece_of_row, r[self.rows] * u[self.rows, None])
+
+
+class IntegerPart(SurrogatePart):
+    """A part whose entries are added to their columns one by one, in integers: in any order, as a GPU's threads come.
+
+    It needs no order by columns, which would take as much memory again as the entries.
+    """
+
+    def _index_columns(self, i: Int[Tensor, " k"]) -> None:
+        """Keep the rows, which say of what each entry is a part."""
+        self.row_of_entry = i
+
+    def fill(self, mass: Float[Tensor, " entries"]) -> None:
+        """See `SurrogatePart.fill`."""
+        self.values = mass[self.entries]
+        self.kernel = RowMatrix(*self.pattern, self.values, (self.rows.stop - self.rows.start, self.m))
+
+    def spread(self, u: Float[Tensor, " n"], v: Float[Tensor, " m"], r: Float[Tensor, "n g"]) -> Int64[Tensor, " m"]:
+        """See `SurrogatePart.spread`; entries of all pieces go together."""
+        rest, scale = self.rest(u, r), v * UNIT
+        total = self._count(slice(0, len(self.row_of_entry)), u, scale)
+        for some in self._some_pieces():
+            pieces = slice(some.start, some.stop)
+            total += (rest[pieces, self.group_of_column] * self._profiles(pieces)).mul_(scale).long().sum(0)
+        return total
+
+    def spread_by_piece(
+        self, u: Float[Tensor, " n"], v: Float[Tensor, " m"], r: Float[Tensor, "n g"]
+    ) -> Iterator[Int64[Tensor, "pieces m"]]:
+        """See `SurrogatePart.spread_by_piece`; a piece at a time."""
+        rest, scale = self.rest(u, r), v * UNIT
+        for piece in range(self.pieces):
+            counted = self._count(self._entries(range(piece, piece + 1)), u, scale)
+            counted += (rest[piece, self.group_of_column] * self.profile_of(piece)).mul_(scale).long()
+            yield counted[None]
+
+    def _count(self, entries: slice, u: Float[Tensor, " n"], scale: Float[Tensor, " m"]) -> Int64[Tensor, " m"]:
+        """Add up some entries in their columns."""
+        total, (_, j) = torch.zeros(self.m, dtype=torch.int64, device=u.device), self.pattern
+        for low in range(entries.start, entries.stop, ENTRIES_AT_ONCE):
+            some = slice(low, min(low + ENTRIES_AT_ONCE, entries.stop))
+            terms = (self.values[some] * u[self.row_of_entry[some]]).mul_(scale[j[some]])
+            total.index_add_(0, j[some], terms.long())
+        return total
+
+
+def part_kind(device: torch.device) -> type[SurrogatePart]:
+    """Return the parts of a device: on CPUs threads add floating-point numbers of a part each, in their order."""
+    return SurrogatePart if device.type == "cpu" and scipys() is not None else IntegerPart
+
+
+def lowest_logit(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """Find the smallest logit, 0 where there is none."""
+    return torch.cat([logits, logits.new_zeros(1)]).min()

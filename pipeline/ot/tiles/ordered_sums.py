@@ -33,7 +33,7 @@ def running_sums(values: Float[Tensor, " k"]) -> Float64[Tensor, " k"]:
 
 
 @cache
-def _scipys() -> Any:
+def scipys() -> Any:
     """Import scipy's sparse matrices, by rows and by columns; None where scipy is missing."""
     try:
         from scipy.sparse import csc_array, csr_array
@@ -61,19 +61,19 @@ class RowMatrix:
     ) -> None:
         self.starts, self.columns, self.values = starts, columns, values
         self.csr = None
-        if values.device.type == "cpu" and (scipys := _scipys()) is not None:
-            self.csr = scipys[0]((values.numpy(), columns.numpy(), starts.numpy()), shape)
+        if values.device.type == "cpu" and (kinds := scipys()) is not None:
+            self.csr = kinds[0]((values.numpy(), columns.numpy(), starts.numpy()), shape)
 
     def __matmul__(self, vector: Float[Tensor, " columns"]) -> Shaped[Tensor, " rows"]:
         if self.csr is not None:
             return torch.from_numpy(self.csr @ vector.numpy())
-        return row_sums(self.starts, self.values * vector[self.columns])
+        return row_sums(self.starts, vector[self.columns].mul_(self.values))
 
 
 class TurnedMatrix:
     """The transpose of a sparse matrix whose entries are in the order of its rows, in which a column's are added, too.
 
-    scipy reads the entries where they lie. What CUDA takes is a copy in the order of the columns.
+    It is scipy's, for CPUs alone, and reads the entries where they lie.
 
     Args:
         starts: position of each row's first entry, and the end.
@@ -82,24 +82,11 @@ class TurnedMatrix:
     """
 
     def __init__(self, starts: Int[Tensor, " starts"], columns: Int[Tensor, " k"], shape: tuple[int, int]) -> None:
-        self.starts, self.columns, self.shape = starts, columns, (shape[1], shape[0])
-        self.order: Tensor | None = None
-        if columns.device.type != "cpu" or _scipys() is None:
-            row = torch.arange(shape[0], dtype=torch.int32, device=columns.device)
-            row = row.repeat_interleave(starts[1:] - starts[:-1], output_size=len(columns))
-            key, order = columns.sort(stable=True)
-            marks = torch.arange(shape[1] + 1, dtype=key.dtype, device=key.device)
-            self.starts = torch.searchsorted(key, marks, out_int32=True)
-            self.order, self.columns = order.int(), row[order]
+        self.pattern, self.shape = (columns.numpy(), starts.numpy()), (shape[1], shape[0])
 
     def fill(self, values: Float[Tensor, " k"]) -> None:
         """Set the values of the entries, float64, which are in the order of the matrix before it is turned."""
-        if self.order is None:
-            self.filled = _scipys()[1]((values.numpy(), self.columns.numpy(), self.starts.numpy()), self.shape)
-        else:
-            self.filled = RowMatrix(self.starts, self.columns, values[self.order], self.shape)
+        self.filled = scipys()[1]((values.numpy(), *self.pattern), self.shape)
 
     def __matmul__(self, vector: Float[Tensor, " rows"]) -> Shaped[Tensor, " columns"]:
-        if self.order is None:
-            return torch.from_numpy(self.filled @ vector.numpy())
-        return self.filled @ vector
+        return torch.from_numpy(self.filled @ vector.numpy())

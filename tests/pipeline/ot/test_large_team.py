@@ -9,8 +9,9 @@ from support.teams import in_threads
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot import solve_sinkhorn
-from flowpairs.pipeline.ot.sinkhorn import weak_parts
+from flowpairs.pipeline.ot.sinkhorn import surrogate, weak_parts
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
+from flowpairs.pipeline.ot.sinkhorn.surrogate_part import IntegerPart, SurrogatePart
 from flowpairs.pipeline.ot.sinkhorn.sweep import sweep
 from flowpairs.pipeline.ot.tiles import tiling
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
@@ -24,6 +25,7 @@ GPU = torch.device("cuda")
 @pytest.fixture
 def finely_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut small blocks as those of a GPU with more than 64 sections: 70 of 16 rows, two in six of the bands."""
+    monkeypatch.setattr(surrogate, "part_kind", lambda device: IntegerPart)
     for name, value in {"CPU_ROWS": (ROWS,) * 3, "CPU_SECTIONS": N // ROWS, "CPU_GROUPS": tiling.GPU_GROUPS}.items():
         monkeypatch.setattr(tiling, name, value)
 
@@ -82,6 +84,19 @@ def test_what_members_share_of_a_band_is_summed(finely_cut: None) -> None:
         assert all(torch.equal(member[name], alone[name]) for name in ("columns", "gamma", "numbers", "distance"))
     givers = torch.cat([member["givers"] for member in members], 1)
     assert torch.equal(givers[:, givers[0].argsort()], alone["givers"]), "each column is given a row once, and the same"
+
+
+@pytest.mark.parametrize("kind", [SurrogatePart, IntegerPart])
+def test_parts_of_cpus_may_share_bands_too(
+    kind: type[SurrogatePart], finely_cut: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And both kinds of parts say the same, but for rounding."""
+    integers = passed(SINGLE)
+    monkeypatch.setattr(surrogate, "part_kind", lambda device: kind)
+    found = in_threads(passed, 3)
+    for name in ("columns", "gamma", "numbers", "distance"):
+        assert all(torch.equal(member[name], found[0][name]) for member in found)
+        assert torch.allclose(found[0][name], integers[name], rtol=1e-6, atol=1e-6)
 
 
 def test_a_block_on_gpus_keeps_as_many_members_busy_as_it_has_sections() -> None:

@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.sparse import csr_array, random_array, vstack
 
-from flowpairs.pipeline.ot.tiles import ordered_sums
 from flowpairs.pipeline.ot.tiles.ordered_sums import RowMatrix, TurnedMatrix, add_by_index, row_sums
 
 
@@ -36,13 +35,8 @@ def test_a_rows_product_does_not_depend_on_the_other_rows() -> None:
     assert torch.equal(product(vstack([few, many], format="csr")), torch.cat([product(few), product(many)]))
 
 
-@pytest.mark.parametrize("scipys", [True, False])
-def test_a_turned_matrix_adds_a_columns_entries_in_the_order_of_its_rows(
-    monkeypatch: pytest.MonkeyPatch, scipys: bool
-) -> None:
-    """As a plain loop does: to the bit where scipy adds, to rounding where CUDA's sums by a tree are taken."""
-    if not scipys:
-        monkeypatch.setattr(ordered_sums, "_scipys", lambda: None)
+def test_a_turned_matrix_adds_a_columns_entries_in_the_order_of_its_rows() -> None:
+    """As a plain loop does, to the bit."""
     rng = np.random.default_rng(5)
     matrix = random_array((300, 40), density=0.05, format="csr", rng=rng, dtype=np.float64)
     vector = rng.normal(size=300) * 2.0 ** rng.integers(-30, 30, 300)
@@ -54,8 +48,7 @@ def test_a_turned_matrix_adds_a_columns_entries_in_the_order_of_its_rows(
     turned = TurnedMatrix(starts, columns, matrix.shape)
     for factor in (3.0, 1.0):  # filled again, it forgets
         turned.fill(values * factor)
-    found = (turned @ torch.from_numpy(vector)).numpy()
-    assert np.array_equal(found, wanted) if scipys else np.allclose(found, wanted, rtol=1e-13)
+    assert np.array_equal((turned @ torch.from_numpy(vector)).numpy(), wanted)
 
 
 def test_no_entries_have_sums_of_zero() -> None:
