@@ -24,7 +24,8 @@ import torch
 from fashion import problem
 
 from flowpairs.pipeline.blocks import noise
-from flowpairs.pipeline.ot.semidiscrete.assign import ROWS, TILE, Assignment
+from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
+from flowpairs.pipeline.ot.semidiscrete.search import ROWS, TILE
 from flowpairs.pipeline.ot.semidiscrete.solver import semidiscrete_cost_std, solve_semidiscrete
 from flowpairs.pipeline.ot.semidiscrete.targets import Targets
 

@@ -143,11 +143,16 @@ def noise(rows: int, dim: int, device: torch.device) -> dict:
     return {"seconds": seconds, "GB_a_second": 4e-9 * rows * dim / seconds}
 
 
-def semidiscrete(ids: int, dim: int, device: torch.device) -> dict:
-    """A semi-discrete potential to a coarse chi-square: a round or a few."""
+def semidiscrete(ids: int, dim: int, backend: str, device: torch.device) -> dict:
+    """A semi-discrete potential to a coarse chi-square, which takes a round or a few, and the partners of points.
+
+    The rounding of scores by the kernels is what a GPU is to show: largest error, as a share of its bound.
+    """
     from flowpairs.pipeline.blocks.device_noise import device_gaussian
     from flowpairs.pipeline.blocks.noise import Stream
-    from flowpairs.pipeline.ot import Targets, solve_semidiscrete
+    from flowpairs.pipeline.ot import Assignment, Targets, solve_semidiscrete
+    from flowpairs.pipeline.ot.semidiscrete.search import FusedSearch
+    from flowpairs.pipeline.ot.tiles.tiling import Workers
 
     class Source:
         def __init__(self) -> None:
@@ -156,10 +161,27 @@ def semidiscrete(ids: int, dim: int, device: torch.device) -> dict:
         def points(self, first: int, count: int) -> torch.Tensor:
             return device_gaussian(0, torch.arange(first, first + count, device=device), dim, Stream.SOLVE)
 
-    _, y = points(ids, dim, device)
-    targets = Targets(y.cpu(), device=device.type)
-    found, seconds = timed(device, lambda: solve_semidiscrete(targets, Source(), 0.0, chi2=0.5))
-    return {"seconds": seconds, "converged": bool(found.report.converged)}
+    x, y = (side[:ids] for side in points(max(ids, 1024), dim, device))
+    targets, solve = Targets(y.cpu(), device=device.type), {"chi2": 0.5, "backend": backend}
+    solve_semidiscrete(targets, Source(), 0.0, max_rounds=1, **solve)
+    found, seconds = timed(device, lambda: solve_semidiscrete(targets, Source(), 0.0, **solve))
+    assignment, x = Assignment(y, found.g, 0.0, device=device.type, backend=backend), x.double()
+    u = torch.zeros(len(x), dtype=torch.float64)
+    assignment.partners(x[:256], u[:256])
+    partners, assigning = timed(device, lambda: assignment.partners(x, u))
+    few, search = x[:256], assignment.search
+    scores = few @ assignment.y[:].T + assignment.gamma
+    if not torch.equal(partners[:256], scores.argmax(1)):
+        raise AssertionError("partners differ from those of float64")
+    with Workers(device) as workers:
+        lead = torch.cat([search.largest(some, workers)[1] for some in x.split(search.size)])
+    result = {"seconds": seconds, "rounds": found.report.rounds, "points": found.report.points}
+    result |= {"converged": bool(found.report.converged), "assign_seconds": assigning}
+    result["in_doubt"] = (lead <= 2 * search.error(x)).double().mean().item()
+    if isinstance(search, FusedSearch):
+        _, best, _ = search._logits(few).largest(slice(0, len(few)))
+        result["error_of_bound"] = ((best - scores.amax(1)).abs() / search.error(few)).max().item()
+    return result
 
 
 def training(seconds: float, device: torch.device) -> dict:
@@ -229,9 +251,13 @@ def main() -> None:
     device, small = torch.device(options.device), options.small
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     sizes, dims = ([512], [8]) if small else ([2**16, 2**18], [64, 500])
+    sides = (200, 8) if small else (2**17, 500)
     parts: list[tuple[str, Callable[[], dict]]] = [
         ("noise", lambda: noise(*((200, 784) if small else (2**15, 12_288)), device)),
-        ("semi-discrete", lambda: semidiscrete(*((200, 8) if small else (2**17, 500)), device)),
+        *(
+            (f"semi-discrete {backend}", lambda backend=backend: semidiscrete(*sides, backend, device))
+            for backend in ("auto", "torch")
+        ),
         ("training", lambda: training(0.5 if small else 60.0, device)),
         ("tests", lambda: battery(small=small)),
         *solves(sizes, dims, device),

@@ -25,7 +25,7 @@ from flowpairs.pipeline.cluster.shapes import ActorShape
 from flowpairs.pipeline.cluster.trial_runs import TrialRun
 from flowpairs.pipeline.config import CoupleConfig, CouplingConfig, check_cost, pin
 from flowpairs.pipeline.couple import check_sizes, survey_job
-from flowpairs.pipeline.solve.device_memory import ahead_bytes, block_bytes, largest_block
+from flowpairs.pipeline.solve.device_memory import ahead_bytes, block_bytes, data_bytes, largest_block
 from flowpairs.pipeline.solve.inputs import Survey
 from flowpairs.pipeline.solve.job import Job
 from flowpairs.pipeline.solve.sampled import MOST, sample_inputs
@@ -314,8 +314,9 @@ def _refuse_memory(config: CoupleConfig, shape: ActorShape, forecast: Plan, star
 
 
 def gpu_need(config: CoupleConfig, blocks: Blocks, d: int, memory: float) -> int:
-    """Estimate the memory that a Sinkhorn block takes on each GPU that solves it, with the next one's points.
+    """Estimate the memory that a job takes on each of its GPUs.
 
+    Of a Sinkhorn coupling it is that of a block and of the next one's points, of a semi-discrete one that of all data.
     It is 0 for other couplings and on CPUs.
 
     Args:
@@ -325,8 +326,16 @@ def gpu_need(config: CoupleConfig, blocks: Blocks, d: int, memory: float) -> int
         memory: what an actor has of a GPU's memory, in bytes; 0 where there is none.
 
     Raises:
-        InputError: it is not enough for the block.
+        InputError: it is not enough.
     """
+    if memory and config.coupling.method == "semidiscrete":
+        need = data_bytes(blocks.ids, d)
+        if need > memory:
+            raise InputError(
+                f"data: {blocks.ids:,} data of {d:,} features take about {need / 1e9:,.3g} GB of a GPU, and an actor "
+                f"has {memory / 1e9:,.3g} GB; give fewer features (features.pca) or GPUs with more memory"
+            )
+        return round(need)
     if not memory or config.coupling.method != "sinkhorn":
         return 0
     team = config.cluster.actors_per_block

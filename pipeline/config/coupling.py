@@ -166,8 +166,8 @@ class CouplingConfig(Strict):
             self._relaxed()
         if self.regions is not None:
             self._in_regions(self.regions)
-        if not self.entropic and self.backend != "auto":
-            raise ValueError(f"backend belongs to method sinkhorn, not to {self.method}; remove it")
+        if not self.entropic and self.method != "semidiscrete" and self.backend != "auto":
+            raise ValueError(f"backend belongs to methods sinkhorn and semidiscrete, not to {self.method}; remove it")
         if (self.method == "imported") != (self.table is not None):
             raise ValueError("table belongs to method imported, and that method needs one; give both or neither")
         if self.method == "imported" and self.resample is not None:
@@ -224,6 +224,8 @@ class CouplingConfig(Strict):
 
     def _semidiscrete(self) -> None:
         """Refuse options that do not go with method semidiscrete."""
+        if self.backend == "keops":
+            raise ValueError("backend='keops' does not serve method semidiscrete; give auto, torch or triton")
         if self.sharpness is not None:
             raise ValueError("sharpness belongs to method sinkhorn; give rel_eps or eps, 0 being the sharpest")
         if self.cost != "dot":

@@ -7,6 +7,7 @@ ENTRIES, PIECES = 3500, 2000  # bytes of a row's kept entries and of a column's 
 ROW = 1500  # bytes of a row's shares of the column groups
 LARGEST = 2**31  # rows of a block that are never reached
 FIXED = 2.5e9  # bytes of tiles, slabs of points, the entries beyond 64 of a row in few rows, and of CUDA itself
+NUMBERS = 200  # bytes of a datum's potential, weight and places in orders, in a semi-discrete coupling
 NOISE = 4e8  # bytes of noise that is being made
 
 
@@ -31,6 +32,15 @@ def block_bytes(n: int, m: int, d: int, team: int = 1) -> float:
     products. Each member of a team holds all points, and the entries and pieces of its own rows.
     """
     return points_bytes(d) * (n + m) + ROW * n + (ENTRIES * n + PIECES * m) / team + FIXED
+
+
+def data_bytes(ids: int, d: int) -> float:
+    """Estimate the bytes of a GPU's memory that a semi-discrete coupling's data take, where their partners are found.
+
+    The data are held in float32, and once more as what scores are made of; each has a few numbers beside. Members of a
+    solve have a part each, without the former.
+    """
+    return (points_bytes(d) + NUMBERS) * ids + FIXED
 
 
 def ahead_bytes(n: int, m: int, d: int, team: int, memory: float) -> float:

@@ -36,21 +36,34 @@ APART = 2**32  # distance between the first points of two problems
 class FeatureNoise:
     """Noise in the space of the features, where it is standard Gaussian too, with conditions appended.
 
-    It is a `flowpairs.pipeline.ot.semidiscrete.targets.PointSource`. None of its numbers occurs in a pair.
+    It is a `flowpairs.pipeline.ot.semidiscrete.targets.PointSource`. None of its numbers occurs in a pair. They are
+    made on `device`, and the same bits on any.
     """
 
-    def __init__(self, seed: int, dim: int, conditions: Conditions, problem: int) -> None:
+    def __init__(self, seed: int, dim: int, conditions: Conditions, problem: int, device: str = "cpu") -> None:
         self.seed, self.dim, self.conditions, self.offset = seed, dim, conditions, problem * APART
+        self.device = device
 
     def points(self, first: int, count: int) -> "Tensor":
         """See `PointSource.points`."""
         import torch
 
-        x, rows = noise.gaussian(self.seed, self.offset + first, count, self.dim, Stream.SOLVE), self.conditions.rows
+        x, rows = self._gaussian(self.offset + first, count), self.conditions.rows
         if rows is not None:
             lenders = self.conditions.lenders(self.seed, first, count, Stream.SOLVE_CONDITION)
-            x = np.concatenate([x, rows[lenders]], 1)
-        return torch.from_numpy(x)
+            x = torch.cat([x, torch.from_numpy(rows[lenders]).to(self.device)], 1)
+        return x
+
+    def _gaussian(self, first: int, count: int) -> "Tensor":
+        import torch
+
+        if self.device == "cpu":
+            return torch.from_numpy(noise.gaussian(self.seed, first, count, self.dim, Stream.SOLVE))
+        from flowpairs.pipeline.blocks.device_noise import device_gaussian
+
+        return device_gaussian(
+            self.seed, torch.arange(first, first + count, device=self.device), self.dim, Stream.SOLVE
+        )
 
 
 def extended(data_features: Float32[np.ndarray, "ids k"], conditions: Conditions) -> Float32[np.ndarray, "ids kq"]:
@@ -119,6 +132,7 @@ class PotentialSolver:
             progress=progress,
             resume=resume,
             save=save,
+            backend=options.backend,
         )
         return problem, solved
 
@@ -148,7 +162,7 @@ class PotentialSolver:
         return {"block": problem, **dataclasses.asdict(found.report)}
 
     def _noise(self, problem: int) -> FeatureNoise:
-        return FeatureNoise(self.job.config.source.seed, self.job.space.map.dim, self.conditions, problem)
+        return FeatureNoise(self.job.config.source.seed, self.job.space.map.dim, self.conditions, problem, self.device)
 
 
 def unconverged_problem(report: dict[str, Any], wanted: float) -> JobError:

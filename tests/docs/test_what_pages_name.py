@@ -88,7 +88,12 @@ def test_inline_commands_and_keys_exist(document: Path) -> None:
 
 @pytest.mark.parametrize(
     ("page", "program"),
-    [("how-to/one-gpu.md", ["memory.py"]), ("gpu.md", ["memory.py", "--team"]), ("scaling.md", ["gpu_times.py"])],
+    [
+        ("how-to/one-gpu.md", ["memory.py"]),
+        ("gpu.md", ["memory.py", "--team"]),
+        ("scaling.md", ["gpu_times.py"]),
+        ("semidiscrete.md", ["gpu_times.py", "--semidiscrete"]),
+    ],
 )
 def test_the_arithmetic_of_a_gpus_memory_and_times_is_what_pages_say(page: str, program: list[str]) -> None:
     command = [sys.executable, f"docs/how-to/{program[0]}", *program[1:]]

@@ -21,7 +21,7 @@ FAST = {"method": "semidiscrete", "n": 400, "rel_eps": None, "chi2": 0.5}
         ({"condition": "extended"}, "condition='extended' needs beta"),
         ({"condition": "class", "beta": 1.0}, "beta and condition_file belong to condition extended"),
         ({"condition_file": "z.npy"}, "beta and condition_file belong to condition extended"),
-        ({"backend": "keops"}, "backend belongs to method sinkhorn"),
+        ({"backend": "keops"}, "backend='keops' does not serve method semidiscrete"),
         ({"chi2": 1.5}, "coupling.chi2=1.5"),
         ({"method": "sinkhorn", "rel_eps": 0}, "rel_eps=0: an unregularised plan is method exact or semidiscrete"),
         ({"method": "sinkhorn", "condition": "class"}, "condition='class' belongs to method semidiscrete"),

@@ -2,8 +2,10 @@
 
 from typing import Literal
 
+import torch
+
 from flowpairs.pipeline.base.errors import InputError
-from flowpairs.pipeline.ot.backends.fused.backend import Fused
+from flowpairs.pipeline.ot.backends.fused.backend import Fused, unserved
 from flowpairs.pipeline.ot.backends.keops import KeOps
 from flowpairs.pipeline.ot.backends.protocol import TORCH, Backend
 from flowpairs.pipeline.ot.costs.formula import Formula
@@ -35,3 +37,25 @@ def choose(name: BackendName, problem: Problem) -> Backend:
     if reason is not None:
         raise InputError(f"coupling.backend={name!r}: {reason}; give backend torch")
     return named
+
+
+def choose_for_products(name: BackendName, device: torch.device) -> Literal["torch", "triton"]:
+    """Choose the backend of scores that are products of points, which have no problem of their own.
+
+    Args:
+        name: "auto" takes Triton on a GPU that its kernels serve, else torch.
+        device: where the points are.
+
+    Raises:
+        InputError: a backend that cannot serve the device.
+    """
+    if name == "torch":
+        return "torch"
+    if name not in ("auto", "triton"):
+        raise InputError(
+            f"coupling.backend={name!r}: does not serve semi-discrete couplings; give auto, torch or triton"
+        )
+    reason = unserved(device)
+    if name == "triton" and reason is not None:
+        raise InputError(f"coupling.backend={name!r}: {reason}; give backend torch")
+    return "triton" if reason is None and (name == "triton" or device.type == "cuda") else "torch"

@@ -1,32 +1,25 @@
 """One pass of source points over all targets: the mass of each target, and the largest probabilities.
 
 Points come in batches, of which each member of the team makes a part. A member computes the scores of a batch with its
-own targets, a tile at a time. The members exchange a maximum and a log-sum per section and point, so that all know
-every point's normaliser; then each member sums the masses of its own targets. Scores are base-2 logits, for the reason
-given in pipeline/ot/tiles/kernel.py.
+own targets, in tiles of torch or by the fused kernels. The members exchange a maximum and a log-sum per section and
+point, so that all know every point's normaliser; then each member sums the masses of its own targets. Scores are base-2
+logits, for the reason given in pipeline/ot/tiles/kernel.py.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flowpairs.pipeline.ot.semidiscrete.entry_buffer import EntryBuffer, Found
+from flowpairs.pipeline.ot.backends.choose import BackendName, choose_for_products
+from flowpairs.pipeline.ot.semidiscrete.entry_buffer import EntryBuffer
+from flowpairs.pipeline.ot.semidiscrete.fused_scores import FusedScores
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
+from flowpairs.pipeline.ot.semidiscrete.tiled_scores import TiledScores
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries
-from flowpairs.pipeline.ot.tiles.kernel import LOG2E
-from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
 from flowpairs.pipeline.ot.tiles.partition import UNIT, power_of_two, to_fixed_point
-from flowpairs.pipeline.ot.tiles.tiling import GPU_ENTRIES, Workers
-
-BATCH_POINTS, CHUNK = 1024, 512  # points between two exchanges on a CPU, and points per tile
-ROOM, FEW = 2**27, 16  # largest number of scores that all members keep between those, and what batches are multiples of
-TILE = 1024  # targets per tile, which stays in a core's cache
-LINE = 16  # float32 numbers of a cache line, at whose start tiles begin
+from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 
 @dataclass(frozen=True)
@@ -71,6 +64,7 @@ def point_pass(
     small: float,
     workers: Workers,
     wanted: float,
+    backend: BackendName = "auto",
 ) -> PointPass:
     """Pass points `first` to `first + points` of the source over all targets.
 
@@ -85,13 +79,16 @@ def point_pass(
         workers: the threads.
         wanted: eps of the shares that decide, at most `eps`; 0 for the cells. Scores stay as they are, so that in terms
             of the potential (eps - wanted) log b is added to g.
+        backend: what computes scores; "auto" takes the fused kernels on a GPU that they serve, else torch.
+
+    Raises:
+        InputError: a backend that cannot serve these targets.
     """
-    device, size = targets.device, min(points, _batch(targets))
-    tiles, found = _tiles(targets, g, eps, small), EntryBuffer(device)
-    rows = targets.share.rows
-    room = torch.empty(size * (rows.stop - rows.start), device=device)
+    kind = FusedScores if choose_for_products(backend, targets.device) == "triton" else TiledScores
+    scores, found = kind(targets, g, eps, small, points), EntryBuffer(targets.device)
+    size = scores.batch
     # What a batch leaves goes into memory that is there: in a hole between what batches free, it would keep them apart.
-    best = torch.empty(points, dtype=torch.float64, device=device)
+    best = torch.empty(points, dtype=torch.float64, device=targets.device)
     batches = [targets.points(source, first, size)]
     for start in range(0, points, size):
         after = range(start, points)[size : 2 * size]
@@ -100,25 +97,20 @@ def point_pass(
             if after:
                 batches.append(targets.points(source, first + after.start, len(after)))
 
-        best[start : start + size] = _pass_batch(targets, tiles, batches.pop(), start, room, found, prepare, workers)
-    p = torch.zeros_like(targets.b)
-    squares, hits = torch.zeros_like(p), torch.zeros_like(p)
-    for tile in tiles:
-        p[tile.columns], squares[tile.columns], hits[tile.columns] = tile.masses / points, tile.squares, tile.hits
-    del room, tiles, tile  # as large as the entries, which are about to be in memory twice
-    soft = decisive = Shares(p, squares)
+        tops, sums = scores.first_look(batches.pop(), prepare, workers)
+        phi, top, won = _settle(targets, scores.sections, tops, sums)
+        for some in scores.second_look(phi, won, start, workers):
+            found.add(some)
+        best[start : start + size] = (top - phi).exp2()
+    given = scores.given()
+    del scores, tops, sums  # as large as the entries, which are about to be in memory twice
+    p, hits = given.masses / points, given.hits.double()
+    soft = decisive = Shares(p, given.squares)
     if wanted == 0:
         decisive = Shares(hits / points, hits)
     elif wanted < eps:
         decisive = _sharpened(targets, found, best, small, eps / wanted)
     return PointPass(points, soft, decisive, found.sorted(points * p))
-
-
-def _batch(targets: Targets) -> int:
-    """Choose how many points are compared with the data at a time; it must not depend on a member's share of them."""
-    if targets.device.type == "cpu":
-        return min(BATCH_POINTS, max(CHUNK // 8, ROOM // targets.count // FEW * FEW))
-    return max(CHUNK, GPU_ENTRIES // targets.count // CHUNK * CHUNK)
 
 
 def _sharpened(
@@ -149,113 +141,6 @@ def _sharpened(
         squares.index_add_(0, target.long(), to_fixed_point(probabilities.square() / points))
     missed = ((small / best).clamp(max=1.0) ** (sharpen - 1) / best).mean().item()
     return Shares(masses.double() / UNIT, squares.double() / UNIT * points, missed)
-
-
-class Tile:
-    """Some targets of a section, their part of the scores, and their sums so far."""
-
-    def __init__(self, section: int, columns: slice, right: Float[Tensor, "w k"], small: float) -> None:
-        self.section, self.columns, self.right, self.width, self.small = section, columns, right, len(right), small
-        self.masses = torch.zeros(self.width, dtype=torch.float64, device=right.device)
-        self.squares, self.hits = torch.zeros_like(self.masses), torch.zeros_like(self.masses, dtype=torch.int64)
-
-    def score(self, left: Float[Tensor, "r k"], room: Float[Tensor, "r w"]) -> tuple[Tensor, Tensor]:
-        """Fill `room` with 2^(score - top); return each row's top and sum."""
-        tops, sums = left.new_empty(len(left)), left.new_empty(len(left))
-        for low in range(0, len(left), CHUNK):
-            rows = slice(low, low + CHUNK)
-            scores = torch.mm(left[rows], self.right.T, out=room[rows])
-            torch.amax(scores, 1, out=tops[rows])
-            sums[rows] = scores.sub_(tops[rows, None]).exp2_().sum(1)
-        return tops, sums
-
-    def get(
-        self, weights: Float[Tensor, "r w"], scale: Float[Tensor, " r"], won: Int[Tensor, " k"], start: int
-    ) -> list[Found]:
-        """Add what the batch's points, the first of which is number `start`, give to these targets; return entries.
-
-        Args:
-            weights: weights as `score` left them.
-            scale: factors that turn them into probabilities.
-            won: rows whose largest score of all is in this tile.
-            start: number of the first row.
-        """
-        if len(won):
-            self.hits += torch.bincount(weights[won].argmax(1), minlength=self.width)
-        found = []
-        for low in range(0, len(weights), CHUNK):
-            part, factor = weights[low : low + CHUNK], scale[low : low + CHUNK]
-            self.masses += part.T @ factor
-            rows = (factor >= self.small).nonzero()[:, 0]  # no other row can have an entry as large
-            where = _at_least(part[rows], self.small / factor[rows])
-            row, column = rows[where // self.width], where % self.width
-            shares = part[row, column] * factor[row]
-            add_by_index(self.squares, column, shares.double().square_())
-            found.append((column + self.columns.start, row + start + low, shares))
-        return found
-
-
-def _at_least(values: Float[Tensor, "r w"], bounds: Float[Tensor, " r"]) -> Int[Tensor, " k"]:
-    """Find where values reach their row's bound, as flat positions; on a CPU numpy is much faster."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(values.numpy() >= bounds.numpy()[:, None]))
-    return (values >= bounds[:, None]).view(-1).nonzero()[:, 0]
-
-
-def _tiles(targets: Targets, g: Float[Tensor, " N"], eps: float, small: float) -> list[Tile]:
-    """Cut this process's targets into tiles, ready for products with points that have a 1 appended."""
-    scale, width, spans = LOG2E / eps, targets.dim + 1, list[tuple[int, int, int]]()
-    gamma = g * scale + targets.b.log2()
-    for k in targets.share.mine:
-        section = targets.share.sections[k]
-        pieces = -(-(section.stop - section.start) // TILE)
-        cuts = [section.start + (section.stop - section.start) * piece // pieces for piece in range(pieces + 1)]
-        spans += [(k, low, high) for low, high in pairwise(cuts)]
-    sizes = [-(-(high - low) * width // LINE) * LINE for _, low, high in spans]
-    rights = gamma.new_empty(sum(sizes), dtype=torch.float32).split(sizes)  # one memory, which is freed as a whole
-    out = []
-    for (k, low, high), memory in zip(spans, rights, strict=True):
-        right = memory[: (high - low) * width].view(high - low, width)
-        torch.cat([targets.rows(slice(low, high)) * scale, gamma[low:high, None]], 1, out=right)
-        out.append(Tile(k, slice(low, high), right, small))
-    return out
-
-
-def _pass_batch(
-    targets: Targets,
-    tiles: list[Tile],
-    points: Float[Tensor, "r d"],
-    start: int,
-    room: Float[Tensor, " room"],
-    buffer: EntryBuffer,
-    prepare: Callable[[], None],
-    workers: Workers,
-) -> Float64[Tensor, " r"]:
-    """Pass a batch over this process's tiles, while `prepare` makes the next one; return the points' largest shares."""
-    left = torch.cat([points, points.new_ones(len(points), 1)], 1)
-    rows, before = len(left), targets.share.rows.start
-    rooms = [
-        room[rows * (t.columns.start - before) : rows * (t.columns.stop - before)].view(rows, t.width) for t in tiles
-    ]
-
-    def first_look(k: int) -> tuple[Tensor, Tensor] | None:
-        if k < len(tiles):
-            return tiles[k].score(left, rooms[k])
-        prepare()
-        return None
-
-    seen = [found for found in workers.map(first_look, range(len(tiles) + 1)) if found is not None]
-    tops, sums = (torch.stack(values).double() for values in zip(*seen, strict=True))
-    phi, top, mine = _settle(targets, [tile.section for tile in tiles], tops, sums)
-    scales = power_of_two(tops - phi).float()
-
-    def second_look(k: int) -> list[Found]:
-        return tiles[k].get(rooms[k], scales[k], mine[k].nonzero()[:, 0], start)
-
-    for entries in workers.map(second_look, range(len(tiles))):
-        for some in entries:
-            buffer.add(some)
-    return (top - phi).exp2()
 
 
 def _settle(

@@ -24,6 +24,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
+from flowpairs.pipeline.ot.backends.choose import BackendName, choose_for_products
 from flowpairs.pipeline.ot.semidiscrete.point_pass import PointPass, Shares, point_pass
 from flowpairs.pipeline.ot.semidiscrete.targets import PointSource, Targets
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
@@ -138,6 +139,7 @@ def solve_semidiscrete(
     progress: RoundProgress | None = None,
     resume: dict[str, Float64[Tensor, "..."]] | None = None,
     save: Save | None = None,
+    backend: BackendName = "auto",
 ) -> Semidiscrete:
     """Find the potential at which the data get their weights from fresh points, within `chi2`.
 
@@ -153,9 +155,10 @@ def solve_semidiscrete(
         resume: what an earlier solve of the same problem last passed to `save`, to continue from there with the same
             bits.
         save: called before each round but the first with all that the rest of the solve depends on.
+        backend: as for `point_pass`.
 
     Raises:
-        InputError: eps, chi2 or max_rounds out of range, or a g0 that does not match.
+        InputError: eps, chi2 or max_rounds out of range, a g0 that does not match, or a backend that cannot serve.
     """
     if not (eps >= 0 and math.isfinite(eps)):
         raise InputError(f"eps={eps!r}: the regularisation must be finite and not negative; give 0 or more")
@@ -166,8 +169,8 @@ def solve_semidiscrete(
     given = targets.count if targets.kind is None else len(targets.kind)
     if g0 is not None and (g0.shape != (given,) or not bool(torch.isfinite(g0).all())):
         raise InputError(f"g0: shape {tuple(g0.shape)} for {given} data; give one finite value a datum")
-    started = time.perf_counter()
-    device = targets.device
+    started, device = time.perf_counter(), targets.device
+    choose_for_products(backend, device)
     with Workers(device) as workers:
         std = semidiscrete_cost_std(targets, source)
         state = Ascent.of(resume, device) if resume is not None else _begin(targets, source, eps, std, g0)
@@ -176,7 +179,9 @@ def solve_semidiscrete(
                 save(state.arrays())
             count, small = _points(targets, state, chi2), 2.0**-state.depth
             wanted = eps if state.level == state.smoothing else state.level
-            seen = point_pass(targets, source, state.points, count, state.g, state.level, small, workers, wanted)
+            seen = point_pass(
+                targets, source, state.points, count, state.g, state.level, small, workers, wanted, backend
+            )
             state.points += seen.points
             state.rounds += 1
             soft, found = (chi_square(targets, shares, seen.points) for shares in (seen.soft, seen.wanted))

@@ -6,7 +6,7 @@ proportional to b_j exp((g_j + <x, y_j>) / eps), at eps = 0 to the datum of the 
 """
 
 import math
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -44,6 +44,7 @@ class Targets:
         share: partition of the K rows.
         centre: mean of (some of) the data, which `rows` subtracts [d].
         b: weights of the distinct data, float64 [K].
+        kept: what a backend made of this process's data, to be made once, after what else it depends on.
 
     Raises:
         InputError: no data, values that are not finite, weights that are no distribution, or more members than
@@ -70,6 +71,7 @@ class Targets:
                 f"cluster.actors={team.size}: {self.count} data keep {len(self.share.sections)} busy; lower it"
             )
         self.device, self._y = torch.device(device), y
+        self.kept: tuple[object, Any] | None = None
         self._some = y[:: -(-self.count // MOMENT_ROWS)].double().to(device)
         # An offset of the data adds the same number to all scores of a point, and would cost float32 digits.
         self.centre = self._some.mean(0)

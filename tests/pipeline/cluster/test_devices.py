@@ -135,6 +135,16 @@ def test_a_forecast_refuses_a_block_that_a_gpu_cannot_hold() -> None:
     assert gpu_need(smaller, divide(smaller, fits, None), 500, 2.4e10) <= 2.4e10
 
 
+def test_the_data_of_a_semidiscrete_coupling_that_a_gpu_does_not_hold_are_refused() -> None:
+    asked = config("semidiscrete", 64)
+    blocks = divide(asked, 2_560_000, None)
+    need = gpu_need(asked, blocks, 3072, 8e10)
+    assert 8 * 3072 * 2_560_000 < need < 8e10
+    assert gpu_need(asked, blocks, 3072, 0) == 0, "there is no GPU"
+    with pytest.raises(InputError, match=r"2,560,000 data of 3,072 features take about .* GB of a GPU"):
+        gpu_need(asked, blocks, 3072, 4e10)
+
+
 def test_a_team_shares_the_rows_of_a_block_and_not_its_points() -> None:
     alone, shared = block_bytes(2**20, 2**20, 64), block_bytes(2**20, 2**20, 64, team=8)
     assert alone / 8 < shared < alone

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from support.ot_problems import uniforms
+from support.semidiscrete import partners_by_hand
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
@@ -23,25 +24,12 @@ def problem(n: int = N, offset: float = 0.0, seed: int = 0) -> tuple[Tensor, Ten
     return (y + offset).float(), g, torch.randn(POINTS, D, generator=random, dtype=torch.float64)
 
 
-def by_hand(y: Tensor, g: Tensor, eps: float, x: Tensor, u: Tensor, b: Tensor | None = None) -> list[int]:
-    """The partner of each point, one point after the other."""
-    found = []
-    for point, aim in zip(x, u, strict=True):
-        scores = g + y.double() @ point
-        if eps == 0:
-            found.append(int(scores.argmax()))
-            continue
-        mass = ((scores - scores.max()) / eps).exp() * (1 if b is None else b)
-        found.append(int((mass.cumsum(0) <= aim * mass.sum()).sum()))
-    return found
-
-
 @pytest.mark.parametrize("eps", [0.0, 0.01, 0.3, 5.0])
 @pytest.mark.parametrize("n", [1, 2, 129, 3000])
 def test_partners_are_those_of_a_float64_loop(eps: float, n: int) -> None:
     y, g, x = problem(n)
     u = uniforms(POINTS)
-    assert Assignment(y, g, eps).partners(x, u).tolist() == by_hand(y, g, eps, x, u)
+    assert Assignment(y, g, eps).partners(x, u).tolist() == partners_by_hand(y, g, eps, x, u)
 
 
 def test_points_that_float32_cannot_decide_get_the_partner_of_float64() -> None:
@@ -62,8 +50,9 @@ def test_weights_and_offsets_of_the_data() -> None:
     b = torch.rand(N, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.1
     b /= b.sum()
     u = uniforms(POINTS)
-    assert Assignment(y, g, 0.5, b).partners(x, u).tolist() == by_hand(y.double() - y.double().mean(0), g, 0.5, x, u, b)
-    assert Assignment(y, g, 0.0).partners(x, u).tolist() == by_hand(y.double() - y.double().mean(0), g, 0.0, x, u)
+    centred = y.double() - y.double().mean(0)
+    assert Assignment(y, g, 0.5, b).partners(x, u).tolist() == partners_by_hand(centred, g, 0.5, x, u, b)
+    assert Assignment(y, g, 0.0).partners(x, u).tolist() == partners_by_hand(centred, g, 0.0, x, u)
 
 
 def test_equal_data_share_points_by_their_weights() -> None:

@@ -1,9 +1,5 @@
-"""The fused kernels through Triton's interpreter, which a process has from its start or not at all."""
+"""The fused kernels through Triton's interpreter."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support.battery import Battery
+from support.interpreter import interpreted, needs_triton, outside, run_interpreted
 from support.ot_problems import blobs, random_weights, uniforms
 from support.teams import in_teams
 
@@ -25,24 +22,15 @@ from flowpairs.pipeline.ot.tiles.logits import InnerLogits
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
 from flowpairs.pipeline.solve.device_memory import points_bytes
 
-HERE = Path(__file__)
 SMALL = TileShape(32, 32, 16, 4, 1)
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-MISSING = importlib.util.find_spec("triton") is None
-needs_triton = pytest.mark.skipif(MISSING, reason="triton is not installed (pip install --no-deps triton==3.7.0)")
-interpreted = pytest.mark.skipif(MISSING or not INTERPRETED, reason="runs in the interpreter's own process")
 
 
 @needs_triton
+@outside
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(INTERPRETED, reason="is that process")
 def test_everything_here_through_the_interpreter() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(HERE)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850, check=False)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert "passed" in done.stdout
+    run_interpreted(__file__)
 
 
 @pytest.mark.parametrize("d", [64, 500])
@@ -101,7 +89,7 @@ def test_row_blocks_give_the_same_integers_in_any_order() -> None:
     gamma = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits = kernel.bound(gamma, problem.eps)
     assert isinstance(logits, InnerLogits)
-    fused = FusedLogits(logits, SMALL)
+    fused = FusedLogits.of(logits, SMALL)
     top, _ = fused.log_sums(slice(0, 160))
     ref, weight = top.amax(1), torch.full((160,), 1 / 160)
     whole = fused.sweep(slice(0, 160), ref, weight, None)
@@ -120,7 +108,7 @@ def test_largest_has_the_first_column_and_the_next_logit() -> None:
     random = torch.Generator().manual_seed(0)
     left, right = (torch.randint(-3, 4, (k, 2), generator=random).float() for k in (50, 200))
     products = InnerLogits(as_centred(left), as_centred(right), 1.0, torch.zeros(200, dtype=torch.float64), left.dtype)
-    column, best, second = FusedLogits(products, SMALL).largest(slice(0, 50))
+    column, best, second = FusedLogits.of(products, SMALL).largest(slice(0, 50))
     logits = (left @ right.T).numpy()  # small integers, so exact and with many ties
     assert (column.numpy() == logits.argmax(1)).all()
     highest = np.sort(logits, 1)
@@ -161,14 +149,14 @@ def test_bits_are_those_of_one_process_where_pieces_share_bands(tmp_path: Path) 
 def test_points_are_split_once_and_rows_again_where_the_scale_has_other_digits() -> None:
     kernel = kernel_of(Problem(torch.randn(100, 500), torch.randn(30, 500), 1.0))
     gamma = torch.zeros(30, dtype=torch.float64)
-    first, sharper, other = (FusedLogits(kernel.bound(gamma, eps), SHAPES[9, 0]) for eps in (1.0, 1 / 16, 0.3))
+    first, sharper, other = (FusedLogits.of(kernel.bound(gamma, eps), SHAPES[9, 0]) for eps in (1.0, 1 / 16, 0.3))
     assert sharper.xh is first.xh
     assert sharper.scale == 16 * first.scale
     assert other.xh is not first.xh
     assert other.yh is first.yh
     assert first.xh.nbytes + first.xl.nbytes <= points_bytes(500) * 100 - 4 * 500 * 100, "beside float32"
     kernel.forget()
-    assert FusedLogits(kernel.bound(gamma, 1.0), SHAPES[9, 0]).yh is not first.yh
+    assert FusedLogits.of(kernel.bound(gamma, 1.0), SHAPES[9, 0]).yh is not first.yh
 
 
 class OfTriton(Battery):

@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flowpairs.pipeline.blocks.features import Features, chunk_rows
 from flowpairs.pipeline.ot import solve_sinkhorn
 from flowpairs.pipeline.ot.problem import Problem
-from flowpairs.pipeline.ot.semidiscrete import entry_buffer, solver
+from flowpairs.pipeline.ot.semidiscrete import entry_buffer, search, solver, tiled_scores
 from flowpairs.pipeline.ot.semidiscrete import point_pass as passes
 from flowpairs.pipeline.ot.semidiscrete import targets as sides
+from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
 from flowpairs.pipeline.ot.sinkhorn import descent, measured_plan, surrogate, surrogate_part
 from flowpairs.pipeline.ot.sinkhorn.surrogate_part import IntegerPart
 from flowpairs.pipeline.ot.sinkhorn.sweep import sweep
@@ -23,7 +24,7 @@ from flowpairs.pipeline.ot.tiles import equal_rows as alike
 from flowpairs.pipeline.ot.tiles.kernel import kernel_of
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition
 from flowpairs.pipeline.ot.tiles.tiling import Workers, tile_rows
-from flowpairs.pipeline.solve.device_memory import FIXED, ahead_bytes, block_bytes
+from flowpairs.pipeline.solve.device_memory import FIXED, ahead_bytes, block_bytes, data_bytes
 
 M, KEEP = 16_384, 64
 STEP = 2**12  # entries that are computed with at a time, some eight numbers each
@@ -84,7 +85,11 @@ def test_a_pass_allocates_its_buffers_alone(entropies: bool) -> None:
 def test_a_semidiscrete_pass_holds_its_tiles_and_the_scores_of_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """All tiles are one array, which is given back as a whole. In float64 the data would be twice as large."""
     y = torch.randn(40_000, 64, generator=torch.Generator().manual_seed(0))
-    for room, name, few in ((passes, "ROOM", 64 * len(y)), (sides, "MOMENT_ROWS", 4096), (alike, "HASHED", 2**16)):
+    for room, name, few in (
+        (tiled_scores, "ROOM", 64 * len(y)),
+        (sides, "MOMENT_ROWS", 4096),
+        (alike, "HASHED", 2**16),
+    ):
         monkeypatch.setattr(room, name, few)
     with Workers(torch.device("cpu")) as workers, Allocations(y.numel() // 4) as allocations:
         targets = sides.Targets(y)
@@ -206,7 +211,7 @@ def test_a_semidiscrete_solve_takes_the_bytes_of_its_formula(
         return seen
 
     monkeypatch.setattr(solver, "point_pass", noted)
-    monkeypatch.setattr(passes, "ROOM", scores)
+    monkeypatch.setattr(tiled_scores, "ROOM", scores)
     with live:
         live.add(y)
         solver.solve_semidiscrete(sides.Targets(y), Points(d), 0.0, chi2=0.9, max_rounds=rounds)
@@ -214,11 +219,27 @@ def test_a_semidiscrete_solve_takes_the_bytes_of_its_formula(
     assert live.peak <= held + max(parts) <= 1.3 * live.peak
 
 
+def test_partners_take_the_memory_that_is_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data in float32 and scores of a tile: none in float64, but a slab of them."""
+    monkeypatch.setattr(centred_points, "CPU_SLAB", 2**14)
+    monkeypatch.setattr(alike, "HASHED", 2**12)
+    n, d = 20_000, 64
+    random = torch.Generator().manual_seed(0)
+    y, g = torch.randn(n, d, generator=random), torch.randn(n, dtype=torch.float64, generator=random)
+    x = torch.randn(256, d, dtype=torch.float64, generator=random)
+    with LiveBytes() as live:
+        live.add(y)
+        live.add(g)
+        Assignment(y, g, 0.0).partners(x, torch.zeros(256, dtype=torch.float64))
+    forecast = data_bytes(n, d) - FIXED
+    assert live.peak <= forecast + 256 * search.TILE * 4 <= 1.4 * live.peak
+
+
 def test_a_semidiscrete_pass_leaves_no_tensor_a_tile_and_batch(
     one_thread_of_small_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     y, tiles, batches = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0)), 16, 16
-    monkeypatch.setattr(passes, "ROOM", 64 * len(y))
+    monkeypatch.setattr(tiled_scores, "ROOM", 64 * len(y))
     counts = []
     for points in (64, 64 * batches):
         targets = sides.Targets(y)

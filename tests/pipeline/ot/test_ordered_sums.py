@@ -1,7 +1,6 @@
 """Sums in a fixed order: what CUDA takes, against scipy and plain loops. The operations themselves run on the CPU."""
 
 import numpy as np
-import pytest
 import torch
 from scipy.sparse import csr_array, random_array, vstack
 

@@ -8,17 +8,16 @@ import numpy as np
 import ot as pot
 import pytest
 import torch
+from support.semidiscrete import Gaussian, data, fresh_chi2, masses
 from support.teams import in_teams
 from torch import Tensor
 
 from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.ot import Problem
-from flowpairs.pipeline.ot.semidiscrete import point_pass as passes
-from flowpairs.pipeline.ot.semidiscrete import solver
+from flowpairs.pipeline.ot.semidiscrete import solver, tiled_scores
 from flowpairs.pipeline.ot.semidiscrete.assign import Assignment
 from flowpairs.pipeline.ot.semidiscrete.point_pass import point_pass
 from flowpairs.pipeline.ot.semidiscrete.solver import (
-    Semidiscrete,
     chi_square,
     semidiscrete_cost_std,
     solve_semidiscrete,
@@ -26,40 +25,6 @@ from flowpairs.pipeline.ot.semidiscrete.solver import (
 from flowpairs.pipeline.ot.semidiscrete.targets import BATCH, Targets
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
-
-
-class Gaussian:
-    """Standard Gaussian points by number, each from a generator of its own block of 512."""
-
-    def __init__(self, dim: int, seed: int = 0) -> None:
-        self.dim, self.seed = dim, seed
-
-    def points(self, first: int, count: int) -> Tensor:
-        blocks = range(first // 512, -(-(first + count) // 512))
-        rows = [np.random.default_rng([self.seed, k]).standard_normal((512, self.dim), np.float32) for k in blocks]
-        return torch.from_numpy(np.concatenate(rows)[first - 512 * blocks[0] :][:count])
-
-
-def data(n: int, dim: int, seed: int = 0) -> Tensor:
-    random = torch.Generator().manual_seed(seed)
-    y = torch.randn(n, dim, generator=random) * torch.linspace(0.5, 2, dim)
-    return y + torch.randint(0, 3, (n, 1), generator=random)
-
-
-def masses(y: Tensor, g: Tensor, eps: float, points: Tensor, b: Tensor | None = None) -> Tensor:
-    """Mean probabilities of the data, by their definition."""
-    scores = g + points.double() @ y.double().T
-    if eps == 0:
-        return torch.bincount(scores.argmax(1), minlength=len(y)) / len(points)
-    return (scores / eps + (0 if b is None else b.log())).softmax(1).mean(0)
-
-
-def fresh_chi2(y: Tensor, solved: Semidiscrete, b: Tensor | None = None) -> float:
-    """The chi-square on many points of another seed; what they add by chance is N / points."""
-    target = torch.full((len(y),), 1 / len(y), dtype=torch.float64) if b is None else b
-    points = Gaussian(y.shape[1], seed=99).points(0, 400 * len(y))
-    p = masses(y, solved.g, solved.report.eps, points, b)
-    return ((p - target).square() / target).sum().item() - (1 / 400 if solved.report.eps == 0 else 0)
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.02, 0.5])
@@ -270,7 +235,7 @@ class Counted(Gaussian):
 
 
 def answer(eps: float, team: Team, source: Gaussian) -> Tensor:
-    passes.ROOM = 100 * N  # so that points come in many batches
+    tiled_scores.ROOM = 100 * N  # so that points come in many batches
     return solve_semidiscrete(Targets(data(N, 4), team=team), source, eps, chi2=0.2).g
 
 

@@ -19,8 +19,18 @@ from flowpairs.pipeline.ot.tiles.logits import InnerLogits, Logits
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
-ROOM = 2**24  # logits that are gathered at a time
 HALVINGS = 8  # of a window in which there are too many entries
+
+
+def unserved(device: torch.device) -> str | None:
+    """Explain why there are no kernels for a device; None where there are."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install 'flowpairs[triton]')"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "it needs CUDA"
+    if tile_shape(device) is None:
+        return f"it has no kernels for {torch.cuda.get_device_name(device)}"
+    return None
 
 
 class Fused:
@@ -32,13 +42,7 @@ class Fused:
             return "a cost given as a function needs torch tiles"
         if problem.x0.dtype != torch.float32:
             return "it computes in float32 and the points are float64"
-        if importlib.util.find_spec("triton") is None:
-            return "triton is not installed (pip install 'flowpairs[triton]')"
-        if not problem.x0.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-            return "it needs CUDA"
-        if tile_shape(problem.x0.device) is None:
-            return f"it has no kernels for {torch.cuda.get_device_name(problem.x0.device)}"
-        return None
+        return unserved(problem.x0.device)
 
     def sweep(
         self,
@@ -96,17 +100,14 @@ class Fused:
         share = RowPartition(logits.n, logits.m, logits.device, team)
         drawn = torch.zeros(logits.n, dtype=torch.int64, device=logits.device)
         ref = torch.zeros(logits.n, device=logits.device)
-        step = max(1, ROOM // (fused.chunk_tiles * fused.shape.columns))
         for piece in share.all_pieces():
             top, rest = fused.log_sums(piece)
             ref[piece] = top.amax(1)
             masses = rest.double() * (top.double() - ref[piece].double()[:, None]).exp2()
             chunk, aim = chunk_of(masses, u[piece])
             share_of_chunk = aim / masses.gather(1, chunk)
-            for start in range(0, len(chunk), step):
-                some = slice(start, start + step)
-                rows = torch.arange(piece.start, piece.stop, device=logits.device)[some]
-                drawn[rows] = _draw(fused, ref, rows, chunk[some], share_of_chunk[some])
+            for some in torch.arange(len(chunk), device=logits.device).split(fused.rows_of_chunks):
+                drawn[some + piece.start] = _draw(fused, ref, some + piece.start, chunk[some], share_of_chunk[some])
         return share.gather(drawn)
 
 
@@ -115,7 +116,7 @@ def _fused(logits: Logits) -> FusedLogits:
     shape = tile_shape(logits.device)
     assert isinstance(logits, InnerLogits)
     assert shape is not None
-    return FusedLogits(logits, shape)
+    return FusedLogits.of(logits, shape)
 
 
 def _log_sums(fused: FusedLogits, rows: slice) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"]]:
@@ -137,16 +138,7 @@ def _entries(
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]:
     """List the entries at most `window` below their row's largest; where they are too many, in a narrower window."""
     highest = (top - ref[rows].double()).float()
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    row, tile = part.tiles
-    step = max(1, ROOM // fused.shape.columns)
-    for start in range(0, max(1, len(row)), step):
-        some = slice(start, start + step)
-        logits = fused.gather(ref, row[some] + rows.start, tile[some])
-        hit, column = (logits >= (highest - window)[row[some], None]).nonzero().unbind(1)
-        i, j = row[some][hit], fused.columns_of(tile[some])[hit, column]
-        kept.append((i, j, logits[hit, column]))
-    i, j, logit = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    i, j, logit = fused.listed(ref, rows.start, part.tiles, highest - window)
     for _ in range(HALVINGS):
         if len(i) <= most:
             break
@@ -169,8 +161,6 @@ def _draw(
     aim: Float[Tensor, "r 1"],
 ) -> Int[Tensor, " r"]:
     """Draw a column of each row's chunk, at a share of the chunk's mass."""
-    tiles = chunk * fused.chunk_tiles + torch.arange(fused.chunk_tiles, device=fused.device)
-    logits = fused.gather(ref, rows.repeat_interleave(fused.chunk_tiles), tiles.flatten())
-    logits = logits.view(len(rows), -1).double()
+    logits = fused.chunk(ref, rows, chunk[:, 0]).double()
     inside = (logits - logits.amax(1, keepdim=True)).exp2().cumsum(1)
     return (chunk * fused.width + first_beyond(inside, aim * inside[:, -1:]))[:, 0]

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from flowpairs.pipeline.ot.backends.fused.halves import split_once
+from flowpairs.pipeline.ot.backends.fused.halves import Halves, split_once
 from flowpairs.pipeline.ot.tiles.logits import InnerLogits
 from flowpairs.pipeline.ot.tiles.tiling import column_groups
 
 WORD = 32  # tiles of a word of flags
+ROOM = 2**24  # logits that are gathered at a time
 
 
 class TileShape(NamedTuple):
@@ -53,26 +54,52 @@ class RowSums(NamedTuple):
 
 
 class FusedLogits:
-    """Logits on a device, as their kernels take them; chunks of columns are those of `column_groups`."""
+    """Logits on a device, as their kernels take them.
 
-    def __init__(self, logits: InnerLogits, shape: TileShape) -> None:
-        self.n, self.m, self.device, self.shape = logits.n, logits.m, logits.device, shape
-        step = shape.step(logits.rows.d)
-        # The scale's digits go into one side's halves: rounded to float32, it would change every logit alike.
-        digits, power = math.frexp(logits.scale)
-        self.xh, self.xl, power0 = split_once(logits.rows, step, digits)
-        self.yh, self.yl, power1 = split_once(logits.columns, step)
-        self.scale = 2.0**power / (power0 * power1)
-        self.gamma = logits.gamma.float().contiguous()
-        groups = column_groups(self.m)
-        self.chunks, self.width = len(groups), groups[0].stop
-        widest = groups[-1].stop - groups[-1].start
+    Args:
+        rows: halves of the rows' points, which carry `digits` of the scale.
+        columns: halves of the columns' points.
+        power: by what power of two their products, as numbers, are multiplied to be logits.
+        gamma: what is added to those of each column [m].
+        shape: of the tiles.
+        width: columns of a chunk but the last; None: of `column_groups`, whose last chunk is the widest.
+    """
+
+    def __init__(
+        self,
+        rows: Halves,
+        columns: Halves,
+        power: float,
+        gamma: Float[Tensor, " m"],
+        shape: TileShape,
+        width: int | None = None,
+    ) -> None:
+        self.n, self.m, self.device, self.shape = len(rows.high), len(columns.high), rows.high.device, shape
+        self.xh, self.xl, power0 = rows
+        self.yh, self.yl, power1 = columns
+        self.scale = power / (power0 * power1)
+        self.gamma = gamma.float().contiguous()
+        if width is None:
+            groups = column_groups(self.m)
+            self.chunks, self.width, widest = len(groups), groups[0].stop, groups[-1].stop - groups[-1].start
+        else:
+            self.chunks, self.width, widest = -(-self.m // width), width, width
         self.words = -(-widest // (WORD * shape.columns))  # of flags, in a chunk
         self.chunk_tiles = self.words * WORD
+        k = self.xh.shape[1]
         self.consts: dict[str, Any] = {
-            "K": self.xh.shape[1], "BM": shape.rows, "BN": shape.columns, "BK": step,
+            "K": k, "BM": shape.rows, "BN": shape.columns, "BK": shape.step(k),
             "num_warps": shape.warps, "num_stages": shape.stages,
         }  # fmt: skip
+
+    @classmethod
+    def of(cls, logits: InnerLogits, shape: TileShape) -> "FusedLogits":
+        """Split the points of logits; chunks are those of `column_groups`."""
+        step = shape.step(logits.rows.d)
+        # The scale's digits go into one side's halves: rounded to float32, it would change every logit alike.
+        digits, exponent = math.frexp(logits.scale)
+        rows, columns = split_once(logits.rows, step, digits), split_once(logits.columns, step)
+        return cls(rows, columns, 2.0**exponent, logits.gamma, shape)
 
     def log_sums(self, rows: slice) -> tuple[Float[Tensor, "r chunks"], Float[Tensor, "r chunks"]]:
         """Compute the largest logit of some rows in each chunk, and the chunk's sum of 2^(logit - largest)."""
@@ -103,9 +130,9 @@ class FusedLogits:
             *self._points(rows), ref, weight, ref if low is None else low, columns, mass, moment, flags,
             *self._sizes(rows), self.words, self.scale, FLAGS=low is not None, **self.consts,
         )  # fmt: skip
-        total = _ordered_sum(mass.double())
+        total = ordered_sum(mass.double())
         phi = ref.double() + total.log2()
-        bits = total.log2() - _ordered_sum(moment.double()) / total
+        bits = total.log2() - ordered_sum(moment.double()) / total
         bit = torch.arange(WORD, dtype=torch.int32, device=self.device)
         tiles = (flags[..., None] >> bit & 1).view(count, -1).nonzero().T
         return RowSums(phi, bits, (mass.double() / total[:, None]).float(), columns, tiles)
@@ -158,6 +185,43 @@ class FusedLogits:
             )  # fmt: skip
         return logits[slot]
 
+    def listed(
+        self, ref: Float[Tensor, " n"], first: int, tiles: Int[Tensor, "2 k"], bound: Float[Tensor, " r"]
+    ) -> tuple[Int[Tensor, " e"], Int[Tensor, " e"], Float[Tensor, " e"]]:
+        """List the logits less ref in some tiles that are at least the bound of their row.
+
+        Args:
+            ref: float32 references of all rows.
+            first: the row that is number 0 in `tiles`.
+            tiles: rows from `first`, and the tile of each, as a sweep lists them.
+            bound: of the rows from `first`.
+
+        Returns:
+            Rows from `first`, columns and logits, in the order of `tiles` and then of the columns.
+        """
+        found = []
+        row, tile = tiles
+        step = max(1, ROOM // self.shape.columns)
+        for start in range(0, max(1, len(row)), step):
+            own, at = row[start : start + step], tile[start : start + step]
+            logits = self.gather(ref, own + first, at)
+            hit, column = (logits >= bound[own, None]).nonzero().unbind(1)
+            found.append((own[hit], self.columns_of(at)[hit, column], logits[hit, column]))
+        rows, columns, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return rows, columns, logits
+
+    @property
+    def rows_of_chunks(self) -> int:
+        """Return how many rows' chunks may be gathered at a time."""
+        return max(1, ROOM // (self.chunk_tiles * self.shape.columns))
+
+    def chunk(
+        self, ref: Float[Tensor, " n"], rows: Int[Tensor, " r"], chunk: Int[Tensor, " r"]
+    ) -> Float[Tensor, "r width"]:
+        """Compute logit - ref of single rows in a chunk of each, by its columns; past its end nothing's."""
+        tiles = chunk[:, None] * self.chunk_tiles + torch.arange(self.chunk_tiles, device=self.device)
+        return self.gather(ref, rows.repeat_interleave(self.chunk_tiles), tiles.flatten()).view(len(rows), -1)
+
     def columns_of(self, tiles: Int[Tensor, " k"]) -> Int[Tensor, "k columns"]:
         """Return the numbers of the columns of tiles."""
         return self._first_columns(tiles)[:, None] + torch.arange(self.shape.columns, device=self.device)
@@ -178,7 +242,7 @@ class FusedLogits:
         return torch.empty(rows.stop - rows.start, self.chunks, dtype=dtype, device=self.device)
 
 
-def _ordered_sum(parts: Float[Tensor, "r chunks"]) -> Float[Tensor, " r"]:
+def ordered_sum(parts: Float[Tensor, "r chunks"]) -> Float[Tensor, " r"]:
     """Sum chunks in their order, whatever number of rows there is; torch chooses an order by the shape."""
     total = parts[:, 0].clone()
     for part in parts.unbind(1)[1:]:
