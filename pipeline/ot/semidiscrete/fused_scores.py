@@ -13,7 +13,7 @@ from torch import Tensor
 from flowpairs.pipeline.ot.backends.fused.fused_logits import WORD, FusedLogits, ordered_sum, tile_shape
 from flowpairs.pipeline.ot.backends.fused.halves import Halves, halved
 from flowpairs.pipeline.ot.semidiscrete.entry_buffer import Found
-from flowpairs.pipeline.ot.semidiscrete.scores import Given
+from flowpairs.pipeline.ot.semidiscrete.point_scores import Given
 from flowpairs.pipeline.ot.semidiscrete.targets import Targets
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
 from flowpairs.pipeline.ot.tiles.partition import UNIT, to_fixed_point

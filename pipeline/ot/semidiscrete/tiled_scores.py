@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from flowpairs.pipeline.ot.semidiscrete.entry_buffer import Found
-from flowpairs.pipeline.ot.semidiscrete.scores import Given
+from flowpairs.pipeline.ot.semidiscrete.point_scores import Given
 from flowpairs.pipeline.ot.semidiscrete.targets import Targets
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index

@@ -21,14 +21,7 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
-from flowpairs.pipeline.ot.sinkhorn.surrogate_part import (
-    TINY,
-    KeptEntries,
-    Scalings,
-    SurrogatePart,
-    lowest_logit,
-    part_kind,
-)
+from flowpairs.pipeline.ot.sinkhorn.surrogate_part import TINY, KeptEntries, Scalings, SurrogatePart, part_kind
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep
 from flowpairs.pipeline.ot.tiles.bands import BandMasses, by_run
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
@@ -259,7 +252,7 @@ class Surrogate:
         top = self.kept.tops(sharpen, len(self.a))
         self.kept.fill(sharpen, top)
         # An entry of a block's rest is about the block's mean, and at most the least that was kept.
-        least = self.share.each([-lowest_logit(self.kept.logits[low:high]) for low, high in pairwise(self.cuts)])
+        least = self.share.each([-self.kept.lowest(slice(low, high)) for low, high in pairwise(self.cuts)])
         mean = (self.rest_of_row / self.width).clamp(min=TINY).log2()
         growth = (MEAN * mean - (1 - MEAN) * least.max() - self.log_b.mean()) * (sharpen - 1)
         if sharpen < 1:  # where nearly all is kept, the rest is only rounding, which must not grow

@@ -60,6 +60,10 @@ class KeptEntries:
         log_b = self.log_b[self.j[some]]
         return logits.sub(log_b).mul_(sharpen).add_(log_b)
 
+    def lowest(self, some: slice) -> Float[Tensor, ""]:
+        """Find the smallest logit of some entries; 0 where there is none."""
+        return torch.cat([self.logits[some], self.logits.new_zeros(1)]).min()
+
     def tops(self, sharpen: float, rows: int) -> Float64[Tensor, " rows"]:
         """Find the largest logit of each row at 1 / sharpen times that eps; 0 for rows without entries."""
         highest = torch.full((rows,), -math.inf, dtype=torch.float64, device=self.i.device)
@@ -246,8 +250,3 @@ class IntegerPart(SurrogatePart):
 def part_kind(device: torch.device) -> type[SurrogatePart]:
     """Return the parts of a device: on CPUs threads add floating-point numbers of a part each, in their order."""
     return SurrogatePart if device.type == "cpu" and scipys() is not None else IntegerPart
-
-
-def lowest_logit(logits: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """Find the smallest logit, 0 where there is none."""
-    return torch.cat([logits, logits.new_zeros(1)]).min()
