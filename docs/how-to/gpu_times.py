@@ -1,9 +1,10 @@
 """Least seconds of a solve on H100s, by the arithmetic of docs/gpu.md's table of kernels: nothing measured.
 
 A pass of a Sinkhorn solve is a log-sum and a sweep over n^2 entries, each as long as the larger of its last two columns
-in that table; members of a team share the rows. With `--semidiscrete`, the rounds of a semi-discrete one are the same
-two over its points and N data, and a partner is the argmax over N. What goes on between passes (sums, the stand-in) is
-left out, and kernels that reach half of a vendor's peak take twice as long.
+in that table; members of a team share the rows. Passes at foretold rows, which are the sweep alone, count as much here.
+With `--semidiscrete`, the rounds of a semi-discrete solve are the same two over its points and N data, and a partner is
+the argmax over N. What goes on between passes (sums, the stand-in) is left out, and kernels that reach half of a
+vendor's peak take twice as long.
 """
 
 import sys

@@ -40,6 +40,8 @@ NUMBERS = 2**24  # features of chosen entries that are held at a time
 class KeOps:
     """A `Backend` for inner products and formulas, on CUDA or, through a C++ compiler, on a CPU."""
 
+    foretells = False
+
     def refusal(self, problem: Problem) -> str | None:
         """Explain why it cannot serve a problem; None if it can."""
         if callable(problem.cost) and not isinstance(problem.cost, Formula):
@@ -57,6 +59,7 @@ class KeOps:
         keep: int | None = None,
         entropies: bool = False,
         marginal: bool = True,
+        foretold: Float[Tensor, " n"] | None = None,
     ) -> Sweep:
         """See `Backend.sweep`."""
         terms = _terms(logits)

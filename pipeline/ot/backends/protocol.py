@@ -24,7 +24,13 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Backend(Protocol):
-    """The reductions of logits over their columns."""
+    """The reductions of logits over their columns.
+
+    Attributes:
+        foretells: whether a pass is cheaper where the rows' log-sums are foretold.
+    """
+
+    foretells: bool
 
     def sweep(
         self,
@@ -37,8 +43,12 @@ class Backend(Protocol):
         keep: int | None = None,
         entropies: bool = False,
         marginal: bool = True,
+        foretold: Float[Tensor, " n"] | None = None,
     ) -> Sweep:
-        """Make one pass; see `flowpairs.pipeline.ot.sinkhorn.sweep.sweep`."""
+        """Make one pass; see `flowpairs.pipeline.ot.sinkhorn.sweep.sweep`.
+
+        With log-sums that are foretold, to some rows' masses `Sweep.masses` may be given in place of `a`.
+        """
 
     def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """Find the column of each row's largest logit, the first where several are."""
@@ -48,7 +58,9 @@ class Backend(Protocol):
 
 
 class TorchTiles:
-    """A `Backend` for any cost, any device, float32 and float64."""
+    """A `Backend` for any cost, any device, float32 and float64. Rows are whole in its tiles; nothing is foretold."""
+
+    foretells = False
 
     def sweep(
         self,
@@ -61,6 +73,7 @@ class TorchTiles:
         keep: int | None = None,
         entropies: bool = False,
         marginal: bool = True,
+        foretold: Float[Tensor, " n"] | None = None,
     ) -> Sweep:
         """See `Backend.sweep`."""
         return sweep(logits, gamma, a, share, workers, keep=keep, entropies=entropies, marginal=marginal)
@@ -95,7 +108,7 @@ class Timed:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.backend, self.seconds = backend, 0.0
+        self.backend, self.seconds, self.foretells = backend, 0.0, backend.foretells
 
     def sweep(self, *args: Any, **options: Any) -> Sweep:
         """See `Backend.sweep`."""

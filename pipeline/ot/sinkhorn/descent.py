@@ -17,12 +17,13 @@ from torch import Tensor
 from flowpairs.pipeline.ot.problem import Problem
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import feed
-from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate, SurrogateSolution
+from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
+from flowpairs.pipeline.ot.sinkhorn.surrogate_part import Expected
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.sinkhorn.weak_parts import find_parts, offsets, part_masses
 from flowpairs.pipeline.ot.tiles.kernel import Kernel, kernel_of
 from flowpairs.pipeline.ot.tiles.logits import Logits
-from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, distance, of_first
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team, of_first
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 Progress = Callable[[int, float], None]
@@ -41,6 +42,7 @@ ENTRIES = 2**23  # largest surrogate of more than many entries per row: half a g
 CLOSE = 0.1  # L1 error below which the next pass may be the last and finds the entropies as well
 MEMORY = 3
 OF_TOL, OF_ERROR = 0.2, 0.02  # error to which a surrogate is solved, in units of tol and of the pass's error
+FORETOLD = 4.0  # largest fall of eps for which the rows' log-sums are foretold
 STALLED = 20  # passes after which a solve gives up, unless the error fell below PROGRESS times what it was before
 PROGRESS = 0.7
 SMALL = 2**20  # entries below which a problem without a closed-form start starts from zero
@@ -64,6 +66,7 @@ class SolveState:
     lowest: float = math.inf
     stalled: int = 0
     coarse: bool = False  # whether gamma comes from a step over parts
+    foretold: Float[Tensor, " n"] | None = None  # log-sums of the rows at gamma, by the last surrogate
     errors: list[float] = field(default_factory=list)  # of the target marginal, one per pass
     anderson: Anderson = field(default_factory=lambda: Anderson(MEMORY))
 
@@ -77,7 +80,7 @@ class SolveState:
             out["best"] = torch.stack(self.best)
         if self.anderson.images:
             out["images"], out["residuals"] = torch.stack(self.anderson.images), torch.stack(self.anderson.residuals)
-        return out
+        return out if self.foretold is None else out | {"foretold": self.foretold}
 
     @classmethod
     def of(cls, arrays: dict[str, Float64[Tensor, "..."]], device: torch.device) -> "SolveState":
@@ -89,6 +92,8 @@ class SolveState:
         if "best" in arrays:
             gamma, columns = arrays["best"].to(device)
             state.best = gamma, columns
+        if "foretold" in arrays:
+            state.foretold = arrays["foretold"].to(device)
         for name in ("images", "residuals"):
             if name in arrays:
                 setattr(state.anderson, name, list(arrays[name].to(device)))
@@ -97,7 +102,7 @@ class SolveState:
     def move(self, gamma: Float[Tensor, " m"], level: float) -> None:
         """Continue at another eps, where no earlier measurement counts."""
         self.gamma, self.level = gamma, level
-        self.best, self.bar, self.lowest = None, math.inf, math.inf
+        self.best, self.bar, self.lowest, self.foretold = None, math.inf, math.inf, None
         self.anderson = Anderson(MEMORY)
 
 
@@ -174,11 +179,12 @@ def descend(
                 save(state.arrays())
             logits = kernel.bound(state.gamma, state.level)
             current = surrogate = fed = None  # their entries would lie beside the next pass's
+            entropies = state.may_end or aim is not None
             current = kernel.backend.sweep(
-                logits, state.gamma, a, share, workers, keep=state.keep, entropies=state.may_end or aim is not None
+                *(logits, state.gamma, a, share, workers), keep=state.keep, entropies=entropies, foretold=state.foretold
             )
             state.passes += 1
-            error = distance(current.columns, b)
+            error, state.foretold = current.error(a, b, share), None
             state.errors.append(error)
             if progress is not None:
                 progress(state.passes, error)
@@ -210,17 +216,20 @@ def descend(
                     continue
             state.coarse = False
             if better:
-                surrogate = Surrogate(current, a, b, kernel.log_b, share, workers, fed=fed)
+                surrogate = Surrogate(current, a, b, kernel.log_b, share, workers, measured=current.masses, fed=fed)
                 if aim is not None and error < GOOD and not last_one:
                     state.eps = share.decided(aim.eps(surrogate, state))
                 following = max(state.eps, state.level / SHARPEN) if error < GOOD else state.level
-                solution, following = propose(surrogate, state.level, following, max(OF_TOL * tol, OF_ERROR * error))
+                level = state.level
+                solution, following = propose(surrogate, level, following, max(OF_TOL * tol, OF_ERROR * error))
                 state.keep = next_keep(state.keep, solution.rest, error / before, many, most)
                 state.may_end = error < max(CLOSE, tol)
                 if following != state.level:
                     state.move(solution.gamma, following)
                 else:
                     state.gamma = solution.gamma if fed else state.anderson.mix(current.gamma, solution.gamma)
+                if kernel.backend.foretells and aim is None and fed is None and level <= FORETOLD * following:
+                    state.foretold = share.gather(surrogate.foretell(state.gamma, current.phi))
             else:
                 assert state.best is not None
                 gamma, columns = state.best
@@ -261,7 +270,7 @@ def next_keep(keep: int, rest: float, ratio: float, many: int, most: int) -> int
     return max(keep, many) if rest > 1 - NEARLY else keep
 
 
-def propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[SurrogateSolution, float]:
+def propose(surrogate: Surrogate, level: float, following: float, tol: float) -> tuple[Expected, float]:
     """Solve the surrogate at `following`, or nearer to `level` where it cannot be solved so far down."""
     while True:
         solution = surrogate.solve(level / following, tol)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep
-from flowpairs.pipeline.ot.tiles.partition import RowPartition, distance
+from flowpairs.pipeline.ot.tiles.partition import RowPartition
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 KEPT = 32  # entries per row, on average, that the estimate works on
@@ -39,11 +39,12 @@ def plan_error(
         workers: the threads.
     """
     assert sweep.entries is not None
-    error = distance(sweep.columns, b)
+    error = sweep.error(a, b, share)
     if error == 0:
         return 0.0
     few = replace(sweep, entries=_largest(sweep.entries, KEPT * len(a), share))
-    return max(error, Surrogate(few, a, b, log_b, share, workers).distance(LEFT * error))
+    surrogate = Surrogate(few, a, b, log_b, share, workers, measured=sweep.masses)
+    return max(error, surrogate.distance(LEFT * error))
 
 
 def _largest(entries: Entries, most: int, share: RowPartition) -> Entries:

@@ -130,10 +130,11 @@ def finish_coupling(
     kernel.forget()  # its passes are over
     assert last.bits is not None
     # <P, c>: the rows' mean logits are phi - H(P(. | i)), and they are -s c + gamma.
-    mean_logit = share.total(a * (last.phi - last.bits)) - (last.columns @ last.gamma).item()
+    masses = a if last.masses is None else last.masses
+    mean_logit = share.total(masses * (last.phi - last.bits)) - (last.columns @ last.gamma).item()
     independent, coupled = transport_costs(kernel, last.columns, -mean_logit * eps / LOG2E)
     nats = entropy(a) + share.total(a * last.bits) / LOG2E
-    error = share.decided((last.columns - b).abs().sum().item())
+    error = share.decided(last.error(a, b, share))
     phi = share.gather(last.phi)
     small, blurred = problem.n * problem.m <= MEASURED, share.decided(_rounding(kernel) > DIGITS * coupled)
     exact = measure_plan(kernel, last.gamma, phi, eps, MEASURED if not (small or blurred) else problem.n * problem.m)

@@ -13,7 +13,6 @@ Each process keeps the entries of its own rows; an iteration sums one number per
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -21,7 +20,14 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.sinkhorn.anderson import Anderson
 from flowpairs.pipeline.ot.sinkhorn.starved import Fed
-from flowpairs.pipeline.ot.sinkhorn.surrogate_part import TINY, KeptEntries, Scalings, SurrogatePart, part_kind
+from flowpairs.pipeline.ot.sinkhorn.surrogate_part import (
+    TINY,
+    Expected,
+    KeptEntries,
+    Scalings,
+    SurrogatePart,
+    part_kind,
+)
 from flowpairs.pipeline.ot.sinkhorn.sweep import Entries, Sweep
 from flowpairs.pipeline.ot.tiles.bands import BandMasses, by_run
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index
@@ -54,17 +60,6 @@ NEWTON, GRADIENTS, HALVINGS = 20, 60, 8
 LEAP = 40.0  # largest change of log2 v in a step
 CLOSER = 0.1  # share of the residual at which conjugate gradients end
 BUSY = 2**17  # number of entries that is worth a thread's start
-
-
-class SurrogateSolution(NamedTuple):
-    """The properties that the surrogate's solution at some eps is expected to have."""
-
-    gamma: Float[Tensor, " m"]
-    rows: Float[Tensor, " n"]  # log2 of the factors of the entries' rows, which give each row its mass
-    error: float  # L1 error of the target marginal, on the surrogate
-    rest: float  # share of P that is not kept entry by entry
-    entropy: float  # H(P) in nats, where the sweep found its entropies
-    source: Float[Tensor, " n"]  # masses of the rows
 
 
 class Surrogate:
@@ -155,10 +150,7 @@ class Surrogate:
         return add_by_index(sums, group, mass).view(-1, count)
 
     def _set_profiles(self, profiles: Float[Tensor, "r m"]) -> None:
-        """Give each band the profile of its rest over the columns of each group; a single one is that of all.
-
-        Profiles are large, and changed in place.
-        """
+        """Give bands the profiles of their rest over the columns of each group, in place; a single one is of all."""
         profiles.clamp_(min=LEAST)
         sums = add_by_index(profiles.new_zeros(len(self.width), len(profiles)), self.group_of_column, profiles.T)
         for own, total in zip(profiles, sums.T, strict=True):
@@ -201,7 +193,7 @@ class Surrogate:
         profiles[:, fed.columns] = LEAST
         self._set_profiles(profiles)
 
-    def solve(self, sharpen: float, tol: float) -> SurrogateSolution:
+    def solve(self, sharpen: float, tol: float) -> Expected:
         """Solve the surrogate at 1 / sharpen times the sweep's eps."""
         found = self.scalings(sharpen, tol)
         outside = torch.zeros_like(found.scaling)
@@ -211,7 +203,7 @@ class Surrogate:
         kept = self._entropy_of(lambda some: self.kept.plan(found, some))
         nats = kept + rest * (self.entropy_of_rest - math.log(max(rest, TINY)))
         gamma = (self.gamma - self.log_b) * sharpen + self.log_b + found.x
-        return SurrogateSolution(gamma, found.rows, found.error, rest, nats, found.source)
+        return Expected(gamma, found.rows, found.error, rest, nats, found.source)
 
     def scalings(self, sharpen: float, tol: float) -> Scalings:
         """Find the solution at 1 / sharpen times the sweep's eps, without its properties.
@@ -228,6 +220,16 @@ class Surrogate:
             found = again if again.error < found.error else found
         self.start = found.x if found.error < SOLVED else self.start
         return found
+
+    def foretell(self, gamma: Float[Tensor, " m"], phi: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Foretell the log-sums of this process's rows at a gamma and the last solution's eps, given the pass's."""
+        sharpen, top, r = self._filled
+        v = (gamma - self.log_b - (self.gamma - self.log_b) * sharpen).clamp(-BOUND, BOUND).exp2()
+        out = torch.zeros_like(phi)
+        for part in self.parts:
+            ahead = part.times(v, r).clamp(min=TINY).log2()
+            out[part.rows] = sharpen * phi[part.rows] + ahead + top[part.rows]
+        return out
 
     def distance(self, tol: float) -> float:
         """Compute the L1 distance between the plan that the sweep found and the one whose marginals are a and b."""
@@ -259,7 +261,7 @@ class Surrogate:
             growth = growth.clamp(max=SPREAD)
         r = self.rest_of_row * (growth - top[:, None]).clamp(max=BOUND).exp2()
         list(self.workers.map(lambda part: part.fill(self.kept.mass), self.parts))
-
+        self._filled = sharpen, top, r
         best, error, scaling, source = x, math.inf, torch.ones_like(self.a), self.a
         self._begin(sharpen, top)
         made = islice(self._iterations(x, r), ITERATIONS)

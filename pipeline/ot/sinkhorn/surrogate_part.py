@@ -35,6 +35,17 @@ class Scalings(NamedTuple):
         return self.scaling.clamp(min=TINY).log2() - self.top
 
 
+class Expected(NamedTuple):
+    """The properties that the surrogate's solution at some eps is expected to have."""
+
+    gamma: Float[Tensor, " m"]
+    rows: Float[Tensor, " n"]  # log2 of the factors of the entries' rows, which give each row its mass
+    error: float  # L1 error of the target marginal, on the surrogate
+    rest: float  # share of P that is not kept entry by entry
+    entropy: float  # H(P) in nats, where the sweep found its entropies
+    source: Float[Tensor, " n"]  # masses of the rows
+
+
 class KeptEntries:
     """The entries that a surrogate keeps one by one.
 

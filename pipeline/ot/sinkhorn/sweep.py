@@ -10,10 +10,11 @@ from torch import Tensor
 
 from flowpairs.pipeline.ot.tiles.bands import BandMasses
 from flowpairs.pipeline.ot.tiles.logits import Logits
-from flowpairs.pipeline.ot.tiles.partition import RowPartition, to_fixed_point
+from flowpairs.pipeline.ot.tiles.partition import RowPartition, counted_distance, distance, to_fixed_point
 from flowpairs.pipeline.ot.tiles.tiling import TileRun, Workers, column_groups
 
 SAMPLE = 2**17  # entries by which the window is estimated
+LN_2 = 0.6931471805599453
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Entries:
 class Sweep:
     """What one pass at `gamma` found, for the plan whose source marginal is exact: P_ij = a_i 2^(logits_ij - phi_i).
 
-    In arrays over rows a process fills in only those of its share.
+    A pass at foretold log-sums (`Backend.foretells`) measures the target marginal of a plan that has other masses of
+    rows instead. In arrays over rows a process fills in only those of its share.
     """
 
     gamma: Float[Tensor, " m"]
@@ -39,6 +41,15 @@ class Sweep:
     entries: Entries | None = None
     bands: Float[Tensor, "p m"] | None = None  # what each band of this process's rows adds to the target marginal
     groups: Float[Tensor, "n g"] | None = None  # mass of P(. | i) in each group of columns
+    masses: Float[Tensor, " n"] | None = None  # of the rows in the plan that `columns` and `bands` are of; None: a
+
+    def error(self, a: Float[Tensor, " n"], b: Float[Tensor, " m"], share: RowPartition) -> float:
+        """Bound the L1 error of the target marginal of the plan whose source marginal is `a`."""
+        off = distance(self.columns, b)
+        if self.masses is None:
+            return off
+        moved = counted_distance(self.masses[share.rows], a[share.rows])
+        return off + 4 * share.masses(moved[None]).item()
 
 
 def sweep(
@@ -128,13 +139,17 @@ def _group_sums(weights: Float[Tensor, "r m"], cuts: list[slice]) -> Float[Tenso
     return sums
 
 
-def deepest_kept(kernel: Logits, keep: int) -> float:
-    """Estimate from some rows how far below its row's largest a kept entry may lie, for about `keep` per row."""
+def deepest_kept(kernel: Logits, keep: int, *, of_sum: bool = False) -> float:
+    """Estimate from some rows how far below its row's largest a kept entry may lie, for about `keep` per row.
+
+    With `of_sum` it is how far below the row's log-sum, so that rows with many alike entries may keep none.
+    """
     count = min(kernel.n, max(16, 2**20 // kernel.m))
     some = torch.arange(count, device=kernel.device) * kernel.n // count
     sample = kernel.restrict(some, None)
     logits = sample.tile(slice(0, count), sample.empty(count, kernel.m))
-    depth = logits.amax(1, keepdim=True) - logits
+    head = logits.mul(LN_2).logsumexp(1, keepdim=True) / LN_2 if of_sum else logits.amax(1, keepdim=True)
+    depth = head - logits
     depth = depth[:, :: max(1, depth.numel() // SAMPLE)].flatten()
     return depth.kthvalue(max(1, min(len(depth), len(depth) * keep // kernel.m))).values.item()
 

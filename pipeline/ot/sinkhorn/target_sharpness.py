@@ -33,7 +33,8 @@ from flowpairs.pipeline.ot.sinkhorn.descent import (
     thinned,
 )
 from flowpairs.pipeline.ot.sinkhorn.solver import ProblemArrays, check_limits, finish_coupling
-from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate, SurrogateSolution
+from flowpairs.pipeline.ot.sinkhorn.surrogate import Surrogate
+from flowpairs.pipeline.ot.sinkhorn.surrogate_part import Expected
 from flowpairs.pipeline.ot.sinkhorn.sweep import Sweep
 from flowpairs.pipeline.ot.tiles.kernel import LOG2E
 from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
@@ -122,7 +123,7 @@ class Sharpness:
             at = self.decided(at if low < at < high else (low + high) / 2)
         return at
 
-    def _of(self, solution: SurrogateSolution) -> float:
+    def _of(self, solution: Expected) -> float:
         return self.decided(solution.entropy / self.marginals - 1)
 
 

@@ -1,5 +1,7 @@
 """The fused kernels through Triton's interpreter."""
 
+import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +14,17 @@ from support.ot_problems import blobs, random_weights, uniforms
 from support.teams import in_teams
 
 from flowpairs.pipeline.ot import solve_sinkhorn
+from flowpairs.pipeline.ot.backends.fused.backend import Fused
 from flowpairs.pipeline.ot.backends.fused.fused_logits import SHAPES, FusedLogits, TileShape
 from flowpairs.pipeline.ot.backends.fused.halves import halved
 from flowpairs.pipeline.ot.problem import Problem
+from flowpairs.pipeline.ot.sinkhorn.sweep import LN_2
 from flowpairs.pipeline.ot.tiles import partition, tiling
 from flowpairs.pipeline.ot.tiles.centred_points import as_centred
-from flowpairs.pipeline.ot.tiles.kernel import kernel_of
+from flowpairs.pipeline.ot.tiles.kernel import LOG2E, kernel_of
 from flowpairs.pipeline.ot.tiles.logits import InnerLogits
-from flowpairs.pipeline.ot.tiles.partition import SINGLE, Team
+from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
+from flowpairs.pipeline.ot.tiles.tiling import Workers
 from flowpairs.pipeline.solve.device_memory import points_bytes
 
 SMALL = TileShape(32, 32, 16, 4, 1)
@@ -101,6 +106,79 @@ def test_row_blocks_give_the_same_integers_in_any_order() -> None:
             columns, phi[rows] = columns + part.columns, part.phi
         assert torch.equal(columns, whole.columns)
         assert torch.equal(phi, whole.phi)
+
+
+@pytest.fixture
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut 160 rows into five pieces."""
+    monkeypatch.setattr(tiling, "CPU_ROWS", (32,) * 3)
+
+
+@interpreted
+@pytest.mark.parametrize("wrong", [None, 70])
+def test_a_pass_at_foretold_sums_measures_the_plan_that_they_give(in_pieces: None, wrong: int | None) -> None:
+    """And rows of a piece in which one is off by far have exact ones."""
+    problem = blobs(160, 200, 3, rel_eps=0.05)
+    kernel, random = kernel_of(problem), torch.Generator().manual_seed(0)
+    gamma = torch.randn(200, generator=random, dtype=torch.float64) / 4
+    a, b = problem.weights()
+    logits, share = kernel.bound(gamma, problem.eps), RowPartition(160, 200, a.device)
+    dense = kernel.dense().mul(-LOG2E / problem.eps) + gamma
+    phi = dense.mul(LN_2).logsumexp(1) / LN_2
+    off = torch.rand(160, generator=random, dtype=torch.float64) - 0.4
+    if wrong is not None:
+        off[wrong] = 5.0
+    with Workers(a.device) as workers:
+        seen, exact = (
+            Fused().sweep(logits, gamma, a, share, workers, keep=16, foretold=sums) for sums in (phi - off, None)
+        )
+    off[64:96] *= wrong is None
+    masses = a * off.exp2()
+    masses /= masses.sum()
+    columns = masses @ (dense - phi[:, None]).exp2()
+    assert torch.allclose(seen.phi, phi, atol=2e-4)
+    assert torch.allclose(seen.masses, masses, rtol=2e-4)
+    assert torch.allclose(seen.columns, columns, rtol=5e-4)
+    assert torch.allclose(seen.bands.sum(0), columns, rtol=5e-4)
+    for name in ("bits", "groups"):
+        assert torch.allclose(getattr(seen, name), getattr(exact, name), rtol=1e-3, atol=1e-4)
+    table, at = dense - phi[:, None], (seen.entries.i.long(), seen.entries.j.long())
+    assert torch.allclose(seen.entries.logits.double(), table[at], atol=5e-4)
+    above = table + off[:, None]  # what is foretold is what entries are compared with
+    assert len(at[0]) == (above > above[at].min() - 1e-3).sum() > 8 * 160, "the largest of all rows"
+    bound = (columns - b).abs().sum() + (masses - a).abs().sum()
+    assert seen.error(a, b, share) == pytest.approx(bound.item(), rel=1e-3)
+    assert (a @ table.exp2() - b).abs().sum() <= bound
+
+
+@interpreted
+@pytest.mark.parametrize(("kind", "rel_eps"), [("spread", 0.3), ("spread", 0.05), ("moons", 0.1), ("moons", 0.03)])
+def test_solves_take_at_most_a_pass_more_and_fewer_sweeps(
+    kind: str, rel_eps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, log_sums, plain = torch.Generator().manual_seed(0), [], FusedLogits.log_sums
+    angle = math.pi * torch.rand(400, generator=random)
+    moons = 3 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(400, 2, generator=random)
+    x1 = moons if kind == "moons" else torch.randn(400, 12, generator=random) * torch.linspace(0.2, 2, 12)
+    problem = Problem(torch.randn(x1.shape, generator=random), x1, 1.0).at(rel_eps)
+    monkeypatch.setattr(FusedLogits, "log_sums", lambda self, rows: (log_sums.append(rows), plain(self, rows))[1])
+    ours = solve_sinkhorn(problem, backend="triton").report
+    exact = solve_sinkhorn(problem, backend="torch").report
+    pieces = len(RowPartition(400, 400, problem.x0.device).all_pieces())
+    assert ours.converged
+    assert ours.passes <= exact.passes + 1
+    assert ours.passes + len(log_sums) / pieces < 2 * exact.passes
+
+
+@interpreted
+def test_a_solve_goes_on_at_foretold_sums_to_the_same_bits() -> None:
+    problem, saved = blobs(300, 200, 3, rel_eps=0.02), []
+    whole = solve_sinkhorn(problem, backend="triton", save=lambda state: saved.append(copy.deepcopy(state)))
+    assert any("foretold" in state for state in saved)
+    for state in saved:
+        again = solve_sinkhorn(problem, backend="triton", resume=state)
+        assert torch.equal(again.f, whole.f)
+        assert torch.equal(again.g, whole.g)
 
 
 @interpreted

@@ -160,6 +160,22 @@ def test_complete_stand_in_solves_the_problem(kind: type[SurrogatePart], monkeyp
         assert report.passes == 1
 
 
+def test_complete_stand_in_foretells_the_log_sums_of_rows() -> None:
+    """At a smaller eps too, and at any potential of the columns, with its rest and without."""
+    problem = blobs(80, 90, 3, rel_eps=0.1, dtype=torch.float64)
+    a, b = problem.weights()
+    kernel, share = kernel_of(problem), RowPartition(80, 90, a.device)
+    gamma = kernel.log_b.clone()
+    for keep, close in ((90, 1e-8), (60, 0.05)):
+        with Workers(a.device) as workers:
+            swept = sweep(kernel.bound(gamma, problem.eps), gamma, a, share, workers, keep=keep)
+            stand_in = Surrogate(swept, a, b, kernel.log_b, share, workers)
+            moved = stand_in.solve(2.0, 1e-9).gamma + 0.1 * torch.arange(90) / 90
+            foretold = stand_in.foretell(moved, swept.phi)
+            found = sweep(kernel.bound(moved, problem.eps / 2), moved, a, share, workers).phi
+        assert torch.allclose(foretold, found, atol=close)
+
+
 def test_anderson_solves_a_linear_map_in_as_many_steps_as_it_has_dimensions() -> None:
     random = torch.Generator().manual_seed(0)
     matrix = torch.randn(4, 4, generator=random, dtype=torch.float64) / 4

@@ -1,10 +1,13 @@
 """The Triton backend: passes, draws and largest entries by kernels that keep every logit on the chip.
 
-A pass is two sweeps over the entries: one for the rows' log-sums, one at these for all else.
+A pass is two sweeps over the entries: one for the rows' log-sums, one at these for all else. Where the log-sums are
+foretold, it is the second alone, which finds the true ones: its target marginal is that of the plan whose rows have the
+masses that the foretold ones give them.
 """
 
 import importlib.util
 import os
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +23,7 @@ from flowpairs.pipeline.ot.tiles.partition import SINGLE, RowPartition, Team
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
 HALVINGS = 8  # of a window in which there are too many entries
+OFF = 0.9  # bits by which foretold log-sums may be off: masses stay below 2, where integers end
 
 
 def unserved(device: torch.device) -> str | None:
@@ -35,6 +39,8 @@ def unserved(device: torch.device) -> str | None:
 
 class Fused:
     """A `Backend` for inner-product costs in float32, on CUDA; on CPUs through Triton's interpreter, for tests."""
+
+    foretells = True
 
     def refusal(self, problem: Problem) -> str | None:
         """Explain why it cannot serve a problem; None if it can."""
@@ -55,35 +61,54 @@ class Fused:
         keep: int | None = None,
         entropies: bool = False,
         marginal: bool = True,
+        foretold: Float[Tensor, " n"] | None = None,
     ) -> Sweep:
-        """See `Backend.sweep`; entropies cost nothing and are always found where the marginal is."""
-        fused = _fused(logits)
-        window = None if keep is None else share.decided(deepest_kept(logits, keep))
-        phi, bits = torch.zeros_like(a), torch.zeros_like(a)
-        groups = a.new_zeros(fused.n, fused.chunks, dtype=torch.float32)
-        ref = a.new_zeros(fused.n, dtype=torch.float32)
-        bands, found, masses = BandMasses(share), [], torch.zeros_like(gamma, dtype=torch.int64)
-        for rows in share.all_pieces():
-            top, sums = _log_sums(fused, rows)
-            if not marginal and keep is None and not entropies:
-                phi[rows] = sums
-                continue
+        """See `Backend.sweep`; entropies cost nothing and are always found where the marginal is.
+
+        Pieces of rows of which a foretold log-sum is off by OFF are passed once more, at exact ones.
+        """
+        fused, phi = _fused(logits), torch.zeros_like(a)
+        if not marginal and keep is None and not entropies:
+            for rows in share.all_pieces():
+                _, phi[rows] = _log_sums(fused, rows)
+            return Sweep(gamma, phi, torch.zeros_like(gamma))
+        window = None if keep is None else share.decided(deepest_kept(logits, keep, of_sum=foretold is not None))
+        bits, groups = torch.zeros_like(a), a.new_zeros(fused.n, fused.chunks, dtype=torch.float32)
+        ref, masses = a.new_zeros(fused.n, dtype=torch.float32), a.clone()
+        bands, found, columns = BandMasses(share), [], torch.zeros_like(gamma, dtype=torch.int64)
+
+        def swept(rows: slice, sums: Tensor, head: Tensor) -> RowSums:
+            """Sweep at log-sums of rows, and mark what is near their head."""
             ref[rows] = sums.float()
             # What float32 takes from a reference is given back by the weight.
             weight = (a[rows] * (ref[rows].double() - sums).exp2()).float()
-            low = None if window is None else (top - ref[rows].double() - window).float()
-            part = fused.sweep(rows, ref[rows], weight, low)
+            low = None if window is None else (head - ref[rows].double() - window).float()
+            return fused.sweep(rows, ref[rows], weight, low)
+
+        for rows in share.all_pieces():
+            if foretold is None:
+                head, sums = _log_sums(fused, rows)
+                part = swept(rows, sums, head)
+            else:
+                head = foretold[rows]
+                part = swept(rows, head, head)
+                off = part.phi - head
+                if bool((off.abs() < OFF).all()):
+                    masses[rows] = a[rows] * off.exp2()
+                else:
+                    _, head = _log_sums(fused, rows)
+                    part = swept(rows, head, head)
             phi[rows], bits[rows], groups[rows] = part.phi, part.bits, part.groups
-            masses += part.columns
+            columns += part.columns
             if keep is not None and window is not None:
                 bands.add(part.columns[None])
-                found.append(_entries(fused, part, ref, rows, top, window, 4 * keep * len(top)))
-        masses = share.masses(masses if marginal else torch.zeros_like(masses))
-        if keep is None:
-            return Sweep(gamma, phi, masses, bits if marginal or entropies else None)
-        i, j, logit = (torch.cat(parts) for parts in zip(*found, strict=True))
-        entries = Entries(i, j, logit)
-        return Sweep(gamma, phi, masses, bits, entries, bands.masses(), groups)
+                found.append(_entries(fused, part, ref, rows, head, window, 4 * keep * len(head)))
+        marginals = share.masses(columns if marginal else torch.zeros_like(columns))
+        seen = Sweep(gamma, phi, marginals, bits)
+        if keep is not None:
+            i, j, logit = (torch.cat(parts) for parts in zip(*found, strict=True))
+            seen = replace(seen, entries=Entries(i, j, logit), bands=bands.masses(), groups=groups)
+        return seen if foretold is None else _of_masses(seen, masses, share.total(masses))
 
     def argmax(self, logits: Logits, team: Team = SINGLE) -> Int[Tensor, " n"]:
         """See `Backend.argmax`."""
@@ -111,6 +136,12 @@ class Fused:
         return share.gather(drawn)
 
 
+def _of_masses(seen: Sweep, masses: Float[Tensor, " n"], total: float) -> Sweep:
+    """Note the masses of the rows whose marginal was found, as shares of all: what all are off alike is no error."""
+    bands = None if seen.bands is None else seen.bands / total
+    return replace(seen, columns=seen.columns / total, bands=bands, masses=masses / total)
+
+
 def _fused(logits: Logits) -> FusedLogits:
     """Prepare logits for the kernels."""
     shape = tile_shape(logits.device)
@@ -132,12 +163,12 @@ def _entries(
     part: RowSums,
     ref: Float[Tensor, " n"],
     rows: slice,
-    top: Float[Tensor, " r"],
+    head: Float[Tensor, " r"],
     window: float,
     most: int,
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"], Float[Tensor, " k"]]:
-    """List the entries at most `window` below their row's largest; where they are too many, in a narrower window."""
-    highest = (top - ref[rows].double()).float()
+    """List the entries at most `window` below their row's head; where they are too many, in a narrower window."""
+    highest = (head - ref[rows].double()).float()
     i, j, logit = fused.listed(ref, rows.start, part.tiles, highest - window)
     for _ in range(HALVINGS):
         if len(i) <= most:
