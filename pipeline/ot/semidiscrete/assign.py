@@ -22,7 +22,7 @@ from flowpairs.pipeline.ot.tiles.kernel import LOG2E
 from flowpairs.pipeline.ot.tiles.ordered_sums import add_by_index, running_sums
 from flowpairs.pipeline.ot.tiles.tiling import Workers
 
-DOUBTFUL = 2**22  # scores at a time in float64
+DOUBTFUL = {"cpu": 2**22, "cuda": 2**26}  # scores at a time in float64, for which all data are read
 DOUBLE = 2.0**-53  # rounding unit of float64
 LEAST = 1e-300  # of a kind's mass
 
@@ -133,7 +133,7 @@ class Assignment:
 
         with Workers(x.device) as workers:
             list(workers.map(work, [slice(low, low + size) for low in range(0, len(x), size)]))
-            few = max(1, DOUBTFUL // len(self.y)) if self.eps > 0 else size
+            few = self._few() if self.eps > 0 else size
             doubtful = (~sure).nonzero()[:, 0]
             list(workers.map(decide, doubtful.split(few) if len(doubtful) else []))
         return out if self.ties is None else self.ties.choose(out, u)
@@ -158,9 +158,13 @@ class Assignment:
         if self.eps == 0:
             return 0.0
         total = 0.0
-        for part in x.to(self.device).split(max(1, DOUBTFUL // len(self.y))):
+        for part in x.to(self.device).split(self._few()):
             total += torch.special.entr((self._scores(part) * math.log(2)).softmax(1)).sum().item()
         return total
+
+    def _few(self) -> int:
+        """Return how many points' scores with all data may be there at a time in float64."""
+        return max(1, DOUBTFUL[self.device.type] // len(self.y))
 
     def _kinds(self, data: Int64[Tensor, " k"]) -> Int64[Tensor, " k"]:
         """Number data as the rows of `y`, of which equal data are one."""
