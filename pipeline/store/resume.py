@@ -226,7 +226,11 @@ def _is_whole(directory: AnyPath, shard: format.Shard) -> bool:
 
 def _earlier(directory: AnyPath) -> CoupleConfig | None:
     path = directory / "config.yaml"
-    return configs.load(CoupleConfig, path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    if "train" in configs.read_yaml(path):
+        raise InputError(f"{output_key(directory)}: holds a training run; give an empty or a new directory")
+    return configs.load(CoupleConfig, path)
 
 
 def _refuse_difference(

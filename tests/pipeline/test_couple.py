@@ -243,6 +243,9 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError, match="not empty and not a pair store"):
         couple(settings(tmp_path))
+    (tmp_path / "config.yaml").write_text("train: {steps: 4}\n")
+    with pytest.raises(InputError, match="holds a training run; give an empty or a new directory"):
+        couple(settings(tmp_path))
 
 
 def test_a_block_that_does_not_converge_fails_the_job(tmp_path: Path, local_ray: None) -> None:

@@ -97,8 +97,11 @@ def test_other_pairs_under_the_same_path_are_refused(store: Path, tmp_path: Path
 def test_a_directory_with_other_things_is_refused(store: Path) -> None:
     (store.parent / "run").mkdir()
     (store.parent / "run" / "thesis.tex").touch()
-    with pytest.raises(InputError, match="not empty and not a training run"):
-        check_run(config(store))
+    for text in (None, "coupling: {n: 4}\n"):  # a pair store's
+        if text is not None:
+            (store.parent / "run" / "config.yaml").write_text(text)
+        with pytest.raises(InputError, match="not empty and not a training run"):
+            check_run(config(store))
 
 
 def test_unknown_and_malformed_settings_of_evaluate_are_refused() -> None:

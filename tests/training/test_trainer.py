@@ -371,8 +371,11 @@ def test_workers_share_the_cores_and_too_many_are_refused() -> None:
 
 
 def test_evaluating_what_is_no_finished_run_is_refused(store: Path) -> None:
-    with pytest.raises(InputError, match="not a training run"):
-        evaluate(store, EvaluateConfig())
+    for text in (None, "coupling: {n: 4}\n"):  # as that of a coupling job
+        if text is not None:
+            (store / "config.yaml").write_text(text)
+        with pytest.raises(InputError, match="not a training run"):
+            evaluate(store, EvaluateConfig())
 
 
 def test_a_fault_of_the_input_ends_the_run_at_once(store: Path, local_ray: None) -> None:

@@ -24,7 +24,7 @@ from flowpairs.pipeline.base.errors import InputError
 from flowpairs.pipeline.base.owner import is_empty, refuse_owned
 from flowpairs.pipeline.base.paths import as_path
 from flowpairs.pipeline.base.printing import print_line
-from flowpairs.pipeline.config import differing, digest, load, save
+from flowpairs.pipeline.config import differing, digest, load, read_yaml, save
 from flowpairs.pipeline.store import potential_files
 from flowpairs.pipeline.store.format import Index, read_index, read_outline
 from flowpairs.training.config import PairsConfig, TrainConfig
@@ -45,6 +45,11 @@ class RunDirectory:
     def config(self) -> Path:
         """The path of the resolved config."""
         return self.path / "config.yaml"
+
+    @property
+    def is_run(self) -> bool:
+        """Return whether a training run was begun here: there is a config, and it is not a pair store's."""
+        return self.config.is_file() and "train" in read_yaml(self.config)
 
     @property
     def metrics(self) -> Path:
@@ -190,7 +195,9 @@ def check_pairs(pairs: PairsConfig, *, coming: bool = False) -> Index:
     index = read_outline(pairs.dir).index if coming else read_index(pairs.dir)
     where = f"pairs={pairs.dir!r}"
     if pairs.source == "semidiscrete" and index.method != "semidiscrete":
-        raise InputError(f"{where}: of method {index.method}, which has no potentials to assign by; give {pairs.dir!r}")
+        raise InputError(
+            f"{where}: of method {index.method}, which has no potentials to assign by; give pairs={pairs.dir}"
+        )
     if pairs.source != "semidiscrete" and not index.pairs:
         raise InputError(f"{where}: potentials without pairs; give pairs=semidiscrete:{pairs.dir}")
     if pairs.fingerprint not in (None, found := pairs_fingerprint(pairs, index)):
@@ -277,7 +284,7 @@ def check_output(config: TrainConfig) -> bool:
     if is_empty(run.path):
         refuse_unwritable(run.path, where)
         return False
-    if not run.config.is_file():
+    if not run.is_run:
         raise InputError(f"{where}: not empty and not a training run; give an empty or a new directory")
     return True
 

@@ -75,7 +75,7 @@ def read_finished(directory: str | Path, *, trust: bool = False) -> Trained:
         InputError: there is no run, or it is not finished.
     """
     run = RunDirectory(run_path(directory))
-    if not run.config.is_file():
+    if not run.is_run:
         raise InputError(f"run {str(directory)!r}: not a training run; give the output.dir of `flowpairs train`")
     if (summary := run.summary()) is None:
         raise InputError(f"run {str(directory)!r}: not finished; run the same `flowpairs train` again to complete it")
