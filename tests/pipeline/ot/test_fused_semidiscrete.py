@@ -179,7 +179,8 @@ def test_the_error_of_a_score_is_bounded(d: int) -> None:
     assert torch.equal(datum, scores.argmax(1))
     for found, wanted in ((best, ordered[:, -1]), (runner, ordered[:, -2])):
         assert bool(((found.double() - wanted).abs() <= search.error(x)).all())
-    row, column = search.near(x, torch.full((100,), 20.0, dtype=torch.float64), None)
+    with Workers(CPU) as workers:
+        row, column = search.near(x, torch.full((100,), 20.0, dtype=torch.float64), workers)
     assert torch.equal(torch.stack([row, column]), (scores >= ordered[:, -1:] - 20).nonzero().T)
 
 
