@@ -51,10 +51,9 @@ class FusedScores:
         self, points: Float[Tensor, "r d"], prepare: Callable[[], None], workers: Workers
     ) -> tuple[Float64[Tensor, "parts r"], Float64[Tensor, "parts r"]]:
         """See `Scores.first_look`."""
-        digits, exponent = math.frexp(self._scale)
-        left = halved(points, self._step, digits)
+        left = halved(points, self._step, self._scale)
         self._logits = [
-            FusedLogits(left, right, 2.0**exponent, self._gamma[span], self._shape, WORD * self._shape.columns)
+            FusedLogits(left, right, self._gamma[span], self._shape, WORD * self._shape.columns)
             for right, span in zip(self._halves, self._spans, strict=True)
         ]
         every, tops, sums = slice(0, len(points)), list[Tensor](), list[Tensor]()

@@ -215,9 +215,7 @@ class FusedSearch(Sizes):
         return found, gap / cumulative[:, -1], 2 * UNIT * (logits.chunk_tiles + self._shape.columns)
 
     def _logits(self, x: Float64[Tensor, "r d"]) -> FusedLogits:
-        digits, exponent = math.frexp(self._scale)
-        left = halved(x, self._step, digits)
-        return FusedLogits(left, self._right, 2.0**exponent, self._gamma, self._shape)
+        return FusedLogits(halved(x, self._step, self._scale), self._right, self._gamma, self._shape)
 
 
 def _inside(

@@ -1,6 +1,5 @@
 """The launches of the kernels over some rows of a kernel's logits, and the sums of what they write."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -57,9 +56,8 @@ class FusedLogits:
     """Logits on a device, as their kernels take them.
 
     Args:
-        rows: halves of the rows' points, which carry `digits` of the scale.
+        rows: halves of the rows' points, times what makes logits of their products with the columns'.
         columns: halves of the columns' points.
-        power: by what power of two their products, as numbers, are multiplied to be logits.
         gamma: what is added to those of each column [m].
         shape: of the tiles.
         width: columns of a chunk but the last; None: of `column_groups`, whose last chunk is the widest.
@@ -69,7 +67,6 @@ class FusedLogits:
         self,
         rows: Halves,
         columns: Halves,
-        power: float,
         gamma: Float[Tensor, " m"],
         shape: TileShape,
         width: int | None = None,
@@ -77,7 +74,7 @@ class FusedLogits:
         self.n, self.m, self.device, self.shape = len(rows.high), len(columns.high), rows.high.device, shape
         self.xh, self.xl, power0 = rows
         self.yh, self.yl, power1 = columns
-        self.scale = power / (power0 * power1)
+        self.scale = 1.0 / (power0 * power1)
         self.gamma = gamma.float().contiguous()
         if width is None:
             groups = column_groups(self.m)
@@ -96,10 +93,8 @@ class FusedLogits:
     def of(cls, logits: InnerLogits, shape: TileShape) -> "FusedLogits":
         """Split the points of logits; chunks are those of `column_groups`."""
         step = shape.step(logits.rows.d)
-        # The scale's digits go into one side's halves: rounded to float32, it would change every logit alike.
-        digits, exponent = math.frexp(logits.scale)
-        rows, columns = split_once(logits.rows, step, digits), split_once(logits.columns, step)
-        return cls(rows, columns, 2.0**exponent, logits.gamma, shape)
+        rows, columns = split_once(logits.rows, step, logits.scale), split_once(logits.columns, step)
+        return cls(rows, columns, logits.gamma, shape)
 
     def log_sums(self, rows: slice) -> tuple[Float[Tensor, "r chunks"], Float[Tensor, "r chunks"]]:
         """Compute the largest logit of some rows in each chunk, and the chunk's sum of 2^(logit - largest)."""
